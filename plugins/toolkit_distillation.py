@@ -1,0 +1,158 @@
+"""Knowledge distillation: a student learns from the softened outputs of a teacher.
+
+Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015. The loss of a stage becomes
+(1 − alpha) · loss + alpha · T² · KL(teacher ‖ student), both softened by the temperature T. With a `student` the
+stage replaces the model; without one the model itself learns from the teacher, which helps it to recover from
+pruning: put distillation in the `with` of the pruning stage.
+
+It does not help where the teacher is hardly better than the student alone, and it costs one pass of the teacher
+over the training data (in every epoch, if inputs are augmented).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+import toolkit
+from toolkit import masks
+
+# Logits of all training samples are kept up to this size; beyond it the teacher runs in every epoch.
+LARGEST_CACHE_BYTES = 2**30
+
+
+class Params(toolkit.Params):
+    """Who learns from whom, and how much."""
+
+    student: toolkit.Source | None = Field(
+        default=None,
+        description="the model that takes the place of the present one; without it, the present one",
+    )
+    teacher: Literal["input", "reference"] | toolkit.Source = Field(
+        default="input",
+        description='the model as it enters the stage ("input"), the baseline ("reference"), or a source with weights',
+    )
+    temperature: float = Field(
+        default=4.0, gt=0, le=1000, description="softens both outputs; higher shows more of the small ones"
+    )
+    alpha: float = Field(
+        default=0.7, ge=0, le=1, description="share of the teacher in the loss; 0 trains the student alone"
+    )
+
+    @property
+    def replaces_model(self) -> bool:
+        """A student takes the model's place."""
+        return self.student is not None
+
+    @property
+    def needs_finetune(self) -> bool:
+        """Distillation is a loss: without training it does nothing."""
+        return True
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T² · KL(teacher ‖ student) of the softened distributions, averaged over the samples: a scalar.
+
+    Args:
+        student: logits (N, …, C), float32.
+        teacher: logits of the same shape.
+        temperature: T > 0; T² keeps the gradients' size independent of it (section 2 of the paper).
+    """
+    student, teacher = (logits.reshape(-1, logits.shape[-1]) / temperature for logits in (student, teacher))
+    divergence = F.kl_div(
+        F.log_softmax(student, dim=1), F.log_softmax(teacher, dim=1), reduction="batchmean", log_target=True
+    )
+    return temperature**2 * divergence
+
+
+class Teacher(nn.Module):
+    """Gives the teacher's logits for a batch: computed once per sample where inputs are not augmented."""
+
+    logits: Tensor | None
+
+    def __init__(self, model: nn.Module, data: toolkit.Data) -> None:
+        super().__init__()
+        self.model = model
+        self.task = data.task
+        # Computed for all samples in their stored order, so that they do not depend on how batches are drawn.
+        self.register_buffer("logits", None if data.augmented else _all_logits(model, data))
+
+    @torch.no_grad()
+    def forward(self, batch: toolkit.Batch) -> Tensor:
+        if self.logits is not None:
+            return self.logits[batch.index]
+        return self.task.logits(self.task.forward(self.model, batch)).float()
+
+
+class DistillationLoss(nn.Module):
+    """The loss it was given and the teacher's, weighted."""
+
+    def __init__(self, inner: Any, teacher: Teacher, params: Params) -> None:
+        super().__init__()
+        self.inner, self.teacher, self.params = inner, teacher, params
+
+    def forward(self, outputs: Any, batch: toolkit.Batch) -> Tensor:
+        logits = self.teacher.task.logits(outputs)
+        soft = distillation_loss(logits, self.teacher(batch), self.params.temperature)
+        return (1 - self.params.alpha) * self.inner(outputs, batch) + self.params.alpha * soft
+
+
+@toolkit.hookimpl
+def prepare(model: nn.Module, params: Params, data: toolkit.Data, reference: nn.Module) -> nn.Module | None:
+    """The teacher, frozen and in eval mode; none where it has no share in the loss."""
+    if params.alpha == 0:
+        return None
+    if params.teacher == "reference":
+        teacher: nn.Module = masks.clone(reference)
+    elif params.teacher == "input":
+        teacher = masks.clone(model)
+    else:
+        teacher = params.teacher.build()
+    return teacher.to(data.device).eval().requires_grad_(False)
+
+
+@toolkit.hookimpl
+def optimize(model: nn.Module, params: Params) -> nn.Module:
+    """The student, or the model as it is."""
+    return params.student.build() if params.student is not None else model
+
+
+@toolkit.hookimpl
+def finetune(
+    params: Params, data: toolkit.Data, prepared: nn.Module | None, training: toolkit.Training
+) -> toolkit.Training:
+    """Add the teacher to the loss."""
+    if prepared is None:
+        return training
+    return training.using(loss=DistillationLoss(training.loss, Teacher(prepared, data), params))
+
+
+@toolkit.hookimpl
+def measure(model: nn.Module, data: toolkit.Data, prepared: nn.Module | None) -> dict[str, float]:
+    """`agreement`: the share of samples to which teacher and student give the same answer."""
+    if prepared is None:
+        return {}
+    split = "test" if data.test is not None else data.decisive
+    same, samples = 0, 0
+    for batch in data.batches(split):
+        answers = [_logits(network, data, batch).argmax(dim=-1) for network in (model, prepared)]
+        same += int((answers[0] == answers[1]).sum())
+        samples += answers[0].numel()
+    return {"agreement": same / samples}
+
+
+def _all_logits(teacher: nn.Module, data: toolkit.Data) -> Tensor | None:
+    """(N, …, C) float32 for all training samples, or None where they would take too much memory."""
+    one = _logits(teacher, data, data.example(1))
+    if one.numel() * 4 * data.samples("train") > LARGEST_CACHE_BYTES:
+        return None
+    return torch.cat([_logits(teacher, data, batch) for batch in data.batches("train")])
+
+
+@torch.no_grad()
+def _logits(model: nn.Module, data: toolkit.Data, batch: toolkit.Batch) -> Tensor:
+    return data.task.logits(data.task.forward(model, batch)).float()

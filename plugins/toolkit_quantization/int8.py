@@ -1,0 +1,134 @@
+"""Integers for floats: how weights and activations are rounded, and the layers that multiply them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdRef
+
+LARGEST = 127
+MAX_INPUTS = (2**31 - 1) // LARGEST**2  # the products of more might overflow int32
+# Without VNNI instructions, oneDNN adds products in pairs, in 16 bits, and saturates silently (pytorch#136746).
+# Asked here, for torch.export cannot trace the question.
+_EXTREME = torch.full((16, 64), LARGEST, dtype=torch.int8, device="cpu")
+INT_MM_IS_EXACT = bool((torch._int_mm(_EXTREME, _EXTREME.t()) == 64 * LARGEST**2).all())
+
+
+def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Round each row to int8 with its own scale: `rows ≈ values * scale`, at most half a scale off.
+
+    Rows (N, K) of any float dtype give values (N, K) int8 within ±127 and scale (N, 1) float32, above zero for
+    zeros too; for a row with NaN or infinity, NaN or infinity. As in Dettmers et al., "LLM.int8()", 2022.
+    """
+    rows = rows.float()
+    smallest = LARGEST * torch.finfo(torch.float32).tiny  # a subnormal scale would be too coarse to keep ±127
+    scale = rows.abs().amax(dim=1, keepdim=True).clamp_(min=smallest).div_(LARGEST)
+    # Given unusual strides, be it those of a single row, `_int_mm` returns uninitialized memory (pytorch#195066).
+    return (rows / scale).round_().to(torch.int8, memory_format=torch.contiguous_format), scale
+
+
+def quantize_per_channel(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Round a weight (out, in) to int8 and scale (out,) float32: Jacob et al., 2018, without zero points."""
+    values, scale = quantize_rows(weight)
+    return values, scale.squeeze(1)
+
+
+def quantize_like_torch(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Round a weight (out, in) to the int8 and scale (out,) float32 that `quantize_dynamic` chooses."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    linear.weight = nn.Parameter(weight.float())
+    with _no_deprecation_warnings():
+        from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
+
+        model = quantize_dynamic(nn.Sequential(linear), {nn.Linear: per_channel_dynamic_qconfig})
+        quantized = model[0].weight()
+    return quantized.int_repr(), quantized.q_per_channel_scales().float()
+
+
+@contextmanager
+def _no_deprecation_warnings() -> Iterator[None]:
+    # torch.ao and its dtypes are to go: engine "torch" is there to compare with them while they last.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.ao.quantization is deprecated", DeprecationWarning)
+        warnings.filterwarnings("ignore", "torch.quantize_per_tensor, torch.quantize_per_ch", UserWarning)
+        yield
+
+
+def int8_matmul(rows: Tensor, weight: Tensor) -> Tensor:
+    """The exact product (N, out) int32 of rows (N, in) and weight (out, in), both int8, on any device."""
+    (count, inputs), outputs = rows.shape, weight.shape[0]
+    if rows.device.type == "cpu" and INT_MM_IS_EXACT and inputs > 1:  # a single one gives it unusual strides
+        return torch._int_mm(rows, weight.t())
+    if rows.device.type == "cuda":  # which wants more than 16 rows, and the other sizes in multiples of 8
+        rows, weight = F.pad(rows, (0, -inputs % 8, 0, 17)), F.pad(weight, (0, -inputs % 8, 0, -outputs % 8))
+        return torch._int_mm(rows, weight.t())[:count, :outputs]
+    # 1024 products add up to less than 2**24, which float32 holds exactly, in any order.
+    parts = zip(rows.split(1024, dim=1), weight.split(1024, dim=1), strict=True)
+    return torch.stack([(left.float() @ right.float().t()).int() for left, right in parts]).sum(0).int()
+
+
+class Int8Linear(nn.Module):
+    """A linear layer that rounds its inputs to int8 row by row and multiplies integers; no gradient.
+
+    Inputs (…, in) of any float dtype give outputs (…, out) of that dtype. A row gives the same to the last bit
+    alone and in any batch; a row with NaN or infinity gives NaN.
+    """
+
+    replaces = "Linear"
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None = None) -> None:
+        """Hold weight (out, in) int8, scale (out,) float32 and bias (out,) float32, as they are."""
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        for name, tensor in (("weight", weight), ("scale", scale), ("bias", bias)):
+            self.register_buffer(name, tensor)
+
+    def dense_weight(self) -> Tensor:
+        """The weight (out, in) float32 that the integers stand for."""
+        return self.weight * self.scale.float().unsqueeze(1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if not inputs.is_floating_point():
+            raise TypeError(f"an int8 layer rounds its inputs itself: they must be float, not {inputs.dtype}")
+        rows, row_scale = quantize_rows(inputs.reshape(-1, self.in_features))
+        # Not addcmul: whether it rounds once or twice may depend on where in the batch a row lies.
+        outputs = int8_matmul(rows, self.weight).float().mul_(row_scale).mul_(self.scale)
+        if self.bias is not None:
+            outputs.add_(self.bias)
+        return outputs.reshape(*inputs.shape[:-1], self.out_features).to(inputs.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
+
+
+class TorchInt8Linear(Int8Linear):
+    """What `quantize_dynamic` computes, to the last bit, from plain buffers; rows share one 7-bit scale."""
+
+    _packed: Any = (None, None)  # from which state of the buffers, and what
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        # Packed when first used, and again after a buffer was replaced or written to.
+        state = [(WeakIdRef(buffer), buffer.is_inference() or buffer._version) for buffer in self.buffers()]
+        if self._packed[0] != state:
+            self._packed = state, self._pack()
+        outputs = torch.ops.quantized.linear_dynamic(inputs.float(), self._packed[1], reduce_range=True)
+        return outputs.to(inputs.dtype)
+
+    def _pack(self) -> Any:
+        zeros = torch.zeros(self.out_features, dtype=torch.int64)
+        with _no_deprecation_warnings():
+            weight = torch._make_per_channel_quantized_tensor(self.weight, self.scale.double(), zeros, 0)
+            return torch.ops.quantized.linear_prepack(weight, self.bias)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is packed can be neither copied nor saved.
+        return {name: value for name, value in vars(self).items() if name != "_packed"}

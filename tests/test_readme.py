@@ -1,0 +1,77 @@
+"""What the README says is what happens."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import toolkit
+from toolkit import techniques
+from toolkit.recipe import parse_recipe
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_it_is_short():
+    assert len(README.splitlines()) <= 150
+
+
+def test_its_first_block_is_the_two_commands_that_ci_runs():
+    first = re.search(r"^```\w*\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    assert first is not None
+    assert first[1].splitlines() == [
+        "pip install -e . && toolkit run recipes/mnist.toml",
+        "pip install -e '.[test]' && pytest",
+    ]
+    assert "README.md" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_recipe_it_explains_is_the_shipped_one():
+    shown, shipped = tomllib.loads(blocks("toml")[0]), tomllib.loads((ROOT / "recipes" / "mnist.toml").read_text())
+    assert shown == shipped
+
+
+def test_its_technique_works_when_pasted(tmp_path, monkeypatch):
+    source = next(block for block in blocks("python") if "hookimpl" in block)
+    assert len(source.splitlines()) <= 20
+    (tmp_path / "pasted.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    pasted = techniques.from_module(__import__("pasted"), "pasted", "pasted 1.0")
+    real = techniques.load
+    monkeypatch.setattr(
+        techniques, "load", lambda name, role="technique": pasted if name == "pasted" else real(name, role)
+    )
+    recipe = parse_recipe(
+        """
+        [model]
+        source = "toolkit.testing:toy_mlp"
+        training = { epochs = 2, lr = 1e-2 }
+        [data]
+        source = "toolkit.testing:toy_data"
+        [measure]
+        budget = 0.2
+        [[stages]]
+        technique = "pasted"
+        finetune = { epochs = 1 }
+        """,
+        "pasted.toml",
+        tmp_path,
+    )
+    report = toolkit.run(recipe, output=tmp_path / "run")
+    assert any(name.startswith("pasted.") for name in report.final.values)
+
+
+@pytest.mark.parametrize("hook", ["prepare", "optimize", "finetune", "measure"])
+def test_it_shows_the_four_hooks(hook):
+    assert f"{hook}(" in README
+
+
+def test_every_path_it_names_exists():
+    for path in re.findall(r"`((?:toolkit|plugins|recipes|tests)/[\w./*-]*)`", README):
+        assert list(ROOT.glob(path.rstrip("/"))), path

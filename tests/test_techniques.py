@@ -1,0 +1,114 @@
+"""Installed plugins: found in metadata, imported when named, and their hooks checked."""
+
+from importlib.metadata import EntryPoint
+from types import SimpleNamespace
+
+import pytest
+
+import toolkit
+from toolkit import techniques
+from toolkit.errors import InputError, TechniqueError
+from toolkit.manual import manual
+
+
+def entry_point(name, value, distribution, version="1.0"):
+    point = EntryPoint(name, value, techniques.GROUP)
+    dist = SimpleNamespace(name=distribution, version=version, metadata=SimpleNamespace(json={"summary": "Sums up."}))
+    return point._for(dist)
+
+
+@pytest.fixture
+def install(monkeypatch):
+    points = []
+    monkeypatch.setattr(techniques, "entry_points", lambda group: points)
+    techniques.load.cache_clear()
+    yield lambda *arguments: points.append(entry_point(*arguments))
+    techniques.load.cache_clear()
+
+
+def test_the_built_in_techniques_are_installed_like_any_other():
+    assert [plugin.name for plugin in techniques.installed()] == ["distillation", "pruning", "quantization"]
+    assert all(plugin.distribution.startswith("torch-optimization-toolkit ") for plugin in techniques.installed())
+
+
+def test_an_unknown_name_gets_a_close_one(install):
+    install("sparsify", "nowhere", "one")
+    with pytest.raises(InputError, match=r"no technique 'sparsfy' is installed; did you mean 'sparsify'\?"):
+        techniques.load("sparsfy")
+
+
+def test_two_distributions_with_one_name_are_both_named(install):
+    install("sparsify", "nowhere", "one")
+    install("sparsify", "nowhere", "two", "2.0")
+    with pytest.raises(InputError, match=r"'sparsify' is brought by both one 1.0 and two 2.0: uninstall one of them"):
+        techniques.load("sparsify")
+
+
+def test_a_plugin_that_cannot_be_imported_is_named_and_breaks_no_other(install):
+    install("broken", "no_such_module_at_all", "one")
+    install("fine", "toolkit_pruning", "two")
+    with pytest.raises(TechniqueError, match=r"'broken' \(one 1.0\) cannot be imported: ModuleNotFoundError"):
+        techniques.load("broken")
+    assert techniques.load("fine").implements("optimize")
+
+
+@toolkit.hookimpl
+def optimize(model):
+    return model
+
+
+@toolkit.hookimpl
+def misspelt_optimise(model):
+    return model
+
+
+@toolkit.hookimpl
+def wrong_argument(model, sparsity):
+    return model
+
+
+@toolkit.hookimpl
+def keyword_only(*, model):
+    return model
+
+
+@toolkit.hookimpl
+def with_default(model=None):
+    return model
+
+
+def unmarked(model):
+    return model
+
+
+@pytest.mark.parametrize(
+    ("hooks", "sentence"),
+    [
+        ({}, "implements no hook: it needs one of finetune, measure, optimize, prepare"),
+        ({"optimise": misspelt_optimise}, "marks 'optimise', which is no hook; did you mean 'optimize'?"),
+        ({"optimize": unmarked}, "has a function optimize that is not marked: add @toolkit.hookimpl"),
+        ({"optimize": wrong_argument}, "sparsity"),
+        ({"optimize": keyword_only}, "the argument 'model' of optimize has a default or is keyword-only"),
+        ({"optimize": with_default}, "the argument 'model' of optimize has a default or is keyword-only"),
+        ({"optimize": optimize, "Params": dict}, "Params must be a class derived from toolkit.Params"),
+        ({"optimize": optimize, "on_step": optimize}, "has the hook on_step: name it under [[plugins]]"),
+    ],
+)
+def test_wrong_hooks_are_named_with_their_plugin(hooks, sentence):
+    with pytest.raises(TechniqueError) as caught:
+        techniques.from_module(SimpleNamespace(**hooks), "odd", "dist 1.0")
+    assert str(caught.value).startswith("'odd' (dist 1.0)")
+    assert sentence in str(caught.value)
+
+
+def test_a_technique_is_no_run_wide_plugin():
+    with pytest.raises(TechniqueError, match="has the hook optimize: name it as the technique of a stage"):
+        techniques.from_module(SimpleNamespace(optimize=optimize), "odd", "dist 1.0", "observer")
+
+
+@pytest.mark.parametrize("name", ["distillation", "pruning", "quantization"])
+def test_the_manual_shows_every_param_with_default_and_description(name):
+    page = " ".join(manual(name).split())
+    for param, field in techniques.load(name).params_class.model_fields.items():
+        assert param in page
+        assert (field.description or "nothing").split()[0] in page

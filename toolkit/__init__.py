@@ -1,0 +1,62 @@
+"""Make PyTorch models smaller and faster: recipes chain techniques, every row of the report is measured.
+
+Names are imported when they are used, so that `import toolkit` costs neither torch nor pydantic.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from toolkit.artifact import load
+    from toolkit.errors import RecipeError, TechniqueError, ToolkitError
+    from toolkit.hookspecs import hookimpl
+    from toolkit.params import Params
+    from toolkit.report import Note, Report
+    from toolkit.runner import run
+    from toolkit.sources import Source
+    from toolkit.tasks import Batch, Data, Task
+    from toolkit.training import Training
+
+_HOME = {
+    "Batch": "tasks",
+    "Data": "tasks",
+    "Note": "report",
+    "Params": "params",
+    "RecipeError": "errors",
+    "Report": "report",
+    "Source": "sources",
+    "Task": "tasks",
+    "TechniqueError": "errors",
+    "ToolkitError": "errors",
+    "Training": "training",
+    "hookimpl": "hookspecs",
+    "load": "artifact",
+    "run": "runner",
+}
+
+__all__ = [
+    "Batch",
+    "Data",
+    "Note",
+    "Params",
+    "RecipeError",
+    "Report",
+    "Source",
+    "Task",
+    "TechniqueError",
+    "ToolkitError",
+    "Training",
+    "hookimpl",
+    "load",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'toolkit' has no attribute '{name}'")
+    return getattr(import_module(f"toolkit.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,227 @@
+"""A model on disk: its tensors in safetensors, and its skeleton, which is the module without them.
+
+The skeleton is the module on `meta`, saved whole, and opened by torch's restricted unpickler with an explicit list of
+classes; so a model is loaded without its recipe, and nothing in the files can execute code.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import zipfile
+from collections.abc import Container, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
+from torch.utils._pytree import tree_leaves
+
+from toolkit import masks
+from toolkit.allowed import SAME_FUNCTIONS, resolve_globals
+from toolkit.errors import ArtifactError
+
+TENSORS, SKELETON = "model.safetensors", "model.skeleton"
+FORMAT = 1
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+
+
+def pack(model: nn.Module) -> dict[str, bytes]:
+    """The files of a model, by name: masks folded in, shared tensors once, buffers that are not persistent kept."""
+    refuse_unsavable(model)
+    try:
+        plain = masks.folded(model).eval()
+    except Exception as error:  # whatever `copy.deepcopy` raises
+        raise ArtifactError(f"{type(model).__name__} cannot be copied: {error}") from error
+    tensors, ties = _tensors(plain)
+    # One key only: safetensors writes several in an order that changes from run to run.
+    metadata = {"toolkit": json.dumps({"format": FORMAT, "ties": ties})}
+    try:
+        content = safetensors.torch.save(tensors, metadata)
+    except Exception as error:  # a KeyError for a dtype that safetensors does not know
+        reason = f"{type(error).__name__}: {error}"
+        raise ArtifactError(f"the tensors of {type(plain).__name__} cannot be saved: {reason}") from error
+    return {TENSORS: content, SKELETON: _skeleton(plain)}
+
+
+def load(directory: str | Path, allow: Sequence[type] = ()) -> nn.Module:
+    """The model that a run (or one of its stages) left in `directory`, on the CPU and in eval mode.
+
+    Args:
+        directory: a run directory or one of the folders under its `stages`.
+        allow: classes of your own that the network consists of; those of torch.nn, torchvision, the toolkit and
+            installed techniques are known. Nothing that the files name is imported.
+
+    Raises:
+        ArtifactError: a file is missing, damaged, or asks for a class that is not allowed.
+    """
+    folder = Path(directory)
+    for name in (SKELETON, TENSORS):
+        if not (folder / name).is_file():
+            raise ArtifactError(f"{folder} holds no model: there is no {name} in it")
+    model = _open_skeleton(folder / SKELETON, allow)
+    tensors, ties = _open_tensors(folder / TENSORS)
+    try:
+        _fill(model, tensors, ties, folder)
+        model.eval()
+    except ArtifactError:
+        raise
+    except Exception as error:  # whatever a made-up skeleton lacks
+        raise ArtifactError(f"{folder / SKELETON} is damaged: {type(error).__name__}: {error}") from error
+    return model
+
+
+def refuse_unsavable(model: nn.Module) -> None:
+    """Raise an `ArtifactError` that names what no file can hold: hooks, lambdas, tensors in plain attributes."""
+    registered = set(model.modules())
+    for path, module in model.named_modules():
+        where = f"{type(module).__name__} '{path}'" if path else type(module).__name__
+        if any(is_lazy(parameter) for parameter in module._parameters.values()):
+            raise ArtifactError(f"{where} has no weights yet: run the lazy model on a batch first")
+        # Weight norm leaves one for reading old files, of no use once it is folded.
+        loading = [] if parametrize.is_parametrized(module) else ["_load_state_dict_pre_hooks"]
+        if any(getattr(module, hooks, None) for hooks in (*_HOOKS, *loading)):
+            raise ArtifactError(f"{where} has hooks, which cannot be saved: remove them or put them into forward")
+        kind = parametrize.type_before_parametrizations(module)
+        if "<locals>" in kind.__qualname__:
+            raise ArtifactError(f"{where} is defined inside a function and cannot be saved: define it in a module")
+        if "." in kind.__qualname__:
+            raise ArtifactError(f"{where} is defined inside a class and cannot be saved: define it beside the class")
+        for name, value in vars(module).items():
+            # The weights of an LSTM, which keeps the list up to date by itself.
+            if name not in _MODULE_ATTRIBUTES and not (isinstance(module, nn.RNNBase) and name == "_flat_weights"):
+                _refuse_attribute(where, name, value, registered)
+
+
+_MODULE_ATTRIBUTES = set(vars(nn.Module()))
+
+
+def _refuse_attribute(where: str, name: str, value: Any, registered: Container[nn.Module]) -> None:
+    for leaf in tree_leaves(value):
+        if isinstance(leaf, Tensor):
+            raise ArtifactError(f"{where} holds a tensor in the attribute '{name}': use register_buffer('{name}', …)")
+        if inspect.isfunction(leaf) and ("<" in leaf.__qualname__):
+            raise ArtifactError(f"{where} holds a lambda or inner function in '{name}': use a function of a module")
+        if isinstance(leaf, nn.Module) and leaf not in registered and leaf.state_dict():
+            raise ArtifactError(f"{where} holds a module in '{name}' that is not registered: use nn.ModuleList")
+        if _is_method(leaf) and not (leaf is value and leaf in tuple(SAME_FUNCTIONS)):
+            raise ArtifactError(f"{where} holds the method '{leaf.__name__}' in '{name}': use a function of a module")
+        if isinstance(leaf, partial):
+            _refuse_attribute(where, name, [leaf.func, *leaf.args, *leaf.keywords.values()], registered)
+
+
+def _is_method(value: Any) -> bool:
+    # Functions such as torch.exp are methods of a hidden class, and pickled as that.
+    return inspect.ismethod(value) or (inspect.isbuiltin(value) and "." in value.__qualname__)
+
+
+def _named_tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
+    """Parameters and buffers, also those that are not persistent; shared ones under each name."""
+    for prefix, module in model.named_modules():
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is not None:
+                yield f"{prefix}.{name}" if prefix else name, module, name, tensor
+
+
+def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors by name, each once, and by name the other one that shares its tensor."""
+    tensors: dict[str, Tensor] = {}
+    ties: dict[str, str] = {}
+    first: dict[int, str] = {}
+    for path, _, _, tensor in _named_tensors(model):
+        if id(tensor) in first:
+            ties[path] = first[id(tensor)]
+        else:
+            first[id(tensor)] = path
+            # A copy, because safetensors refuses tensors that are views into one storage.
+            tensors[path] = tensor.detach().to("cpu", copy=True).contiguous()
+    return tensors, ties
+
+
+def _skeleton(plain: nn.Module) -> bytes:
+    """The module without its tensors, as bytes; `plain` is used up."""
+    for module in plain.modules():
+        same = {name: SAME_FUNCTIONS[value] for name, value in vars(module).items() if _is_method(value)}
+        vars(module).update(same)
+        module._load_state_dict_pre_hooks.clear()
+    file = io.BytesIO()
+    try:
+        torch.save(plain.to("meta"), file)
+    except Exception as error:
+        raise ArtifactError(f"{type(plain).__name__} cannot be saved: {error}") from error
+    _require_bare(type(plain).__name__, file)
+    return file.getvalue()
+
+
+def _require_bare(kind: str, file: io.BytesIO) -> None:
+    """Refuse what `refuse_unsavable` cannot see: tensors and methods inside objects of other classes."""
+    with zipfile.ZipFile(file) as archive:
+        if any("/data/" in name for name in archive.namelist()):
+            raise ArtifactError(f"{kind} holds a tensor inside an object of another class: register it as a buffer")
+    file.seek(0)
+    if "builtins.getattr" in torch.serialization.get_unsafe_globals_in_checkpoint(file):
+        raise ArtifactError(f"{kind} holds a method inside an object of another class: use a function of a module")
+
+
+def _open_skeleton(path: Path, allow: Sequence[type]) -> nn.Module:
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        allowed = resolve_globals(names, allow)
+        with torch.device("meta"), torch.serialization.safe_globals(allowed):
+            model = torch.load(path, map_location="meta", weights_only=True)
+    except ArtifactError as error:
+        raise ArtifactError(f"{path} is not opened: {error}") from None
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ArtifactError(f"{path} is damaged or not a skeleton: {reason}") from error
+    if not isinstance(model, nn.Module):
+        raise ArtifactError(f"{path} holds a {type(model).__name__}, not a module")
+    return model
+
+
+def _open_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get("toolkit", "{}"))
+            # Copies, because in the mapped file they begin anywhere, and some kernels round differently then.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ArtifactError(f"{path} is damaged or not safetensors: {error}") from error
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT or not isinstance(metadata.get("ties"), dict):
+        raise ArtifactError(f"{path} was not written by this version of the toolkit")
+    return tensors, metadata["ties"]
+
+
+def _fill(model: nn.Module, tensors: dict[str, Tensor], ties: dict[str, str], folder: Path) -> None:
+    parameters: dict[str, nn.Parameter] = {}
+    slots = list(_named_tensors(model))
+    unknown = set(tensors) - {path for path, *_ in slots}
+    if unknown:
+        raise ArtifactError(f"{folder}: the tensor '{min(unknown)}' has no place in the skeleton")
+    for path, module, name, meta in slots:
+        stored = ties.get(path, path)
+        tensor = tensors.get(stored)
+        if tensor is None or tensor.shape != meta.shape or tensor.dtype != meta.dtype:
+            found = f"is {tuple(tensor.shape)} of {tensor.dtype}" if tensor is not None else "is missing"
+            raise ArtifactError(
+                f"{folder}: the tensor '{path}' {found}, its place is {tuple(meta.shape)} of {meta.dtype}"
+            )
+        if isinstance(meta, nn.Parameter):
+            tensor = parameters.setdefault(stored, nn.Parameter(tensor, meta.requires_grad))
+        # Not into `_parameters` directly: an LSTM keeps a list of its weights, which this brings up to date.
+        setattr(module, name, tensor)

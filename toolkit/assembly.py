@@ -1,0 +1,131 @@
+"""What a recipe names, made before anything trains: its data, its model, and every model in its techniques' params."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from toolkit.artifact import refuse_unsavable
+from toolkit.datasets import with_validation
+from toolkit.environment import pick_device
+from toolkit.errors import InputError, Problem, RecipeError, ToolkitError
+from toolkit.recipe import Recipe
+from toolkit.seeding import reseed
+from toolkit.sources import Source, described
+from toolkit.tables import DataTable
+from toolkit.tasks import Data, to_float32
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The data and the untrained (or loaded) model of a recipe, on the recipe's device."""
+
+    data: Data
+    model: nn.Module
+
+
+def assemble(recipe: Recipe) -> Assembly:
+    """Make the data and the models, and compare the models' output shapes; a `RecipeError` names all that does not fit.
+
+    What can be made is checked even where something else cannot, so that all mistakes are found at once.
+    """
+    trial = _Trial()
+    device = trial.make("device", lambda: pick_device(recipe.table.device)) or torch.device("cpu")
+    data = trial.make("data", lambda: replace(make_data(recipe.data), device=device))
+    reseed(recipe.seed, 0)
+    model = trial.make("model", lambda: recipe.model.build().to(device))
+    expected = trial.make("model", lambda: _fit_of(recipe, model, data)) if model is not None else None
+    for place, source in _sources(recipe):
+        trial.make(place, partial(_require_fit, source, data, device, expected))
+    if data is None or model is None or trial.problems:
+        raise RecipeError(recipe.origin, trial.problems)
+    reseed(recipe.seed, 0)
+    return Assembly(data, model)
+
+
+def make_data(table: DataTable) -> Data:
+    """The data that a `[data]` table names, with a validation split and the batch size; an `InputError` or a
+    `ValueError` says what is wrong with it."""
+    data = table.call()
+    if not isinstance(data, Data):
+        raise InputError(f"data source '{table.source}' must return toolkit.Data, not {type(data).__name__}")
+    if data.test is None and data.validation is None and table.validation == 0:
+        raise InputError("has neither a test nor a validation split: there is nothing to measure on")
+    for name in ("train", "validation", "test"):
+        if getattr(data, name) is not None and data.samples(name) == 0:
+            raise InputError(f"its {name} split is empty")
+    return replace(with_validation(data, table.validation), batch_size=table.batch_size)
+
+
+def logits_shape(model: nn.Module, data: Data) -> tuple[int, ...]:
+    """The shape of a model's logits for one sample, without the batch; an `InputError` says why there is none."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            return tuple(data.task.logits(data.task.forward(model, data.example(2))).shape[1:])
+    except Exception as error:
+        raise InputError(f"cannot run on the data: {described(error)}") from error
+    finally:
+        model.train(was_training)
+
+
+class _Trial:
+    """Makes one thing after another, and keeps why some of them could not be made."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+
+    def make(self, place: str, make: Callable[[], Made]) -> Made | None:
+        """What `make` returns, or None and a problem at `place`."""
+        try:
+            return make()
+        except (ToolkitError, ValueError) as error:
+            self.problems.append(Problem(place, str(error)))
+            return None
+
+
+def _fit_of(recipe: Recipe, model: nn.Module, data: Data | None) -> tuple[int, ...] | None:
+    """The shape of the model's logits on the data, if there is any; an `InputError` says why it cannot be used."""
+    if data is None:
+        return None
+    # A first pass gives lazy layers their shapes, and makes of them what can be saved.
+    shape = logits_shape(model, data)
+    refuse_unsavable(model)
+    if any(stage.finetune is not None for stage in (recipe.baseline, *recipe.stages)):
+        _require_loss(model, data)
+    return shape
+
+
+def _require_loss(model: nn.Module, data: Data) -> None:
+    """Compute the loss of one training batch, augmented as in training."""
+    batch_size = min(data.batch_size, data.samples("train"))
+    try:
+        with torch.no_grad():
+            batch = next(iter(data.training_batches(torch.arange(batch_size), batch_size)))
+            data.task.loss(to_float32(data.task.forward(model.eval(), batch)), batch)
+    except Exception as error:
+        raise InputError(f"cannot be trained on the data: {described(error)}") from error
+
+
+def _require_fit(source: Source, data: Data | None, device: torch.device, expected: tuple[int, ...] | None) -> None:
+    model = source.build().to(device)
+    refuse_unsavable(model)
+    found = logits_shape(model, data) if data is not None else None
+    if expected is not None and found != expected:
+        raise InputError(f"its outputs are {found} a sample, and those of the model are {expected}")
+
+
+def _sources(recipe: Recipe) -> Iterator[tuple[str, Source]]:
+    for stage in recipe.stages:
+        for position, step in enumerate(stage.steps):
+            within = f"stages.{stage.number}" + (f".with.{position}" if position else "")
+            for place, source in step.params.sources():
+                yield f"{within}.params.{place}", source

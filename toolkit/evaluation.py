@@ -1,0 +1,115 @@
+"""A saved model measured again, on the run's data or another source."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from toolkit import artifact, runs
+from toolkit.assembly import logits_shape, make_data
+from toolkit.environment import describe
+from toolkit.errors import InputError, RecipeError
+from toolkit.measured import core_metrics
+from toolkit.problems import problems_of
+from toolkit.report import Report, Row
+from toolkit.sources import beside, resolve
+from toolkit.tables import DataTable
+from toolkit.tasks import Data
+
+
+def evaluate(
+    directory: str | Path,
+    data: str | None = None,
+    *,
+    allow: Sequence[str] = (),
+    batch_size: int | None = None,
+    budget_s: float = 5.0,
+) -> Report:
+    """Measure the model in a run directory or a stage's folder; the report has one row.
+
+    Args:
+        directory: where `model.safetensors` and `model.skeleton` lie.
+        data: a data source instead of the run's. Where the run's is Python code it has to be given, because
+            nothing that a run directory names is executed.
+        allow: sources of the classes of your own that the network consists of, such as `nets.py:Net`.
+        batch_size: samples a batch, by default the run's.
+        budget_s: seconds for the timing.
+    """
+    folder = Path(directory)
+    model = artifact.load(folder, [_class(source) for source in allow])
+    samples = _data(_table(folder, data, batch_size))
+    try:
+        logits_shape(model, samples)
+    except InputError as error:
+        raise InputError(f"the model in {folder} {error}") from error
+    size = sum((folder / name).stat().st_size for name in (artifact.TENSORS, artifact.SKELETON))
+    batch_sizes = sorted({1, samples.batch_size})
+    values = core_metrics(model, model, samples, batch_sizes, budget_s)
+    name = folder.resolve().name
+    row = Row(name, {"size_bytes": size, **values})
+    return Report(name, 0, (row,), describe(samples.device))
+
+
+def _table(folder: Path, data: str | None, batch_size: int | None) -> DataTable:
+    content = _table_of_run(folder) if data is None else _table_of(beside(data, Path()), folder)
+    if batch_size is not None:
+        content["batch_size"] = batch_size
+    try:
+        return DataTable.model_validate(content, context={"directory": Path()})
+    except ValidationError as error:
+        raise RecipeError(str(folder), [*problems_of(error, DataTable, "data")]) from None
+
+
+def _table_of_run(folder: Path) -> dict[str, Any]:
+    """The `[data]` table of the run that left the model, if it names a built-in source."""
+    content = _recorded(folder)
+    source = content["source"]
+    if ":" in str(source):
+        raise InputError(f"the run's data is Python code, which is run only if you name it: --data {source}")
+    return content
+
+
+def _table_of(source: str, folder: Path) -> dict[str, Any]:
+    """A `[data]` table for another source, with what the run says of batches; the run's if it names the same code."""
+    try:
+        recorded = _recorded(folder)
+    except InputError:
+        recorded = {}
+    if ":" in source and recorded.get("source") == source:
+        return recorded
+    kept = {key: value for key, value in recorded.items() if key == "batch_size"}
+    return {"source": source, **kept}
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
+    """The `[data]` table in the recipe of the run that left the model."""
+    recipe = next((path for path in (folder / runs.RECIPE, folder / ".." / ".." / runs.RECIPE) if path.is_file()), None)
+    if recipe is None:
+        raise InputError(f"{folder} has no {runs.RECIPE}: name the data with --data")
+    try:
+        content = dict(tomllib.loads(recipe.read_text(encoding="utf-8"))["data"])
+        content["source"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{recipe} is not the recipe of a run: name the data with --data") from error
+    return content
+
+
+def _data(table: DataTable) -> Data:
+    try:
+        return make_data(table)
+    except (InputError, ValueError) as error:
+        raise InputError(f"data: {error}") from error
+
+
+def _class(source: str) -> type:
+    try:
+        found = resolve(beside(source, Path()), "model")
+    except ValueError as error:
+        raise InputError(f"--allow: {error}") from error
+    if not isinstance(found, type):
+        raise InputError(f"--allow takes the source of a class, '{source}' is a {type(found).__name__}")
+    return found

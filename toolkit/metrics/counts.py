@@ -1,0 +1,63 @@
+"""How many parameters a model has, and how many of them are not zero."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from toolkit.masks import named_weights
+from toolkit.metrics.deployed import in_eval_mode
+from toolkit.metrics.replaced import Replaced, replaced_layers
+
+
+@torch.no_grad()
+def counts(model: nn.Module) -> dict[str, float]:
+    """Count the parameters as the layers see them: masking or replacing a layer leaves their number as it is.
+
+    A masked weight counts once, with the zeros of its mask; a tensor that several layers share counts once,
+    and an entry of it is zero if all of them see zero; a replaced layer counts with the weight and the bias
+    it stands for. Buffers, such as running means, are not parameters.
+
+    Returns:
+        `parameters` and `nonzero`, ints, and `sparsity`, the fraction of zeros among all parameters, 0 if
+        there are none.
+    """
+    nonzero: dict[Hashable, Tensor] = {}
+    with in_eval_mode(model):
+        for identity, value in _values(model):
+            known = nonzero.get(identity)
+            nonzero[identity] = value != 0 if known is None else known | (value != 0)
+    parameters = sum(entries.numel() for entries in nonzero.values())
+    left = sum(int(entries.sum()) for entries in nonzero.values())
+    return {
+        "parameters": parameters,
+        "nonzero": left,
+        "sparsity": 1 - left / parameters if parameters else 0.0,
+    }
+
+
+def _values(model: nn.Module) -> Iterator[tuple[Hashable, Tensor]]:
+    """What the layers see, each with something that is equal for two layers if they share it.
+
+    Tensors are compared and hashed by identity here, as optimizers do; as keys they also stay alive, so that
+    no later one can get the identity of another.
+    """
+    inside: set[nn.Module] = set()
+    for layer in replaced_layers(model):
+        inside.update(layer.module.modules())
+        weight, bias = layer.weight, layer.bias
+        yield (_stored(layer, bias), weight.shape), weight
+        if bias is not None:
+            yield (bias, bias.shape), bias
+    for named in named_weights(model):
+        if named.module not in inside:
+            value = named.value
+            yield (named.parameter, value.shape), value
+
+
+def _stored(layer: Replaced, bias: Tensor | None) -> Hashable:
+    """The tensors that the weight is made of, or the layer itself if it keeps them elsewhere."""
+    tensors = (*layer.module.parameters(), *layer.module.buffers())
+    return tuple(tensor for tensor in tensors if tensor is not bias) or layer.module

@@ -1,0 +1,220 @@
+"""How long a model takes for a batch, on its own and against the baseline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from toolkit.metrics.deployed import as_deployed
+from toolkit.tasks import Batch, Data
+
+Seconds = npt.NDArray[np.float64]
+
+BLOCK_S = 0.01  # calls are timed together until they take this long: the clock's resolution does not matter then
+WIDTH = 0.03  # of the interval, relative to the median: narrower ones end the repetitions
+FEWEST_ROUNDS = 20  # before that an interval may be narrow by chance
+WARM_UP = 0.1  # share of the time
+WARM_UP_S = 0.25  # at most
+Progress = Callable[[float, float], None]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds a call took in each round, (rounds,) float64 each; in a round the models were timed in turn."""
+
+    model: Seconds
+    baseline: Seconds
+
+    @property
+    def latency_ms(self) -> float:
+        """The median time of a call, in milliseconds."""
+        return float(np.median(self.model)) * 1e3
+
+    @property
+    def ratio(self) -> float:
+        """The median over the rounds of model time / baseline time: below 1 is faster.
+
+        The two times of a round were taken within milliseconds: what slows the machine down slows both and
+        cancels out, in the ratio and in its interval. A median, because interruptions hit one of them only.
+        """
+        return float(np.median(self.model / self.baseline))
+
+    @property
+    def ratio_interval(self) -> tuple[float, float]:
+        """The 95 % interval of the ratio."""
+        return median_interval(self.model / self.baseline)
+
+    @property
+    def precise(self) -> bool:
+        """Whether the interval is narrow enough: the ratio's, or for the baseline alone its time's."""
+        if len(self.model) < FEWEST_ROUNDS:
+            return False
+        values = self.model if self.model is self.baseline else self.model / self.baseline
+        low, high = median_interval(values)
+        return high - low < WIDTH * float(np.median(values))
+
+
+def latency(
+    model: nn.Module,
+    baseline: nn.Module,
+    data: Data,
+    batch_sizes: Iterable[int],
+    budget_s: float,
+    on_progress: Progress | None = None,
+) -> dict[str, dict[str, float]]:
+    """Time a model in turn with the baseline, both as they are once saved: in eval mode, masks folded in.
+
+    Args:
+        model: on `data.device`; left as it was.
+        baseline: the same, or `model` itself: then it is timed alone, in half the time, and its ratio is 1.
+        data: its task feeds batches of the first training samples to the models.
+        batch_sizes: samples a call.
+        budget_s: seconds for everything, warm-up included. Less is used where the ratio is soon known to 3 %;
+            more only where one call of each model takes longer than that.
+        on_progress: told `(done_s, total_s)` now and then, and at the end with both equal.
+
+    Returns:
+        `latency_ms`, the median milliseconds of a call, and `latency_ratio`, the median of model time over
+        baseline time (below 1 is faster): each a dictionary by batch size, as text.
+    """
+    measured = timings(model, baseline, data, batch_sizes, budget_s, on_progress)
+    return {
+        "latency_ms": {str(size): timing.latency_ms for size, timing in measured.items()},
+        "latency_ratio": {str(size): timing.ratio for size, timing in measured.items()},
+    }
+
+
+def timings(
+    model: nn.Module,
+    baseline: nn.Module,
+    data: Data,
+    batch_sizes: Iterable[int],
+    budget_s: float,
+    on_progress: Progress | None = None,
+) -> dict[int, Timing]:
+    """What `latency` sums up, round by round and by batch size, for intervals and spreads."""
+    alone = model is baseline
+    budget = _Budget(budget_s / 2 if alone else budget_s, on_progress)
+    sizes = list(dict.fromkeys(batch_sizes))
+    measured = {}
+    with ExitStack() as stack:
+        models = [stack.enter_context(as_deployed(each)) for each in ([model] if alone else [model, baseline])]
+        for done, size in enumerate(sizes):
+            batch = data.example(size)
+            watches = [_Stopwatch(each, data, batch) for each in models]
+            measured[size] = _time_in_turn(watches, budget, budget.share(len(sizes) - done))
+    budget.end()
+    return measured
+
+
+def median_interval(values: Seconds) -> tuple[float, float]:
+    """A 95 % interval of the median: (n,) float64 -> low, high.
+
+    By order statistics: how many of n values lie below the median is binomial whatever their distribution, so
+    nothing is assumed about the noise, and nothing is drawn at random as a bootstrap would. Of fewer than 6
+    values it is the smallest and the largest, and less than 95 %.
+    """
+    reach = 0.98 / len(values) ** 0.5
+    shares = [max(0.0, 0.5 - reach), min(1.0, 0.5 + reach)]
+    low, high = np.quantile(values, shares, method="weibull")
+    return float(low), float(high)
+
+
+class _Stopwatch:
+    """One model and one batch, timed in blocks of calls."""
+
+    def __init__(self, model: nn.Module, data: Data, batch: Batch) -> None:
+        self.model, self.data, self.batch = model, data, batch
+        self.calls = 1
+        self.call_s = 0.0
+        # An accelerator is handed work and goes on by itself. Waiting once for a whole block would let a call
+        # begin while the one before it is computed: that is throughput.
+        self.waits = data.device.type != "cpu"
+
+    @property
+    def block_s(self) -> float:
+        """How long the next block is going to take."""
+        return self.calls * self.call_s
+
+    def first(self) -> float:
+        """Seconds of the first call."""
+        # What a module makes on its first call and keeps must be fit for training: not from inference mode.
+        with torch.no_grad():
+            return self._timed()
+
+    def block(self) -> float:
+        """Seconds a call takes, as the mean of a block."""
+        with torch.inference_mode():
+            return self._timed()
+
+    def _timed(self) -> float:
+        start = time.perf_counter()
+        for _ in range(self.calls):
+            self.data.task.forward(self.model, self.batch)
+            if self.waits:
+                torch.accelerator.synchronize(self.data.device)
+        self.call_s = (time.perf_counter() - start) / self.calls
+        # Ten times more at most, in case that the clock is too coarse for what it just timed.
+        self.calls = min(10 * self.calls, max(1, round(BLOCK_S / max(self.call_s, 1e-6))))
+        return self.call_s
+
+
+class _Budget:
+    """The seconds that are there for all batch sizes together, and who is told about them."""
+
+    def __init__(self, total_s: float, on_progress: Progress | None) -> None:
+        self.total_s = total_s
+        self.start = time.perf_counter()
+        self.on_progress = on_progress
+        self.told = self.start
+
+    def share(self, parts: int) -> float:
+        """The moment at which the first of so many equal parts of what is left ends."""
+        now = time.perf_counter()
+        return now + max(0.0, self.start + self.total_s - now) / parts
+
+    def tell(self) -> None:
+        """Report progress, ten times a second at most: what listens costs time and caches."""
+        now = time.perf_counter()
+        if self.on_progress is not None and now - self.told >= 0.1:
+            self.told = now
+            self.on_progress(min(now - self.start, self.total_s), self.total_s)
+
+    def end(self) -> None:
+        """Report that everything is done."""
+        if self.on_progress is not None:
+            self.on_progress(self.total_s, self.total_s)
+
+
+def _time_in_turn(watches: Sequence[_Stopwatch], budget: _Budget, deadline: float) -> Timing:
+    """Rounds of one block each, until the result is precise or the deadline near; one round at least."""
+    warming = [watch.first() for watch in watches]
+    now = time.perf_counter()
+    warm = now + min(WARM_UP_S, WARM_UP * (deadline - now))
+    while _fits(watches, warm):
+        warming = [watch.block() for watch in watches]
+    rounds: list[list[float]] = []
+    while _fits(watches, deadline) and not (rounds and _timing(rounds).precise):
+        # Always in this order: each block then follows one of the other model, and none finds its weights still
+        # in the cache. (Every second round backwards: intervals of two equal models were twice as wide.)
+        rounds.append([watch.block() for watch in watches])
+        budget.tell()
+    # Warming up is no measurement, unless there was no time for another call.
+    return _timing(rounds or [warming])
+
+
+def _timing(rounds: list[list[float]]) -> Timing:
+    columns = np.array(rounds, dtype=np.float64).T
+    model = columns[0]
+    return Timing(model, model if len(columns) == 1 else columns[1])
+
+
+def _fits(watches: Sequence[_Stopwatch], deadline: float) -> bool:
+    return time.perf_counter() + sum(watch.block_s for watch in watches) <= deadline

@@ -1,0 +1,55 @@
+"""The built-in models: the two networks of which the literature on compression speaks most."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from itertools import pairwise
+
+from torch import nn
+
+
+def lenet5(width: float = 1.0) -> nn.Sequential:
+    """Caffe's LeNet-5 (20-50-500, 431,080 parameters): (N, 1, 28, 28) -> logits (N, 10).
+
+    `width` scales the two convolutions and the hidden layer. LeCun et al., "Gradient-based learning applied to
+    document recognition", 1998, as shipped with Caffe: max pooling, one ReLU.
+    """
+    first, second, hidden = (max(1, round(width * units)) for units in (20, 50, 500))
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(1, first, 5),
+            pool1=nn.MaxPool2d(2),
+            conv2=nn.Conv2d(first, second, 5),
+            pool2=nn.MaxPool2d(2),
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(16 * second, hidden),
+            relu=nn.ReLU(),
+            fc2=nn.Linear(hidden, 10),
+        )
+    )
+
+
+def lenet_300_100(width: float = 1.0) -> nn.Sequential:
+    """LeNet-300-100 (266,610 parameters): (N, 1, 28, 28) -> logits (N, 10). `width` scales both hidden layers."""
+    return mlp(hidden=[max(1, round(width * units)) for units in (300, 100)])
+
+
+def mlp(hidden: list[int], inputs: int = 784, classes: int = 10, dropout: float = 0.0) -> nn.Sequential:
+    """Fully connected layers with ReLU between them: (N, …) with `inputs` values a sample -> logits (N, classes)."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+    widths = [inputs, *hidden]
+    for number, (before, after) in enumerate(pairwise(widths), start=1):
+        layers[f"fc{number}"] = nn.Linear(before, after)
+        layers[f"relu{number}"] = nn.ReLU()
+        if dropout:
+            layers[f"dropout{number}"] = nn.Dropout(dropout)
+    layers[f"fc{len(widths)}"] = nn.Linear(widths[-1], classes)
+    return nn.Sequential(layers)
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "lenet5": lenet5,
+    "lenet-300-100": lenet_300_100,
+    "mlp": mlp,
+}

@@ -1,0 +1,40 @@
+"""`precision = "auto"`: both precisions timed on a copy, the faster one taken and written into the recipe."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import get_args
+
+import torch
+from torch import nn
+
+from toolkit import masks
+from toolkit.tasks import Data
+from toolkit.training import Precision, Training, training_loss
+
+WARM_UP, TIMED = 2, 5
+
+
+def with_fixed_precision(model: nn.Module, training: Training, data: Data) -> Training:
+    """The same training, with `auto` replaced by the precision whose forward and backward pass is faster here."""
+    if training.settings.precision != "auto":
+        return training
+    candidates = [name for name in get_args(Precision) if name != "auto"]
+    trainings = [
+        replace(training, settings=training.settings.model_copy(update={"precision": name})) for name in candidates
+    ]
+    with torch.random.fork_rng():
+        return min(trainings, key=lambda candidate: _seconds(masks.clone(model).train(), candidate, data))
+
+
+def _seconds(model: nn.Module, training: Training, data: Data) -> float:
+    batch = data.example(training.settings.batch_size or data.batch_size)
+    times = []
+    for _ in range(WARM_UP + TIMED):
+        started = time.perf_counter()
+        training_loss(model, training, data.task, batch).backward()
+        if data.device.type == "cuda":
+            torch.cuda.synchronize(data.device)
+        times.append(time.perf_counter() - started)
+    return sorted(times[WARM_UP:])[TIMED // 2]

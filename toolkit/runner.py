@@ -1,0 +1,159 @@
+"""The order of a run: baseline, then each stage with its hooks, its training and its row; and nothing else."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from toolkit import artifact, masks, runs
+from toolkit.assembly import Assembly, assemble
+from toolkit.environment import describe, fixed_threads
+from toolkit.errors import TechniqueError, TrainingError
+from toolkit.measured import core_metrics, named_measures
+from toolkit.observers import Observers
+from toolkit.recipe import Recipe, Stage, Step, read_recipe
+from toolkit.report import Note, Report, Row
+from toolkit.report.writer import report_writer
+from toolkit.resolved import resolved_recipe
+from toolkit.seeding import reseed
+from toolkit.stages import OnStep, Outcome, perform, train
+from toolkit.training import Training, TrainingSettings
+from toolkit.verification import verify
+
+log = logging.getLogger("toolkit")
+
+
+def run(
+    recipe: str | Path | Recipe,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    observers: Iterable[Step] = (),
+) -> Report:
+    """Run a recipe and return its report; the run directory holds the model, the report and all that led to them.
+
+    Args:
+        recipe: a file, the name of a shipped recipe, or what `read_recipe` returned.
+        overrides: new values by place, such as `{"stages.1.params.sparsity": 0.9}`.
+        output: the run directory, by default `runs/<name of the recipe>`.
+        overwrite: whether an existing run directory is replaced.
+        observers: run-wide plugins besides those of the recipe.
+
+    Raises:
+        RecipeError: with every mistake in the recipe; nothing has been written then.
+        ToolkitError: a stage failed; the stages done before it stay in the run directory.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = read_recipe(recipe, overrides)
+    path = Path(output) if output is not None else Path("runs") / recipe.name
+    runs.RunDirectory.refuse_existing(path, overwrite)
+    with fixed_threads(recipe.table.threads):
+        assembly = assemble(recipe)
+        directory = runs.RunDirectory.create(path, overwrite)
+        with runs.logging_to(directory, log):
+            return _Run(recipe, assembly, directory, observers).execute()
+
+
+class _Run:
+    """One run under way: the model and the row of every stage so far."""
+
+    def __init__(
+        self, recipe: Recipe, assembly: Assembly, directory: runs.RunDirectory, observers: Iterable[Step]
+    ) -> None:
+        self.recipe, self.data, self.directory = recipe, assembly.data, directory
+        self.models: list[nn.Module] = [assembly.model]
+        self.rows: list[Row] = []
+        self.settings: dict[int, TrainingSettings] = {}
+        self.environment = describe(self.data.device)
+        self.observers = Observers([*recipe.observers, report_writer(), *observers])
+
+    def execute(self) -> Report:
+        """Run all stages and leave the last one's model as the run's artifact."""
+        self._write_recipe()
+        self.observers.start(self.recipe, self.directory.path)
+        for stage in (self.recipe.baseline, *self.recipe.stages):
+            with _named(stage):
+                self._run_stage(stage)
+        self._write_recipe()
+        self.directory.write_all(artifact.pack(self.models[-1]))
+        self.observers.tell("on_end", report=self.report, directory=self.directory.path)
+        return self.report
+
+    @property
+    def report(self) -> Report:
+        """The rows so far."""
+        return Report(self.recipe.name, self.recipe.seed, tuple(self.rows), self.environment)
+
+    def _run_stage(self, stage: Stage) -> None:
+        started = time.perf_counter()
+        reseed(self.recipe.seed, stage.number)
+        log.info("stage %d (%s) begins", stage.number, stage.name)
+        self.observers.tell("on_stage", stage=stage)
+        if stage.number == 0:
+            outcome, notes = self._baseline(stage), {}
+        else:
+            incoming = self.models[stage.start]
+            outcome = perform(stage, incoming, self.reference, self.data, self._on_step(stage))
+            notes = verify(stage, incoming, outcome.model, self.data)
+            self.models.append(outcome.model)
+        if outcome.settings is not None:
+            self.settings[stage.number] = outcome.settings
+        self._add_row(stage, outcome, notes, started)
+
+    def _baseline(self, stage: Stage) -> Outcome:
+        model = self.models[0]
+        outcome = Outcome(model)
+        if stage.finetune is not None:
+            outcome = train(model, Training(stage.finetune, self.data.task.loss), self.data, self._on_step(stage))
+        self.reference = masks.clone(model.eval()).requires_grad_(False)
+        return outcome
+
+    def _on_step(self, stage: Stage) -> OnStep:
+        def on_step(step: int, steps: int, loss: float, lr: float) -> None:
+            self.observers.tell("on_step", stage=stage, step=step, steps=steps, loss=loss, lr=lr)
+
+        return on_step
+
+    def _add_row(self, stage: Stage, outcome: Outcome, notes: Mapping[str, Note], started: float) -> None:
+        values = self._core_metrics(stage, outcome.model)
+        for step, prepared in zip(stage.steps, outcome.prepared, strict=True):
+            values.update(named_measures(step, outcome.model, self.data, prepared))
+        values.update(self.observers.measure(outcome.model, self.data))
+        values.update(notes)
+        if outcome.losses:
+            values["training_loss"] = list(outcome.losses)
+        row = Row(stage.name, {**values, "duration_s": time.perf_counter() - started})
+        self.rows.append(row)
+        log.info("stage %d (%s) done: %s", stage.number, stage.name, row.to_json())
+        self.observers.tell("on_row", stage=stage, row=row, report=self.report)
+
+    def _core_metrics(self, stage: Stage, model: nn.Module) -> dict[str, Any]:
+        size = self.directory.stage(stage.number, stage.name).write_all(artifact.pack(model))
+        batch_sizes = self.recipe.measure.batch_sizes or sorted({1, self.data.batch_size})
+        budget_s = self.recipe.measure.budget / (len(self.recipe.stages) + 1)
+
+        def on_progress(done_s: float, total_s: float) -> None:
+            self.observers.tell("on_progress", stage=stage, activity="measuring", done=done_s, total=total_s)
+
+        measured = core_metrics(model, self.models[0], self.data, batch_sizes, budget_s, on_progress)
+        return {"size_bytes": size, **measured}
+
+    def _write_recipe(self) -> None:
+        text = resolved_recipe(self.recipe, self.environment["threads"], self.data.device.type, self.settings)
+        self.directory.write(runs.RECIPE, text)
+
+
+@contextmanager
+def _named(stage: Stage) -> Iterator[None]:
+    """Errors of a technique or a training, with the stage in which they came up."""
+    try:
+        yield
+    except (TechniqueError, TrainingError) as error:
+        raise type(error)(f"stage {stage.number} ({stage.name}): {error}") from error

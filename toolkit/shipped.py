@@ -1,0 +1,34 @@
+"""The recipes that come with the toolkit, and how a recipe is found by name. Needs nothing but files."""
+
+from __future__ import annotations
+
+import os
+from importlib.resources import files
+from pathlib import Path
+
+from toolkit.errors import InputError, did_you_mean
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that come with the toolkit, by name."""
+    folder = Path(str(files("toolkit.recipes")))
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.toml"))}
+
+
+def locate(recipe: str | Path) -> Path:
+    """The file that is meant by a path or by the name of a shipped recipe."""
+    path = Path(recipe)
+    if os.path.isfile(path):  # Path.is_file raises for a name that is too long
+        return path
+    known = shipped()
+    if str(recipe) in known:
+        return known[str(recipe)]
+    if os.path.isdir(path):
+        raise InputError(f"'{recipe}' is a directory: name a recipe, which is a file")
+    raise InputError(f"there is no recipe '{recipe}'{did_you_mean(path.stem, known)} (a file, or a shipped recipe)")
+
+
+def summary(path: Path) -> str:
+    """The first line of the comment that opens a recipe."""
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    return first.lstrip("# ").strip()

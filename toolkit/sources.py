@@ -1,0 +1,166 @@
+"""From the name that a recipe gives to the object itself: "lenet5", "package.module:name", "file.py:name"."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+from torch import nn
+
+from toolkit.errors import InputError, did_you_mean
+from toolkit.params import Table
+
+Kind = Literal["model", "data"]
+
+
+class Sourced(Table):
+    """A table that names something callable and its arguments; relative files lie beside the recipe."""
+
+    kind: ClassVar[Kind] = "model"
+
+    source: str = Field(description="a built-in name, 'package.module:callable' or 'file.py:callable'")
+    args: dict[str, Any] = Field(default={}, description="keyword arguments of the callable")
+
+    @field_validator("source")
+    @classmethod
+    def _absolute(cls, source: str, info: ValidationInfo) -> str:
+        source = beside(source, _directory_of(info))
+        resolve(source, cls.kind)
+        return source
+
+    @field_validator("args")
+    @classmethod
+    def _accepted(cls, args: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if "source" in info.data:
+            _check_arguments(resolve(info.data["source"], cls.kind), args)
+        return args
+
+    def call(self) -> Any:
+        """Call the source with its arguments; an `InputError` names the source and what it raised."""
+        try:
+            return resolve(self.source, self.kind)(**self.args)
+        except InputError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise InputError(f"{self.kind} '{self.source}' raised {described(error)}") from error
+
+
+class Source(Sourced):
+    """A model: a callable that returns an `nn.Module`, its arguments, and optionally weights to load into it."""
+
+    weights: str | None = Field(default=None, description="a .safetensors file or a state dict saved by torch.save")
+
+    @field_validator("weights")
+    @classmethod
+    def _found(cls, weights: str | None, info: ValidationInfo) -> str | None:
+        if weights is None:
+            return None
+        path = _directory_of(info) / weights
+        if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
+            raise ValueError(f"there is no file {path}")
+        return str(path)
+
+    def build(self) -> nn.Module:
+        """A new instance with its weights loaded; an `InputError` says what went wrong."""
+        from toolkit.weights import load_weights
+
+        model = self.call()
+        if not isinstance(model, nn.Module):
+            raise InputError(f"model '{self.source}' must return a torch.nn.Module, not {type(model).__name__}")
+        if self.weights is not None:
+            load_weights(model, Path(self.weights))
+        return model
+
+
+def resolve(source: str, kind: Kind) -> Callable[..., Any]:
+    """The callable that `source` names; a `ValueError` says why there is none."""
+    target = _named(source) if ":" in source else _built_in(source, kind)
+    if not callable(target):
+        raise ValueError(f"'{source}' is a {type(target).__name__}, which cannot be called")
+    return target
+
+
+def described(error: BaseException) -> str:
+    """An error of somebody else's code on one line: its class and what it says."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _directory_of(info: ValidationInfo) -> Path:
+    return (info.context or {}).get("directory", Path())
+
+
+def beside(source: str, directory: Path) -> str:
+    """A source whose relative file lies in `directory`, with the file's absolute path."""
+    place, _, name = source.rpartition(":")
+    return f"{(directory / place).resolve()}:{name}" if place.endswith(".py") else source
+
+
+def _built_in(name: str, kind: Kind) -> Any:
+    table: dict[str, Any]
+    if kind == "model":
+        from toolkit.models import MODELS as table
+    else:
+        from toolkit.datasets import DATASETS as table
+    if name not in table:
+        hint = did_you_mean(name, table)
+        raise ValueError(f"unknown {kind} '{name}'{hint} (or write 'package.module:name' or 'file.py:name')")
+    return table[name]
+
+
+def _named(source: str) -> Any:
+    place, _, name = source.rpartition(":")
+    try:
+        module = _from_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    except (Exception, SystemExit) as error:
+        reason = str(error) if isinstance(error, FileNotFoundError) else described(error)
+        raise ValueError(f"'{place}' cannot be imported: {reason}") from error
+    target: Any = module
+    for part in name.split("."):
+        if not hasattr(target, part):
+            names = [known for known in vars(target) if not known.startswith("_")]
+            raise ValueError(f"'{place}' has no '{name}'{did_you_mean(name, names) if len(names) < 30 else ''}")
+        target = getattr(target, part)
+    return target
+
+
+@cache
+def _from_file(path: Path) -> ModuleType:
+    """Execute a Python file once, as a module named after it; what lies beside it can be imported by it."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"there is no file {path}")
+    name = path.stem if path.stem not in sys.modules else f"{path.stem}_{len(sys.modules)}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    finally:
+        sys.path.remove(str(path.parent))
+    return module
+
+
+def _check_arguments(target: Callable[..., Any], args: dict[str, Any]) -> None:
+    try:
+        signature = inspect.signature(target)
+    except (TypeError, ValueError):  # some callables of C have no signature
+        return
+    try:
+        signature.bind(**args)
+    except TypeError as error:
+        unknown = [name for name in args if name not in signature.parameters]
+        hint = did_you_mean(unknown[0], signature.parameters) if unknown else ""
+        raise ValueError(f"{error}{hint}") from error

@@ -1,0 +1,91 @@
+"""One stage: all prepare, all optimize in the order written, all say how to train, then one training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from toolkit import masks
+from toolkit.errors import TechniqueError
+from toolkit.precision import with_fixed_precision
+from toolkit.recipe import Stage, Step
+from toolkit.tasks import Data
+from toolkit.training import Training, TrainingSettings, fit
+
+OnStep = Callable[[int, int, float, float], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A stage's model, what its techniques prepared, the loss of every epoch, and the settings trained with."""
+
+    model: nn.Module
+    prepared: tuple[Any, ...] = ()
+    losses: tuple[float, ...] = ()
+    settings: TrainingSettings | None = None
+
+
+def train(model: nn.Module, training: Training, data: Data, on_step: OnStep | None = None) -> Outcome:
+    """Train a model in place, in the precision that is asked for or found to be the faster one."""
+    training = with_fixed_precision(model, training, data)
+    losses = fit(model, training, data.without_test(), on_step)
+    return Outcome(model, (), tuple(losses), training.settings)
+
+
+def perform(
+    stage: Stage, incoming: nn.Module, reference: nn.Module, data: Data, on_step: OnStep | None = None
+) -> Outcome:
+    """Run a stage's hooks and its training on a copy of `incoming`.
+
+    Args:
+        stage: its techniques, and how to train.
+        incoming: the model that the stage starts from; not changed.
+        reference: the baseline, frozen.
+        data: its test split is kept from the techniques.
+        on_step: told `(step, steps, loss, lr)` after each training step.
+    """
+    data = data.without_test()
+    prepared = tuple(
+        step.technique.call("prepare", model=incoming, params=step.params, data=data, reference=reference)
+        for step in stage.steps
+    )
+    model = masks.clone(incoming)
+    for step, ready in zip(stage.steps, prepared, strict=True):
+        model = _optimize(step, model, data, ready)
+    outcome = Outcome(model)
+    if stage.finetune is not None:
+        outcome = train(model, _training(stage, model, data, prepared), data, on_step)
+    model.eval()
+    return Outcome(model, prepared, outcome.losses, outcome.settings)
+
+
+def _optimize(step: Step, model: nn.Module, data: Data, prepared: Any) -> nn.Module:
+    technique = step.technique
+    if not technique.implements("optimize"):
+        return model
+    made = technique.call("optimize", model=model, params=step.params, data=data, prepared=prepared)
+    if not isinstance(made, nn.Module):
+        raise TechniqueError(f"{technique} must return the model from optimize, not {type(made).__name__}")
+    return made.to(data.device)
+
+
+def _training(stage: Stage, model: nn.Module, data: Data, prepared: tuple[Any, ...]) -> Training:
+    assert stage.finetune is not None
+    training = Training(stage.finetune, data.task.loss)
+    for step, ready in zip(stage.steps, prepared, strict=True):
+        if step.technique.implements("finetune"):
+            made = step.technique.call(
+                "finetune", model=model, params=step.params, data=data, prepared=ready, training=training
+            )
+            training = _require_training(step, made)
+    return training
+
+
+def _require_training(step: Step, made: Any) -> Training:
+    if not isinstance(made, Training):
+        kind = type(made).__name__
+        raise TechniqueError(f"{step.technique} must return training.using(…) from finetune, not {kind}")
+    return made

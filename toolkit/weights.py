@@ -1,0 +1,60 @@
+"""Weights from a file into a model: safetensors, or a state dict opened with `weights_only`."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from pickle import UnpicklingError
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from toolkit.errors import InputError
+from toolkit.sources import described
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a state dict of exactly the model's names and shapes; an `InputError` lists what does not match."""
+    state = read_state(path)
+    mismatches = _mismatches(model.state_dict(), state)
+    if mismatches:
+        shown = "; ".join(mismatches[:6]) + ("; …" if len(mismatches) > 6 else "")
+        raise InputError(f"{path} does not fit {type(model).__name__}: {shown}")
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:  # tensors of another kind: sparse, or without data
+        raise InputError(f"{path} cannot be loaded into {type(model).__name__}: {described(error)}") from error
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a state dict that `torch.save` wrote; executes nothing."""
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        with warnings.catch_warnings(action="ignore"):  # about how the file was written
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise InputError(f"{path} is damaged or not safetensors: {error}") from error
+    except UnpicklingError as error:  # whose text says how to execute the file nevertheless
+        raise InputError(
+            f"{path} holds more than tensors and is not opened: save the model's state_dict(), not the model"
+        ) from error
+    except Exception as error:
+        raise InputError(f"{path} is damaged, or not a state dict that torch.save wrote") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path} is not a state dict: save the model's state_dict(), not the model")
+    return state
+
+
+def _mismatches(expected: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:
+    missing = [f"'{name}' is missing" for name in expected if name not in found]
+    unknown = [f"'{name}' is not in the model" for name in found if name not in expected]
+    shapes = [
+        f"'{name}' is {tuple(found[name].shape)} and must be {tuple(expected[name].shape)}"
+        for name in expected
+        if name in found and not is_lazy(expected[name]) and found[name].shape != expected[name].shape
+    ]
+    return shapes + missing + unknown
