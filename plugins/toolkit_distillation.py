@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 import toolkit
@@ -42,6 +42,13 @@ class Params(toolkit.Params):
     alpha: float = Field(
         default=0.7, ge=0, le=1, description="share of the teacher in the loss; 0 trains the student alone"
     )
+
+    @field_validator("teacher")
+    @classmethod
+    def _has_learnt(cls, teacher: str | toolkit.Source) -> str | toolkit.Source:
+        if isinstance(teacher, toolkit.Source) and ":" not in teacher.source and teacher.weights is None:
+            raise ValueError(f"a '{teacher.source}' without weights has nothing to teach: give it weights")
+        return teacher
 
     @property
     def replaces_model(self) -> bool:
@@ -89,7 +96,7 @@ class Teacher(nn.Module):
 
 
 class DistillationLoss(nn.Module):
-    """The loss it was given and the teacher's, weighted."""
+    """The loss it was given, with what techniques before it in the stage added, and the teacher's, weighted."""
 
     def __init__(self, inner: Any, teacher: Teacher, params: Params) -> None:
         super().__init__()
@@ -98,6 +105,8 @@ class DistillationLoss(nn.Module):
     def forward(self, outputs: Any, batch: toolkit.Batch) -> Tensor:
         logits = self.teacher.task.logits(outputs)
         soft = distillation_loss(logits, self.teacher(batch), self.params.temperature)
+        if self.params.alpha == 1:  # then the labels need not even make sense
+            return soft
         return (1 - self.params.alpha) * self.inner(outputs, batch) + self.params.alpha * soft
 
 

@@ -53,7 +53,10 @@ def _resolve(name: str, allow: Sequence[type]) -> Any:
     if isinstance(found, type) and issubclass(found, nn.Module) and _is_trusted(f"{found.__module__}."):
         return found
     own_name = name.rpartition(".")[2]
-    raise ArtifactError(f"it needs '{name}', which is not known to be safe: if it is yours, pass allow=[{own_name}]")
+    raise ArtifactError(
+        f"it needs '{name}', which is not known to be safe: if it is yours, pass allow=[{own_name}], "
+        f"or --allow with its source on the command line"
+    )
 
 
 def _is_trusted(name: str) -> bool:

@@ -43,7 +43,7 @@ _HOOKS = (
 
 def pack(model: nn.Module) -> dict[str, bytes]:
     """The files of a model, by name: masks folded in, shared tensors once, buffers that are not persistent kept."""
-    refuse_unsavable(model)
+    _refuse_by_name(model)
     try:
         plain = masks.folded(model).eval()
     except Exception as error:  # whatever `copy.deepcopy` raises
@@ -77,6 +77,8 @@ def load(directory: str | Path, allow: Sequence[type] = ()) -> nn.Module:
     model = _open_skeleton(folder / SKELETON, allow)
     tensors, ties = _open_tensors(folder / TENSORS)
     try:
+        for module in model.modules():
+            module._non_persistent_buffers_set = set(module._non_persistent_buffers_set)
         _fill(model, tensors, ties, folder)
         model.eval()
     except ArtifactError:
@@ -87,7 +89,14 @@ def load(directory: str | Path, allow: Sequence[type] = ()) -> nn.Module:
 
 
 def refuse_unsavable(model: nn.Module) -> None:
-    """Raise an `ArtifactError` that names what no file can hold: hooks, lambdas, tensors in plain attributes."""
+    """Raise an `ArtifactError` that names what no file can hold: hooks, lambdas, tensors in plain attributes.
+
+    Everything is tried, for what cannot be copied or written is better known before training than after it.
+    """
+    pack(model)
+
+
+def _refuse_by_name(model: nn.Module) -> None:
     registered = set(model.modules())
     for path, module in model.named_modules():
         where = f"{type(module).__name__} '{path}'" if path else type(module).__name__
@@ -159,6 +168,8 @@ def _skeleton(plain: nn.Module) -> bytes:
         same = {name: SAME_FUNCTIONS[value] for name, value in vars(module).items() if _is_method(value)}
         vars(module).update(same)
         module._load_state_dict_pre_hooks.clear()
+        # Sorted, because the order of a set changes from run to run.
+        vars(module)["_non_persistent_buffers_set"] = sorted(module._non_persistent_buffers_set)
     file = io.BytesIO()
     try:
         torch.save(plain.to("meta"), file)

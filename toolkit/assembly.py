@@ -13,10 +13,10 @@ from torch import nn
 from toolkit.artifact import refuse_unsavable
 from toolkit.datasets import with_validation
 from toolkit.environment import pick_device
-from toolkit.errors import InputError, Problem, RecipeError, ToolkitError
+from toolkit.errors import InputError, Problem, RecipeError, ToolkitError, described
 from toolkit.recipe import Recipe
 from toolkit.seeding import reseed
-from toolkit.sources import Source, described
+from toolkit.sources import Source
 from toolkit.tables import DataTable
 from toolkit.tasks import Data, to_float32
 
@@ -56,12 +56,13 @@ def make_data(table: DataTable) -> Data:
     data = table.call()
     if not isinstance(data, Data):
         raise InputError(f"data source '{table.source}' must return toolkit.Data, not {type(data).__name__}")
-    if data.test is None and data.validation is None and table.validation == 0:
-        raise InputError("has neither a test nor a validation split: there is nothing to measure on")
     for name in ("train", "validation", "test"):
         if getattr(data, name) is not None and data.samples(name) == 0:
             raise InputError(f"its {name} split is empty")
-    return replace(with_validation(data, table.validation), batch_size=table.batch_size)
+    data = replace(with_validation(data, table.validation), batch_size=table.batch_size)
+    if data.test is None and data.validation is None:
+        raise InputError("has neither a test nor a validation split: there is nothing to measure on")
+    return data
 
 
 def logits_shape(model: nn.Module, data: Data) -> tuple[int, ...]:
@@ -117,8 +118,10 @@ def _require_loss(model: nn.Module, data: Data) -> None:
 
 def _require_fit(source: Source, data: Data | None, device: torch.device, expected: tuple[int, ...] | None) -> None:
     model = source.build().to(device)
+    if data is None:
+        return
+    found = logits_shape(model, data)  # before the next check, as above
     refuse_unsavable(model)
-    found = logits_shape(model, data) if data is not None else None
     if expected is not None and found != expected:
         raise InputError(f"its outputs are {found} a sample, and those of the model are {expected}")
 

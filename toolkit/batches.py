@@ -25,7 +25,7 @@ def split_length(split: Split) -> int:
 
 def in_memory(split: Split) -> Split:
     """A `TensorDataset` of inputs and targets as the pair of tensors it holds; any other split as it is."""
-    if isinstance(split, TensorDataset) and len(split.tensors) == 2:
+    if type(split) is TensorDataset and len(split.tensors) == 2:  # a subclass may transform what it holds
         return split.tensors[0], split.tensors[1]
     return split
 
@@ -87,20 +87,28 @@ class Batches:
             index = self.order[start:stop]
             # A slice is a view; indexing by a tensor copies.
             key = slice(start, stop) if self.stored_order else index
-            inputs, targets = tree_map_only(Tensor, lambda tensor, key=key: tensor[key], self.split)
-            yield inputs, targets, index
+            inputs, targets = self.split  # type: ignore[misc]  # a pair, or `_loaded` had been called
+            yield _at(inputs, key), _at(targets, key), index
 
     def _loaded(self) -> Iterator[tuple[Any, Any, Tensor]]:
-        # A list of positions is a sampler, which fixes the order without a second source of randomness.
+        # A list of positions is a sampler, which fixes the order without a second source of randomness; and the
+        # generator is there to keep the loader from drawing a seed, for workers it has not, from the global one.
         samples: Any = _WithIndex(self.split)
-        loader = DataLoader(samples, batch_size=self.batch_size, sampler=self.order.tolist())
+        order = self.order.tolist()
+        loader = DataLoader(samples, batch_size=self.batch_size, sampler=order, generator=torch.Generator())
         for (inputs, targets), index in loader:
-            yield inputs, targets, index
+            yield tuple(inputs) if isinstance(inputs, list) else inputs, targets, index  # collating makes lists
 
     def _on_device(self, tree: Any) -> Any:
         if self.device.type == "cpu":
             return tree
         return tree_map_only(Tensor, lambda tensor: tensor.to(self.device, non_blocking=True), tree)
+
+
+def _at(tree: Any, key: Any) -> Any:
+    if isinstance(tree, Tensor):  # which it nearly always is, and walking a tree takes longer than indexing
+        return tree[key]
+    return tree_map_only(Tensor, lambda tensor: tensor[key], tree)
 
 
 class _WithIndex(Dataset[Any]):

@@ -62,13 +62,12 @@ def run(recipe: str, settings: tuple[str, ...], output: Path | None, overwrite: 
     observer, bars = progress_bars()
     try:
         report = run_recipe(checked, output=output, overwrite=overwrite, observers=[observer])
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ToolkitError) as error:
         bars.close()
-        if (output / RECIPE).is_file():
+        if (output / RECIPE).is_file() and not isinstance(error, InputError):
             click.echo(f"\nthe stages done so far are in {output}", err=True)
         raise
-    finally:
-        bars.close()
+    bars.close()
     click.echo(as_text(report, shutil.get_terminal_size().columns))
     click.echo(f"\nThe model and the report are in {output}")
 

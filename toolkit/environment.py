@@ -21,9 +21,7 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device(next(device for device, there in available.items() if there))
     if not available[name]:
-        raise InputError(
-            f"device: there is no {name} here, only {', '.join(d for d, there in available.items() if there)}"
-        )
+        raise InputError(f"there is no {name} here, only {', '.join(d for d, there in available.items() if there)}")
     return torch.device(name)
 
 

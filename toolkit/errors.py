@@ -55,6 +55,11 @@ class ArtifactError(InputError):
     """A model on disk cannot be opened or a model cannot be written to disk."""
 
 
+def described(error: BaseException) -> str:
+    """An error of somebody else's code on one line: its class and what it says."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'sparsity'?` for a close name, else the known names, else nothing."""
     names = sorted(set(known))

@@ -118,6 +118,10 @@ def clone(model: nn.Module) -> nn.Module:
     A bare `copy.deepcopy` shares each parametrized layer's class with the original, so that folding or
     masking the copy would break the original.
     """
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.RNNBase):  # keeps a list of weights as the last forward pass computed them
+                module._init_flat_weights()
     twin = copy.deepcopy(model)
     for module in twin.modules():
         if parametrize.is_parametrized(module):

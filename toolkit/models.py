@@ -8,6 +8,8 @@ from itertools import pairwise
 
 from torch import nn
 
+from toolkit.errors import InputError
+
 
 def lenet5(width: float = 1.0) -> nn.Sequential:
     """Caffe's LeNet-5 (20-50-500, 431,080 parameters): (N, 1, 28, 28) -> logits (N, 10).
@@ -15,7 +17,7 @@ def lenet5(width: float = 1.0) -> nn.Sequential:
     `width` scales the two convolutions and the hidden layer. LeCun et al., "Gradient-based learning applied to
     document recognition", 1998, as shipped with Caffe: max pooling, one ReLU.
     """
-    first, second, hidden = (max(1, round(width * units)) for units in (20, 50, 500))
+    first, second, hidden = _scaled(width, 20, 50, 500)
     return nn.Sequential(
         OrderedDict(
             conv1=nn.Conv2d(1, first, 5),
@@ -32,7 +34,7 @@ def lenet5(width: float = 1.0) -> nn.Sequential:
 
 def lenet_300_100(width: float = 1.0) -> nn.Sequential:
     """LeNet-300-100 (266,610 parameters): (N, 1, 28, 28) -> logits (N, 10). `width` scales both hidden layers."""
-    return mlp(hidden=[max(1, round(width * units)) for units in (300, 100)])
+    return mlp(hidden=_scaled(width, 300, 100))
 
 
 def mlp(hidden: list[int], inputs: int = 784, classes: int = 10, dropout: float = 0.0) -> nn.Sequential:
@@ -46,6 +48,13 @@ def mlp(hidden: list[int], inputs: int = 784, classes: int = 10, dropout: float 
             layers[f"dropout{number}"] = nn.Dropout(dropout)
     layers[f"fc{len(widths)}"] = nn.Linear(widths[-1], classes)
     return nn.Sequential(layers)
+
+
+def _scaled(width: float, *units: int) -> list[int]:
+    """Widths of layers times `width`, rounded, at least 1."""
+    if not 0 < width < float("inf"):
+        raise InputError(f"width must be above 0, not {width}")
+    return [max(1, round(width * count)) for count in units]
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {

@@ -6,6 +6,8 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import tomli_w
+
 from toolkit.errors import InputError, Problem
 
 
@@ -25,7 +27,11 @@ def apply_overrides(content: dict[str, Any], overrides: Mapping[str, Any]) -> li
 
     A table that a recipe may have but does not is made; whether its keys are known is checked with all others.
     """
-    return [problem for place, value in overrides.items() if (problem := _apply(content, place, value))]
+    return [
+        problem
+        for place, value in overrides.items()
+        if (problem := _unwritable(place, value) or _apply(content, place, value))
+    ]
 
 
 def _value(text: str) -> Any:
@@ -33,6 +39,14 @@ def _value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
         return text
+
+
+def _unwritable(place: str, value: Any) -> Problem | None:
+    try:
+        tomli_w.dumps({"value": value})
+    except (TypeError, ValueError):
+        return Problem(place, f"must be a value that TOML can hold, found {type(value).__name__}")
+    return None
 
 
 def _apply(content: dict[str, Any], place: str, value: Any) -> Problem | None:

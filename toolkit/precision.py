@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import get_args
 
@@ -11,7 +14,7 @@ from torch import nn
 
 from toolkit import masks
 from toolkit.tasks import Data
-from toolkit.training import Precision, Training, training_loss
+from toolkit.training import Precision, Training, training_loss, training_mode
 
 WARM_UP, TIMED = 2, 5
 
@@ -24,17 +27,28 @@ def with_fixed_precision(model: nn.Module, training: Training, data: Data) -> Tr
     trainings = [
         replace(training, settings=training.settings.model_copy(update={"precision": name})) for name in candidates
     ]
-    with torch.random.fork_rng():
-        return min(trainings, key=lambda candidate: _seconds(masks.clone(model).train(), candidate, data))
+    with torch.random.fork_rng(), _restored(training.modules):
+        return min(trainings, key=lambda candidate: _seconds(masks.clone(model), candidate, data))
+
+
+@contextmanager
+def _restored(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """What helper modules learn inside, such as statistics of batch norm, they forget."""
+    states = [copy.deepcopy(module.state_dict()) for module in modules]
+    yield
+    for module, state in zip(modules, states, strict=True):
+        module.load_state_dict(state)
+        module.zero_grad()
 
 
 def _seconds(model: nn.Module, training: Training, data: Data) -> float:
     batch = data.example(training.settings.batch_size or data.batch_size)
     times = []
-    for _ in range(WARM_UP + TIMED):
-        started = time.perf_counter()
-        training_loss(model, training, data.task, batch).backward()
-        if data.device.type == "cuda":
-            torch.cuda.synchronize(data.device)
-        times.append(time.perf_counter() - started)
+    with training_mode(model, training, data):
+        for _ in range(WARM_UP + TIMED):
+            started = time.perf_counter()
+            training_loss(model, training, data.task, batch).backward()
+            if data.device.type == "cuda":
+                torch.cuda.synchronize(data.device)
+            times.append(time.perf_counter() - started)
     return sorted(times[WARM_UP:])[TIMED // 2]

@@ -44,6 +44,11 @@ class Stage:
     start: int = 0
     finetune: TrainingSettings | None = None
 
+    @property
+    def techniques(self) -> str:
+        """Its techniques with their distributions, as errors name them."""
+        return " with ".join(str(step.technique) for step in self.steps)
+
 
 @dataclass(frozen=True)
 class Recipe:

@@ -18,12 +18,12 @@ def resolved_recipe(recipe: Recipe, threads: int, device: str, trainings: Mappin
     for number, settings in trainings.items():
         table, key = (content["model"], "training") if number == 0 else (content["stages"][number - 1], "finetune")
         table[key] = settings.model_dump(exclude_none=True)
-    return tomli_w.dumps(_without_empty(content))
+    for table in (content, content["model"], content["data"], *content["stages"]):
+        _drop_empty(table)
+    return tomli_w.dumps(content)
 
 
-def _without_empty(value: Any) -> Any:
-    """Tables without their empty tables and lists, which say nothing."""
-    if isinstance(value, dict):
-        kept = {key: _without_empty(item) for key, item in value.items()}
-        return {key: item for key, item in kept.items() if item not in ({}, [])}
-    return [_without_empty(item) for item in value] if isinstance(value, list) else value
+def _drop_empty(table: dict[str, Any]) -> None:
+    """Leave out the tables and lists of a table that are empty, which they are by default; not what is in them."""
+    for key in [key for key, value in table.items() if value in ({}, [])]:
+        del table[key]

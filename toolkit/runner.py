@@ -14,7 +14,7 @@ from torch import nn
 from toolkit import artifact, masks, runs
 from toolkit.assembly import Assembly, assemble
 from toolkit.environment import describe, fixed_threads
-from toolkit.errors import TechniqueError, TrainingError
+from toolkit.errors import ArtifactError, TechniqueError, ToolkitError, TrainingError, described
 from toolkit.measured import core_metrics, named_measures
 from toolkit.observers import Observers
 from toolkit.recipe import Recipe, Stage, Step, read_recipe
@@ -22,9 +22,9 @@ from toolkit.report import Note, Report, Row
 from toolkit.report.writer import report_writer
 from toolkit.resolved import resolved_recipe
 from toolkit.seeding import reseed
-from toolkit.stages import OnStep, Outcome, perform, train
-from toolkit.training import Training, TrainingSettings
-from toolkit.verification import verify
+from toolkit.stages import Outcome, perform, train
+from toolkit.training import OnStep, Training, TrainingSettings
+from toolkit.verification import verify_zeros
 
 log = logging.getLogger("toolkit")
 
@@ -101,7 +101,7 @@ class _Run:
         else:
             incoming = self.models[stage.start]
             outcome = perform(stage, incoming, self.reference, self.data, self._on_step(stage))
-            notes = verify(stage, incoming, outcome.model, self.data)
+            notes = verify_zeros(stage, incoming, outcome.model)
             self.models.append(outcome.model)
         if outcome.settings is not None:
             self.settings[stage.number] = outcome.settings
@@ -123,8 +123,10 @@ class _Run:
 
     def _add_row(self, stage: Stage, outcome: Outcome, notes: Mapping[str, Note], started: float) -> None:
         values = self._core_metrics(stage, outcome.model)
-        for step, prepared in zip(stage.steps, outcome.prepared, strict=True):
-            values.update(named_measures(step, outcome.model, self.data, prepared))
+        for position, (step, prepared) in enumerate(zip(stage.steps, outcome.prepared, strict=True)):
+            measured = named_measures(step, outcome.model, self.data, prepared)
+            again = not measured.keys().isdisjoint(values)  # one technique may come twice in a stage
+            values.update({f"with.{position}.{name}" if again else name: value for name, value in measured.items()})
         values.update(self.observers.measure(outcome.model, self.data))
         values.update(notes)
         if outcome.losses:
@@ -136,7 +138,8 @@ class _Run:
 
     def _core_metrics(self, stage: Stage, model: nn.Module) -> dict[str, Any]:
         size = self.directory.stage(stage.number, stage.name).write_all(artifact.pack(model))
-        batch_sizes = self.recipe.measure.batch_sizes or sorted({1, self.data.batch_size})
+        default = {1, min(self.data.batch_size, self.data.samples("train"))}
+        batch_sizes = self.recipe.measure.batch_sizes or sorted(default)
         budget_s = self.recipe.measure.budget / (len(self.recipe.stages) + 1)
 
         def on_progress(done_s: float, total_s: float) -> None:
@@ -157,3 +160,10 @@ def _named(stage: Stage) -> Iterator[None]:
         yield
     except (TechniqueError, TrainingError) as error:
         raise type(error)(f"stage {stage.number} ({stage.name}): {error}") from error
+    except ArtifactError as error:
+        message = f"stage {stage.number} ({stage.name}): the model that {stage.techniques} returned: {error}"
+        raise TechniqueError(message) from error
+    except ToolkitError:
+        raise
+    except Exception as error:  # from a model, a data set or a task of the user's; the log has the traceback
+        raise ToolkitError(f"stage {stage.number} ({stage.name}) failed with {described(error)}") from error

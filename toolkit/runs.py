@@ -32,7 +32,7 @@ class RunDirectory:
                 shutil.rmtree(path)
             path.mkdir(parents=True)
         except OSError as error:
-            raise InputError(f"the run directory {path} cannot be made: {error.strerror}") from error
+            raise InputError(f"the run directory {path} cannot be made: {error.strerror or error}") from error
         return cls(path)
 
     @staticmethod
@@ -59,7 +59,7 @@ class RunDirectory:
             beside.write_bytes(content)
             os.replace(beside, path)
         except OSError as error:
-            raise ToolkitError(f"{path} cannot be written: {error.strerror}") from error
+            raise ToolkitError(f"{path} cannot be written: {error.strerror or error}") from error
         return path
 
     def write_all(self, contents: Mapping[str, bytes]) -> int:

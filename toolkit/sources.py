@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator
 from torch import nn
 
-from toolkit.errors import InputError, did_you_mean
+from toolkit.errors import InputError, described, did_you_mean
 from toolkit.params import Table
 
 Kind = Literal["model", "data"]
@@ -89,11 +89,6 @@ def resolve(source: str, kind: Kind) -> Callable[..., Any]:
     return target
 
 
-def described(error: BaseException) -> str:
-    """An error of somebody else's code on one line: its class and what it says."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
 def _directory_of(info: ValidationInfo) -> Path:
     return (info.context or {}).get("directory", Path())
 
@@ -127,7 +122,7 @@ def _named(source: str) -> Any:
     for part in name.split("."):
         if not hasattr(target, part):
             names = [known for known in vars(target) if not known.startswith("_")]
-            raise ValueError(f"'{place}' has no '{name}'{did_you_mean(name, names) if len(names) < 30 else ''}")
+            raise ValueError(f"'{place}' has no '{name}'{did_you_mean(part, names) if len(names) < 30 else ''}")
         target = getattr(target, part)
     return target
 
@@ -161,6 +156,8 @@ def _check_arguments(target: Callable[..., Any], args: dict[str, Any]) -> None:
     try:
         signature.bind(**args)
     except TypeError as error:
-        unknown = [name for name in args if name not in signature.parameters]
-        hint = did_you_mean(unknown[0], signature.parameters) if unknown else ""
-        raise ValueError(f"{error}{hint}") from error
+        known = signature.parameters
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+        unknown = [name for name in args if name not in known and not takes_any]
+        sentences = [f"there is no argument '{name}'{did_you_mean(name, known)}" for name in unknown]
+        raise ValueError("; ".join(sentences) or str(error)) from error

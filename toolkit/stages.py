@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from toolkit import masks
-from toolkit.errors import TechniqueError
+from toolkit.errors import TechniqueError, ToolkitError, described
 from toolkit.precision import with_fixed_precision
 from toolkit.recipe import Stage, Step
 from toolkit.tasks import Data
-from toolkit.training import Training, TrainingSettings, fit
-
-OnStep = Callable[[int, int, float, float], None]
+from toolkit.training import OnStep, Training, TrainingSettings, fit
+from toolkit.verification import verify_shape
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,25 @@ def perform(
     model = masks.clone(incoming)
     for step, ready in zip(stage.steps, prepared, strict=True):
         model = _optimize(step, model, data, ready)
+    verify_shape(stage, incoming, model, data)
     outcome = Outcome(model)
     if stage.finetune is not None:
-        outcome = train(model, _training(stage, model, data, prepared), data, on_step)
+        training = _training(stage, model, data, prepared)
+        with _blamed_on(stage):
+            outcome = train(model, training, data, on_step)
     model.eval()
     return Outcome(model, prepared, outcome.losses, outcome.settings)
+
+
+@contextmanager
+def _blamed_on(stage: Stage) -> Iterator[None]:
+    """What a loss, a step function or a module of a technique raises while training, as a `TechniqueError`."""
+    try:
+        yield
+    except ToolkitError:
+        raise
+    except Exception as error:
+        raise TechniqueError(f"training with {stage.techniques} failed: {described(error)}") from error
 
 
 def _optimize(step: Step, model: nn.Module, data: Data, prepared: Any) -> nn.Module:

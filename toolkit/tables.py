@@ -8,9 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from toolkit import techniques
-from toolkit.errors import ToolkitError
+from toolkit.errors import ToolkitError, described
 from toolkit.params import Params, Table
-from toolkit.sources import Kind, Source, Sourced, described
+from toolkit.sources import Kind, Source, Sourced
 from toolkit.training import TrainingSettings
 
 
@@ -155,7 +155,9 @@ def _params(params: Any, name: str | None, role: techniques.Role, info: Validati
         return params
     table = _load(name, role).params_class
     try:
-        return table.model_validate(params, context=info.context)
+        made = table.model_validate(params, context=info.context)
+        _ = made.replaces_model, made.trainable_after, made.needs_finetune  # what the order of the stages is checked by
+        return made
     except ValidationError as error:
         raise Nested(table, error) from error
     except Exception as error:  # a validator of somebody else's that raises something other than ValueError

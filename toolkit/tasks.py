@@ -136,6 +136,8 @@ class Data:
 
 def to_float32(outputs: Any) -> Any:
     """Outputs of autocast in float32, whatever their structure; gradients pass."""
+    if isinstance(outputs, Tensor):  # which it nearly always is, and a tree costs more than a small layer
+        return outputs.float() if outputs.is_floating_point() else outputs
     return tree_map_only(Tensor, lambda tensor: tensor.float() if tensor.is_floating_point() else tensor, outputs)
 
 

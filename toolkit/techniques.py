@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import pluggy
 
-from toolkit.errors import InputError, TechniqueError, TechniqueRefusal, ToolkitError, did_you_mean
+from toolkit.errors import InputError, TechniqueError, TechniqueRefusal, ToolkitError, described, did_you_mean
 from toolkit.hookspecs import PROJECT, ObserverHooks, TechniqueHooks
 from toolkit.params import Params
 
@@ -70,8 +70,8 @@ class Technique:
             return getattr(self.hooks, hook)(**arguments)
         except ToolkitError as error:
             raise TechniqueRefusal(f"{self} refused in {hook}: {error}") from error
-        except Exception as error:
-            raise TechniqueError(f"{self} failed in {hook} with {type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:
+            raise TechniqueError(f"{self} failed in {hook} with {described(error)}") from error
 
 
 def installed() -> list[Installed]:
@@ -79,13 +79,14 @@ def installed() -> list[Installed]:
     return sorted((Installed(point) for point in entry_points(group=GROUP)), key=lambda plugin: plugin.name)
 
 
-def find(name: str) -> Installed:
+def find(name: str, role: Role = "technique") -> Installed:
     """The installed plugin with this name; an `InputError` where there is none, or more than one."""
     plugins = installed()
     matches = [plugin for plugin in plugins if plugin.name == name]
     if not matches:
         hint = did_you_mean(name, (plugin.name for plugin in plugins))
-        raise InputError(f"no technique '{name}' is installed{hint}")
+        kind = "technique" if role == "technique" else "run-wide plugin"
+        raise InputError(f"no {kind} '{name}' is installed{hint}")
     if len(matches) > 1:
         owners = " and ".join(sorted(plugin.distribution for plugin in matches))
         raise InputError(f"'{name}' is brought by both {owners}: uninstall one of them")
@@ -95,58 +96,57 @@ def find(name: str) -> Installed:
 @cache
 def load(name: str, role: Role = "technique") -> Technique:
     """Import an installed plugin and check its hooks; a `ToolkitError` says what is wrong with it."""
-    plugin = find(name)
+    plugin = find(name, role)
     try:
         module = plugin.entry_point.load()
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise TechniqueError(f"'{name}' ({plugin.distribution}) cannot be imported: {reason}") from error
+        raise TechniqueError(f"'{name}' ({plugin.distribution}) cannot be imported: {described(error)}") from error
     return from_module(module, name, plugin.distribution, role)
 
 
 def from_module(module: Any, name: str, distribution: str = "not installed", role: Role = "technique") -> Technique:
     """Check a module (or an object with the same attributes) that implements hooks, as `load` does."""
-    described = f"'{name}' ({distribution})"
+    plugin = f"'{name}' ({distribution})"
     specification = SPECIFICATIONS[role]
-    _check_functions(module, described, specification, role)
+    _check_functions(module, plugin, specification, role)
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(specification)
     try:
         manager.register(module, name)
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        raise TechniqueError(f"{described} has a wrong hook: {' '.join(str(error).split())}") from error
+        raise TechniqueError(f"{plugin} has a wrong hook: {' '.join(str(error).split())}") from error
     params_class = getattr(module, "Params", Params)
     if not (isinstance(params_class, type) and issubclass(params_class, Params)):
-        raise TechniqueError(f"{described}: Params must be a class derived from toolkit.Params")
+        raise TechniqueError(f"{plugin}: Params must be a class derived from toolkit.Params")
     return Technique(name, distribution, module, params_class, manager.hook)
 
 
-def _check_functions(module: Any, described: str, specification: type, role: Role) -> None:
+def _check_functions(module: Any, plugin: str, specification: type, role: Role) -> None:
     marked = _marked(module)
     known = _hook_names(specification)
     other = _hook_names(SPECIFICATIONS["observer" if role == "technique" else "technique"]) - known
     for name in marked:
         if name in other:
             use = "under [[plugins]]" if role == "technique" else "as the technique of a stage"
-            raise TechniqueError(f"{described} has the hook {name}: name it {use}")
+            raise TechniqueError(f"{plugin} has the hook {name}: name it {use}")
         if name not in known:
             hint = did_you_mean(name, known)
-            raise TechniqueError(f"{described} marks '{name}', which is no hook{hint}")
-        _check_arguments(getattr(module, name), name, described)
+            raise TechniqueError(f"{plugin} marks '{name}', which is no hook{hint}")
+        _check_arguments(getattr(module, name), name, plugin)
     for name in known - set(marked):
         if inspect.isfunction(getattr(module, name, None)):
-            raise TechniqueError(f"{described} has a function {name} that is not marked: add @toolkit.hookimpl")
+            raise TechniqueError(f"{plugin} has a function {name} that is not marked: add @toolkit.hookimpl")
     if not marked:
-        raise TechniqueError(f"{described} implements no hook: it needs one of {', '.join(sorted(known))}")
+        raise TechniqueError(f"{plugin} implements no hook: it needs one of {', '.join(sorted(known))}")
 
 
-def _check_arguments(function: Any, hook: str, described: str) -> None:
+def _check_arguments(function: Any, hook: str, plugin: str) -> None:
     # pluggy never passes these, and does not say so.
     for argument in inspect.signature(function).parameters.values():
         if argument.default is not argument.empty or argument.kind is argument.KEYWORD_ONLY:
             raise TechniqueError(
-                f"{described}: the argument '{argument.name}' of {hook} has a default or is keyword-only, "
+                f"{plugin}: the argument '{argument.name}' of {hook} has a default or is keyword-only, "
                 f"and would never be passed: make it a plain argument"
             )
 

@@ -13,14 +13,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
+from toolkit.batches import Batches
 from toolkit.errors import TrainingError
 from toolkit.params import Table
 from toolkit.tasks import Batch, Data, Task, to_float32
 
 Loss: TypeAlias = Callable[[Any, Batch], Tensor]
 StepFunction: TypeAlias = Callable[[int, int], None]
+OnStep: TypeAlias = Callable[[int, int, float, float], None]
 Precision: TypeAlias = Literal["float32", "bfloat16", "auto"]
 
 
@@ -77,7 +79,7 @@ def fit(
     model: nn.Module,
     training: Training,
     data: Data,
-    on_step: Callable[[int, int, float, float], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> list[float]:
     """Train `model` in place on `data.train` and leave it in eval mode.
 
@@ -91,39 +93,72 @@ def fit(
         The mean loss of every epoch.
 
     Raises:
-        TrainingError: nothing to train, or a loss that is not finite (with epoch and step).
+        TrainingError: nothing to train, or a loss that is not finite (with epoch and step), or weights at the end.
     """
-    settings, losses = training.settings, []
+    settings = training.settings
+    if settings.precision == "auto":
+        raise TrainingError("precision 'auto' is decided by the runner: fit takes float32 or bfloat16")
     batch_size = settings.batch_size or data.batch_size
-    orders = _orders(settings.epochs, data.samples("train"))
-    steps = settings.epochs * len(data.training_batches(torch.arange(data.samples("train")), batch_size))
-    with _training_mode(model, training, data):
-        parameters = _parameters(model, training)
-        optimizer = _optimizer(parameters, settings)
-        schedule = _schedule(optimizer, settings, steps)
-        step = 0
-        for epoch, order in enumerate(orders, start=1):
-            total = 0.0
-            for batch in data.training_batches(order, batch_size):
-                step += 1
-                loss = training_loss(model, training, data.task, batch)
-                value = loss.item()
-                if not math.isfinite(value):
-                    raise TrainingError(_not_finite(value, epoch, step, steps, settings))
-                optimizer.zero_grad()
-                loss.backward()
-                if settings.clip_norm is not None:
-                    nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
-                lr = optimizer.param_groups[0]["lr"]
-                optimizer.step()
-                schedule.step()
-                for after_step in training.step_functions:
-                    after_step(step, steps)
-                if on_step is not None:
-                    on_step(step, steps, value, lr)
-                total += value * len(batch)
-            losses.append(total / len(order))
+    epochs = [data.training_batches(order, batch_size) for order in _orders(settings.epochs, data.samples("train"))]
+    steps = sum(map(len, epochs))
+    with training_mode(model, training, data):
+        stepper = _Stepper(model, training, data.task, steps)
+        losses = [_epoch(stepper, number, batches, on_step) for number, batches in enumerate(epochs, start=1)]
+        if not all(parameter.isfinite().all() for parameter in stepper.parameters):
+            raise TrainingError(f"the weights are not finite after the last step: {_remedy(settings)}")
     return losses
+
+
+def _epoch(stepper: _Stepper, number: int, batches: Batches, on_step: OnStep | None) -> float:
+    """Take one step a batch; the mean loss of the samples."""
+    total, samples = 0.0, 0
+    for batch in batches:
+        lr = stepper.lr
+        loss = stepper.step(batch)
+        if not math.isfinite(loss):
+            settings = stepper.training.settings
+            raise TrainingError(
+                f"the loss is {loss} in epoch {number} of {settings.epochs}, "
+                f"step {stepper.done} of {stepper.steps}: {_remedy(settings)}"
+            )
+        if on_step is not None:
+            on_step(stepper.done, stepper.steps, loss, lr)
+        total, samples = total + loss * len(batch), samples + len(batch)
+    return total / samples
+
+
+class _Stepper:
+    """Takes training steps: everything that changes from one to the next is here, in the model or in torch."""
+
+    def __init__(self, model: nn.Module, training: Training, task: Task, steps: int) -> None:
+        self.model, self.training, self.task, self.steps = model, training, task, steps
+        self.parameters = _parameters(model, training)
+        self.optimizer = _optimizer(self.parameters, training.settings)
+        self.schedule = _schedule(self.optimizer, training.settings, steps)
+        self.done = 0
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def step(self, batch: Batch) -> float:
+        """One step on one batch; its loss, with which nothing is done if it is not finite."""
+        self.done += 1
+        loss = training_loss(self.model, self.training, self.task, batch)
+        value = loss.item()
+        if not math.isfinite(value):
+            return value
+        self.optimizer.zero_grad()
+        loss.backward()
+        if self.training.settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.training.settings.clip_norm)
+        self.optimizer.step()
+        if self.schedule is not None:
+            self.schedule.step()
+        for after_step in self.training.step_functions:
+            after_step(self.done, self.steps)
+        return value
 
 
 def training_loss(model: nn.Module, training: Training, task: Task, batch: Batch) -> Tensor:
@@ -133,11 +168,8 @@ def training_loss(model: nn.Module, training: Training, task: Task, batch: Batch
     return training.loss(to_float32(outputs), batch)
 
 
-def _not_finite(value: float, epoch: int, step: int, steps: int, settings: TrainingSettings) -> str:
-    return (
-        f"the loss is {value} in epoch {epoch} of {settings.epochs}, step {step} of {steps}: "
-        f"lower lr (now {settings.lr:g}) or set clip_norm"
-    )
+def _remedy(settings: TrainingSettings) -> str:
+    return f"lower lr (now {settings.lr:g}) or set clip_norm"
 
 
 def _orders(epochs: int, samples: int) -> Iterator[Tensor]:
@@ -147,7 +179,8 @@ def _orders(epochs: int, samples: int) -> Iterator[Tensor]:
 
 
 def _parameters(model: nn.Module, training: Training) -> list[nn.Parameter]:
-    trained = chain(model.parameters(), *(module.parameters() for module in training.modules))
+    # Each once: a helper module may hold layers of the model.
+    trained = dict.fromkeys(chain(model.parameters(), *(module.parameters() for module in training.modules)))
     parameters = [parameter for parameter in trained if parameter.requires_grad]
     if not parameters:
         raise TrainingError(f"{type(model).__name__} has no parameters to train")
@@ -160,12 +193,12 @@ def _optimizer(parameters: list[nn.Parameter], settings: TrainingSettings) -> Op
     return AdamW(parameters, settings.lr, weight_decay=settings.weight_decay, fused=True)
 
 
-def _schedule(optimizer: Optimizer, settings: TrainingSettings, steps: int) -> LRScheduler:
+def _schedule(optimizer: Optimizer, settings: TrainingSettings, steps: int) -> LRScheduler | None:
     if settings.schedule == "one-cycle":
         return OneCycleLR(optimizer, settings.lr, total_steps=steps + 1, cycle_momentum=False)
     if settings.schedule == "cosine":
         return CosineAnnealingLR(optimizer, T_max=steps)
-    return LambdaLR(optimizer, lambda _: 1.0)
+    return None
 
 
 def _autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
@@ -173,7 +206,7 @@ def _autocast(precision: Precision, device: torch.device) -> AbstractContextMana
 
 
 @contextmanager
-def _training_mode(model: nn.Module, training: Training, data: Data) -> Iterator[None]:
+def training_mode(model: nn.Module, training: Training, data: Data) -> Iterator[None]:
     """Train mode and a fast memory layout inside, eval mode and the plain layout outside."""
     modules = [model, *training.modules]
     for module in training.modules:
@@ -195,8 +228,8 @@ def _gains_from_channels_last(model: nn.Module, data: Data) -> bool:
     if not any(isinstance(module, nn.Conv2d) for module in model.modules()):
         return False
     was_training = model.training
-    model.eval().to(memory_format=torch.channels_last)
     try:
+        model.eval().to(memory_format=torch.channels_last)  # raises where there are 3-d convolutions too
         with torch.no_grad():
             data.task.forward(model, data.example(2))
     except RuntimeError:

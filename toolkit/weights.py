@@ -12,8 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from toolkit.errors import InputError
-from toolkit.sources import described
+from toolkit.errors import InputError, described
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from tabulate import tabulate
 
@@ -28,33 +29,39 @@ def timed(command: list[str]) -> tuple[float, str]:
     return time.perf_counter() - started, done.stdout
 
 
-def by_toolkit(folder: Path) -> tuple[float, dict[str, float], dict[str, float]]:
+class Outcome(NamedTuple):
+    """One run of one chain."""
+
+    seconds: float
+    accuracies: tuple[float, float]
+    sizes_bytes: tuple[int, int]
+
+
+def by_toolkit(folder: Path) -> Outcome:
     seconds, _ = timed([sys.executable, "-m", "toolkit", "run", str(RECIPE), "--output", str(folder)])
     rows = json.loads((folder / "report.json").read_text())["rows"]
-    return seconds, rows[0], rows[-1]
+    first, last = rows[0], rows[-1]
+    return Outcome(seconds, (first["accuracy"], last["accuracy"]), (first["size_bytes"], last["size_bytes"]))
 
 
-def by_tutorial() -> tuple[float, list[str], list[str]]:
+def by_tutorial() -> Outcome:
     seconds, output = timed([sys.executable, str(HERE / "tutorial.py")])
-    first, last = output.splitlines()
-    return seconds, first.split()[1:], last.split()[1:]
+    first, last = (line.split() for line in output.splitlines())
+    return Outcome(seconds, (float(first[1]), float(last[1])), (int(first[2]), int(last[2])))
 
 
 def main() -> None:
     ratios, rows = [], []
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(ROUNDS):
-            ours, ours_first, ours_last = by_toolkit(Path(folder) / str(number))
-            theirs, theirs_first, theirs_last = by_tutorial()
-            ratios.append(ours / theirs)
-            for name, first, last in (
-                ("toolkit", *([row["accuracy"], row["size_bytes"]] for row in (ours_first, ours_last))),
-                ("tutorial", theirs_first, theirs_last),
-            ):
-                rows.append([number, name, *map(float, (first[0], last[0])), int(first[1]), int(last[1])])
+        for number in range(1, ROUNDS + 1):
+            ours, theirs = by_toolkit(Path(folder) / str(number)), by_tutorial()
+            ratios.append(ours.seconds / theirs.seconds)
+            for name, outcome in (("toolkit", ours), ("tutorial", theirs)):
+                rows.append([number, name, *outcome.accuracies, *outcome.sizes_bytes])
     headers = ["round", "chain", "baseline accuracy", "final accuracy", "baseline bytes", "final bytes"]
     print(tabulate(rows, headers=headers, floatfmt=".4f"))
-    print(f"time of the toolkit / time of the tutorial: {statistics.median(ratios):.3f} {sorted(ratios)}")
+    listed = ", ".join(f"{ratio:.3f}" for ratio in ratios)
+    print(f"time of the toolkit / time of the tutorial: {statistics.median(ratios):.3f} ({listed})")
 
 
 if __name__ == "__main__":

@@ -72,8 +72,11 @@ def _unpack(name: str, checksum: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Written beside its place and renamed, so that two runs at once and an interruption leave no half file.
     beside = path.with_name(f".{name}.{os.getpid()}")
-    beside.write_bytes(content)
-    os.replace(beside, path)
+    try:
+        beside.write_bytes(content)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)  # there still if the disk is full
 
 
 def _sha256(content: bytes) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from toolkit.masks import named_weights
 from toolkit.metrics.deployed import in_eval_mode
-from toolkit.metrics.replaced import Replaced, replaced_layers
+from toolkit.replaced import Replaced, replaced_layers
 
 
 @torch.no_grad()

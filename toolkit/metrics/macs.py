@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from toolkit.errors import ToolkitError
 from toolkit.metrics.deployed import as_deployed
-from toolkit.metrics.replaced import Replaced, replaced_layers
+from toolkit.replaced import Replaced, replaced_layers
 from toolkit.tasks import Data
 
 Cost: TypeAlias = Callable[[Any, Any], int]  # of one call, from its inputs and its output
