@@ -57,8 +57,8 @@ class Params(toolkit.Params):
 
     @property
     def needs_finetune(self) -> bool:
-        """Distillation is a loss: without training it does nothing."""
-        return True
+        """Distillation is a loss: without training it does nothing, but for putting in a student that has learnt."""
+        return self.student is None or self.student.weights is None
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -682,3 +682,30 @@ def test_library_and_command_line_refuse_in_the_same_words(here):
         toolkit.run("toy.toml", {"stages.1.params.sparsity": 2, "sed": 1})
     _, output = invoke("run", "toy.toml", "--set", "stages.1.params.sparsity=2", "--set", "sed=1")
     assert errors(output) == str(caught.value).splitlines()
+
+
+def test_overwriting_removes_what_a_run_owns_and_nothing_else(here):
+    assert invoke("run", "toy.toml")[0] == 0
+    kept = here / "runs" / "toy" / "thesis.tex"
+    kept.write_text("mine")
+    stale = here / "runs" / "toy" / "stages" / "9-gone"
+    stale.mkdir()
+    assert invoke("run", "toy.toml", "--overwrite")[0] == 0
+    assert kept.read_text() == "mine"
+    assert not stale.exists()
+
+
+def test_a_folder_with_a_recipe_of_the_users_is_no_run_directory(here):
+    project = here / "project"
+    project.mkdir()
+    (project / "recipe.toml").write_text((here / "toy.toml").read_text())
+    code, output = invoke("run", "project/recipe.toml", "--output", "project", "--overwrite")
+    assert code == 2
+    assert "project exists and is not a run directory" in output
+    assert [path.name for path in project.iterdir()] == ["recipe.toml"]
+
+
+def test_recipes_prints_shipped_recipes_only(here):
+    code, output = invoke("recipes", "toy.toml")
+    assert code == 2
+    assert "no recipe 'toy.toml' is shipped" in output

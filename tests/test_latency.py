@@ -12,7 +12,8 @@ from torch.nn.utils import parametrize
 
 from toolkit import masks
 from toolkit.metrics import latency, timings
-from toolkit.metrics.latency import FEWEST_ROUNDS, median_interval
+from toolkit.metrics.latency import FEWEST_ROUNDS
+from toolkit.metrics.statistics import median_interval
 from toolkit.testing import toy_data, toy_mlp
 
 DATA = toy_data(16)
@@ -74,7 +75,7 @@ def test_milliseconds_and_ratio_are_those_of_the_clock_and_steady_models_cost_li
     assert measured["latency_ms"] == {key: pytest.approx(ms) for key, ms in {"1": 2, "3": 4, "40": 41}.items()}
     expected = {"1": 2 / 4, "3": 4 / 12, "40": 41 / 160}
     assert measured["latency_ratio"] == {key: pytest.approx(ratio) for key, ratio in expected.items()}
-    assert elapsed(clock) < 10
+    assert elapsed(clock) < 15  # of 60
     assert set(model.calls) == {1, 3, 40}
 
 
@@ -134,7 +135,10 @@ def test_a_model_slower_than_the_budget_is_called_once(clock: Clock) -> None:
 
     measured = latency(model, baseline, DATA, [1, 2], budget_s=1)
 
-    assert measured == {"latency_ms": {"1": 1e5, "2": 2e5}, "latency_ratio": {"1": 2.0, "2": 2.0}}
+    assert measured["latency_ms"] == {"1": 1e5, "2": 2e5}
+    assert measured["latency_ratio"] == {"1": 2.0, "2": 2.0}
+    assert measured["latency_ratio_interval"] == {"1": [2.0, 2.0], "2": [2.0, 2.0]}
+    assert measured["latency_spread_ms"] == {"1": [1e5, 1e5], "2": [2e5, 2e5]}
     assert model.calls == baseline.calls == [1, 2]
 
 
@@ -194,7 +198,7 @@ def test_progress_is_told_now_and_then_and_ends_with_everything_done(clock: Cloc
 
 
 def test_no_batch_sizes_are_no_latencies(clock: Clock) -> None:
-    assert latency(toy_mlp(), toy_mlp(), DATA, [], 1) == {"latency_ms": {}, "latency_ratio": {}}
+    assert latency(toy_mlp(), toy_mlp(), DATA, [], 1)["latency_ms"] == {}
 
 
 def test_masks_are_folded_in_before_the_timing_and_the_model_stays_as_it_was(clock: Clock) -> None:

@@ -1,8 +1,9 @@
 """Accuracy, counts and MACs against numbers worked out by hand; nothing of the model changes."""
 
+import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 import torch
@@ -12,9 +13,9 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from toolkit import masks
 from toolkit.errors import ToolkitError
-from toolkit.metrics import accuracy, answers, counts, macs
+from toolkit.metrics import answers, counts, macs, quality
 from toolkit.models import lenet5
-from toolkit.tasks import Batch, Classification, Data
+from toolkit.tasks import Batch, Classification, Data, Task
 from toolkit.testing import TiedToy, toy_cnn, toy_data, toy_mlp
 
 LENET5_PARAMETERS = 20 * 25 + 20 + 50 * 20 * 25 + 50 + 500 * 800 + 500 + 10 * 500 + 10
@@ -118,7 +119,11 @@ def with_mixed_modes(model: nn.Module) -> nn.Module:
     return model
 
 
-# --- accuracy
+# --- answers and accuracy
+
+
+def accuracy(model: nn.Module, data: Data, split: str = "test") -> float:
+    return quality(answers(model, data, split))["accuracy"]
 
 
 def test_accuracy_is_the_share_counted_by_hand() -> None:
@@ -127,8 +132,11 @@ def test_accuracy_is_the_share_counted_by_hand() -> None:
     rows = zip(logits.tolist(), targets.tolist(), strict=True)
     right = [row.index(max(row)) == target for row, target in rows]
 
-    assert answers(nn.Identity(), data).tolist() == right
-    assert accuracy(nn.Identity(), data) == {"accuracy": pytest.approx(sum(right) / 130), "samples": 130}
+    found = answers(nn.Identity(), data)
+    assert found.correct is not None
+    assert found.correct.tolist() == right
+    assert found.loss == pytest.approx(F.cross_entropy(logits, targets).item())
+    assert (quality(found)["accuracy"], quality(found)["samples"]) == (pytest.approx(sum(right) / 130), 130)
     assert 0 < sum(right) < 130
 
 
@@ -136,8 +144,8 @@ def test_accuracy_reads_the_split_that_it_is_told_and_no_other() -> None:
     right, wrong = (torch.eye(4), torch.arange(4)), (torch.eye(4)[:2], torch.tensor([1, 0]))
     data = Data(train=right, validation=wrong)
 
-    assert accuracy(nn.Identity(), data, "train") == {"accuracy": 1.0, "samples": 4}
-    assert accuracy(nn.Identity(), data, "validation") == {"accuracy": 0.0, "samples": 2}
+    assert accuracy(nn.Identity(), data, "train") == 1.0
+    assert accuracy(nn.Identity(), data, "validation") == 0.0
     with pytest.raises(ValueError, match="no test split"):
         accuracy(nn.Identity(), data)
 
@@ -147,8 +155,7 @@ def test_accuracy_is_measured_in_eval_mode_and_leaves_every_mode_as_it_was() -> 
     model = with_mixed_modes(nn.Sequential(nn.Identity(), nn.Dropout(1.0), nn.BatchNorm1d(4)))
     before = trace(model)
 
-    assert not answers(model, data).requires_grad
-    assert accuracy(model, data)["accuracy"] == 1.0
+    assert accuracy(model, data) == 1.0
     assert_untouched(model, before)
 
 
@@ -164,9 +171,9 @@ def test_modes_come_back_even_if_the_model_fails() -> None:
 @pytest.mark.parametrize(
     ("judge", "returned"),
     [
-        (lambda right: right.float(), r"\(4,\) float32"),
-        (lambda right: right.all(), r"\(\) bool"),
-        (lambda right: right[:, None], r"\(4, 1\) bool"),
+        (lambda right: right.float(), r"must return bool, not torch.float32"),
+        (lambda right: right.all(), r"one value a sample, \(4,\), and is \(\)"),
+        (lambda right: right[:, None], r"one value a sample, \(4,\), and is \(4, 1\)"),
     ],
 )
 def test_a_task_that_does_not_judge_every_sample_is_refused(judge: Any, returned: str) -> None:
@@ -175,7 +182,7 @@ def test_a_task_that_does_not_judge_every_sample_is_refused(judge: Any, returned
             return judge(super().correct(outputs, batch))
 
     data = Data(train=(torch.eye(4), torch.arange(4)), task=Strange())
-    with pytest.raises(ToolkitError, match=rf"Strange.correct must return \(4,\) bool .* returned {returned}"):
+    with pytest.raises(ToolkitError, match=returned):
         accuracy(nn.Identity(), data, "train")
 
 
@@ -183,6 +190,56 @@ def test_an_empty_split_is_refused() -> None:
     data = Data(train=(torch.eye(4), torch.arange(4)), test=(torch.eye(4)[:0], torch.arange(0)))
     with pytest.raises(ToolkitError, match="test split has no samples"):
         accuracy(nn.Identity(), data)
+
+
+class Doubling(Task):
+    """Regression on y = 2x: nothing is right or wrong."""
+
+    better: ClassVar = {"absolute_error": "lower"}
+
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
+        return F.mse_loss(outputs, batch.targets)
+
+    def scores(self, outputs: Any, batch: Batch) -> dict[str, Tensor]:
+        return {"absolute_error": (outputs - batch.targets).abs().squeeze(1)}
+
+
+def bias(outputs: Any, batch: Batch) -> Tensor:
+    return (outputs - batch.targets).squeeze(1)
+
+
+def test_a_task_without_right_answers_is_measured_by_its_own_metrics_and_those_of_the_data() -> None:
+    inputs = torch.arange(1.0, 9.0).unsqueeze(1)
+    split = (inputs, 2 * inputs)
+    data = Data(train=split, test=split, task=Doubling(), metrics={"bias": bias}, batch_size=3)
+    before, after = answers(nn.Identity(), data), answers(nn.Threshold(2.5, 0.0), data)
+    row = quality(after, before)
+
+    assert "accuracy" not in row
+    assert "agreement" not in row
+    assert row["absolute_error"] == pytest.approx((2 + 4 + 3 + 4 + 5 + 6 + 7 + 8) / 8)
+    assert row["absolute_error_change"] == pytest.approx((1 + 2) / 8)
+    assert row["bias"] == pytest.approx(-row["absolute_error"])
+    assert row["loss"] == pytest.approx((4 + 16 + 9 + 16 + 25 + 36 + 49 + 64) / 8)
+    assert data.quality == {"absolute_error": "lower", "bias": "higher", "loss": "lower"}
+
+
+def test_accuracy_against_the_baseline_is_paired_by_sample() -> None:
+    targets = torch.zeros(100, dtype=torch.int64)
+    old, new = torch.zeros(100), torch.zeros(100)
+    old[:10], new[8:30] = 1, 1  # wrong there: 8 gained, 20 lost, 2 wrong in both
+    outputs = {name: F.one_hot(wrong.long(), 2).float() for name, wrong in (("old", old), ("new", new))}
+    found = {
+        name: answers(nn.Identity(), Data(train=(logits, targets), test=(logits, targets)))
+        for name, logits in outputs.items()
+    }
+    row = quality(found["new"], found["old"])
+
+    assert row["accuracy"] == 0.78
+    assert row["accuracy_change"] == pytest.approx(-0.12)
+    assert row["agreement"] == 0.72
+    assert row["accuracy_change_p"] == pytest.approx(2 * sum(math.comb(28, k) for k in range(9)) / 2**28)
+    assert row["accuracy_change_interval"][0] < -0.12 < row["accuracy_change_interval"][1] < 0
 
 
 # --- counts

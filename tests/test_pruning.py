@@ -9,7 +9,7 @@ import pytest
 import toolkit_pruning
 import torch
 from pydantic import ValidationError
-from toolkit_pruning import Params
+from toolkit_pruning import Params, ranking
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
@@ -33,8 +33,13 @@ def _one_thread() -> Iterator[None]:
 def pruned(model: nn.Module, **params: Any) -> nn.Module:
     """What a stage without training makes of a copy of `model`."""
     settings = Params(**params)
-    toolkit_pruning.prepare(model=model, params=settings)
-    return toolkit_pruning.optimize(model=masks.clone(model), params=settings)
+    return toolkit_pruning.optimize(model=masks.clone(model), params=settings, prepared=[])
+
+
+def finetuned(model: nn.Module, settings: Params, training: Training) -> Training:
+    """What `finetune` makes of a training, the model having been through `optimize`."""
+    selected = [toolkit_pruning.select(model, settings)]
+    return toolkit_pruning.finetune(model=model, params=settings, prepared=selected, training=training)
 
 
 def trained_with(model: nn.Module, *, epochs: int = 2, training: Any = None, **params: Any) -> nn.Module:
@@ -42,14 +47,13 @@ def trained_with(model: nn.Module, *, epochs: int = 2, training: Any = None, **p
     settings = Params(**params)
     model = pruned(model, **params)
     training = training or Training(TrainingSettings(epochs=epochs, lr=1e-2, weight_decay=0.1), DATA.task.loss)
-    fit(model, toolkit_pruning.finetune(model=model, params=settings, training=training), DATA)
+    fit(model, finetuned(model, settings, training), DATA)
     return model
 
 
 def measured(model: nn.Module, before: nn.Module, **params: Any) -> Any:
     settings = Params(**params)
-    prepared = toolkit_pruning.prepare(model=before, params=settings)
-    return toolkit_pruning.measure(model=model, params=settings, prepared=prepared)
+    return toolkit_pruning.measure(model=model, prepared=[toolkit_pruning.select(before, settings)])
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -105,7 +109,7 @@ def test_exactly_as_many_zeros_as_asked_for(sparsity: float, scope: str, criteri
 
 def test_of_equal_weights_exactly_as_many_go_as_asked_for() -> None:
     scores = [torch.ones(4, 5), torch.ones(10)]
-    first, second = toolkit_pruning.smallest_masks(scores, 0.4)
+    first, second = ranking.smallest_masks(scores, 0.4)
     assert int((~first).sum()) == 12
     assert second.all()
     assert torch.equal(first.flatten(), torch.arange(20) >= 12)
@@ -261,7 +265,7 @@ def test_training_afterwards_keeps_exactly_the_zeros(optimizer: str) -> None:
 
 def test_one_shot_leaves_the_training_as_it_is() -> None:
     training = Training(TrainingSettings(), DATA.task.loss)
-    assert toolkit_pruning.finetune(model=toy_mlp(), params=Params(), training=training) is training
+    assert finetuned(toy_mlp(), Params(), training) is training
 
 
 # The gradual schedule
@@ -272,7 +276,7 @@ def steps_of(model: nn.Module, steps: int, **params: Any) -> list[int]:
     settings = Params(schedule="gradual", **params)
     model = pruned(model, schedule="gradual", **params)
     training = Training(TrainingSettings(), DATA.task.loss)
-    (tighten,) = toolkit_pruning.finetune(model=model, params=settings, training=training).step_functions
+    (tighten,) = finetuned(model, settings, training).step_functions
     counts = [zero_count(model)]
     for step in range(1, steps + 1):
         tighten(step, steps)
@@ -281,10 +285,10 @@ def steps_of(model: nn.Module, steps: int, **params: Any) -> list[int]:
 
 
 def test_cubic_sparsity_is_the_papers_formula() -> None:
-    assert toolkit_pruning.cubic_sparsity(0.0, 0.2, 0.9) == pytest.approx(0.2)
-    assert toolkit_pruning.cubic_sparsity(1.0, 0.2, 0.9) == 0.9
+    assert ranking.cubic_sparsity(0.0, 0.2, 0.9) == pytest.approx(0.2)
+    assert ranking.cubic_sparsity(1.0, 0.2, 0.9) == 0.9
     # Zhu and Gupta's s_t = s_f + (s_i - s_f) (1 - (t - t_0) / (n Δt))^3, half way
-    assert toolkit_pruning.cubic_sparsity(0.5, 0.0, 0.8) == pytest.approx(0.8 - 0.8 / 8)
+    assert ranking.cubic_sparsity(0.5, 0.0, 0.8) == pytest.approx(0.8 - 0.8 / 8)
 
 
 def test_a_gradual_schedule_follows_the_cubic_curve_and_then_rests() -> None:
@@ -389,7 +393,7 @@ def test_the_inputs_of_a_transposed_convolution_are_its_weights_first_dimension(
 
 
 def test_equal_weights_leave_exactly_n_of_m() -> None:
-    mask = toolkit_pruning.n_of_m_mask(torch.ones(3, 8, 2), 2, 4)
+    mask = ranking.n_of_m_mask(torch.ones(3, 8, 2), 2, 4)
     assert (mask.unflatten(1, (2, 4)).sum(2) == 2).all()
 
 
@@ -469,22 +473,22 @@ def test_a_pattern_that_matches_nothing_is_an_error_that_names_what_there_is(
     field: str, pattern: str, known: str
 ) -> None:
     with pytest.raises(toolkit.TechniqueError, match=f"'{pattern[:3]}.*matches no prunable layer.*{known}"):
-        toolkit_pruning.prepare(model=TiedToy(), params=Params.model_validate({field: ["*r*", pattern]}))
+        toolkit_pruning.select(TiedToy(), Params.model_validate({field: ["*r*", pattern]}))
 
 
 def test_a_pattern_for_a_layer_of_another_kind_matches_nothing() -> None:
     with pytest.raises(toolkit.TechniqueError, match="'1' matches no prunable layer; known: 0, 3, 6"):
-        toolkit_pruning.prepare(model=toy_cnn(), params=Params(layers=["1"]))  # batch norm
+        toolkit_pruning.select(toy_cnn(), Params(layers=["1"]))  # batch norm
 
 
 def test_a_model_without_prunable_layers_is_refused() -> None:
     with pytest.raises(toolkit.TechniqueError, match="no linear or convolutional layer"):
-        toolkit_pruning.prepare(model=nn.Sequential(nn.Flatten(), nn.LayerNorm(4)), params=Params())
+        toolkit_pruning.select(nn.Sequential(nn.Flatten(), nn.LayerNorm(4)), Params())
 
 
 def test_excluding_everything_is_refused() -> None:
     with pytest.raises(toolkit.TechniqueError, match=r"no layer is left to prune \(1: excluded; 3: excluded\)"):
-        toolkit_pruning.prepare(model=toy_mlp(), params=Params(exclude=["*"]))
+        toolkit_pruning.select(toy_mlp(), Params(exclude=["*"]))
 
 
 # The control
@@ -550,19 +554,26 @@ def test_measure_reads_layers_that_another_technique_of_the_stage_replaced() -> 
     assert measured(after, model)["sparsity"] == 0.75
 
 
-def test_a_student_that_took_the_models_place_in_the_stage_is_pruned_instead() -> None:
-    teacher, student = toy_cnn(), TiedToy()
-    settings = Params(sparsity=0.5)
-    prepared = toolkit_pruning.prepare(model=teacher, params=settings)
-    after = toolkit_pruning.optimize(model=student, params=settings)
-    found: Any = toolkit_pruning.measure(model=after, params=settings, prepared=prepared)
+@pytest.mark.parametrize("layers", [["*"], ["leave"]])
+def test_a_student_that_took_the_models_place_in_the_stage_is_pruned_instead(layers: list[str]) -> None:
+    prepared = toolkit_pruning.prepare()
+    after = toolkit_pruning.optimize(model=TiedToy(), params=Params(sparsity=0.5, layers=layers), prepared=prepared)
+    found: Any = toolkit_pruning.measure(model=after, prepared=prepared)
     assert found["sparsity"] == 0.5
-    assert [row["layer"] for row in found["layers"].table] == ["enter", "first", "leave"]
+    expected = ["enter", "first", "leave"] if layers == ["*"] else layers
+    assert [row["layer"] for row in found["layers"].table] == expected
+
+
+def test_a_model_that_a_later_technique_put_in_has_nothing_to_measure() -> None:
+    prepared = toolkit_pruning.prepare()
+    toolkit_pruning.optimize(model=TiedToy(), params=Params(), prepared=prepared)
+    found: Any = toolkit_pruning.measure(model=toy_mlp(), prepared=prepared)
+    assert set(found) == {"layers"}
 
 
 def test_it_is_installed_and_its_hooks_are_what_the_toolkit_calls() -> None:
     technique = techniques.load("pruning")
     assert technique.params_class is Params
     assert all(technique.implements(hook) for hook in ("prepare", "optimize", "finetune", "measure"))
-    with pytest.raises(toolkit.TechniqueError, match=r"'pruning' \(.*\) refused in prepare: 'x' matches no"):
-        technique.call("prepare", model=toy_mlp(), params=Params(layers=["x"]), data=DATA, reference=toy_mlp())
+    with pytest.raises(toolkit.TechniqueError, match=r"'pruning' \(.*\) refused in optimize: 'x' matches no"):
+        technique.call("optimize", model=toy_mlp(), params=Params(layers=["x"]), data=DATA, prepared=[])

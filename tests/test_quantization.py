@@ -33,7 +33,7 @@ SIZES = [(1, 1), (1, 7), (5, 3), (16, 16), (63, 17), (100, 10), (784, 33), (1025
 
 def quantize(model: nn.Module, data: Data = DATA, **params) -> nn.Module:
     settings = Params(**params)
-    prepared = toolkit_quantization.prepare(model=model, params=settings, data=data)
+    prepared = toolkit_quantization.prepare(params=settings, data=data)
     return toolkit_quantization.optimize(model=masks.clone(model), params=settings, data=data, prepared=prepared)
 
 
@@ -334,7 +334,7 @@ def test_engine_torch_keeps_its_deprecations_to_itself():
 def test_engine_torch_is_refused_on_other_devices():
     data = replace(DATA, device=torch.device("cuda"))
     with pytest.raises(toolkit.TechniqueError, match="runs on the CPU only, and this run is on cuda"):
-        toolkit_quantization.prepare(model=toy_mlp(), params=Params(engine="torch"), data=data)
+        toolkit_quantization.prepare(params=Params(engine="torch"), data=data)
 
 
 @pytest.mark.parametrize("sizes", [(784, 1200, 1200, 10), (64, 32, 4), (100, 33)])
@@ -360,7 +360,7 @@ def test_our_error_is_at_most_0_7_of_that_of_quantize_dynamic(torch_engine, size
 def test_every_linear_layer_becomes_int8_and_the_rest_is_listed(engine, name):
     model = TOY_MODELS[name]()
     params, original = Params(engine=engine), {key: value.clone() for key, value in model.state_dict().items()}
-    prepared = toolkit_quantization.prepare(model=model, params=params, data=DATA)
+    prepared = toolkit_quantization.prepare(params=params, data=DATA)
     assert all(torch.equal(value, original[key]) for key, value in model.state_dict().items())
     result = toolkit_quantization.optimize(model=masks.clone(model), params=params, data=DATA, prepared=prepared)
     values = measured(result, prepared, engine=engine)
@@ -412,7 +412,7 @@ def test_a_pattern_that_matches_nothing_is_refused_with_the_known_names(field):
 )
 def test_what_cannot_be_quantized_is_refused_before_anything_is_changed(model, params, message):
     with pytest.raises(toolkit.TechniqueError, match=message):
-        toolkit_quantization.prepare(model=model, params=Params(**params), data=DATA)
+        toolkit_quantization.layers_to_quantize(model, Params(**params))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

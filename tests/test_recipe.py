@@ -205,7 +205,7 @@ UNKNOWN_KEYS = [
     ("[measure]", "[mesure]", "mesure", "is not a known key; did you mean 'measure'?"),
     ("training =", "trainig =", "model.trainig", "is not a known key; did you mean 'training'?"),
     ("epochs = 1", "epoch = 1", "model.training.epoch", "is not a known key; did you mean 'epochs'?"),
-    ("batch_size", "zzz", "data.zzz", "is not a known key; known: args, batch_size, source, validation"),
+    ("batch_size", "zzz", "data.zzz", "is not a known key; known: args, batch_size, metrics, source, validation"),
     ("params", "parms", "stages.1.parms", "is not a known key; did you mean 'params'?"),
     ("sparsity", "sparsty", "stages.1.params.sparsty", "is not a known key; did you mean 'sparsity'?"),
     ("epochs = 2", "epocs = 2", "stages.1.finetune.epocs", "is not a known key; did you mean 'epochs'?"),
@@ -975,3 +975,9 @@ class TestResolved:
         again = read(resolved_recipe(recipe, 1, "cpu", {1: chosen}))
         assert again.stages[0].finetune == chosen
         assert again.model == recipe.model
+
+
+def test_a_built_in_model_without_training_or_weights_is_refused():
+    text = '[model]\nsource = "lenet5"\n[data]\nsource = "mnist"\n[[stages]]\ntechnique = "pruning"\n'
+    [(place, sentence)] = problems(text)
+    assert (place, sentence) == ("model", "has neither training nor weights: the baseline would be untrained")

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from toolkit import masks, testing, training
     from toolkit.artifact import load
     from toolkit.errors import RecipeError, TechniqueError, ToolkitError
     from toolkit.hookspecs import hookimpl
@@ -34,6 +35,8 @@ _HOME = {
     "run": "runner",
 }
 
+_MODULES = ("masks", "testing", "training")
+
 __all__ = [
     "Batch",
     "Data",
@@ -48,11 +51,16 @@ __all__ = [
     "Training",
     "hookimpl",
     "load",
+    "masks",
     "run",
+    "testing",
+    "training",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"toolkit.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'toolkit' has no attribute '{name}'")
     return getattr(import_module(f"toolkit.{_HOME[name]}"), name)

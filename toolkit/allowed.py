@@ -60,11 +60,10 @@ def _resolve(name: str, allow: Sequence[type]) -> Any:
 
 
 def _is_trusted(name: str) -> bool:
-    root = name.partition(".")[0]
     if any(name.startswith(f"{package}.") for package in PACKAGES):
         return True
     for plugin in techniques.installed():
-        if plugin.entry_point.module.partition(".")[0] == root:
+        if name.startswith(f"{plugin.entry_point.module}."):
             _import_plugin(plugin.name)
             return True
     return False

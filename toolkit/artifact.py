@@ -211,7 +211,7 @@ def _open_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             metadata = json.loads((file.metadata() or {}).get("toolkit", "{}"))
             # Copies, because in the mapped file they begin anywhere, and some kernels round differently then.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is damaged or not safetensors: {error}") from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT or not isinstance(metadata.get("ties"), dict):
         raise ArtifactError(f"{path} was not written by this version of the toolkit")

@@ -9,14 +9,17 @@ from typing import TypeVar
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from toolkit.artifact import refuse_unsavable
+from toolkit.batches import take
 from toolkit.datasets import with_validation
 from toolkit.environment import pick_device
 from toolkit.errors import InputError, Problem, RecipeError, ToolkitError, described
+from toolkit.metrics import answers, quality
 from toolkit.recipe import Recipe
 from toolkit.seeding import reseed
-from toolkit.sources import Source
+from toolkit.sources import Source, resolve
 from toolkit.tables import DataTable
 from toolkit.tasks import Data, to_float32
 
@@ -51,18 +54,35 @@ def assemble(recipe: Recipe) -> Assembly:
 
 
 def make_data(table: DataTable) -> Data:
-    """The data that a `[data]` table names, with a validation split and the batch size; an `InputError` or a
-    `ValueError` says what is wrong with it."""
+    """The data that a `[data]` table names, with a validation split, its metrics and the batch size; an `InputError`
+    or a `ValueError` says what is wrong with it."""
     data = table.call()
     if not isinstance(data, Data):
         raise InputError(f"data source '{table.source}' must return toolkit.Data, not {type(data).__name__}")
     for name in ("train", "validation", "test"):
-        if getattr(data, name) is not None and data.samples(name) == 0:
-            raise InputError(f"its {name} split is empty")
-    data = replace(with_validation(data, table.validation), batch_size=table.batch_size)
+        if getattr(data, name) is not None:
+            _require_samples(data, name)
+    metrics = {source.rpartition(":")[2]: resolve(source, "data") for source in table.metrics}
+    data = replace(
+        with_validation(data, table.validation), batch_size=table.batch_size, metrics={**data.metrics, **metrics}
+    )
     if data.test is None and data.validation is None:
         raise InputError("has neither a test nor a validation split: there is nothing to measure on")
     return data
+
+
+def _require_samples(data: Data, name: str) -> None:
+    split = data.split(name)
+    if not isinstance(split, tuple) and not hasattr(split, "__len__"):
+        kind = type(split).__name__
+        raise InputError(
+            f"its {name} split is a {kind} without a length: give a map-style Dataset or a pair of tensors"
+        )
+    lengths = {len(leaf) for leaf in tree_leaves(split) if isinstance(leaf, torch.Tensor)} or {data.samples(name)}
+    if lengths == {0}:
+        raise InputError(f"its {name} split is empty")
+    if len(lengths) > 1:
+        raise InputError(f"its {name} split has {' and '.join(map(str, sorted(lengths)))} inputs and targets")
 
 
 def logits_shape(model: nn.Module, data: Data) -> tuple[int, ...]:
@@ -90,7 +110,9 @@ class _Trial:
             return make()
         except (ToolkitError, ValueError) as error:
             self.problems.append(Problem(place, str(error)))
-            return None
+        except Exception as error:  # of a data source that does not do what one does
+            self.problems.append(Problem(place, described(error)))
+        return None
 
 
 def _fit_of(recipe: Recipe, model: nn.Module, data: Data | None) -> tuple[int, ...] | None:
@@ -100,6 +122,7 @@ def _fit_of(recipe: Recipe, model: nn.Module, data: Data | None) -> tuple[int, .
     # A first pass gives lazy layers their shapes, and makes of them what can be saved.
     shape = logits_shape(model, data)
     refuse_unsavable(model)
+    _require_answers(model, data)
     if any(stage.finetune is not None for stage in (recipe.baseline, *recipe.stages)):
         _require_loss(model, data)
     return shape
@@ -114,6 +137,17 @@ def _require_loss(model: nn.Module, data: Data) -> None:
             data.task.loss(to_float32(data.task.forward(model.eval(), batch)), batch)
     except Exception as error:
         raise InputError(f"cannot be trained on the data: {described(error)}") from error
+
+
+def _require_answers(model: nn.Module, data: Data) -> None:
+    """Measure the quality of two samples, as is done of every row."""
+    split = "test" if data.test is not None else "validation"
+    few = replace(data, test=take(data.split(split), torch.arange(min(2, data.samples(split)))))
+    try:
+        quality(answers(model, few))
+    except Exception as error:
+        reason = str(error) if isinstance(error, ToolkitError) else described(error)
+        raise InputError(f"cannot be measured on the data: {reason}") from error
 
 
 def _require_fit(source: Source, data: Data | None, device: torch.device, expected: tuple[int, ...] | None) -> None:

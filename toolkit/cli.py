@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import click
 
-from toolkit.errors import InputError, ToolkitError
+from toolkit.errors import InputError, ToolkitError, did_you_mean
 
 RUNS_HELP = "The run directory; by default runs/<name of the recipe>."
 SET_HELP = "Replace one value, such as stages.1.params.sparsity=0.9; can be given many times."
@@ -116,10 +115,13 @@ def techniques(name: str | None) -> None:
 @click.argument("name", required=False)
 def recipes(name: str | None) -> None:
     """List the shipped recipes, or print the recipe NAME."""
-    from toolkit.shipped import locate, shipped, summary
+    from toolkit.shipped import shipped, summary
 
     if name is not None:
-        click.echo(locate(name).read_text(encoding="utf-8"), nl=False)
+        known = shipped()
+        if name not in known:
+            raise InputError(f"no recipe '{name}' is shipped{did_you_mean(name, known)}")
+        click.echo(known[name].read_text(encoding="utf-8"), nl=False)
         return
     for recipe, path in shipped().items():
         click.echo(f"{recipe:<16} {summary(path)}")
@@ -138,7 +140,3 @@ def evaluate(directory: Path, data: str | None, allow: tuple[str, ...], batch_si
 
     report = evaluate_model(directory, data, allow=allow, batch_size=batch_size, budget_s=budget)
     click.echo(as_text(report))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

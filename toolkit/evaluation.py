@@ -13,7 +13,7 @@ from toolkit import artifact, runs
 from toolkit.assembly import logits_shape, make_data
 from toolkit.environment import describe
 from toolkit.errors import InputError, RecipeError
-from toolkit.measured import core_metrics
+from toolkit.measured import Measurer
 from toolkit.problems import problems_of
 from toolkit.report import Report, Row
 from toolkit.sources import beside, resolve
@@ -48,10 +48,10 @@ def evaluate(
         raise InputError(f"the model in {folder} {error}") from error
     size = sum((folder / name).stat().st_size for name in (artifact.TENSORS, artifact.SKELETON))
     batch_sizes = sorted({1, samples.batch_size})
-    values = core_metrics(model, model, samples, batch_sizes, budget_s)
+    values = Measurer(model, samples, batch_sizes, budget_s, rows=1).measure(model)
     name = folder.resolve().name
     row = Row(name, {"size_bytes": size, **values})
-    return Report(name, 0, (row,), describe(samples.device))
+    return Report(name, 0, (row,), describe(samples.device), samples.quality)
 
 
 def _table(folder: Path, data: str | None, batch_size: int | None) -> DataTable:
@@ -93,6 +93,7 @@ def _recorded(folder: Path) -> dict[str, Any]:
     try:
         content = dict(tomllib.loads(recipe.read_text(encoding="utf-8"))["data"])
         content["source"]
+        content.pop("metrics", None)  # Python code, which nobody has named
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{recipe} is not the recipe of a run: name the data with --data") from error
     return content

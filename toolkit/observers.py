@@ -10,6 +10,7 @@ from torch import nn
 
 from toolkit.measured import named_measures
 from toolkit.recipe import Recipe, Step
+from toolkit.seeding import undisturbed
 from toolkit.tasks import Data
 
 
@@ -23,19 +24,22 @@ class Observers:
     def start(self, recipe: Recipe, directory: Path) -> None:
         """Call `on_start` and keep what it returns."""
         for position, plugin in enumerate(self._plugins):
-            self._prepared[position] = plugin.technique.call(
-                "on_start", params=plugin.params, recipe=recipe, directory=directory
-            )
+            with undisturbed():
+                self._prepared[position] = plugin.technique.call(
+                    "on_start", params=plugin.params, recipe=recipe, directory=directory
+                )
 
     def tell(self, hook: str, **arguments: Any) -> None:
         """Call a hook that returns nothing."""
         for plugin, prepared in zip(self._plugins, self._prepared, strict=True):
             if plugin.technique.implements(hook):
-                plugin.technique.call(hook, params=plugin.params, prepared=prepared, **arguments)
+                with undisturbed():
+                    plugin.technique.call(hook, params=plugin.params, prepared=prepared, **arguments)
 
     def measure(self, model: nn.Module, data: Data) -> dict[str, Any]:
         """What the plugins measure of a row's model, by full name."""
         values: dict[str, Any] = {}
         for plugin, prepared in zip(self._plugins, self._prepared, strict=True):
-            values.update(named_measures(plugin, model, data, prepared))
+            with undisturbed():
+                values.update(named_measures(plugin, model, data, prepared))
         return values

@@ -14,8 +14,8 @@ from torch import nn
 from toolkit import artifact, masks, runs
 from toolkit.assembly import Assembly, assemble
 from toolkit.environment import describe, fixed_threads
-from toolkit.errors import ArtifactError, TechniqueError, ToolkitError, TrainingError, described
-from toolkit.measured import core_metrics, named_measures
+from toolkit.errors import ArtifactError, InputError, TechniqueError, ToolkitError, TrainingError, described
+from toolkit.measured import Measurer, named_measures
 from toolkit.observers import Observers
 from toolkit.recipe import Recipe, Stage, Step, read_recipe
 from toolkit.report import Note, Report, Row
@@ -52,6 +52,8 @@ def run(
     """
     if not isinstance(recipe, Recipe):
         recipe = read_recipe(recipe, overrides)
+    elif overrides:
+        raise InputError("overrides are for a file or the name of a recipe: give them to read_recipe")
     path = Path(output) if output is not None else Path("runs") / recipe.name
     runs.RunDirectory.refuse_existing(path, overwrite)
     with fixed_threads(recipe.table.threads):
@@ -71,6 +73,7 @@ class _Run:
         self.models: list[nn.Module] = [assembly.model]
         self.rows: list[Row] = []
         self.settings: dict[int, TrainingSettings] = {}
+        self.measurer = self._measurer()
         self.environment = describe(self.data.device)
         self.observers = Observers([*recipe.observers, report_writer(), *observers])
 
@@ -89,7 +92,7 @@ class _Run:
     @property
     def report(self) -> Report:
         """The rows so far."""
-        return Report(self.recipe.name, self.recipe.seed, tuple(self.rows), self.environment)
+        return Report(self.recipe.name, self.recipe.seed, tuple(self.rows), self.environment, self.data.quality)
 
     def _run_stage(self, stage: Stage) -> None:
         started = time.perf_counter()
@@ -138,15 +141,17 @@ class _Run:
 
     def _core_metrics(self, stage: Stage, model: nn.Module) -> dict[str, Any]:
         size = self.directory.stage(stage.number, stage.name).write_all(artifact.pack(model))
-        default = {1, min(self.data.batch_size, self.data.samples("train"))}
-        batch_sizes = self.recipe.measure.batch_sizes or sorted(default)
-        budget_s = self.recipe.measure.budget / (len(self.recipe.stages) + 1)
 
         def on_progress(done_s: float, total_s: float) -> None:
             self.observers.tell("on_progress", stage=stage, activity="measuring", done=done_s, total=total_s)
 
-        measured = core_metrics(model, self.models[0], self.data, batch_sizes, budget_s, on_progress)
-        return {"size_bytes": size, **measured}
+        return {"size_bytes": size, **self.measurer.measure(model, on_progress)}
+
+    def _measurer(self) -> Measurer:
+        default = {1, min(self.data.batch_size, self.data.samples("train"))}
+        batch_sizes = self.recipe.measure.batch_sizes or sorted(default)
+        rows = len(self.recipe.stages) + 1
+        return Measurer(self.models[0], self.data, batch_sizes, self.recipe.measure.budget, rows)
 
     def _write_recipe(self) -> None:
         text = resolved_recipe(self.recipe, self.environment["threads"], self.data.device.type, self.settings)

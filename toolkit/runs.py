@@ -12,9 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from toolkit.artifact import SKELETON, TENSORS
 from toolkit.errors import InputError, ToolkitError
 
 RECIPE, REPORT, TABLE, LOG, STAGES = "recipe.toml", "report.json", "report.md", "log.txt", "stages"
+
+
+# Present in every run directory and in nothing else; a recipe.toml is a natural name in a folder of the user's.
+MARK = ".toolkit-run"
+OWNED = (RECIPE, REPORT, TABLE, LOG, "report.html", "details.json", TENSORS, SKELETON, STAGES)
 
 
 class RunDirectory:
@@ -25,12 +31,13 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: Path, overwrite: bool = False) -> RunDirectory:
-        """Make a new run directory; an existing one is an `InputError`, or is removed if `overwrite` says so."""
+        """Make a run directory; an existing one is an `InputError`, or with `overwrite` loses what a run owns."""
         cls.refuse_existing(path, overwrite)
         try:
-            if path.exists():
-                shutil.rmtree(path)
-            path.mkdir(parents=True)
+            path.mkdir(parents=True, exist_ok=True)
+            for name in OWNED:
+                _remove(path / name)
+            (path / MARK).touch()
         except OSError as error:
             raise InputError(f"the run directory {path} cannot be made: {error.strerror or error}") from error
         return cls(path)
@@ -40,7 +47,7 @@ class RunDirectory:
         """Raise an `InputError` if a run may not use `path`; looks only."""
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
             return
-        if not (path / RECIPE).is_file():
+        if not (path / MARK).is_file():
             raise InputError(f"{path} exists and is not a run directory: choose another --output")
         if not overwrite:
             raise InputError(f"the run directory {path} exists: choose another --output, or give --overwrite")
@@ -88,3 +95,10 @@ def logging_to(directory: RunDirectory, logger: logging.Logger) -> Iterator[None
         logger.removeHandler(handler)
         logger.setLevel(level)
         handler.close()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

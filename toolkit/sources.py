@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -33,7 +34,7 @@ class Sourced(Table):
     @field_validator("source")
     @classmethod
     def _absolute(cls, source: str, info: ValidationInfo) -> str:
-        source = beside(source, _directory_of(info))
+        source = beside(source, directory_of(info))
         resolve(source, cls.kind)
         return source
 
@@ -64,7 +65,7 @@ class Source(Sourced):
     def _found(cls, weights: str | None, info: ValidationInfo) -> str | None:
         if weights is None:
             return None
-        path = _directory_of(info) / weights
+        path = directory_of(info) / weights
         if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
             raise ValueError(f"there is no file {path}")
         return str(path)
@@ -89,7 +90,8 @@ def resolve(source: str, kind: Kind) -> Callable[..., Any]:
     return target
 
 
-def _directory_of(info: ValidationInfo) -> Path:
+def directory_of(info: ValidationInfo) -> Path:
+    """The folder of the recipe that is being validated."""
     return (info.context or {}).get("directory", Path())
 
 
@@ -129,10 +131,11 @@ def _named(source: str) -> Any:
 
 @cache
 def _from_file(path: Path) -> ModuleType:
-    """Execute a Python file once, as a module named after it; what lies beside it can be imported by it."""
+    """Execute a Python file once, as a module of its own; while it is executed, it can import what lies beside it."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no file {path}")
-    name = path.stem if path.stem not in sys.modules else f"{path.stem}_{len(sys.modules)}"
+    # Not by its stem alone: a file `datasets.py` would take the place of a package of that name.
+    name = f"{path.stem}_py_{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

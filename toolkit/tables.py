@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, fie
 from toolkit import techniques
 from toolkit.errors import ToolkitError, described
 from toolkit.params import Params, Table
-from toolkit.sources import Kind, Source, Sourced
+from toolkit.sources import Kind, Source, Sourced, beside, directory_of, resolve
 from toolkit.training import TrainingSettings
 
 
@@ -43,6 +43,8 @@ class ModelTable(Source):
     def _either(self) -> ModelTable:
         if self.training is not None and self.weights is not None:
             raise ValueError("has both weights and training: give one of them")
+        if self.training is None and self.weights is None and ":" not in self.source:
+            raise ValueError("has neither training nor weights: the baseline would be untrained")
         return self
 
 
@@ -52,12 +54,25 @@ class DataTable(Sourced):
     kind: ClassVar[Kind] = "data"
 
     batch_size: int = Field(default=128, ge=1, description="samples a batch")
+    metrics: list[str] = Field(
+        default=[], description="more metrics: sources of functions (outputs, batch) -> one value a sample"
+    )
     validation: int | None = Field(
         default=None,
         ge=0,
         description="samples cut from train where the source has no validation split; 0 for none, "
         "by default a tenth of train and at most 5,000",
     )
+
+    @field_validator("metrics")
+    @classmethod
+    def _callable(cls, metrics: list[str], info: ValidationInfo) -> list[str]:
+        placed = [beside(metric, directory_of(info)) for metric in metrics]
+        for metric in placed:
+            if ":" not in metric:
+                raise ValueError(f"'{metric}' must be 'package.module:function' or 'file.py:function'")
+            resolve(metric, cls.kind)
+        return placed
 
 
 class MeasureTable(Table):

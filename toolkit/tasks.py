@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,9 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.data import Dataset
 
 from toolkit.batches import Batches, Split, in_memory, split_length
+
+Direction: TypeAlias = Literal["higher", "lower"]
+Metric: TypeAlias = "Callable[[Any, Batch], Tensor]"
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,20 @@ class Task:
         """The scalar that training minimizes, in float32."""
         raise NotImplementedError(f"{type(self).__name__} must define loss(outputs, batch)")
 
-    def correct(self, outputs: Any, batch: Batch) -> Tensor:
-        """Which samples are answered rightly: (N,) bool."""
-        raise NotImplementedError(f"{type(self).__name__} must define correct(outputs, batch)")
+    def correct(self, outputs: Any, batch: Batch) -> Tensor | None:
+        """Which samples are answered rightly: (N,) bool; None for a task in which nothing is right or wrong."""
+        return None
+
+    def answers(self, outputs: Any) -> Tensor | None:
+        """What is answered, (N, …), for comparing two models sample by sample; None where answers are not discrete."""
+        return None
+
+    def scores(self, outputs: Any, batch: Batch) -> dict[str, Tensor]:
+        """Further metrics by name, one value a sample: (N,); `better` says which direction is the better one."""
+        return {}
+
+    better: ClassVar[Mapping[str, Direction]] = {}
+    """For each name in `scores`, whether `higher` or `lower` is better."""
 
 
 class Classification(Task):
@@ -75,7 +89,11 @@ class Classification(Task):
 
     def correct(self, outputs: Any, batch: Batch) -> Tensor:
         """Whether the largest logit is the target's: (N,) bool."""
-        return self.logits(outputs).argmax(dim=1) == batch.targets
+        return self.answers(outputs) == batch.targets
+
+    def answers(self, outputs: Any) -> Tensor:
+        """The class with the largest logit: (N,) int64."""
+        return self.logits(outputs).argmax(dim=1)
 
 
 @dataclass(frozen=True)
@@ -84,7 +102,9 @@ class Data:
 
     A split is a pair `(inputs, targets)` of tensors (N, …), kept in memory and indexed there, or a map-style
     `Dataset` of such pairs, read through a `DataLoader`. `augment` changes a batch of inputs at random, on their
-    device, in training only. `batch_size` and `device` are filled in from the recipe.
+    device, in training only. `metrics` are functions `(outputs, batch) -> (N,)` by name, measured besides the task's
+    own; one whose attribute `better` is "lower" is better when lower. `batch_size` and `device` are filled in from the
+    recipe.
     """
 
     train: Split
@@ -92,6 +112,7 @@ class Data:
     test: Split | None = None
     task: Task = field(default_factory=Classification)
     augment: Callable[[Any], Any] | None = None
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
     batch_size: int = 128
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
@@ -101,6 +122,18 @@ class Data:
         if split is None:
             raise ValueError(f"the data has no {name} split")
         return split
+
+    @property
+    def quality(self) -> dict[str, Direction]:
+        """Every metric of quality that is measured, the foremost first, and the direction that is better."""
+        right: dict[str, Direction] = {"accuracy": "higher"} if self.has_right_answers else {}
+        own: dict[str, Direction] = {name: getattr(metric, "better", "higher") for name, metric in self.metrics.items()}
+        return {**right, **self.task.better, **own, "loss": "lower"}
+
+    @property
+    def has_right_answers(self) -> bool:
+        """Whether the task says what is right."""
+        return type(self.task).correct is not Task.correct
 
     def samples(self, name: str) -> int:
         """How many samples a split has."""

@@ -17,8 +17,10 @@ from toolkit.errors import InputError, described
 
 def load_weights(model: nn.Module, path: Path) -> None:
     """Load a state dict of exactly the model's names and shapes; an `InputError` lists what does not match."""
-    state = read_state(path)
-    mismatches = _mismatches(model.state_dict(), state)
+    expected, state = model.state_dict(), read_state(path)
+    _complete(expected, state)
+    _drop_not_persistent(model, expected, state)
+    mismatches = _mismatches(expected, state)
     if mismatches:
         shown = "; ".join(mismatches[:6]) + ("; …" if len(mismatches) > 6 else "")
         raise InputError(f"{path} does not fit {type(model).__name__}: {shown}")
@@ -46,6 +48,22 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path} is not a state dict: save the model's state_dict(), not the model")
     return state
+
+
+def _complete(expected: dict[str, Tensor], state: dict[str, Tensor]) -> None:
+    """Give tensors that the model shares under several names all of them: safetensors stores each but once."""
+    given = {name for name in state if name in expected and not is_lazy(expected[name])}
+    stored = {(expected[name].data_ptr(), expected[name].shape): state[name] for name in given}
+    for name, tensor in expected.items():
+        if name not in state and not is_lazy(tensor) and (tensor.data_ptr(), tensor.shape) in stored:
+            state[name] = stored[tensor.data_ptr(), tensor.shape]
+
+
+def _drop_not_persistent(model: nn.Module, expected: dict[str, Tensor], state: dict[str, Tensor]) -> None:
+    """Leave out buffers that a run's artifact holds and a state dict does not: the model makes them itself."""
+    for name, _ in model.named_buffers():
+        if name not in expected:
+            state.pop(name, None)
 
 
 def _mismatches(expected: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:

@@ -138,11 +138,10 @@ def relative_error(outputs: Tensor, reference: Tensor) -> float:
 
 
 @hookimpl
-def prepare(model: nn.Module, params: Params, data: Data) -> dict[str, float]:
-    """Refuse what cannot be quantized; what is returned takes the numbers that `optimize` finds."""
+def prepare(params: Params, data: Data) -> dict[str, float]:
+    """Refuse a device without the engine; what is returned takes the numbers that `optimize` finds."""
     if params.engine == "torch" and data.device.type != "cpu":
         raise TechniqueError(f"engine 'torch' runs on the CPU only, and this run is on {data.device}")
-    layers_to_quantize(model, params)
     return {}
 
 

@@ -8,9 +8,9 @@ techniques changed are read through `toolkit.masks` and `toolkit.replaced` only,
 right for techniques that nobody has written yet.
 """
 
-from toolkit.metrics.accuracy import accuracy, answers
 from toolkit.metrics.counts import counts
 from toolkit.metrics.latency import Timing, latency, timings
 from toolkit.metrics.macs import macs
+from toolkit.metrics.quality import Answers, answers, quality
 
-__all__ = ["Timing", "accuracy", "answers", "counts", "latency", "macs", "timings"]
+__all__ = ["Answers", "Timing", "answers", "counts", "latency", "macs", "quality", "timings"]

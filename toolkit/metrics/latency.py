@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +14,14 @@ import torch
 from torch import nn
 
 from toolkit.metrics.deployed import as_deployed
+from toolkit.metrics.statistics import Interval, median_interval
 from toolkit.tasks import Batch, Data
 
 Seconds = npt.NDArray[np.float64]
 
 BLOCK_S = 0.01  # calls are timed together until they take this long: the clock's resolution does not matter then
 WIDTH = 0.03  # of the interval, relative to the median: narrower ones end the repetitions
-FEWEST_ROUNDS = 20  # before that an interval may be narrow by chance
+FEWEST_ROUNDS = 40  # before that an interval may be narrow by chance: with 20, fewer than 94 % covered the truth
 WARM_UP = 0.1  # share of the time
 WARM_UP_S = 0.25  # at most
 Progress = Callable[[float, float], None]
@@ -38,6 +40,12 @@ class Timing:
         return float(np.median(self.model)) * 1e3
 
     @property
+    def spread_ms(self) -> tuple[float, float]:
+        """Between which times, in milliseconds, the middle half of the rounds lies."""
+        low, high = np.quantile(self.model, [0.25, 0.75]) * 1e3
+        return float(low), float(high)
+
+    @property
     def ratio(self) -> float:
         """The median over the rounds of model time / baseline time: below 1 is faster.
 
@@ -47,7 +55,7 @@ class Timing:
         return float(np.median(self.model / self.baseline))
 
     @property
-    def ratio_interval(self) -> tuple[float, float]:
+    def ratio_interval(self) -> Interval:
         """The 95 % interval of the ratio."""
         return median_interval(self.model / self.baseline)
 
@@ -68,7 +76,7 @@ def latency(
     batch_sizes: Iterable[int],
     budget_s: float,
     on_progress: Progress | None = None,
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, Any]]:
     """Time a model in turn with the baseline, both as they are once saved: in eval mode, masks folded in.
 
     Args:
@@ -81,13 +89,16 @@ def latency(
         on_progress: told `(done_s, total_s)` now and then, and at the end with both equal.
 
     Returns:
-        `latency_ms`, the median milliseconds of a call, and `latency_ratio`, the median of model time over
-        baseline time (below 1 is faster): each a dictionary by batch size, as text.
+        Each a dictionary by batch size, as text: `latency_ms`, the median milliseconds of a call;
+        `latency_spread_ms`, the quartiles around it; `latency_ratio`, the median of model time over baseline time
+        (below 1 is faster), and `latency_ratio_interval`, its 95 % interval.
     """
     measured = timings(model, baseline, data, batch_sizes, budget_s, on_progress)
     return {
         "latency_ms": {str(size): timing.latency_ms for size, timing in measured.items()},
+        "latency_spread_ms": {str(size): list(timing.spread_ms) for size, timing in measured.items()},
         "latency_ratio": {str(size): timing.ratio for size, timing in measured.items()},
+        "latency_ratio_interval": {str(size): list(timing.ratio_interval) for size, timing in measured.items()},
     }
 
 
@@ -112,19 +123,6 @@ def timings(
             measured[size] = _time_in_turn(watches, budget, budget.share(len(sizes) - done))
     budget.end()
     return measured
-
-
-def median_interval(values: Seconds) -> tuple[float, float]:
-    """A 95 % interval of the median: (n,) float64 -> low, high.
-
-    By order statistics: how many of n values lie below the median is binomial whatever their distribution, so
-    nothing is assumed about the noise, and nothing is drawn at random as a bootstrap would. Of fewer than 6
-    values it is the smallest and the largest, and less than 95 %.
-    """
-    reach = 0.98 / len(values) ** 0.5
-    shares = [max(0.0, 0.5 - reach), min(1.0, 0.5 + reach)]
-    low, high = np.quantile(values, shares, method="weibull")
-    return float(low), float(high)
 
 
 class _Stopwatch:

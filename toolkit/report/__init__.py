@@ -52,6 +52,8 @@ class Report:
     seed: int
     rows: tuple[Row, ...]
     environment: Mapping[str, Any]
+    quality: Mapping[str, str] = field(default_factory=lambda: {"accuracy": "higher"})
+    """The metrics of quality, the first one foremost, and whether `higher` or `lower` is better."""
 
     @property
     def baseline(self) -> Row:
@@ -73,7 +75,8 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """What `report.json` holds."""
         rows = [row.to_json() for row in self.rows]
-        return {"name": self.name, "seed": self.seed, "rows": rows, "environment": dict(self.environment)}
+        about = {"name": self.name, "seed": self.seed, "quality": dict(self.quality)}
+        return {**about, "rows": rows, "environment": dict(self.environment)}
 
     def __str__(self) -> str:
         from toolkit.report.table import as_text

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 import toolkit
 from toolkit import hookimpl, masks
+from toolkit_pruning.ranking import Scope, cubic_sparsity, n_of_m_mask, smallest_masks
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 PRUNABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 
-Scope = Literal["global", "layer"]
 Criterion = Literal["magnitude", "random"]
 
 
@@ -80,8 +80,7 @@ class Selection(NamedTuple):
     left_alone: dict[str, str]
 
 
-@hookimpl
-def prepare(model: nn.Module, params: Params) -> Selection:
+def select(model: nn.Module, params: Params) -> Selection:
     """Select the layers, in the model's order; a `TechniqueError` where a pattern or a whole model has none.
 
     A weight that layers share is one weight: the name of any of them selects it, and it is left alone where
@@ -102,21 +101,29 @@ def prepare(model: nn.Module, params: Params) -> Selection:
 
 
 @hookimpl
-def optimize(model: nn.Module, params: Params) -> nn.Module:
+def prepare() -> list[Selection]:
+    """Room for what `optimize` selects: before it, another technique of the stage may put in a model of its own."""
+    return []
+
+
+@hookimpl
+def optimize(model: nn.Module, params: Params, prepared: list[Selection]) -> nn.Module:
     """Mask the weights; on a gradual schedule with masks of ones, which `finetune` tightens."""
-    # Selected again: another technique of the stage may have replaced the model.
-    layers = prepare(model, params).layers
+    prepared.append(select(model, params))
+    layers = prepared[0].layers
     sparsity = 0.0 if params.schedule == "gradual" else params.sparsity
     masks.apply(model, choose(model, layers, params, sparsity))
     return model
 
 
 @hookimpl
-def finetune(model: nn.Module, params: Params, training: toolkit.Training) -> toolkit.Training:
+def finetune(
+    model: nn.Module, params: Params, prepared: list[Selection], training: toolkit.Training
+) -> toolkit.Training:
     """On a gradual schedule, prune more every few steps, and exactly as much as asked at `schedule_end`."""
     if params.schedule == "one-shot":
         return training
-    layers = prepare(model, params).layers
+    layers = prepared[0].layers
     rows = _rows(model, layers)
     # Ranked layer by layer, they begin where the least pruned one is, so that none of them makes a leap.
     initial = _sparsity(rows) if params.scope == "global" else min(row["sparsity"] for row in rows)
@@ -131,12 +138,13 @@ def finetune(model: nn.Module, params: Params, training: toolkit.Training) -> to
 
 
 @hookimpl
-def measure(model: nn.Module, params: Params, prepared: Selection) -> dict[str, float | toolkit.Note]:
+def measure(model: nn.Module, prepared: list[Selection]) -> dict[str, float | toolkit.Note]:
     """Count the zeros of the layers as they are now: of all together, and in a table of each."""
-    if not {name for name, _ in model.named_modules()}.issuperset(prepared.layers):
-        prepared = prepare(model, params)
-    rows = _rows(model, prepared.layers)
-    text = "; ".join(f"{layer} is left alone: {reason}" for layer, reason in prepared.left_alone.items())
+    layers, left_alone = prepared[0]
+    rows = _rows(model, layers)
+    text = "; ".join(f"{layer} is left alone: {reason}" for layer, reason in left_alone.items())
+    if not rows:  # a technique after this one put in another model
+        return {"layers": toolkit.Note("no layer that was pruned is left")}
     return {"sparsity": _sparsity(rows), "layers": toolkit.Note(text, rows)}
 
 
@@ -154,41 +162,6 @@ def choose(model: nn.Module, layers: Sequence[str], params: Params, sparsity: fl
     return {weight.path: mask for weight, mask in zip(chosen, found, strict=True)}
 
 
-def smallest_masks(scores: Sequence[Tensor], sparsity: float, scope: Scope = "global") -> list[Tensor]:
-    """Bool masks, False for the `round(sparsity * n)` smallest scores; of equal ones, the first go.
-
-    `scores` are tensors of any shapes on one device, such as the magnitudes of weights (Han et al. 2015);
-    they are ranked and counted all together ("global"), or each tensor's alone ("layer").
-    """
-    groups = [[score] for score in scores] if scope == "layer" else [scores]
-    return [mask for group in groups for mask in _ranked_together(group, sparsity)]
-
-
-def _ranked_together(scores: Sequence[Tensor], sparsity: float) -> list[Tensor]:
-    flat = torch.cat([score.flatten() for score in scores])
-    count = round(sparsity * len(flat))
-    # A threshold takes a fraction of the time and the memory of sorted positions.
-    threshold = flat.kthvalue(count).values if count else -torch.inf
-    keep = flat > threshold
-    surplus = len(flat) - int(keep.sum()) - count
-    if surplus:
-        keep[(flat == threshold).nonzero()[-surplus:]] = True
-    parts = keep.split([score.numel() for score in scores])
-    return [part.view(score.shape) for part, score in zip(parts, scores, strict=True)]
-
-
-def n_of_m_mask(scores: Tensor, n: int, m: int, dim: int = 1) -> Tensor:
-    """Bool mask of the `n` largest of every `m` scores along `dim`, of a size that `m` divides."""
-    groups = scores.movedim(dim, -1).unflatten(-1, (-1, m))
-    mask = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, groups.topk(n).indices, True)
-    return mask.flatten(-2).movedim(-1, dim).contiguous()
-
-
-def cubic_sparsity(progress: float, initial: float, final: float) -> float:
-    """The sparsity at `progress` (0 to 1): rising fast at first, slowly at last (Zhu and Gupta 2017)."""
-    return final + (initial - final) * (1 - progress) ** 3
-
-
 def _score(weight: Tensor, kept: Tensor | None, criterion: Criterion) -> Tensor:
     # Drawn on the processor, so that a seed means the same weights on every device.
     score = weight.abs() if criterion == "magnitude" else torch.rand(weight.shape).to(weight.device)
@@ -197,8 +170,11 @@ def _score(weight: Tensor, kept: Tensor | None, criterion: Criterion) -> Tensor:
 
 def _rows(model: nn.Module, layers: Sequence[str]) -> list[dict[str, Any]]:
     rows = []
+    modules: dict[str, Any] = dict(model.named_modules())
     for layer in layers:
-        module: Any = model.get_submodule(layer)
+        module: Any = modules.get(layer)
+        if not hasattr(module, "weight") and not hasattr(module, "dense_weight"):
+            continue
         weight = module.dense_weight() if hasattr(module, "dense_weight") else module.weight
         zeros, size = int((weight == 0).sum()), weight.numel()
         rows.append({"layer": layer, "weights": size, "zeros": zeros, "sparsity": zeros / size})

@@ -1,0 +1,117 @@
+"""How good a model's answers are, and how they differ from the baseline's on the same samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from toolkit.errors import ToolkitError
+from toolkit.metrics.deployed import in_eval_mode
+from toolkit.metrics.statistics import (
+    Floats,
+    mcnemar_p,
+    mean_interval,
+    paired_change_interval,
+    share_interval,
+)
+from toolkit.tasks import Batch, Data
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model says about each of N samples, in the order of the split.
+
+    `correct` (N,) bool and `given` (N, …) are None for a task without right answers; `scores` are further metrics by
+    name, (N,) float64; `loss` is the mean of the task's loss.
+    """
+
+    samples: int
+    loss: float
+    correct: Tensor | None
+    given: Tensor | None
+    scores: dict[str, Floats]
+
+
+@torch.no_grad()
+def answers(model: nn.Module, data: Data, split: str = "test") -> Answers:
+    """Ask a model about every sample of one split, in eval mode; it is left as it was.
+
+    Raises:
+        ValueError: the data has no such split.
+        ToolkitError: the split is empty, or the task does not say one thing about each sample.
+    """
+    if not data.samples(split):
+        raise ToolkitError(f"the {split} split has no samples to measure with")
+    with in_eval_mode(model):
+        parts = [_answers_of(model, data, batch) for batch in data.batches(split)]
+    samples = sum(part.samples for part in parts)
+    return Answers(
+        samples,
+        sum(part.loss * part.samples for part in parts) / samples,
+        _joined([part.correct for part in parts]),
+        _joined([part.given for part in parts]),
+        {name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores},
+    )
+
+
+def quality(found: Answers, baseline: Answers | None = None) -> dict[str, Any]:
+    """The numbers of a row: every metric with its interval and, given the baseline's answers, its change.
+
+    `accuracy` (a fraction, with its Wilson interval), its paired `accuracy_change` with `accuracy_change_interval`
+    and the exact McNemar `accuracy_change_p`; `agreement`, the share of samples with the same answer as the
+    baseline's; `loss`; further metrics as `<name>`, `<name>_interval`, `<name>_change`, `<name>_change_interval`.
+    """
+    row: dict[str, Any] = {"samples": found.samples, "loss": found.loss}
+    if found.correct is not None:
+        row |= _accuracy(found.correct, None if baseline is None else baseline.correct)
+    if baseline is not None and found.given is not None and baseline.given is not None:
+        same = (found.given == baseline.given).reshape(found.samples, -1).all(dim=1)
+        row["agreement"] = same.double().mean().item()
+    for name, values in found.scores.items():
+        row |= {name: float(values.mean()), f"{name}_interval": list(mean_interval(values))}
+        if baseline is not None:
+            change = values - baseline.scores[name]
+            row |= {f"{name}_change": float(change.mean()), f"{name}_change_interval": list(mean_interval(change))}
+    return row
+
+
+def _accuracy(correct: Tensor, before: Tensor | None) -> dict[str, Any]:
+    samples, right = len(correct), int(correct.sum())
+    row: dict[str, Any] = {"accuracy": right / samples, "accuracy_interval": list(share_interval(right, samples))}
+    if before is not None:
+        gained, lost = int((correct & ~before).sum()), int((~correct & before).sum())
+        row["accuracy_change"] = (gained - lost) / samples
+        row["accuracy_change_interval"] = list(paired_change_interval(gained, lost, samples))
+        row["accuracy_change_p"] = mcnemar_p(gained, lost)
+    return row
+
+
+def _answers_of(model: nn.Module, data: Data, batch: Batch) -> Answers:
+    task, outputs = data.task, data.task.forward(model, batch)
+    own = {name: metric(outputs, batch) for name, metric in data.metrics.items()}
+    measures = {**task.scores(outputs, batch), **own}
+    scores = {name: _one_each(value, batch, name).double().cpu().numpy() for name, value in measures.items()}
+    correct, given = task.correct(outputs, batch), task.answers(outputs)
+    if correct is not None and _one_each(correct, batch, "correct").dtype != torch.bool:
+        raise ToolkitError(f"{type(task).__name__}.correct must return bool, not {correct.dtype}")
+    return Answers(len(batch), float(task.loss(outputs, batch)), _on_cpu(correct), _on_cpu(given), scores)
+
+
+def _one_each(value: Tensor, batch: Batch, name: str) -> Tensor:
+    if not isinstance(value, Tensor) or value.shape != (len(batch),):
+        found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ToolkitError(f"'{name}' must be a tensor of one value a sample, ({len(batch)},), and is {found}")
+    return value
+
+
+def _on_cpu(value: Tensor | None) -> Tensor | None:
+    return None if value is None else value.cpu()
+
+
+def _joined(parts: list[Tensor | None]) -> Tensor | None:
+    present = [part for part in parts if part is not None]
+    return torch.cat(present) if present else None

@@ -1,0 +1,58 @@
+"""Intervals and tests for what is measured: pure functions of numbers. Every interval is a 95 % interval."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+CONFIDENCE = 0.95
+Z = float(stats.norm.ppf(0.5 + CONFIDENCE / 2))
+Interval = tuple[float, float]
+Floats = npt.NDArray[np.float64]
+
+
+def share_interval(successes: int, samples: int) -> Interval:
+    """The Wilson interval of a share, such as an accuracy (Wilson 1927)."""
+    interval = stats.binomtest(successes, samples).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def paired_change_interval(gained: int, lost: int, samples: int) -> Interval:
+    """The interval of the difference of two shares on the same samples: Bonett and Price 2012, adjusted Wald.
+
+    Args:
+        gained: samples that only the new model gets right.
+        lost: samples that only the old one got right.
+        samples: all samples.
+    """
+    gain, loss = (gained + 1) / (samples + 2), (lost + 1) / (samples + 2)
+    reach = Z * np.sqrt((gain + loss - (gain - loss) ** 2) / (samples + 2))
+    return max(-1.0, float(gain - loss - reach)), min(1.0, float(gain - loss + reach))
+
+
+def mcnemar_p(gained: int, lost: int) -> float:
+    """The exact two-sided p-value that two models are equally often right (McNemar 1947): 1 if they never differ."""
+    return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
+def mean_interval(values: Floats) -> Interval:
+    """The interval of the mean of (N,) independent values, by Student's t; both ends the mean of fewer than 2."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, mean
+    reach = float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1) * stats.sem(values))
+    return mean - reach, mean + reach
+
+
+def median_interval(values: Floats) -> Interval:
+    """The interval of the median of (n,) values, by order statistics.
+
+    How many of n values lie below the median is binomial whatever their distribution, so nothing is assumed about
+    the noise, and nothing is drawn at random as a bootstrap would. Of fewer than 6 values it is the smallest and the
+    largest, and less than 95 %.
+    """
+    reach = Z / 2 / len(values) ** 0.5
+    shares = [max(0.0, 0.5 - reach), min(1.0, 0.5 + reach)]
+    low, high = np.quantile(values, shares, method="weibull")
+    return float(low), float(high)
