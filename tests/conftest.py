@@ -1,10 +1,31 @@
-"""What all tests share: one thread, because the models are small, and one seed."""
+"""What all tests share: one thread, because the models are small, one seed, and techniques made up on the spot."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
+
+from toolkit import techniques
 
 
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def install(monkeypatch):
+    """Makes an object with hooks a technique (or observer) that recipes can name."""
+    real = techniques.load
+    made = {}
+
+    def load(name, role="technique"):
+        return made[name, role] if (name, role) in made else real(name, role)
+
+    def install(name, role="technique", **hooks):
+        module = SimpleNamespace(**hooks)
+        made[name, role] = techniques.from_module(module, name, "tests 1.0", role)
+
+    monkeypatch.setattr(techniques, "load", load)
+    return install

@@ -709,3 +709,15 @@ def test_recipes_prints_shipped_recipes_only(here):
     code, output = invoke("recipes", "toy.toml")
     assert code == 2
     assert "no recipe 'toy.toml' is shipped" in output
+
+
+def test_weights_in_the_directory_that_a_run_replaces_are_refused(here):
+    assert invoke("run", "toy.toml")[0] == 0
+    weights = "model.weights=runs/toy/stages/0-baseline/model.safetensors"
+    text = (here / "toy.toml").read_text()
+    (here / "again.toml").write_text("\n".join(line for line in text.splitlines() if "training" not in line))
+    code, output = invoke("run", "again.toml", "--set", weights, "--output", "runs/toy", "--overwrite")
+    assert code == 2
+    assert "lies in the run directory runs/toy, which this run replaces" in output
+    assert (here / "runs/toy/stages/0-baseline/model.safetensors").is_file()
+    assert invoke("run", "again.toml", "--set", weights, "--output", "runs/again")[0] == 0

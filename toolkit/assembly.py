@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -158,6 +159,12 @@ def _require_fit(source: Source, data: Data | None, device: torch.device, expect
     refuse_unsavable(model)
     if expected is not None and found != expected:
         raise InputError(f"its outputs are {found} a sample, and those of the model are {expected}")
+
+
+def weight_files(recipe: Recipe) -> Iterator[Path]:
+    """The files that the recipe's models take their weights from."""
+    sources: list[Source] = [recipe.model, *(source for _, source in _sources(recipe))]
+    return (Path(source.weights) for source in sources if source.weights is not None)
 
 
 def _sources(recipe: Recipe) -> Iterator[tuple[str, Source]]:

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -43,6 +43,11 @@ class Stage:
     steps: tuple[Step, ...] = ()
     start: int = 0
     finetune: TrainingSettings | None = None
+
+    @property
+    def label(self) -> str:
+        """Number and name, as errors begin with them."""
+        return f"stage {self.number} ({self.name})"
 
     @property
     def techniques(self) -> str:
@@ -83,6 +88,11 @@ class Recipe:
     def measure(self) -> MeasureTable:
         """How rows are measured."""
         return self.table.measure
+
+    @property
+    def promises(self) -> Literal["stop", "warn"]:
+        """What happens where a stage undoes what an earlier one achieved."""
+        return self.table.promises
 
     @property
     def baseline(self) -> Stage:

@@ -13,8 +13,8 @@ from toolkit.training import TrainingSettings
 
 def resolved_recipe(recipe: Recipe, threads: int, device: str, trainings: Mapping[int, TrainingSettings]) -> str:
     """TOML that repeats the run: `trainings` by stage number (0 for the baseline) replace those of the recipe."""
-    content = recipe.table.model_dump(by_alias=True, exclude_none=True)
-    content.update(threads=threads, device=device)
+    resolved = recipe.table.model_copy(update={"threads": threads, "device": device})
+    content = resolved.model_dump(by_alias=True, exclude_none=True)
     for number, settings in trainings.items():
         table, key = (content["model"], "training") if number == 0 else (content["stages"][number - 1], "finetune")
         table[key] = settings.model_dump(exclude_none=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,21 @@ from typing import Any
 from torch import nn
 
 from toolkit import artifact, masks, runs
-from toolkit.assembly import Assembly, assemble
+from toolkit.assembly import Assembly, assemble, weight_files
 from toolkit.environment import describe, fixed_threads
 from toolkit.errors import ArtifactError, InputError, TechniqueError, ToolkitError, TrainingError, described
 from toolkit.measured import Measurer, named_measures
 from toolkit.observers import Observers
+from toolkit.promises import Promises
 from toolkit.recipe import Recipe, Stage, Step, read_recipe
-from toolkit.report import Note, Report, Row
+from toolkit.report import Report, Row
 from toolkit.report.writer import report_writer
 from toolkit.resolved import resolved_recipe
 from toolkit.seeding import reseed
 from toolkit.stages import Outcome, perform, train
+from toolkit.trainable import trained_later
 from toolkit.training import OnStep, Training, TrainingSettings
-from toolkit.verification import verify_zeros
+from toolkit.watch import Watch
 
 log = logging.getLogger("toolkit")
 
@@ -56,6 +58,9 @@ def run(
         raise InputError("overrides are for a file or the name of a recipe: give them to read_recipe")
     path = Path(output) if output is not None else Path("runs") / recipe.name
     runs.RunDirectory.refuse_existing(path, overwrite)
+    for file in weight_files(recipe):
+        if file.resolve().is_relative_to(path.resolve()):
+            raise InputError(f"{file} lies in the run directory {path}, which this run replaces: take another --output")
     with fixed_threads(recipe.table.threads):
         assembly = assemble(recipe)
         directory = runs.RunDirectory.create(path, overwrite)
@@ -71,6 +76,7 @@ class _Run:
     ) -> None:
         self.recipe, self.data, self.directory = recipe, assembly.data, directory
         self.models: list[nn.Module] = [assembly.model]
+        self.promises: list[Promises] = []  # by row: what its stage and those before it achieved
         self.rows: list[Row] = []
         self.settings: dict[int, TrainingSettings] = {}
         self.measurer = self._measurer()
@@ -99,16 +105,28 @@ class _Run:
         reseed(self.recipe.seed, stage.number)
         log.info("stage %d (%s) begins", stage.number, stage.name)
         self.observers.tell("on_stage", stage=stage)
-        if stage.number == 0:
-            outcome, notes = self._baseline(stage), {}
+        watch = self._watch(stage) if stage.number else None
+        if watch is None:
+            outcome = self._baseline(stage)
         else:
             incoming = self.models[stage.start]
-            outcome = perform(stage, incoming, self.reference, self.data, self._on_step(stage))
-            notes = verify_zeros(stage, incoming, outcome.model)
+            outcome = perform(stage, incoming, self.reference, self.data, self._on_step(stage), watch)
             self.models.append(outcome.model)
+            self.promises.append(watch.promises)
         if outcome.settings is not None:
             self.settings[stage.number] = outcome.settings
-        self._add_row(stage, outcome, notes, started)
+        self._add_row(stage, outcome, watch, started)
+
+    def _watch(self, stage: Stage) -> Watch:
+        return Watch(
+            stage,
+            self.models[stage.start],
+            self.reference,
+            self.data,
+            promises=self.promises[stage.start],
+            trained_by=trained_later(self.recipe.stages, stage),
+            on_breach=self.recipe.promises,
+        )
 
     def _baseline(self, stage: Stage) -> Outcome:
         model = self.models[0]
@@ -116,6 +134,7 @@ class _Run:
         if stage.finetune is not None:
             outcome = train(model, Training(stage.finetune, self.data.task.loss), self.data, self._on_step(stage))
         self.reference = masks.clone(model.eval()).requires_grad_(False)
+        self.promises.append(Promises().and_of(model, "the baseline"))
         return outcome
 
     def _on_step(self, stage: Stage) -> OnStep:
@@ -124,20 +143,30 @@ class _Run:
 
         return on_step
 
-    def _add_row(self, stage: Stage, outcome: Outcome, notes: Mapping[str, Note], started: float) -> None:
+    def _add_row(self, stage: Stage, outcome: Outcome, watch: Watch | None, started: float) -> None:
         values = self._core_metrics(stage, outcome.model)
-        for position, (step, prepared) in enumerate(zip(stage.steps, outcome.prepared, strict=True)):
-            measured = named_measures(step, outcome.model, self.data, prepared)
-            again = not measured.keys().isdisjoint(values)  # one technique may come twice in a stage
-            values.update({f"with.{position}.{name}" if again else name: value for name, value in measured.items()})
+        if watch is not None:
+            values.update(self._techniques_measures(stage, outcome, watch, values.keys()))
         values.update(self.observers.measure(outcome.model, self.data))
-        values.update(notes)
         if outcome.losses:
             values["training_loss"] = list(outcome.losses)
         row = Row(stage.name, {**values, "duration_s": time.perf_counter() - started})
         self.rows.append(row)
         log.info("stage %d (%s) done: %s", stage.number, stage.name, row.to_json())
         self.observers.tell("on_row", stage=stage, row=row, report=self.report)
+
+    def _techniques_measures(
+        self, stage: Stage, outcome: Outcome, watch: Watch, taken: Collection[str]
+    ) -> dict[str, Any]:
+        """What the stage's techniques measure, which may not change anything, and what was noted while they worked."""
+        values: dict[str, Any] = {}
+        watch.before_measure(outcome.model)
+        for position, (step, prepared) in enumerate(zip(stage.steps, outcome.prepared, strict=True)):
+            measured = named_measures(step, outcome.model, self.data, prepared)
+            watch.after_hook(str(step.technique), "in measure")
+            again = any(name in taken or name in values for name in measured)  # one technique may come twice in a stage
+            values.update({f"with.{position}.{name}" if again else name: value for name, value in measured.items()})
+        return {**values, **watch.notes()}
 
     def _core_metrics(self, stage: Stage, model: nn.Module) -> dict[str, Any]:
         size = self.directory.stage(stage.number, stage.name).write_all(artifact.pack(model))

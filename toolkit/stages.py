@@ -15,7 +15,7 @@ from toolkit.precision import with_fixed_precision
 from toolkit.recipe import Stage, Step
 from toolkit.tasks import Data
 from toolkit.training import OnStep, Training, TrainingSettings, fit
-from toolkit.verification import verify_shape
+from toolkit.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,12 @@ def train(model: nn.Module, training: Training, data: Data, on_step: OnStep | No
 
 
 def perform(
-    stage: Stage, incoming: nn.Module, reference: nn.Module, data: Data, on_step: OnStep | None = None
+    stage: Stage,
+    incoming: nn.Module,
+    reference: nn.Module,
+    data: Data,
+    on_step: OnStep | None = None,
+    watch: Watch | None = None,
 ) -> Outcome:
     """Run a stage's hooks and its training on a copy of `incoming`.
 
@@ -46,22 +51,21 @@ def perform(
         reference: the baseline, frozen.
         data: its test split is kept from the techniques.
         on_step: told `(step, steps, loss, lr)` after each training step.
+        watch: checks what the hooks do; by default against what `incoming` shows of earlier stages.
     """
     data = data.without_test()
-    prepared = tuple(
-        step.technique.call("prepare", model=incoming, params=step.params, data=data, reference=reference)
-        for step in stage.steps
-    )
+    watch = watch or Watch(stage, incoming, reference, data)
+    prepared = tuple(_prepare(step, incoming, reference, data, watch) for step in stage.steps)
     model = masks.clone(incoming)
     for step, ready in zip(stage.steps, prepared, strict=True):
         model = _optimize(step, model, data, ready)
-    verify_shape(stage, incoming, model, data)
+        watch.after_optimize(step, model)
     outcome = Outcome(model)
     if stage.finetune is not None:
-        training = _training(stage, model, data, prepared)
+        training = _training(stage, model, data, prepared, watch)
         with _blamed_on(stage):
             outcome = train(model, training, data, on_step)
-    model.eval()
+    watch.after_training(model.eval())
     return Outcome(model, prepared, outcome.losses, outcome.settings)
 
 
@@ -76,6 +80,12 @@ def _blamed_on(stage: Stage) -> Iterator[None]:
         raise TechniqueError(f"training with {stage.techniques} failed: {described(error)}") from error
 
 
+def _prepare(step: Step, incoming: nn.Module, reference: nn.Module, data: Data, watch: Watch) -> Any:
+    prepared = step.technique.call("prepare", model=incoming, params=step.params, data=data, reference=reference)
+    watch.after_hook(str(step.technique), "in prepare")
+    return prepared
+
+
 def _optimize(step: Step, model: nn.Module, data: Data, prepared: Any) -> nn.Module:
     technique = step.technique
     if not technique.implements("optimize"):
@@ -86,7 +96,7 @@ def _optimize(step: Step, model: nn.Module, data: Data, prepared: Any) -> nn.Mod
     return made.to(data.device)
 
 
-def _training(stage: Stage, model: nn.Module, data: Data, prepared: tuple[Any, ...]) -> Training:
+def _training(stage: Stage, model: nn.Module, data: Data, prepared: tuple[Any, ...], watch: Watch) -> Training:
     assert stage.finetune is not None
     training = Training(stage.finetune, data.task.loss)
     for step, ready in zip(stage.steps, prepared, strict=True):
@@ -95,6 +105,7 @@ def _training(stage: Stage, model: nn.Module, data: Data, prepared: tuple[Any, .
                 "finetune", model=model, params=step.params, data=data, prepared=ready, training=training
             )
             training = _require_training(step, made)
+            watch.after_hook(str(step.technique), "in finetune")
     return training
 
 

@@ -148,6 +148,9 @@ class RecipeTable(Table):
     name: Name = Field(description="of the run; the file's unless given")
     seed: int = Field(default=0, ge=0, lt=2**63, description="of everything random, in each stage anew")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="where to train and measure")
+    promises: Literal["stop", "warn"] = Field(
+        default="stop", description="whether a stage that undoes what an earlier one achieved ends the run, or is noted"
+    )
     threads: int | None = Field(
         default=None, ge=1, le=1024, description="of the processor; part of what makes runs equal"
     )

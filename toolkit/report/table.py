@@ -1,16 +1,20 @@
-"""A report as a table: for the terminal, as wide as it is, and for Markdown."""
+"""A report as a table: for the terminal, as wide as it is, for Markdown, and for a page."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tabulate import tabulate
 
 from toolkit.report import Note, Report, Row
+from toolkit.report.metrics import interval_of, quality_metric, shown_qualities, value_of
+from toolkit.report.numbers import bytes_text, count_text, half_width, percent, printable
+from toolkit.report.verdicts import stage_verdicts, verdict
 
 LONGEST_NOTE = 8  # rows of a note's table on a terminal
+WHERE = ("processor", "threads", "device", "torch")
 
 
 class Column(NamedTuple):
@@ -22,47 +26,124 @@ class Column(NamedTuple):
 
 
 def as_text(report: Report, width: int = 80) -> str:
-    """The table and the notes for a terminal: columns that do not fit are left out, the least important ones first."""
-    columns = _columns(report)
+    """The table, the verdicts and the notes for a terminal.
+
+    Columns that do not fit are left out, the least important ones first.
+    """
+    columns = columns_of(report)
     table = _table(report, columns, "simple")
     while max(map(len, table.splitlines())) > width and any(column.dispensable for column in columns):
         columns.remove(max(columns, key=lambda column: column.dispensable))
         table = _table(report, columns, "simple")
-    return table + "\n" + "".join(f"\n{line}" for line in _notes(report, "simple", LONGEST_NOTE))
+    said = [verdict(report), *stage_verdicts(report)] if len(report.rows) > 1 else []
+    notes = [f"\n{line}" for line in _notes(report, "simple", LONGEST_NOTE)]
+    return "\n".join([table, "", *said, *notes]).rstrip("\n") + "\n"
 
 
 def as_markdown(report: Report) -> str:
-    """The table and the notes, as Markdown."""
-    where = ", ".join(f"{key} {report.environment[key]}" for key in ("processor", "threads", "device", "torch"))
+    """The verdicts, the table with all intervals, and the notes, as Markdown."""
+    where = ", ".join(f"{key} {report.environment[key]}" for key in WHERE if key in report.environment)
     notes = "".join(f"\n{line}\n" for line in _notes(report, "github"))
-    return f"# {report.name}\n\n{_table(report, _columns(report), 'github')}\n\nMeasured on: {where}.\n{notes}"
+    said = "".join(f"- {line}\n" for line in stage_verdicts(report))
+    table = _table(report, columns_of(report, detailed=True), "github")
+    return f"# {report.name}\n\n{verdict(report)}\n\n{table}\n\n{said}\nMeasured on: {where}.\n{notes}"
 
 
-def _table(report: Report, columns: Sequence[Column], style: str) -> str:
-    lines = [
+def cells(report: Report) -> tuple[list[str], list[list[str]]]:
+    """The titles and the lines of the whole table, with all intervals."""
+    columns = columns_of(report, detailed=True)
+    return ["#", *(column.title for column in columns)], _lines(report, columns)
+
+
+def columns_of(report: Report, detailed: bool = False) -> list[Column]:
+    """The columns that any row has something for, those that matter first; `detailed` adds what is too wide for 80."""
+    columns = [*_identity(), *_qualities(report), *SIZE, *_latencies(report, detailed), *REST]
+    return [
+        column
+        for column in columns
+        if not column.dispensable or any(column.show(row, report.baseline) for row in report.rows)
+    ]
+
+
+def _lines(report: Report, columns: Sequence[Column]) -> list[list[str]]:
+    return [
         [str(number), *(column.show(row, report.baseline) for column in columns)]
         for number, row in enumerate(report.rows)
     ]
+
+
+def _table(report: Report, columns: Sequence[Column], style: str) -> str:
     align = ("right", "left", *["right"] * (len(columns) - 1))
     headers = ["#", *(column.title for column in columns)]
-    return tabulate(lines, headers=headers, tablefmt=style, colalign=align, disable_numparse=True)
+    return tabulate(_lines(report, columns), headers=headers, tablefmt=style, colalign=align, disable_numparse=True)
 
 
-def _columns(report: Report) -> list[Column]:
-    timed = report.baseline.get("latency_ms", {})
-    latencies = [Column(f"ms @{size}", partial(_latency, size), 1 + place) for place, size in enumerate(timed)]
-    return [*FIRST, *latencies, *LAST]
+def _identity() -> list[Column]:
+    return [Column("stage", lambda row, _: printable(row.stage))]
 
 
-def _latency(batch_size: str, row: Row, _: Row) -> str:
-    return f"{row['latency_ms'][batch_size]:.3g} ×{row['latency_ratio'][batch_size]:.2f}"
+def _qualities(report: Report) -> Iterator[Column]:
+    for place, metric in enumerate(shown_qualities(report)):
+        yield Column(
+            quality_metric(metric).axis.removesuffix(" in %"), partial(_quality, metric), 50 + place if place else 0
+        )
+        yield Column("change" if not place else f"{printable(metric)} change", partial(_change, metric), 60 + place)
+
+
+def _quality(metric: str, row: Row, _: Row) -> str:
+    value, shown = value_of(row, metric), quality_metric(metric)
+    if value is None:
+        return ""
+    arm = half_width(value, interval_of(row, metric))
+    return shown.text(value) + ("" if arm is None else f" ±{arm * shown.scale:{shown.form}}")
+
+
+def _change(metric: str, row: Row, _: Row) -> str:
+    value, shown = value_of(row, f"{metric}_change"), quality_metric(metric)
+    return "" if value is None else shown.change(value, interval_of(row, f"{metric}_change")).replace("± ", "±")
+
+
+def _latencies(report: Report, detailed: bool) -> Iterator[Column]:
+    for place, size in enumerate(report.baseline.get("latency_ms") or {}):
+        yield Column(f"ms @{printable(size)}", partial(_latency, size, detailed), 1 + place)
+
+
+def _latency(size: str, detailed: bool, row: Row, _: Row) -> str:
+    time, ratio = value_of(row, "latency_ms", size), value_of(row, "latency_ratio", size)
+    arm = None if ratio is None else half_width(ratio, interval_of(row, "latency_ratio", size))
+    parts = ["" if time is None else f"{time:.3g}", "" if ratio is None else f"×{ratio:.2f}"]
+    return " ".join(filter(None, [*parts, f"±{arm:.2f}" if detailed and arm is not None else ""]))
+
+
+def _size(row: Row, _: Row) -> str:
+    size = value_of(row, "size_bytes")
+    return "" if size is None else bytes_text(size)
+
+
+def _smaller(row: Row, baseline: Row) -> str:
+    size, before = value_of(row, "size_bytes"), value_of(baseline, "size_bytes")
+    return "" if not size or not before else f"{before / size:.1f}×"
+
+
+def _share(name: str, digits: int, row: Row, _: Row) -> str:
+    return percent(value_of(row, name), digits)
+
+
+def _count(name: str, row: Row, _: Row) -> str:
+    count = value_of(row, name)
+    return "" if count is None else count_text(count)
+
+
+def _memory(row: Row, _: Row) -> str:
+    memory = value_of(row, "peak_memory_bytes")
+    return "" if memory is None else bytes_text(memory)
 
 
 def _notes(report: Report, style: str, longest: int | None = None) -> Iterator[str]:
     for number, row in enumerate(report.rows):
         for name, note in row.notes.items():
             text = ": ".join(filter(None, [f"{number} {row.stage}", name, note.text]))
-            yield text + _note_table(note, style, longest)
+            yield printable(text) + _note_table(note, style, longest)
 
 
 def _note_table(note: Note, style: str, longest: int | None) -> str:
@@ -70,36 +151,15 @@ def _note_table(note: Note, style: str, longest: int | None) -> str:
         return ""
     rows = [dict(row) for row in note.table[:longest]]
     more = len(note.table) - len(rows)
-    table = tabulate(rows, headers="keys", tablefmt=style, floatfmt=".3f")
+    table = printable(tabulate(rows, headers="keys", tablefmt=style, floatfmt=".3f"))
     return f"\n\n{table}\n" + (f"… and {more} more in report.md\n" if more else "")
 
 
-def bytes_text(size: float) -> str:
-    """A size with a unit of powers of 1000: `1.73 MB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
-
-
-def count_text(count: float) -> str:
-    """A number of things, shortened: `431 k`."""
-    return bytes_text(count).replace("B", "").rstrip()
-
-
-def _percent(value: Any) -> str:
-    return "" if value is None else f"{100 * value:.2f} %"
-
-
-FIRST = (
-    Column("stage", lambda row, _: row.stage),
-    Column("accuracy", lambda row, _: _percent(row.get("accuracy"))),
-    Column("size", lambda row, _: bytes_text(row["size_bytes"])),
-    Column("smaller", lambda row, baseline: f"{baseline['size_bytes'] / row['size_bytes']:.1f}×"),
-)
-LAST = (
-    Column("zeros", lambda row, _: f"{100 * row['sparsity']:.0f} %", 97),
-    Column("nonzero", lambda row, _: count_text(row["nonzero"]), 98),
-    Column("MACs", lambda row, _: count_text(row["macs"]), 99),
+SIZE = (Column("size", _size), Column("smaller", _smaller))
+REST = (
+    Column("same", partial(_share, "agreement", 1), 95),
+    Column("memory", _memory, 96),
+    Column("zeros", partial(_share, "sparsity", 0), 97),
+    Column("nonzero", partial(_count, "nonzero"), 98),
+    Column("MACs", partial(_count, "macs"), 99),
 )

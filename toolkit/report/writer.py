@@ -2,28 +2,76 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from pathlib import Path
+
+from torch import nn
 
 from toolkit.hookspecs import hookimpl
 from toolkit.params import Params
-from toolkit.recipe import Step
+from toolkit.recipe import Recipe, Stage, Step
 from toolkit.report import Report
+from toolkit.report.collector import Collector
+from toolkit.report.details import DETAILS
 from toolkit.report.table import as_markdown
 from toolkit.runs import REPORT, TABLE, RunDirectory
+from toolkit.tasks import Data
 from toolkit.techniques import from_module
+
+log = logging.getLogger("toolkit")
 
 
 class ReportWriter:
-    """Writes `report.json` and `report.md`."""
+    """Writes `report.json`, `report.md` and `details.json` after every row, and `report.html` at the end."""
+
+    def __init__(self) -> None:
+        self._starts: tuple[int, ...] = ()
 
     @hookimpl
-    def on_start(self, directory: Path) -> RunDirectory:
-        return RunDirectory(directory)
+    def on_start(self, recipe: Recipe, directory: Path) -> tuple[RunDirectory, Collector]:
+        self._starts = (0, *(stage.start for stage in recipe.stages))
+        return RunDirectory(directory), Collector(last=len(recipe.stages))
 
     @hookimpl
-    def on_row(self, prepared: RunDirectory, report: Report) -> None:
-        prepared.write_json(REPORT, report.to_json())
-        prepared.write(TABLE, as_markdown(report))
+    def on_step(
+        self, prepared: tuple[RunDirectory, Collector], stage: Stage, step: int, steps: int, loss: float
+    ) -> None:
+        prepared[1].add_step(stage.number, stage.name, step, steps, loss)
+
+    @hookimpl
+    def measure(self, prepared: tuple[RunDirectory, Collector], model: nn.Module, data: Data) -> None:
+        prepared[1].add_model(model, data)
+
+    @hookimpl
+    def on_row(self, prepared: tuple[RunDirectory, Collector], report: Report) -> None:
+        directory, collector = prepared
+        report = self._complete(report, directory)
+        directory.write_json(REPORT, report.to_json())
+        directory.write(TABLE, as_markdown(report))
+        directory.write(DETAILS, collector.details().model_dump_json(exclude_none=True) + "\n")
+
+    @hookimpl
+    def on_end(self, prepared: tuple[RunDirectory, Collector], report: Report) -> None:
+        write_page(self._complete(report, prepared[0]))
+
+    def _complete(self, report: Report, directory: RunDirectory) -> Report:
+        return replace(report, starts=self._starts[: len(report.rows)], directory=directory.path)
+
+
+def write_page(report: Report) -> Path | None:
+    """Write `report.html` into the run directory; None, and a warning, where it cannot be drawn.
+
+    The models and numbers of a long run are there by now, and a chart is no reason to end it with an error.
+    """
+    from toolkit.report.page import PAGE, render
+
+    assert report.directory is not None
+    try:
+        return RunDirectory(report.directory).write(PAGE, render(report))
+    except Exception:
+        log.warning("%s was not written", PAGE, exc_info=True)
+        return None
 
 
 def report_writer() -> Step:

@@ -19,7 +19,6 @@ from toolkit.stages import Outcome, perform
 from toolkit.tasks import Data
 from toolkit.testing.toys import toy_cnn, toy_data
 from toolkit.training import Training, TrainingSettings, fit
-from toolkit.verification import verify_zeros
 
 
 class TechniqueContract:
@@ -58,8 +57,7 @@ class TechniqueContract:
         path = max(masks.named_weights(model), key=lambda weight: weight.parameter.numel()).path
         weight = model.get_parameter(path)
         masks.apply(model, {path: torch.arange(weight.numel()).view_as(weight) % 2 == 0})
-        # Both raise a TechniqueError that says which shape was found, or what was refilled.
-        verify_zeros(self._stage(), model, self._perform(model).model)
+        self._perform(model)  # raises a TechniqueError that says which shape was found, or what was refilled
 
     def test_the_same_seed_gives_the_same_result(self) -> None:
         results = [_state(self._perform(self._trained()).model) for _ in range(2)]

@@ -1,0 +1,60 @@
+"""What is made of a broken promise: the end of the run, or a note in the stage's row."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Literal
+
+from toolkit.errors import TechniqueError
+from toolkit.fingerprint import Change
+from toolkit.keeping import listed, summary
+from toolkit.promises import Promises
+from toolkit.report import Note
+
+OnBreach = Literal["stop", "warn"]
+
+log = logging.getLogger("toolkit")
+
+
+class Breaches:
+    """The breaches of one stage that did not stop the run, and the promises that ended in it."""
+
+    def __init__(self, stage: str, on_breach: OnBreach) -> None:
+        self.stage, self.on_breach = stage, on_breach
+        self._sentences: list[str] = []
+        self._changes: list[Change] = []
+        self._endings: list[str] = []
+        self._ended: list[Change] = []
+
+    def add(self, sentence: str, changes: Sequence[Change] = ()) -> None:
+        """Raise a `TechniqueError` with the sentence and the first of the changes, or note all of them."""
+        if changes:
+            sentence = f"{sentence} {_shown(changes)}"
+        if self.on_breach == "stop":
+            raise TechniqueError(sentence)
+        log.warning("%s: %s", self.stage, sentence)
+        self._sentences.append(sentence)
+        self._changes.extend(changes if len(changes) > 1 else ())
+
+    def end(self, reason: str, promises: Promises) -> None:
+        """Note that nobody has to keep these promises any more."""
+        if promises:
+            self._endings.append(f"{reason}: what was kept before ends here, {summary(promises)}")
+            self._ended.extend(listed(promises))
+
+    def notes(self) -> dict[str, Note]:
+        """What was broken, as `promises`, and what ended, as `masks`."""
+        notes = {}
+        if self._sentences:
+            notes["promises"] = Note("; ".join(self._sentences), [change._asdict() for change in self._changes])
+        if self._endings:
+            rows = [{"layer": change.layer, "ended": change.before} for change in self._ended]
+            notes["masks"] = Note("; ".join(self._endings), rows)
+        return notes
+
+
+def _shown(changes: Sequence[Change]) -> str:
+    first, more = changes[0], len(changes) - 1
+    layer = first.layer if " " in first.layer else f"'{first.layer}'"
+    return f"{layer}: {first.before} before, {first.after} after" + (f" (and {more} more)" if more else "")

@@ -1,0 +1,89 @@
+"""What all charts share: their size, their colours, and a way to draw one without pyplot's global state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# A page replaces these by its own colours, which follow the reader's light or dark mode.
+INK, MUTED, FAINT = "#1d2129", "#6a7280", "#d5d9e0"
+BASE, SERIES, GOOD, BAD = "#7d8694", "#2f6fd0", "#1f8a57", "#c8452f"
+PRECISIONS = ("#2f6fd1", "#b7791f", "#7a4fc0", "#0f7f8c")
+WIDTH = 4.5  # inches: read at about its natural size on a phone
+STYLE: Mapping[str, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9.5,
+    "text.color": INK,
+    "text.parse_math": False,  # a layer may be called "$\\x"
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "svg.fonttype": "none",
+}
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure with all that it says in words and numbers, for those who cannot see it."""
+
+    name: str
+    title: str
+    text: str
+    figure: Figure
+    table: Sequence[Mapping[str, str]]
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw in the report's style inside, and leave matplotlib's settings as they were."""
+    settings: Any = dict(STYLE)  # whose type lists every setting there is
+    with matplotlib.rc_context(settings):
+        yield
+
+
+def new_axes(height: float, grid: str = "x") -> tuple[Figure, Axes]:
+    """A figure `WIDTH` inches wide with one pair of axes and a faint grid along `x`, `y` or `both`."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.grid(visible=True, axis=grid)  # type: ignore[arg-type]
+    axes.tick_params(length=0)
+    return figure, axes
+
+
+def rows_height(rows: int) -> float:
+    """The height in inches of a chart with so many labelled rows."""
+    return 0.65 + 0.36 * rows
+
+
+def label_rows(axes: Axes, labels: Sequence[str], notes: Sequence[str]) -> None:
+    """Name the rows of a horizontal chart, the first at the top, and write each one's number at the right."""
+    axes.set_yticks(range(len(labels)), [shortened(label) for label in labels])
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.spines["left"].set_visible(False)
+    right = axes.secondary_yaxis("right")
+    right.set_yticks(range(len(notes)), list(notes))
+    right.tick_params(length=0, labelcolor=MUTED, labelsize=9)
+    right.spines["right"].set_visible(False)
+
+
+def shortened(name: str, longest: int = 18) -> str:
+    """A name that leaves room for the chart: its end, which tells layers apart, after an ellipsis."""
+    return name if len(name) <= longest else f"…{name[1 - longest :]}"

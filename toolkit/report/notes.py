@@ -1,0 +1,58 @@
+"""The notes of the techniques as a page shows them: a text, and a table in which every cell is text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from toolkit.report import Note, Report
+from toolkit.report.numbers import plain, printable
+
+LONGEST = 100  # rows of a table on the page; report.md has them all
+
+
+class ShownNote(NamedTuple):
+    """One note: where it comes from, what it says, and how many rows of its table are left out."""
+
+    stage: str
+    name: str
+    text: str
+    table: list[dict[str, str]]
+    more: int
+
+
+class ShownNumber(NamedTuple):
+    """A number that a technique measured, under its full name."""
+
+    stage: str
+    name: str
+    text: str
+
+
+def shown_notes(report: Report) -> list[ShownNote]:
+    """All notes, in the order of the rows."""
+    return [
+        _shown(f"{number} {row.stage}", name, note)
+        for number, row in enumerate(report.rows)
+        for name, note in row.notes.items()
+    ]
+
+
+def shown_numbers(report: Report) -> list[ShownNumber]:
+    """The numbers that techniques and plugins measured: those with a dot in their name."""
+    return [
+        ShownNumber(f"{number} {row.stage}", name, plain(value))
+        for number, row in enumerate(report.rows)
+        for name, value in row.values.items()
+        if "." in name and isinstance(value, (int, float))
+    ]
+
+
+def _shown(stage: str, name: str, note: Note) -> ShownNote:
+    return ShownNote(stage, name, note.text, _as_text(note.table[:LONGEST]), max(0, len(note.table) - LONGEST))
+
+
+def _as_text(table: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Every line with all columns, in the order in which they first come up."""
+    columns = list(dict.fromkeys(key for line in table for key in line))
+    return [{printable(key): plain(line.get(key)) for key in columns} for line in table]

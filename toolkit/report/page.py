@@ -1,0 +1,96 @@
+"""The report as one page of HTML that needs nothing else: no network, no script, no file beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from toolkit.report import Report
+from toolkit.report.details import Details
+from toolkit.report.layer_charts import layer_table
+from toolkit.report.notes import shown_notes, shown_numbers
+from toolkit.report.numbers import bytes_text, plain, printable, seconds
+from toolkit.report.table import cells
+from toolkit.report.verdicts import stage_verdicts, verdict
+from toolkit.runs import RECIPE
+
+PAGE = "report.html"
+
+
+def render(report: Report) -> str:
+    """The page of a report; its curves, layers, samples and recipe come from the run directory, if there is one."""
+    from toolkit.report.charts import charts
+    from toolkit.report.svg import inline_svg
+
+    details = report.details or Details()
+    layers = layer_table(details.layers[0], details.layers[-1]) if details.layers else []
+    return _template("report.html.j2").render(
+        **_summary(report),
+        charts=charts(report),
+        svg=lambda chart: Markup(inline_svg(chart)),  # drawn here, its texts escaped by the XML writer
+        layers=layers,
+        lost=details.lost,
+        notes=shown_notes(report),
+        numbers=shown_numbers(report),
+        environment=_environment_table(report.environment),
+        recipe=_recipe(report),
+        duration=seconds(sum(row.get("duration_s") or 0.0 for row in report.rows)),
+    )
+
+
+def summary(report: Report) -> str:
+    """The verdict and the table alone, as HTML for a notebook."""
+    return _template("summary.html.j2").render(**_summary(report))
+
+
+def render_template(name: str, **content: Any) -> str:
+    """A page of another kind in the same looks."""
+    return _template(name).render(**content)
+
+
+def _summary(report: Report) -> dict[str, Any]:
+    titles, lines = cells(report)
+    return {
+        "report": report,
+        "verdict": verdict(report),
+        "stage_verdicts": stage_verdicts(report),
+        "titles": titles,
+        "lines": lines,
+    }
+
+
+def _environment_table(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (name.removesuffix("_bytes"), bytes_text(value) if name.endswith("_bytes") else plain(value))
+        for name, value in environment.items()
+    ]
+
+
+def _recipe(report: Report) -> str | None:
+    path = report.directory / RECIPE if report.directory else Path()
+    try:
+        return path.read_text(encoding="utf-8") if path.is_file() else None
+    except (OSError, UnicodeDecodeError):
+        return None  # the page is about the numbers, which are there
+
+
+def _template(name: str) -> jinja2.Template:
+    return _templates().get_template(name)
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    loader = jinja2.PackageLoader("toolkit.report")
+    return jinja2.Environment(
+        loader=loader,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
+    )

@@ -1,0 +1,81 @@
+"""Which samples a compressed model gets wrong and the baseline got right, with their pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from toolkit.metrics import Answers
+from toolkit.report.details import Lost, Sample
+from toolkit.tasks import Data
+
+SHOWN = 24
+LARGEST = 64  # pixels a side
+SMALLEST = 4
+
+
+def lost_samples(before: Answers, after: Answers, data: Data, split: str) -> Lost | None:
+    """Count what only one of two models answers rightly, and show up to `SHOWN` that only `before` does.
+
+    None for a task in which nothing is right or wrong.
+    """
+    if before.correct is None or after.correct is None:
+        return None
+    lost = (before.correct & ~after.correct).nonzero().flatten()
+    gained = int((after.correct & ~before.correct).sum())
+    samples = _shown(lost[:SHOWN], before, after, data, split)
+    return Lost(split=split, lost=len(lost), gained=gained, samples=samples)
+
+
+def picture(image: Tensor) -> str | None:
+    """A PNG as a data URI of what looks like an image, (1|3, H, W); None of anything else."""
+    if image.dim() != 3 or image.shape[0] not in (1, 3) or min(image.shape[1:]) < SMALLEST or image.is_complex():
+        return None
+    from PIL import Image
+
+    pixels = image.detach().float().cpu().nan_to_num(0.0, 0.0, 0.0)
+    low, high = pixels.min(), pixels.max()
+    pixels = ((pixels - low) / (high - low).clamp(min=1e-12) * 255).round().to(torch.uint8)
+    array = pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).contiguous().numpy()
+    shown = Image.fromarray(array)
+    shown.thumbnail((LARGEST, LARGEST))
+    file = io.BytesIO()
+    shown.save(file, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _shown(lost: Tensor, before: Answers, after: Answers, data: Data, split: str) -> list[Sample]:
+    if not len(lost):
+        return []
+    batch = next(iter(data.batches(split, order=lost, batch_size=len(lost))))
+    return [
+        Sample(
+            index=index,
+            target=_word(batch.targets, place),
+            baseline=_word(before.given, index) or "right",
+            final=_word(after.given, index) or "wrong",
+            picture=_picture_at(batch.inputs, place),
+        )
+        for place, index in enumerate(lost.tolist())
+    ]
+
+
+def _word(values: Any, place: int) -> str:
+    """One sample's target or answer, if that is a number; else nothing."""
+    if not isinstance(values, Tensor) or values[place].numel() != 1:
+        return ""
+    return str(values[place].item())
+
+
+def _picture_at(inputs: Any, place: int) -> str | None:
+    """The picture of one sample: of the first of its inputs, if there are several, that is one."""
+    parts = (
+        inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (tuple, list)) else [inputs]
+    )
+    pictures = (picture(part[place]) for part in parts if isinstance(part, Tensor) and part.dim() == 4)
+    return next((found for found in pictures if found), None)

@@ -1,0 +1,157 @@
+"""What the numbers mean, in plain words, and only as far as their intervals support it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from toolkit.report import Report, Row
+from toolkit.report.metrics import Interval, interval_of, quality_metric, shown_qualities, value_of
+from toolkit.report.numbers import bytes_text, half_width, percent, printable
+
+SAME_SIZE = 0.02  # the names and headers in a file differ by so much
+WORTH_SAYING = 0.02  # a model 1 % faster is not faster to anybody
+SAME_SPEED = 0.05  # how narrow around 1 the interval must be to say that nothing changed
+TOO_WIDE_ACCURACY = 0.01
+
+
+def verdict(report: Report) -> str:
+    """The whole run in two sentences: what was gained in size and speed, and what that cost in quality."""
+    if len(report.rows) < 2:
+        return "Only the baseline was measured."
+    stages = "one stage" if len(report.rows) == 2 else f"{len(report.rows) - 1} stages"
+    gains = _listed(_gains(report, 0, len(report.rows) - 1)) or "neither size nor speed is measurably different"
+    price = _listed([*quality_changes(report, report.final), *_agreement(report.final)], "; ")
+    return f"After {stages}: {gains}." + (f" {price[:1].upper()}{price[1:]}." if price else "")
+
+
+def stage_verdicts(report: Report) -> list[str]:
+    """One line for every stage, read against the row that it started from; quality against the baseline."""
+    lines = []
+    for number, row in enumerate(report.rows[1:], start=1):
+        start = report.start(number)
+        parts = [_zeros(report, start, number) or _listed(_gains(report, start, number))]
+        parts += quality_changes(report, row)
+        said = "; ".join(filter(None, parts))
+        lines.append(f"{number} {printable(row.stage)}: {said or 'nothing that can be told from noise'}")
+    return lines
+
+
+def quality_changes(report: Report, row: Row) -> list[str]:
+    """What became of each metric of quality against the baseline, as far as the interval of the change says."""
+    changes = (_quality_change(report, row, metric) for metric in shown_qualities(report))
+    return [change for change in changes if change]
+
+
+def speed(report: Report, before: int, after: int, size: str) -> tuple[float, Interval] | None:
+    """How many times as fast a row is as another at a batch size, with a 95 % interval; None without intervals.
+
+    Each ratio was measured against the baseline on its own, so that of two of them the relative errors add in squares.
+    """
+    old, new = (_log_ratio(report, number, size) for number in (before, after))
+    if old is None or new is None:
+        return None
+    middle, reach = old[0] - new[0], math.hypot(old[1], new[1])
+    return math.exp(middle), (math.exp(middle - reach), math.exp(middle + reach))
+
+
+def _log_ratio(report: Report, number: int, size: str) -> tuple[float, float] | None:
+    if number == 0:
+        return 0.0, 0.0
+    row = report.rows[number]
+    ratio, interval = value_of(row, "latency_ratio", size), interval_of(row, "latency_ratio", size)
+    if not ratio or interval is None or min(interval) <= 0:
+        return None
+    middle = math.log(ratio)
+    return middle, max(math.log(interval[1]) - middle, middle - math.log(interval[0]), 0.0)
+
+
+def _gains(report: Report, before: int, after: int) -> list[str]:
+    return [*_size(report.rows[before], report.rows[after]), *_speeds(report, before, after)]
+
+
+def _size(before: Row, after: Row) -> list[str]:
+    old, new = value_of(before, "size_bytes"), value_of(after, "size_bytes")
+    if not old or not new or abs(old / new - 1) < SAME_SIZE:
+        return []
+    change = f"smaller {_times(old / new)}" if new < old else f"larger {_times(new / old)}"
+    return [f"{change} ({bytes_text(old)} → {bytes_text(new)})"]
+
+
+def _speeds(report: Report, before: int, after: int) -> list[str]:
+    said = []
+    for size in report.rows[after].get("latency_ratio") or {}:
+        found = speed(report, before, after, size)
+        if found is not None and _differs(found):
+            slower = found[0] < 1
+            why = ": these layers are too small for it" if slower and _fewer_bits(report, before, after, size) else ""
+            said.append(f"{_times(found[0])} as fast {'here ' if slower else ''}at batch {printable(size)}{why}")
+    return said
+
+
+def _differs(found: tuple[float, Interval]) -> bool:
+    factor, (low, high) = found
+    return not low <= 1 <= high and abs(factor - 1) >= WORTH_SAYING
+
+
+def _fewer_bits(report: Report, before: int, after: int, size: str) -> bool:
+    """Whether the weights became narrower and not fewer, and the smallest batch is the one that suffers."""
+    old, new = report.rows[before], report.rows[after]
+    sizes = [value_of(row, "size_bytes") for row in (old, new)]
+    counts = [value_of(row, "parameters") for row in (old, new)]
+    if None in sizes or None in counts or counts[0] != counts[1]:
+        return False
+    return size == next(iter(new.get("latency_ratio"))) and sizes[1] < 0.8 * sizes[0]  # type: ignore[operator]
+
+
+def _zeros(report: Report, before: int, after: int) -> str:
+    """What to know of zeros that made the file neither smaller nor faster."""
+    old, new = report.rows[before], report.rows[after]
+    more = (value_of(new, "sparsity") or 0.0) - (value_of(old, "sparsity") or 0.0)
+    if more < 0.05 or _size(old, new) or value_of(new, "size_bytes") is None:
+        return ""
+    zeros = f"{percent(value_of(new, 'sparsity'), 0)} zeros changed"
+    sizes = new.get("latency_ratio") or {}
+    found = [speed(report, before, after, size) for size in sizes]
+    if found and all(one is not None and _is_same(one) for one in found):
+        return f"{zeros} neither size nor speed of the dense file: zeros are stored and multiplied like other weights"
+    rest = _listed(_speeds(report, before, after))
+    return f"{zeros} nothing about the size of the dense file: zeros are stored like other weights" + (
+        f"; {rest}" if rest else ""
+    )
+
+
+def _is_same(found: tuple[float, Interval]) -> bool:
+    factor, (low, high) = found
+    return not _differs(found) and low > 1 - SAME_SPEED and high < 1 + SAME_SPEED and abs(factor - 1) < SAME_SPEED
+
+
+def _quality_change(report: Report, row: Row, metric: str) -> str:
+    change, interval = value_of(row, f"{metric}_change"), interval_of(row, f"{metric}_change")
+    if change is None or interval is None:
+        return ""
+    shown = quality_metric(metric)
+    name = "accuracy" if metric == "accuracy" else shown.title
+    amount = " ".join(filter(None, [shown.change(change, interval), shown.unit]))
+    samples = value_of(row, "samples")
+    on = f" on {samples:,.0f} samples" if samples else ""
+    if interval[0] <= 0 <= interval[1]:
+        if metric == "accuracy" and (half_width(change, interval) or 0) > TOO_WIDE_ACCURACY:
+            return f"too few samples to tell a change of accuracy from chance ({amount}{on})"
+        return f"no measurable {'loss' if metric == 'accuracy' else 'change'} of {name} ({amount}{on})"
+    better = (change > 0) == (report.quality.get(metric) != "lower")
+    return f"{name} is {'better' if better else 'worse'} than the baseline's ({amount}{on})"
+
+
+def _agreement(row: Row) -> Iterator[str]:
+    agreement = value_of(row, "agreement")
+    if agreement is not None:
+        yield f"{percent(1 - agreement)} of all answers are others than the baseline's"
+
+
+def _times(factor: float) -> str:
+    return f"{factor:.1f}×" if factor >= 9.95 else f"{factor:.2f}×"
+
+
+def _listed(parts: list[str], separator: str = ", ") -> str:
+    return separator.join(part for part in parts if part)

@@ -1,0 +1,118 @@
+"""A stage under watch: after each hook, whatever no technique may change or undo is compared with what it was."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from toolkit import masks
+from toolkit.assembly import logits_shape
+from toolkit.breaches import Breaches, OnBreach
+from toolkit.errors import InputError, TechniqueError
+from toolkit.fingerprint import Fingerprint, changes, fingerprint
+from toolkit.keeping import examine
+from toolkit.promises import Promises, kinds_of
+from toolkit.recipe import Stage, Step
+from toolkit.report import Note
+from toolkit.tasks import Data
+from toolkit.trainable import frozen, trainable_weights
+
+
+class Watch:
+    """Checks one stage while it runs; a breach is a `TechniqueError`, or with `on_breach` "warn" a note.
+
+    Args:
+        stage: whose techniques are blamed.
+        incoming: the model that it starts from.
+        reference: the frozen baseline.
+        data: two of its samples show the shape of the outputs.
+        promises: what earlier stages achieved; by default what `incoming` shows.
+        trained_by: a later stage that trains the result, if there is one.
+        on_breach: "stop" or "warn".
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        incoming: nn.Module,
+        reference: nn.Module,
+        data: Data,
+        *,
+        promises: Promises | None = None,
+        trained_by: Stage | None = None,
+        on_breach: OnBreach = "stop",
+    ) -> None:
+        self.stage, self.data, self.trained_by = stage, data, trained_by
+        self.promises = promises if promises is not None else Promises().and_of(incoming, "an earlier stage")
+        self._breaches = Breaches(stage.label, on_breach)
+        self._shape = self._shape_of(incoming, stage.techniques)
+        self._trainable: dict[str, int] | None = trainable_weights(incoming)
+        self._guarded: dict[str, tuple[nn.Module, Fingerprint]] = {}
+        self._guard("the reference", reference)
+        self._guard(f"the model of row {stage.start}, from which it starts,", incoming)
+
+    def after_hook(self, who: str, when: str) -> None:
+        """What no hook may change is what it was."""
+        for name, (model, before) in list(self._guarded.items()):
+            found = list(changes(before, fingerprint(model)))
+            if found:
+                self._guard(name, model)
+                self._breaches.add(f"{who} changed {name} {when} at", found)
+
+    def after_optimize(self, step: Step, model: nn.Module) -> None:
+        """Earlier stages' and this stage's earlier techniques' work is kept, or ends where the model is replaced."""
+        who = str(step.technique)
+        self.after_hook(who, "in optimize")
+        self._check_shape(f"{who} returned", model)
+        if step.params.replaces_model:
+            self._breaches.end("another model took its place", self.promises)
+            self.promises, self._trainable = Promises(), None
+        self._check_promises(who, model)
+        self.promises = self.promises.and_of(model, self.stage.label)
+
+    def after_training(self, model: nn.Module) -> None:
+        """As before; but what the stage set up itself may have moved while it trained."""
+        who = self.stage.techniques
+        self.after_hook(who, "while training")
+        self._check_shape(f"{who} left", model)
+        shown = [*masks.current(model), *(path for path, kind in kinds_of(model).items() if kind.replaces)]
+        self.promises = self.promises.before(self.stage.label, shown if len(self.stage.steps) > 1 else None)
+        self._check_promises(who, model)
+        self.promises = self.promises.and_of(model, self.stage.label)
+        self._check_trainable(who, model)
+
+    def before_measure(self, model: nn.Module) -> None:
+        """From now on the result may not be changed either."""
+        for name, (guarded, _) in list(self._guarded.items()):
+            self._guard(name, guarded)
+        self._guard("its own result", model)
+
+    def notes(self) -> dict[str, Note]:
+        """What was broken, as `promises`, and what ended, as `masks`."""
+        return self._breaches.notes()
+
+    def _guard(self, name: str, model: nn.Module) -> None:
+        self._guarded[name] = model, fingerprint(model)
+
+    def _shape_of(self, model: nn.Module, who: str) -> tuple[int, ...]:
+        try:
+            return logits_shape(model, self.data)
+        except InputError as error:
+            raise TechniqueError(f"the model that {who} returned {error}") from error
+
+    def _check_shape(self, deed: str, model: nn.Module) -> None:
+        """Run the model on two samples, which also makes lazy layers."""
+        before, self._shape = self._shape, self._shape_of(model, self.stage.techniques)
+        if self._shape != before:
+            self._breaches.add(f"{deed} a model whose outputs are {self._shape} a sample, they were {before}")
+
+    def _check_promises(self, who: str, model: nn.Module) -> None:
+        kept = examine(self.promises, model)
+        self.promises = kept.left
+        self._breaches.end("the layer is gone or has another shape", kept.ended)
+        for deed, found in kept.broken.items():
+            self._breaches.add(f"{who} {deed}", found)
+
+    def _check_trainable(self, who: str, model: nn.Module) -> None:
+        found = frozen(self._trainable, model)
+        if self.trained_by is not None and found:
+            self._breaches.add(f"{who} froze what {self.trained_by.label} trains,", found)
