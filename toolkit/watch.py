@@ -42,9 +42,9 @@ class Watch:
         on_breach: OnBreach = "stop",
     ) -> None:
         self.stage, self.data, self.trained_by = stage, data, trained_by
-        self.promises = promises if promises is not None else Promises().and_of(incoming, "an earlier stage")
         self._breaches = Breaches(stage.label, on_breach)
         self._shape = self._shape_of(incoming, stage.techniques)
+        self.promises = promises if promises is not None else Promises().and_of(incoming, "an earlier stage")
         self._trainable: dict[str, int] | None = trainable_weights(incoming)
         self._guarded: dict[str, tuple[nn.Module, Fingerprint]] = {}
         self._guard("the reference", reference)
