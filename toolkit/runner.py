@@ -98,7 +98,16 @@ class _Run:
     @property
     def report(self) -> Report:
         """The rows so far."""
-        return Report(self.recipe.name, self.recipe.seed, tuple(self.rows), self.environment, self.data.quality)
+        starts = (0, *(stage.start for stage in self.recipe.stages))[: len(self.rows)]
+        return Report(
+            self.recipe.name,
+            self.recipe.seed,
+            tuple(self.rows),
+            self.environment,
+            self.data.quality,
+            starts,
+            self.directory.path,
+        )
 
     def _run_stage(self, stage: Stage) -> None:
         started = time.perf_counter()

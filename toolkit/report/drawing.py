@@ -11,6 +11,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from toolkit.report.numbers import bytes_text
+
 # A page replaces these by its own colours, which follow the reader's light or dark mode.
 INK, MUTED, FAINT = "#1d2129", "#6a7280", "#d5d9e0"
 BASE, SERIES, GOOD, BAD = "#7d8694", "#2f6fd0", "#1f8a57", "#c8452f"
@@ -19,7 +21,7 @@ WIDTH = 4.5  # inches: read at about its natural size on a phone
 STYLE: Mapping[str, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9.5,
+    "font.size": 10,
     "text.color": INK,
     "text.parse_math": False,  # a layer may be called "$\\x"
     "axes.edgecolor": FAINT,
@@ -79,9 +81,23 @@ def label_rows(axes: Axes, labels: Sequence[str], notes: Sequence[str]) -> None:
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.spines["left"].set_visible(False)
     right = axes.secondary_yaxis("right")
-    right.set_yticks(range(len(notes)), list(notes))
-    right.tick_params(length=0, labelcolor=MUTED, labelsize=9)
+    right.set_yticks(range(len(notes)), [shortened(note, 22) for note in notes])
+    right.tick_params(length=0, labelcolor=MUTED, labelsize=9.5)
     right.spines["right"].set_visible(False)
+
+
+def size_axis(axes: Axes, sizes: Sequence[float]) -> None:
+    """A logarithmic axis of bytes with a few round ticks, from well below the smallest of `sizes`."""
+    smallest, largest = max(min(sizes), 1), max(*sizes, 1)
+    axes.set_xlim(smallest / 3, largest * 1.6)  # before the scale: with nothing above zero it would guess, and warn
+    axes.set_xscale("log")
+    axes.set_xlim(smallest / 3, largest * 1.6)
+    leads = (1, 2, 5) if largest / smallest < 30 else (1,)
+    ticks = [lead * 10**power for power in range(13) for lead in leads]
+    ticks = [size for size in ticks if smallest / 3 <= size <= largest * 1.6]
+    axes.set_xticks(ticks[:: max(1, -(-len(ticks) // 4))])
+    axes.xaxis.set_major_formatter(lambda size, _: bytes_text(size))
+    axes.set_xticks([], minor=True)
 
 
 def shortened(name: str, longest: int = 18) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from toolkit.report.details import Histogram, Layer
-from toolkit.report.drawing import BASE, INK, PRECISIONS, SERIES, Chart, label_rows, new_axes, rows_height
+from toolkit.report.drawing import BASE, INK, PRECISIONS, SERIES, Chart, label_rows, new_axes, rows_height, size_axis
+from toolkit.report.layer_table import layer_table
 from toolkit.report.numbers import bytes_text, percent, printable
 
 MOST_LAYERS = 24
@@ -29,24 +30,6 @@ def histograms(before: Sequence[Layer], after: Sequence[Layer]) -> Iterator[Char
         yield _histogram(place, baseline[layer.layer], layer)
 
 
-def layer_table(before: Sequence[Layer], after: Sequence[Layer]) -> list[dict[str, str]]:
-    """All layers of the result, with the bytes of the baseline's layer of the same name."""
-    baseline = {layer.layer: layer for layer in before}
-    return [_line(layer, baseline.get(layer.layer)) for layer in after]
-
-
-def _line(layer: Layer, before: Layer | None) -> dict[str, str]:
-    return {
-        "layer": printable(layer.layer) or "(the model)",
-        "kind": printable(layer.kind),
-        "weights": f"{layer.weights:,}",
-        "zeros": percent(layer.sparsity, 1),
-        "precision": printable(layer.precision),
-        "size": bytes_text(layer.size_bytes),
-        "before": "" if before is None else f"{bytes_text(before.size_bytes)}, {printable(before.precision)}",
-    }
-
-
 def _largest(layers: Sequence[Layer], most: int) -> list[Layer]:
     """The layers with most weights, in the order of the model."""
     chosen = sorted(layers, key=lambda layer: layer.weights, reverse=True)[:most]
@@ -58,11 +41,10 @@ def _sparsity(baseline: Mapping[str, Layer], layers: Sequence[Layer]) -> Chart:
     for place, layer in enumerate(layers):
         axes.barh(place, 100 * layer.sparsity, height=0.55, color=SERIES)
         if layer.layer in baseline:
-            axes.plot(
-                [100 * baseline[layer.layer].sparsity] * 2, [place - 0.36, place + 0.36], color=INK, linewidth=1.5
-            )
+            before = 100 * baseline[layer.layer].sparsity
+            axes.plot([before, before], [place - 0.36, place + 0.36], color=INK, linewidth=1.5)
     axes.set_xlim(0, 100)
-    axes.set_xlabel("% of the weights that are zero; the dark stroke is the baseline")
+    axes.set_xlabel("% zeros; the stroke is the baseline")
     label_rows(axes, [printable(layer.layer) for layer in layers], [percent(layer.sparsity, 0) for layer in layers])
     text = "Zeros in each layer of the result: " + ", ".join(
         f"{printable(layer.layer)} {percent(layer.sparsity, 0)}" for layer in layers
@@ -71,7 +53,7 @@ def _sparsity(baseline: Mapping[str, Layer], layers: Sequence[Layer]) -> Chart:
 
 
 def _bytes(baseline: Mapping[str, Layer], layers: Sequence[Layer]) -> Chart:
-    figure, axes = new_axes(rows_height(len(layers)) + 0.25)
+    figure, axes = new_axes(rows_height(len(layers)))
     kinds = sorted({layer.precision for layer in layers}, key=[layer.precision for layer in layers].index)
     for place, layer in enumerate(layers):
         if layer.layer in baseline:
@@ -79,10 +61,9 @@ def _bytes(baseline: Mapping[str, Layer], layers: Sequence[Layer]) -> Chart:
             axes.barh(place, size, height=0.7, fill=False, edgecolor=BASE, linewidth=1)
         colour = PRECISIONS[kinds.index(layer.precision) % len(PRECISIONS)]
         axes.barh(place, layer.size_bytes, height=0.45, color=colour)
-    axes.set_xscale("symlog", linthresh=1000)
-    axes.set_xlim(left=0)
-    axes.xaxis.set_major_formatter(lambda size, _: bytes_text(size))
-    axes.set_xlabel("bytes of the weights (logarithmic); the outline is the baseline")
+    shown = [*layers, *(baseline[layer.layer] for layer in layers if layer.layer in baseline)]
+    size_axis(axes, [layer.size_bytes for layer in shown])
+    axes.set_xlabel("logarithmic; the outline is the baseline")
     notes = [f"{printable(layer.precision)} · {bytes_text(layer.size_bytes)}" for layer in layers]
     label_rows(axes, [printable(layer.layer) for layer in layers], notes)
     told = ", ".join(f"{printable(layer.layer)} {note}" for layer, note in zip(layers, notes, strict=True))

@@ -14,6 +14,7 @@ Interval = tuple[float, float]
 class Quality(NamedTuple):
     """How a metric of quality is shown: `scale` makes the numbers of its axis, `unit` names their differences."""
 
+    name: str
     title: str
     axis: str
     scale: float
@@ -34,9 +35,9 @@ class Quality(NamedTuple):
 def quality_metric(name: str) -> Quality:
     """Accuracy is shown in percent; of any other metric nothing but its name is known."""
     if name == "accuracy":
-        return Quality("Accuracy", "accuracy in %", 100.0, "points", percent)
+        return Quality("accuracy", "Accuracy", "accuracy in %", 100.0, "points", percent)
     shown = printable(name)
-    return Quality(shown, shown, 1.0, "", lambda value: f"{value:.4g}".replace("-", MINUS))
+    return Quality(shown, shown, shown, 1.0, "", lambda value: f"{value:.4g}".replace("-", MINUS))
 
 
 def value_of(row: Row, name: str, key: str = "") -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,7 @@ from markupsafe import Markup
 
 from toolkit.report import Report
 from toolkit.report.details import Details
-from toolkit.report.layer_charts import layer_table
+from toolkit.report.layer_table import layer_table
 from toolkit.report.notes import shown_notes, shown_numbers
 from toolkit.report.numbers import bytes_text, plain, printable, seconds
 from toolkit.report.table import cells
@@ -79,6 +80,13 @@ def _recipe(report: Report) -> str | None:
         return None  # the page is about the numbers, which are there
 
 
+def _shown(value: Any) -> Any:
+    """Every text that a template inserts: without what a page cannot hold, a number and its ± on one line."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return printable(value).replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+
+
 def _template(name: str) -> jinja2.Template:
     return _templates().get_template(name)
 
@@ -86,11 +94,13 @@ def _template(name: str) -> jinja2.Template:
 @cache
 def _templates() -> jinja2.Environment:
     loader = jinja2.PackageLoader("toolkit.report")
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=loader,
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
-        finalize=lambda value: printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
+        finalize=_shown,
     )
+    environment.tests["wordy"] = lambda cell: bool(cell) and not re.match(r"[−+±×-]?\d", cell)
+    return environment

@@ -106,7 +106,7 @@ def parse_report(content: Any, origin: str) -> Report:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return _without_surrogates(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except RecursionError:
@@ -115,18 +115,24 @@ def _json(path: Path) -> Any:
         raise InputError(f"{path} is truncated or not JSON: {error}") from error
 
 
+def _without_surrogates(content: Any) -> Any:
+    """JSON can spell halves of characters, which a note may hold and nothing can show."""
+    return json.loads(json.dumps(content, ensure_ascii=False).encode("utf-8", "replace"))
+
+
 def _check_quality(rows: list[dict[str, Any]], quality: Mapping[str, str]) -> None:
     """Of a metric that the report itself names the numbers and intervals have to be such."""
     for number, row in enumerate(rows):
-        for metric in quality:
-            for name in (metric, f"{metric}_change"):
-                if not _is_number(row.get(name)):
-                    raise ValueError(f"rows.{number}.{name}: must be a number, found {row[name]!r:.40}")
-                found = row.get(f"{name}_interval")
-                if found is not None and not (
-                    isinstance(found, list) and len(found) == 2 and all(map(_is_number, found))
-                ):
-                    raise ValueError(f"rows.{number}.{name}_interval: must be two numbers, found {found!r:.40}")
+        for name in (name for metric in quality for name in (metric, f"{metric}_change")):
+            if not _is_number(row.get(name)):
+                raise ValueError(f"rows.{number}.{name}: must be a number, found {row[name]!r:.40}")
+            if not _is_pair(row.get(f"{name}_interval")):
+                found = row[f"{name}_interval"]
+                raise ValueError(f"rows.{number}.{name}_interval: must be two numbers, found {found!r:.40}")
+
+
+def _is_pair(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)))
 
 
 def _is_number(value: Any) -> bool:

@@ -74,8 +74,7 @@ def _word(values: Any, place: int) -> str:
 
 def _picture_at(inputs: Any, place: int) -> str | None:
     """The picture of one sample: of the first of its inputs, if there are several, that is one."""
-    parts = (
-        inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (tuple, list)) else [inputs]
-    )
+    several = inputs.values() if isinstance(inputs, Mapping) else inputs
+    parts = [inputs] if isinstance(inputs, Tensor) else several
     pictures = (picture(part[place]) for part in parts if isinstance(part, Tensor) and part.dim() == 4)
     return next((found for found in pictures if found), None)

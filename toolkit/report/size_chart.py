@@ -8,9 +8,11 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 
 from toolkit.report import Report
-from toolkit.report.drawing import BASE, MUTED, SERIES, Chart, new_axes, shortened
+from toolkit.report.drawing import BASE, MUTED, SERIES, Chart, new_axes, shortened, size_axis
 from toolkit.report.metrics import Interval, Quality, interval_of, quality_metric, shown_qualities, value_of
 from toolkit.report.numbers import bytes_text, printable
+
+MOST_NAMED = 5
 
 
 class Point(NamedTuple):
@@ -46,16 +48,14 @@ def _points(report: Report, metric: str, shown: Quality) -> list[Point]:
 
 def _chart(points: Sequence[Point], shown: Quality) -> Chart:
     figure, axes = new_axes(2.9, "both")
-    axes.set_xscale("log")
     for point in points:
         colour = SERIES if point.number else BASE
         if point.interval is not None:
             axes.plot([point.size] * 2, point.interval, color=colour, linewidth=1.3, alpha=0.8)
         axes.plot(point.size, point.quality, "o", color=colour, markersize=7)
-    sizes = [point.size for point in points]
-    _size_axis(axes, min(sizes), max(sizes))
-    _name_points(axes, points)
+    _scale(axes, [point.size for point in points])
     axes.margins(y=0.15)
+    _name_points(axes, points)
     axes.tick_params(axis="y", labelcolor=MUTED)
     axes.set_ylabel(shown.axis)
     table = [{"stage": f"{p.number} {p.stage}", "size": bytes_text(p.size), shown.title: p.text} for p in points]
@@ -63,28 +63,36 @@ def _chart(points: Sequence[Point], shown: Quality) -> Chart:
     return Chart("quality-size", f"{shown.title} against size", f"{told}.", figure, table)
 
 
-def _size_axis(axes: Axes, smallest: float, largest: float) -> None:
-    """Room for the labels, and about four round sizes as ticks."""
-    axes.set_xlim(smallest / 1.5, largest * (largest / smallest) ** 0.25 * 1.5)
-    decades = [lead * 10**power for power in range(2, 13) for lead in (1, 2, 5)]
-    ticks = [size for size in decades if smallest / 1.4 <= size <= largest * 1.4]
-    ticks = ticks[:: -(-len(ticks) // 4) or 1]
-    axes.set_xticks(ticks, [bytes_text(size) for size in ticks])
-    axes.set_xticks([], minor=True)
+def _scale(axes: Axes, sizes: Sequence[float]) -> None:
+    """A logarithmic axis with room at both sides for the labels."""
+    size_axis(axes, sizes)
+    smallest, largest = min(sizes), max(sizes)
+    room = 1.6 * (largest / smallest) ** 0.45
+    axes.set_xlim(smallest / room, largest * room)
     axes.set_xlabel("size of the file, logarithmic")
 
 
 def _name_points(axes: Axes, points: Sequence[Point]) -> None:
-    """Write the stages beside their points; those whose points (nearly) coincide share a label."""
-    spread = max(point.quality for point in points) - min(point.quality for point in points)
+    """Write the stages beside their points, the smallest at its left; those that (nearly) coincide share a label."""
+    low, high = axes.get_ylim()
     groups: list[list[Point]] = []
     for point in points:
-        near = next((group for group in groups if _coincide(group[0], point, 0.08 * spread)), None)
+        near = next((group for group in groups if _coincide(group[0], point, 0.09 * (high - low))), None)
         groups.append([point]) if near is None else near.append(point)
+    smallest = min(point.size for point in points)
     for group in groups:
-        name = ", ".join(f"{point.number} {shortened(point.stage, 14)}" for point in group)
-        at = (group[0].size, max(point.quality for point in group))
-        axes.annotate(name, at, (7, 4), textcoords="offset points", fontsize=9)
+        name = _name(group, named=len(points) <= MOST_NAMED)
+        at = (group[0].size, sum(point.quality for point in group) / len(group))
+        left = len(groups) > 1 and group[0].size == smallest
+        side, place = ("right", (-8, 0)) if left else ("left", (8, 0))
+        axes.annotate(name, at, place, textcoords="offset points", fontsize=9, ha=side, va="center")
+
+
+def _name(group: Sequence[Point], named: bool) -> str:
+    """Where there are too many for names, the numbers by which every chart and table knows them."""
+    if named:
+        return "\n".join(f"{point.number} {shortened(point.stage, 14)}" for point in group)
+    return ", ".join(str(point.number) for point in group)
 
 
 def _coincide(one: Point, other: Point, near: float) -> bool:

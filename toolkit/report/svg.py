@@ -75,4 +75,5 @@ def _coloured(svg: str) -> str:
 
 
 def _identifier(name: str) -> str:
-    return "chart-" + re.sub(r"[^A-Za-z0-9-]", "-", name)
+    """An id for any name, and another one for any other name."""
+    return "chart-" + re.sub(r"[^A-Za-z0-9-]", lambda found: f"_{ord(found[0]):x}_", name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -35,9 +36,8 @@ def as_text(report: Report, width: int = 80) -> str:
     while max(map(len, table.splitlines())) > width and any(column.dispensable for column in columns):
         columns.remove(max(columns, key=lambda column: column.dispensable))
         table = _table(report, columns, "simple")
-    said = [verdict(report), *stage_verdicts(report)] if len(report.rows) > 1 else []
     notes = [f"\n{line}" for line in _notes(report, "simple", LONGEST_NOTE)]
-    return "\n".join([table, "", *said, *notes]).rstrip("\n") + "\n"
+    return "\n".join([table, "", *_said(report, width), *notes])
 
 
 def as_markdown(report: Report) -> str:
@@ -65,6 +65,14 @@ def columns_of(report: Report, detailed: bool = False) -> list[Column]:
     ]
 
 
+def _said(report: Report, width: int) -> Iterator[str]:
+    """The verdicts in lines that fit; nothing of a report without stages."""
+    if len(report.rows) > 1:
+        yield from textwrap.wrap(verdict(report), width)
+        for line in stage_verdicts(report):
+            yield from textwrap.wrap(line, width, subsequent_indent="  ")
+
+
 def _lines(report: Report, columns: Sequence[Column]) -> list[list[str]]:
     return [
         [str(number), *(column.show(row, report.baseline) for column in columns)]
@@ -84,10 +92,9 @@ def _identity() -> list[Column]:
 
 def _qualities(report: Report) -> Iterator[Column]:
     for place, metric in enumerate(shown_qualities(report)):
-        yield Column(
-            quality_metric(metric).axis.removesuffix(" in %"), partial(_quality, metric), 50 + place if place else 0
-        )
-        yield Column("change" if not place else f"{printable(metric)} change", partial(_change, metric), 60 + place)
+        first = not place
+        yield Column(quality_metric(metric).name, partial(_quality, metric), 0 if first else 50 + place)
+        yield Column("change" if first else f"{printable(metric)} change", partial(_change, metric), 60 + place)
 
 
 def _quality(metric: str, row: Row, _: Row) -> str:
@@ -111,8 +118,9 @@ def _latencies(report: Report, detailed: bool) -> Iterator[Column]:
 def _latency(size: str, detailed: bool, row: Row, _: Row) -> str:
     time, ratio = value_of(row, "latency_ms", size), value_of(row, "latency_ratio", size)
     arm = None if ratio is None else half_width(ratio, interval_of(row, "latency_ratio", size))
-    parts = ["" if time is None else f"{time:.3g}", "" if ratio is None else f"×{ratio:.2f}"]
-    return " ".join(filter(None, [*parts, f"±{arm:.2f}" if detailed and arm is not None else ""]))
+    digits = 3 if detailed and arm else 2
+    parts = ["" if time is None else f"{time:.3g}", "" if ratio is None else f"×{ratio:.{digits}f}"]
+    return " ".join(filter(None, [*parts, f"±{arm:.3f}" if detailed and arm else ""]))
 
 
 def _size(row: Row, _: Row) -> str:
@@ -157,7 +165,7 @@ def _note_table(note: Note, style: str, longest: int | None) -> str:
 
 SIZE = (Column("size", _size), Column("smaller", _smaller))
 REST = (
-    Column("same", partial(_share, "agreement", 1), 95),
+    Column("agree", partial(_share, "agreement", 1), 95),
     Column("memory", _memory, 96),
     Column("zeros", partial(_share, "sparsity", 0), 97),
     Column("nonzero", partial(_count, "nonzero"), 98),

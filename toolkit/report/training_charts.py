@@ -27,13 +27,14 @@ def _learning_curve(curve: Curve) -> Chart:
         axes.plot(curve.step, smoothed(curve.loss, len(curve.loss) // SMOOTHING), color=SERIES, linewidth=2)
     if min(curve.loss) > 0 and max(curve.loss) / min(curve.loss) > LOGARITHMIC_FROM:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda loss, _: f"{loss:g}")
+        axes.yaxis.set_minor_formatter(lambda *_: "")
     axes.set_xlabel("training step")
     axes.set_ylabel("loss")
     name = f"{curve.number} {printable(curve.stage)}"
     ends = f"from {curve.loss[0]:.4g} to {curve.loss[-1]:.4g} in {curve.step[-1]:,} steps"
-    return Chart(
-        f"curve-{curve.number}", name, f"The loss in the training of {name} goes {ends}.", figure, _told(curve)
-    )
+    text = f"The loss in the training of {name} goes {ends}."
+    return Chart(f"curve-{curve.number}", name, text, figure, _told(curve))
 
 
 def smoothed(values: Sequence[float], window: int) -> list[float]:

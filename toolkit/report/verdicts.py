@@ -20,9 +20,19 @@ def verdict(report: Report) -> str:
     if len(report.rows) < 2:
         return "Only the baseline was measured."
     stages = "one stage" if len(report.rows) == 2 else f"{len(report.rows) - 1} stages"
-    gains = _listed(_gains(report, 0, len(report.rows) - 1)) or "neither size nor speed is measurably different"
-    price = _listed([*quality_changes(report, report.final), *_agreement(report.final)], "; ")
-    return f"After {stages}: {gains}." + (f" {price[:1].upper()}{price[1:]}." if price else "")
+    gains = _gains(report, 0, len(report.rows) - 1)
+    first = f"the model is {_listed(gains)}" if gains else "no difference of size or speed can be told from noise"
+    return " ".join([f"After {stages} {first}.", *_price(report)])
+
+
+def _price(report: Report) -> Iterator[str]:
+    """The second sentence, where any quality was measured."""
+    final = report.final
+    said = [*quality_changes(report, final), *_unsure(report), *_agreement(final)]
+    if said:
+        subject = "It " if said[0].startswith(("loses", "gains")) else ""
+        price = "; ".join(said)
+        yield f"{subject}{price}." if subject else f"{price[:1].upper()}{price[1:]}."
 
 
 def stage_verdicts(report: Report) -> list[str]:
@@ -31,15 +41,17 @@ def stage_verdicts(report: Report) -> list[str]:
     for number, row in enumerate(report.rows[1:], start=1):
         start = report.start(number)
         parts = [_zeros(report, start, number) or _listed(_gains(report, start, number))]
-        parts += quality_changes(report, row)
+        parts += quality_changes(report, row, with_samples=False)
         said = "; ".join(filter(None, parts))
         lines.append(f"{number} {printable(row.stage)}: {said or 'nothing that can be told from noise'}")
     return lines
 
 
-def quality_changes(report: Report, row: Row) -> list[str]:
+def quality_changes(report: Report, row: Row, with_samples: bool = True) -> list[str]:
     """What became of each metric of quality against the baseline, as far as the interval of the change says."""
-    changes = (_quality_change(report, row, metric) for metric in shown_qualities(report))
+    samples = value_of(row, "samples") if with_samples else None
+    on = f" on {samples:,.0f} samples" if samples else ""
+    changes = (_quality_change(report, row, metric, on) for metric in shown_qualities(report))
     return [change for change in changes if change]
 
 
@@ -53,6 +65,12 @@ def speed(report: Report, before: int, after: int, size: str) -> tuple[float, In
         return None
     middle, reach = old[0] - new[0], math.hypot(old[1], new[1])
     return math.exp(middle), (math.exp(middle - reach), math.exp(middle + reach))
+
+
+def differs(found: tuple[float, Interval]) -> bool:
+    """Whether a speed is another one: its interval leaves 1 out, by more than nobody would notice."""
+    factor, (low, high) = found
+    return not low <= 1 <= high and abs(factor - 1) >= WORTH_SAYING
 
 
 def _log_ratio(report: Report, number: int, size: str) -> tuple[float, float] | None:
@@ -74,7 +92,7 @@ def _size(before: Row, after: Row) -> list[str]:
     old, new = value_of(before, "size_bytes"), value_of(after, "size_bytes")
     if not old or not new or abs(old / new - 1) < SAME_SIZE:
         return []
-    change = f"smaller {_times(old / new)}" if new < old else f"larger {_times(new / old)}"
+    change = f"{_times(old / new)} smaller" if new < old else f"{_times(new / old)} larger"
     return [f"{change} ({bytes_text(old)} → {bytes_text(new)})"]
 
 
@@ -82,16 +100,11 @@ def _speeds(report: Report, before: int, after: int) -> list[str]:
     said = []
     for size in report.rows[after].get("latency_ratio") or {}:
         found = speed(report, before, after, size)
-        if found is not None and _differs(found):
+        if found is not None and differs(found):
             slower = found[0] < 1
-            why = ": these layers are too small for it" if slower and _fewer_bits(report, before, after, size) else ""
+            why = " (these layers are too small for it)" if slower and _fewer_bits(report, before, after, size) else ""
             said.append(f"{_times(found[0])} as fast {'here ' if slower else ''}at batch {printable(size)}{why}")
     return said
-
-
-def _differs(found: tuple[float, Interval]) -> bool:
-    factor, (low, high) = found
-    return not low <= 1 <= high and abs(factor - 1) >= WORTH_SAYING
 
 
 def _fewer_bits(report: Report, before: int, after: int, size: str) -> bool:
@@ -123,24 +136,41 @@ def _zeros(report: Report, before: int, after: int) -> str:
 
 def _is_same(found: tuple[float, Interval]) -> bool:
     factor, (low, high) = found
-    return not _differs(found) and low > 1 - SAME_SPEED and high < 1 + SAME_SPEED and abs(factor - 1) < SAME_SPEED
+    return not differs(found) and low > 1 - SAME_SPEED and high < 1 + SAME_SPEED and abs(factor - 1) < SAME_SPEED
 
 
-def _quality_change(report: Report, row: Row, metric: str) -> str:
+def _quality_change(report: Report, row: Row, metric: str, on: str) -> str:
     change, interval = value_of(row, f"{metric}_change"), interval_of(row, f"{metric}_change")
     if change is None or interval is None:
         return ""
-    shown = quality_metric(metric)
-    name = "accuracy" if metric == "accuracy" else shown.title
-    amount = " ".join(filter(None, [shown.change(change, interval), shown.unit]))
-    samples = value_of(row, "samples")
-    on = f" on {samples:,.0f} samples" if samples else ""
     if interval[0] <= 0 <= interval[1]:
-        if metric == "accuracy" and (half_width(change, interval) or 0) > TOO_WIDE_ACCURACY:
-            return f"too few samples to tell a change of accuracy from chance ({amount}{on})"
-        return f"no measurable {'loss' if metric == 'accuracy' else 'change'} of {name} ({amount}{on})"
+        return _no_change(metric, change, interval, on)
     better = (change > 0) == (report.quality.get(metric) != "lower")
-    return f"{name} is {'better' if better else 'worse'} than the baseline's ({amount}{on})"
+    size = quality_metric(metric).change(abs(change), _towards(change, interval)).lstrip("+")
+    if metric == "accuracy":
+        return f"{'gains' if better else 'loses'} {size} points of accuracy against the baseline{on}"
+    return f"{printable(metric)} is {'better' if better else 'worse'} by {size} than the baseline's{on}"
+
+
+def _no_change(metric: str, change: float, interval: Interval, on: str) -> str:
+    shown = quality_metric(metric)
+    amount = " ".join(filter(None, [shown.change(change, interval), shown.unit]))
+    if metric == "accuracy" and (half_width(change, interval) or 0) > TOO_WIDE_ACCURACY:
+        return f"too few samples to tell a change of accuracy from chance ({amount}{on})"
+    return f"no measurable {'loss' if metric == 'accuracy' else 'change'} of {shown.name} ({amount}{on})"
+
+
+def _towards(change: float, interval: Interval) -> Interval:
+    return interval if change >= 0 else (-interval[1], -interval[0])
+
+
+def _unsure(report: Report) -> Iterator[str]:
+    """Metrics that were measured without an interval: what they are, and no verdict."""
+    for metric in shown_qualities(report):
+        ends = [value_of(row, metric) for row in (report.baseline, report.final)]
+        if interval_of(report.final, f"{metric}_change") is None and None not in ends:
+            before, after = (quality_metric(metric).text(end) for end in ends if end is not None)
+            yield f"{printable(metric)} went from {before} to {after}, measured without an interval"
 
 
 def _agreement(row: Row) -> Iterator[str]:
@@ -153,5 +183,6 @@ def _times(factor: float) -> str:
     return f"{factor:.1f}×" if factor >= 9.95 else f"{factor:.2f}×"
 
 
-def _listed(parts: list[str], separator: str = ", ") -> str:
-    return separator.join(part for part in parts if part)
+def _listed(parts: list[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))

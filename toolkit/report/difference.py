@@ -1,0 +1,73 @@
+"""A comparison of two runs for the terminal and as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from tabulate import tabulate
+
+from toolkit.report.compare import Comparison, Number
+from toolkit.report.page import render_template
+
+
+class Section(NamedTuple):
+    """A heading, what to say where there is nothing to show, the titles and the lines."""
+
+    title: str
+    nothing: str
+    titles: tuple[str, ...]
+    lines: Sequence[Sequence[str]]
+
+
+def sections(comparison: Comparison) -> list[Section]:
+    """What differs, in the order of its weight."""
+    runs = _names(comparison)
+    settings = Section("Settings that differ", "The recipes are the same.", ("place", *runs), comparison.settings)
+    moved = Section(
+        "Numbers that moved beyond their intervals",
+        "No number moved beyond its interval.",
+        ("row", "number", *runs),
+        _lines(comparison.of("moved")),
+    )
+    unknown = _lines(comparison.of("unknown"))
+    others = Section("Other numbers without an interval", "", ("row", "number", *runs), unknown)
+    return [settings, moved, *([others] if unknown else [])]
+
+
+def remarks(comparison: Comparison) -> Iterator[str]:
+    """What else to know of the two."""
+    within = len(comparison.of("within"))
+    if within:
+        yield f"{within} numbers are the same or differ by less than their intervals."
+    if comparison.alone:
+        yield f"Only one of the runs has: {', '.join(comparison.alone)}."
+
+
+def as_text(comparison: Comparison) -> str:
+    """Everything for a terminal."""
+    parts = [
+        f"{section.title}\n\n{tabulate(section.lines, headers=section.titles, disable_numparse=True)}\n"
+        if section.lines
+        else f"{section.nothing}\n"
+        for section in sections(comparison)
+    ]
+    return "\n".join([*parts, *remarks(comparison)])
+
+
+def as_page(comparison: Comparison) -> str:
+    """Everything as one page of HTML."""
+    return render_template(
+        "difference.html.j2",
+        title=" and ".join(_names(comparison)),
+        sections=sections(comparison),
+        remarks=list(remarks(comparison)),
+    )
+
+
+def _names(comparison: Comparison) -> tuple[str, str]:
+    return str(comparison.first), str(comparison.second)
+
+
+def _lines(numbers: Sequence[Number]) -> list[tuple[str, ...]]:
+    return [(number.row, number.name, number.first, number.second) for number in numbers]
