@@ -10,9 +10,9 @@ from torch import nn
 import toolkit
 from toolkit import masks
 from toolkit.errors import TechniqueError
-from toolkit.fingerprint import changes, fingerprint
-from toolkit.keeping import examine
 from toolkit.promises import Promises
+from toolkit.promises.fingerprint import changes, fingerprint
+from toolkit.promises.keeping import examine
 from toolkit.recipe import parse_recipe
 
 HEAD = """
@@ -461,7 +461,7 @@ def test_a_technique_that_moves_its_own_zeros_while_it_trains_is_not_blamed(inst
 def test_a_new_model_ends_all_promises_and_says_which(install, keeps):
     install("refill", **optimizing(refilled))
     report = keeps(PRUNE + QUANTIZE + STUDENT + stage("refill"))
-    note = report.row("distillation")["masks"]
+    note = report.row("distillation")["ended"]
     assert note.text == (
         "another model took its place: what was kept before ends here, "
         "zeros in 2 weights, Int8Linear of float32 and int8 in 2 layers"
@@ -472,7 +472,7 @@ def test_a_new_model_ends_all_promises_and_says_which(install, keeps):
         {"layer": "1.weight", "ended": "1024 zeros"},
         {"layer": "3.weight", "ended": "64 zeros"},
     ]
-    assert not any("masks" in row.values for row in report.rows if row.stage != "distillation")
+    assert not any("ended" in row.values for row in report.rows if row.stage != "distillation")
 
 
 def test_a_layer_that_is_taken_out_is_said(install, keeps):
@@ -482,7 +482,7 @@ def test_a_layer_that_is_taken_out_is_said(install, keeps):
         return hidden
 
     install("shrink", **optimizing(shrink))
-    note = keeps(PRUNE + stage("shrink")).final["masks"]
+    note = keeps(PRUNE + stage("shrink")).final["ended"]
     assert note.text == "the layer is gone or has another shape: what was kept before ends here, zeros in 2 weights"
 
 
@@ -499,7 +499,7 @@ def test_a_model_inside_another_one_keeps_its_promises(install, keeps, stops):
     install("wrap", **optimizing(Wrapped))
     install("refill", **optimizing(lambda model: Wrapped(refilled(model))))
     install("undo", **optimizing(lambda model: Wrapped(dense(model.inner))))
-    assert "masks" not in keeps(PRUNE + stage("wrap")).final.values
+    assert "ended" not in keeps(PRUNE + stage("wrap")).final.values
     assert "made in 'inner.1.weight': 1024 zeros before" in stops(PRUNE + stage("refill"))
     assert "made of 'inner.1': Int8Linear" in stops(QUANTIZE + stage("wrap") + "\n" + stage("undo"))
 

@@ -217,10 +217,10 @@ def test_replacing_a_masked_model_is_said(run):
         """
     )
     assert report.row("distillation")["sparsity"] < 0.01
-    note = report.row("distillation")["masks"]
+    note = report.row("distillation")["ended"]
     assert note.text == "another model took its place: what was kept before ends here, zeros in 2 weights"
     assert [row["layer"] for row in note.table] == ["1.weight", "3.weight"]
-    assert "masks" not in report.row("pruning").values
+    assert "ended" not in report.row("pruning").values
 
 
 def test_the_same_recipe_twice_gives_the_same_weights_and_numbers(tmp_path):

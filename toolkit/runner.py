@@ -18,15 +18,15 @@ from toolkit.errors import ArtifactError, InputError, TechniqueError, ToolkitErr
 from toolkit.measured import Measurer, named_measures
 from toolkit.observers import Observers
 from toolkit.promises import Promises
+from toolkit.promises.trainable import trained_later
+from toolkit.promises.watch import Watch
 from toolkit.recipe import Recipe, Stage, Step, read_recipe
 from toolkit.report import Report, Row
 from toolkit.report.writer import report_writer
 from toolkit.resolved import resolved_recipe
 from toolkit.seeding import reseed
 from toolkit.stages import Outcome, perform, train
-from toolkit.trainable import trained_later
 from toolkit.training import OnStep, Training, TrainingSettings
-from toolkit.watch import Watch
 
 log = logging.getLogger("toolkit")
 

@@ -12,10 +12,10 @@ from torch import nn
 from toolkit import masks
 from toolkit.errors import TechniqueError, ToolkitError, described
 from toolkit.precision import with_fixed_precision
+from toolkit.promises.watch import Watch
 from toolkit.recipe import Stage, Step
 from toolkit.tasks import Data
 from toolkit.training import OnStep, Training, TrainingSettings, fit
-from toolkit.watch import Watch
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -25,12 +24,8 @@ log = logging.getLogger("toolkit")
 class ReportWriter:
     """Writes `report.json`, `report.md` and `details.json` after every row, and `report.html` at the end."""
 
-    def __init__(self) -> None:
-        self._starts: tuple[int, ...] = ()
-
     @hookimpl
     def on_start(self, recipe: Recipe, directory: Path) -> tuple[RunDirectory, Collector]:
-        self._starts = (0, *(stage.start for stage in recipe.stages))
         return RunDirectory(directory), Collector(last=len(recipe.stages))
 
     @hookimpl
@@ -46,17 +41,13 @@ class ReportWriter:
     @hookimpl
     def on_row(self, prepared: tuple[RunDirectory, Collector], report: Report) -> None:
         directory, collector = prepared
-        report = self._complete(report, directory)
         directory.write_json(REPORT, report.to_json())
         directory.write(TABLE, as_markdown(report))
         directory.write(DETAILS, collector.details().model_dump_json(exclude_none=True) + "\n")
 
     @hookimpl
-    def on_end(self, prepared: tuple[RunDirectory, Collector], report: Report) -> None:
-        write_page(self._complete(report, prepared[0]))
-
-    def _complete(self, report: Report, directory: RunDirectory) -> Report:
-        return replace(report, starts=self._starts[: len(report.rows)], directory=directory.path)
+    def on_end(self, report: Report) -> None:
+        write_page(report)
 
 
 def write_page(report: Report) -> Path | None:

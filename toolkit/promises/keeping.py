@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from toolkit import masks
-from toolkit.fingerprint import Change
 from toolkit.promises import Kind, Promises, kinds_of
+from toolkit.promises.fingerprint import Change
 from toolkit.replaced import replaced_layers
 
 

@@ -6,15 +6,15 @@ from torch import nn
 
 from toolkit import masks
 from toolkit.assembly import logits_shape
-from toolkit.breaches import Breaches, OnBreach
 from toolkit.errors import InputError, TechniqueError
-from toolkit.fingerprint import Fingerprint, changes, fingerprint
-from toolkit.keeping import examine
 from toolkit.promises import Promises, kinds_of
+from toolkit.promises.breaches import Breaches, OnBreach
+from toolkit.promises.fingerprint import Fingerprint, changes, fingerprint
+from toolkit.promises.keeping import examine
+from toolkit.promises.trainable import frozen, trainable_weights
 from toolkit.recipe import Stage, Step
 from toolkit.report import Note
 from toolkit.tasks import Data
-from toolkit.trainable import frozen, trainable_weights
 
 
 class Watch:
@@ -87,7 +87,7 @@ class Watch:
         self._guard("its own result", model)
 
     def notes(self) -> dict[str, Note]:
-        """What was broken, as `promises`, and what ended, as `masks`."""
+        """What was broken, as `promises`, and what ended, as `ended`."""
         return self._breaches.notes()
 
     def _guard(self, name: str, model: nn.Module) -> None:

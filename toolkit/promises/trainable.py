@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from toolkit import masks
-from toolkit.fingerprint import Change
+from toolkit.promises.fingerprint import Change
 from toolkit.recipe import Stage
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 from toolkit.errors import TechniqueError
-from toolkit.fingerprint import Change
-from toolkit.keeping import listed, summary
 from toolkit.promises import Promises
+from toolkit.promises.fingerprint import Change
+from toolkit.promises.keeping import listed, summary
 from toolkit.report import Note
 
 OnBreach = Literal["stop", "warn"]
@@ -44,13 +44,13 @@ class Breaches:
             self._ended.extend(listed(promises))
 
     def notes(self) -> dict[str, Note]:
-        """What was broken, as `promises`, and what ended, as `masks`."""
+        """What was broken, as `promises`, and what ended, as `ended`."""
         notes = {}
         if self._sentences:
             notes["promises"] = Note("; ".join(self._sentences), [change._asdict() for change in self._changes])
         if self._endings:
             rows = [{"layer": change.layer, "ended": change.before} for change in self._ended]
-            notes["masks"] = Note("; ".join(self._endings), rows)
+            notes["ended"] = Note("; ".join(self._endings), rows)
         return notes
 
 
