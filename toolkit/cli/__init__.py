@@ -1,0 +1,43 @@
+"""The command `toolkit`. Nothing heavy is imported before a command needs it: `--help` knows no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from toolkit.cli import listing, running, showing
+from toolkit.errors import ToolkitError
+
+
+class Commands(click.Group):
+    """A group whose commands end with one sentence and an exit code instead of a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command: exit code 2 for bad input, 1 for a failure, 130 for an interruption."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("\ninterrupted", err=True)
+            ctx.exit(130)
+        except ToolkitError as error:
+            for line in str(error).splitlines():
+                click.echo(f"error: {line}", err=True)
+            ctx.exit(error.exit_code)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="torch-optimization-toolkit")
+def main() -> None:
+    """Make PyTorch models smaller and faster.
+
+    A recipe (a TOML file) chains techniques such as distillation, pruning and quantization; every stage is measured.
+    """
+
+
+for _command in (
+    *(running.run, running.check),
+    *(listing.techniques, listing.recipes),
+    *(showing.report, showing.diff, showing.evaluate),
+):
+    main.add_command(_command)

@@ -1,0 +1,64 @@
+"""Commands that run recipes, or say whether they could be run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import click
+
+from toolkit.errors import InputError, ToolkitError
+
+RUNS_HELP = "The run directory; by default runs/<name of the recipe>."
+SET_HELP = "Replace one value, such as stages.1.params.sparsity=0.9; can be given many times."
+
+
+@click.command()
+@click.argument("recipe")
+@click.option("--set", "settings", multiple=True, metavar="PLACE=VALUE", help=SET_HELP)
+@click.option("--output", type=click.Path(path_type=Path), help=RUNS_HELP)
+@click.option("--overwrite", is_flag=True, help="Replace the run directory if it exists.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="Where to train and measure.")
+def run(recipe: str, settings: tuple[str, ...], output: Path | None, overwrite: bool, device: str | None) -> None:
+    """Run RECIPE, a file or the name of a shipped recipe, and print its table."""
+    from toolkit.overrides import parse_settings
+    from toolkit.progress import progress_bars
+    from toolkit.recipe import read_recipe
+    from toolkit.report.table import as_text
+    from toolkit.runner import run as run_recipe
+    from toolkit.runs import RECIPE
+
+    overrides = parse_settings(settings) | ({"device": device} if device else {})
+    checked = read_recipe(recipe, overrides)
+    output = output or Path("runs") / checked.name
+    observer, bars = progress_bars()
+    try:
+        report = run_recipe(checked, output=output, overwrite=overwrite, observers=[observer])
+    except (KeyboardInterrupt, ToolkitError) as error:
+        bars.close()
+        if (output / RECIPE).is_file() and not isinstance(error, InputError):
+            click.echo(f"\nthe stages done so far are in {output}", err=True)
+        raise
+    bars.close()
+    click.echo(as_text(report, shutil.get_terminal_size().columns))
+    click.echo(f"\nThe model and the report are in {output}")
+
+
+@click.command()
+@click.argument("recipes", nargs=-1, required=True, metavar="RECIPE…")
+@click.option("--set", "settings", multiple=True, metavar="PLACE=VALUE", help=SET_HELP)
+def check(recipes: tuple[str, ...], settings: tuple[str, ...]) -> None:
+    """Find all mistakes in RECIPEs without training: keys, values, names, order, shapes."""
+    from toolkit.assembly import assemble
+    from toolkit.overrides import parse_settings
+    from toolkit.recipe import read_recipe
+
+    failures = []
+    for recipe in recipes:
+        try:
+            assemble(read_recipe(recipe, parse_settings(settings)))
+            click.echo(f"{recipe}: ok")
+        except InputError as error:
+            failures.append(str(error))
+    if failures:
+        raise InputError("\n".join(failures))
