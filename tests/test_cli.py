@@ -370,7 +370,8 @@ class TestFailures:
             2,
             [
                 "toy.toml: stages.1.technique: 'broken' (broken-plugin 1.0) cannot be imported: "
-                "ModuleNotFoundError: No module named 'no_such_module_at_all'"
+                "ModuleNotFoundError: No module named 'no_such_module_at_all': "
+                "install what it needs with pip install 'broken-plugin'"
             ],
         )
         assert not (here / "runs").exists()

@@ -289,7 +289,8 @@ def test_a_failing_hook_names_everything_and_keeps_what_was_done(install, run, t
     with pytest.raises(TechniqueError) as caught:
         run('[[stages]]\ntechnique = "pruning"\n[[stages]]\ntechnique = "broken"\nfinetune = { epochs = 1 }')
     assert str(caught.value) == (
-        f"stage 2 (broken): 'broken' (tests 1.0) failed in {hook} with ValueError: no such luck"
+        f"stage 2 (broken): 'broken' (tests 1.0) failed in {hook} with ValueError: no such luck: "
+        "it has a bug (the run's log has the traceback), or should raise toolkit.TechniqueError where it cannot work"
     )
     assert caught.value.exit_code == 1
     rows = json.loads((tmp_path / "run" / "report.json").read_text())["rows"]
@@ -317,10 +318,14 @@ def returns(value):
 @pytest.mark.parametrize(
     ("hook", "value", "sentence"),
     [
-        ("optimize", None, "must return the model from optimize, not NoneType"),
-        ("optimize", (1, 2), "must return the model from optimize, not tuple"),
-        ("finetune", None, "must return training.using(…) from finetune, not NoneType"),
-        ("finetune", nn.Linear(1, 1), "must return training.using(…) from finetune, not Linear"),
+        ("optimize", None, "must return the model from optimize, not NoneType: end it with 'return model'"),
+        ("optimize", (1, 2), "must return the model from optimize, not tuple: return it alone"),
+        ("finetune", None, "must return training.using(…) from finetune, not NoneType: or training as it is"),
+        (
+            "finetune",
+            nn.Linear(1, 1),
+            "must return training.using(…) from finetune, not Linear: the runner trains, it only says how",
+        ),
         ("measure", [1], "must return a dictionary from measure, not list"),
         ("measure", {"x": "fast"}, "must return numbers or toolkit.Note from measure, 'x' is a str"),
     ],

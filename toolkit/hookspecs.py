@@ -101,3 +101,7 @@ class ObserverHooks:
     @hookspec
     def on_end(self, params: Params, prepared: Any, report: Report, directory: Path) -> None:
         """All stages are done and the run directory is complete."""
+
+    @hookspec
+    def on_failure(self, params: Params, prepared: Any, error: BaseException, directory: Path) -> None:
+        """The run ends early, by an error or an interruption: close what is open. Not called where `on_end` is."""

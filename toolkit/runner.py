@@ -86,13 +86,14 @@ class _Run:
     def execute(self) -> Report:
         """Run all stages and leave the last one's model as the run's artifact."""
         self._write_recipe()
-        self.observers.start(self.recipe, self.directory.path)
-        for stage in (self.recipe.baseline, *self.recipe.stages):
-            with _named(stage):
-                self._run_stage(stage)
-        self._write_recipe()
-        self.directory.write_all(artifact.pack(self.models[-1]))
-        self.observers.tell("on_end", report=self.report, directory=self.directory.path)
+        with self.observers.told_of_failure(self.directory.path):
+            self.observers.start(self.recipe, self.directory.path)
+            for stage in (self.recipe.baseline, *self.recipe.stages):
+                with _named(stage):
+                    self._run_stage(stage)
+            self._write_recipe()
+            self.directory.write_all(artifact.pack(self.models[-1]))
+            self.observers.tell("on_end", report=self.report, directory=self.directory.path)
         return self.report
 
     @property

@@ -14,8 +14,10 @@ from toolkit.errors import TechniqueError, ToolkitError, described
 from toolkit.precision import with_fixed_precision
 from toolkit.promises.watch import Watch
 from toolkit.recipe import Stage, Step
+from toolkit.returned import require_model, require_training
 from toolkit.tasks import Data
 from toolkit.training import OnStep, Training, TrainingSettings, fit
+from toolkit.unchanged import unchanged
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def perform(
     outcome = Outcome(model)
     if stage.finetune is not None:
         training = _training(stage, model, data, prepared, watch)
-        with _blamed_on(stage):
+        with _blamed_on(stage), unchanged(stage.techniques, "while training"):
             outcome = train(model, training, data, on_step)
     watch.after_training(model.eval())
     return Outcome(model, prepared, outcome.losses, outcome.settings)
@@ -91,9 +93,7 @@ def _optimize(step: Step, model: nn.Module, data: Data, prepared: Any) -> nn.Mod
     if not technique.implements("optimize"):
         return model
     made = technique.call("optimize", model=model, params=step.params, data=data, prepared=prepared)
-    if not isinstance(made, nn.Module):
-        raise TechniqueError(f"{technique} must return the model from optimize, not {type(made).__name__}")
-    return made.to(data.device)
+    return require_model(technique, made).to(data.device)
 
 
 def _training(stage: Stage, model: nn.Module, data: Data, prepared: tuple[Any, ...], watch: Watch) -> Training:
@@ -104,13 +104,6 @@ def _training(stage: Stage, model: nn.Module, data: Data, prepared: tuple[Any, .
             made = step.technique.call(
                 "finetune", model=model, params=step.params, data=data, prepared=ready, training=training
             )
-            training = _require_training(step, made)
+            training = require_training(step.technique, made)
             watch.after_hook(str(step.technique), "in finetune")
     return training
-
-
-def _require_training(step: Step, made: Any) -> Training:
-    if not isinstance(made, Training):
-        kind = type(made).__name__
-        raise TechniqueError(f"{step.technique} must return training.using(…) from finetune, not {kind}")
-    return made

@@ -5,7 +5,8 @@ Only what a recipe names is imported; listing what is installed reads metadata a
 
 from __future__ import annotations
 
-import inspect
+import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -14,6 +15,7 @@ from typing import Any, Literal
 
 import pluggy
 
+from toolkit import hookchecks
 from toolkit.errors import InputError, TechniqueError, TechniqueRefusal, ToolkitError, described, did_you_mean
 from toolkit.hookspecs import PROJECT, ObserverHooks, TechniqueHooks
 from toolkit.params import Params
@@ -21,6 +23,11 @@ from toolkit.params import Params
 GROUP = "toolkit"
 Role = Literal["technique", "observer"]
 SPECIFICATIONS: dict[Role, type] = {"technique": TechniqueHooks, "observer": ObserverHooks}
+# The other kind of plugin, and how a recipe names those of that kind.
+OTHER: dict[Role, tuple[Role, str]] = {
+    "technique": ("observer", "under [[plugins]], for it observes the whole run"),
+    "observer": ("technique", "as the technique of a stage, for a run-wide plugin only observes"),
+}
 
 
 @dataclass(frozen=True)
@@ -66,12 +73,16 @@ class Technique:
 
     def call(self, hook: str, **arguments: Any) -> Any:
         """Call a hook; whatever it raises becomes a `TechniqueError` that names plugin, distribution and hook."""
-        try:
-            return getattr(self.hooks, hook)(**arguments)
-        except ToolkitError as error:
-            raise TechniqueRefusal(f"{self} refused in {hook}: {error}") from error
-        except (Exception, SystemExit) as error:
-            raise TechniqueError(f"{self} failed in {hook} with {described(error)}") from error
+        from toolkit.unchanged import unchanged
+
+        with unchanged(str(self), f"in {hook}"):
+            try:
+                return getattr(self.hooks, hook)(**arguments)
+            except ToolkitError as error:
+                raise TechniqueRefusal(f"{self} refused in {hook}: {error}") from error
+            except (Exception, SystemExit) as error:
+                remedy = remedy_for(error, list(arguments))
+                raise TechniqueError(f"{self} failed in {hook} with {described(error)}: {remedy}") from error
 
 
 def installed() -> list[Installed]:
@@ -97,64 +108,52 @@ def find(name: str, role: Role = "technique") -> Installed:
 def load(name: str, role: Role = "technique") -> Technique:
     """Import an installed plugin and check its hooks; a `ToolkitError` says what is wrong with it."""
     plugin = find(name, role)
-    try:
-        module = plugin.entry_point.load()
-    except Exception as error:
-        raise TechniqueError(f"'{name}' ({plugin.distribution}) cannot be imported: {described(error)}") from error
+    module = _imported(plugin)
     return from_module(module, name, plugin.distribution, role)
+
+
+def _imported(plugin: Installed) -> ModuleType:
+    from toolkit.unchanged import unchanged
+
+    who = f"'{plugin.name}' ({plugin.distribution})"
+    try:
+        with unchanged(who, "when it was imported"):
+            module: ModuleType = plugin.entry_point.load()
+    except TechniqueError:
+        sys.modules.pop(plugin.entry_point.module, None)  # or it would pass as imported when asked for again
+        raise
+    except (Exception, SystemExit) as error:
+        remedy = _import_remedy(plugin, error)
+        raise TechniqueError(f"{who} cannot be imported: {described(error)}: {remedy}") from error
+    return module
+
+
+def _import_remedy(plugin: Installed, error: BaseException) -> str:
+    """What to do about a plugin that cannot be imported; an extra of the plugin's name is what it alone needs."""
+    dist = plugin.entry_point.dist
+    if dist is None:
+        return "uninstall it"
+    if not isinstance(error, ModuleNotFoundError):
+        return f"update or uninstall {dist.name}"
+    extra = f"[{plugin.name}]" if plugin.name in dist.metadata.json.get("provides_extra", []) else ""
+    return f"install what it needs with pip install '{dist.name}{extra}'"
+
+
+def remedy_for(error: BaseException, passed: Collection[str | None]) -> str:
+    """What the author of a plugin is told about an error of it; its users find the traceback in the log."""
+    if isinstance(error, NameError) and error.name in passed:
+        return f"take '{error.name}' as an argument"
+    if isinstance(error, SystemExit):
+        return "raise toolkit.TechniqueError where it cannot work"
+    return "it has a bug (the run's log has the traceback), or should raise toolkit.TechniqueError where it cannot work"
 
 
 def from_module(module: Any, name: str, distribution: str = "not installed", role: Role = "technique") -> Technique:
     """Check a module (or an object with the same attributes) that implements hooks, as `load` does."""
     plugin = f"'{name}' ({distribution})"
-    specification = SPECIFICATIONS[role]
-    _check_functions(module, plugin, specification, role)
+    other, use = OTHER[role]
+    hookchecks.check_functions(module, plugin, SPECIFICATIONS[role], SPECIFICATIONS[other], use)
     manager = pluggy.PluginManager(PROJECT)
-    manager.add_hookspecs(specification)
-    try:
-        manager.register(module, name)
-        manager.check_pending()
-    except pluggy.PluginValidationError as error:
-        raise TechniqueError(f"{plugin} has a wrong hook: {' '.join(str(error).split())}") from error
-    params_class = getattr(module, "Params", Params)
-    if not (isinstance(params_class, type) and issubclass(params_class, Params)):
-        raise TechniqueError(f"{plugin}: Params must be a class derived from toolkit.Params")
-    return Technique(name, distribution, module, params_class, manager.hook)
-
-
-def _check_functions(module: Any, plugin: str, specification: type, role: Role) -> None:
-    marked = _marked(module)
-    known = _hook_names(specification)
-    other = _hook_names(SPECIFICATIONS["observer" if role == "technique" else "technique"]) - known
-    for name in marked:
-        if name in other:
-            use = "under [[plugins]]" if role == "technique" else "as the technique of a stage"
-            raise TechniqueError(f"{plugin} has the hook {name}: name it {use}")
-        if name not in known:
-            hint = did_you_mean(name, known)
-            raise TechniqueError(f"{plugin} marks '{name}', which is no hook{hint}")
-        _check_arguments(getattr(module, name), name, plugin)
-    for name in known - set(marked):
-        if inspect.isfunction(getattr(module, name, None)):
-            raise TechniqueError(f"{plugin} has a function {name} that is not marked: add @toolkit.hookimpl")
-    if not marked:
-        raise TechniqueError(f"{plugin} implements no hook: it needs one of {', '.join(sorted(known))}")
-
-
-def _check_arguments(function: Any, hook: str, plugin: str) -> None:
-    # pluggy never passes these, and does not say so.
-    for argument in inspect.signature(function).parameters.values():
-        if argument.default is not argument.empty or argument.kind is argument.KEYWORD_ONLY:
-            raise TechniqueError(
-                f"{plugin}: the argument '{argument.name}' of {hook} has a default or is keyword-only, "
-                f"and would never be passed: make it a plain argument"
-            )
-
-
-def _marked(module: Any) -> list[str]:
-    functions = ((name, getattr(module, name, None)) for name in dir(module) if not name.startswith("__"))
-    return [name for name, function in functions if hasattr(function, f"{PROJECT}_impl")]
-
-
-def _hook_names(specification: type) -> set[str]:
-    return {name for name, value in vars(specification).items() if hasattr(value, f"{PROJECT}_spec")}
+    manager.add_hookspecs(SPECIFICATIONS[role])
+    hookchecks.register(manager, module, plugin)
+    return Technique(name, distribution, module, hookchecks.checked_params(module, plugin), manager.hook)
