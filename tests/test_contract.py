@@ -1,11 +1,12 @@
-"""The contract of `toolkit.testing`, kept by every installed technique."""
+"""The contracts of `toolkit.testing`, kept by every installed plugin."""
 
 from typing import Any, ClassVar
 
 import pytest
 
-from toolkit.techniques import installed
-from toolkit.testing import TechniqueContract
+from toolkit.errors import TechniqueError
+from toolkit.techniques import installed, load
+from toolkit.testing import ObserverContract, TechniqueContract
 
 
 class TestDistillation(TechniqueContract):
@@ -29,16 +30,35 @@ class TestGradualPruning(TechniqueContract):
 
 class TestQuantization(TechniqueContract):
     technique = "quantization"
-    finetune = None
 
 
 class TestTorchQuantization(TechniqueContract):
     technique = "quantization"
     params: ClassVar[dict[str, Any]] = {"engine": "torch"}
-    finetune = None
+
+
+class TestTensorboard(ObserverContract):
+    plugin = "tensorboard"
+
+
+class TestMlflow(ObserverContract):
+    plugin = "mlflow"
+
+
+class TestProfile(ObserverContract):
+    plugin = "profile"
+
+
+def is_technique(name):
+    try:
+        return bool(load(name))
+    except TechniqueError:
+        return False
 
 
 @pytest.mark.parametrize("name", [plugin.name for plugin in installed()])
-def test_no_installed_technique_is_left_out(name):
-    tested = {subclass.technique for subclass in TechniqueContract.__subclasses__()}
-    assert name in tested
+def test_no_installed_plugin_is_left_out(name):
+    if is_technique(name):
+        assert name in {subclass.technique for subclass in TechniqueContract.__subclasses__()}
+    else:
+        assert name in {subclass.plugin for subclass in ObserverContract.__subclasses__()}

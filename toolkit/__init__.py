@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from toolkit.errors import RecipeError, TechniqueError, ToolkitError
     from toolkit.hookspecs import hookimpl
     from toolkit.params import Params
-    from toolkit.report import Note, Report
+    from toolkit.recipe import Recipe, Stage
+    from toolkit.report import Note, Report, Row
     from toolkit.runner import run
     from toolkit.sources import Source
     from toolkit.tasks import Batch, Data, Task
@@ -23,9 +24,12 @@ _HOME = {
     "Data": "tasks",
     "Note": "report",
     "Params": "params",
+    "Recipe": "recipe",
     "RecipeError": "errors",
     "Report": "report",
+    "Row": "report",
     "Source": "sources",
+    "Stage": "recipe",
     "Task": "tasks",
     "TechniqueError": "errors",
     "ToolkitError": "errors",
@@ -42,9 +46,12 @@ __all__ = [
     "Data",
     "Note",
     "Params",
+    "Recipe",
     "RecipeError",
     "Report",
+    "Row",
     "Source",
+    "Stage",
     "Task",
     "TechniqueError",
     "ToolkitError",

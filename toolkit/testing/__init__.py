@@ -1,6 +1,71 @@
-"""What the authors of techniques test with: toy models, toy data, and the contract that every technique keeps."""
+"""What the authors of plugins test with: toy models, toy data, the contracts, and recipes run in a test.
 
-from toolkit.testing.contract import TechniqueContract
-from toolkit.testing.toys import TOY_MODELS, TiedToy, toy_cnn, toy_data, toy_mlp
+Names are imported when they are used: pytest imports this package at its start, and tests of other projects need no
+torch. The fixtures are in `toolkit.testing.plugin`, which pytest finds by itself.
+"""
 
-__all__ = ["TOY_MODELS", "TechniqueContract", "TiedToy", "toy_cnn", "toy_data", "toy_mlp"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from toolkit.testing.checking import Verdict, check_contract
+    from toolkit.testing.contract import TechniqueContract
+    from toolkit.testing.observing import ObserverContract
+    from toolkit.testing.outcome import Outcome, run_text
+    from toolkit.testing.toys import (
+        TOY_MODELS,
+        TiedToy,
+        toy_cnn,
+        toy_data,
+        toy_lstm,
+        toy_mlp,
+        toy_outputs,
+        toy_tied,
+        toy_transformer,
+    )
+
+_HOME = {
+    "ObserverContract": "observing",
+    "Outcome": "outcome",
+    "TOY_MODELS": "toys",
+    "TechniqueContract": "contract",
+    "TiedToy": "toys",
+    "Verdict": "checking",
+    "check_contract": "checking",
+    "run_text": "outcome",
+    "toy_cnn": "toys",
+    "toy_data": "toys",
+    "toy_lstm": "toys",
+    "toy_mlp": "toys",
+    "toy_outputs": "toys",
+    "toy_tied": "toys",
+    "toy_transformer": "toys",
+}
+
+__all__ = [
+    "TOY_MODELS",
+    "ObserverContract",
+    "Outcome",
+    "TechniqueContract",
+    "TiedToy",
+    "Verdict",
+    "check_contract",
+    "run_text",
+    "toy_cnn",
+    "toy_data",
+    "toy_lstm",
+    "toy_mlp",
+    "toy_outputs",
+    "toy_tied",
+    "toy_transformer",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'toolkit.testing' has no attribute '{name}'")
+    return getattr(import_module(f"toolkit.testing.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -61,4 +61,72 @@ class TiedToy(nn.Module):
         return self.leave(torch.relu(self.second(hidden)))
 
 
-TOY_MODELS: dict[str, Callable[[], nn.Module]] = {"mlp": toy_mlp, "cnn": toy_cnn, "tied": TiedToy}
+class LSTMToy(nn.Module):
+    """Reads a picture row by row and answers from the last state."""
+
+    def __init__(self, hidden: int = 16) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(SIDE, hidden, batch_first=True)
+        self.leave = nn.Linear(hidden, CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        states, _ = self.lstm(inputs.squeeze(1))
+        return self.leave(states[:, -1])
+
+
+class TransformerToy(nn.Module):
+    """One transformer block over a picture's rows, between two linear layers."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.enter = nn.Linear(SIDE, width)
+        self.block = nn.TransformerEncoderLayer(width, 2, 2 * width, dropout=0.0, batch_first=True)
+        self.leave = nn.Linear(SIDE * width, CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.leave(self.block(self.enter(inputs.squeeze(1))).flatten(1))
+
+
+class OutputsToy(nn.Module):
+    """Two convolutions and a linear layer; returns a dictionary of `logits` (N, 4) and `features` (N, 8)."""
+
+    def __init__(self, channels: int = 8) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, channels, 3, stride=2), nn.ReLU(), nn.Conv2d(channels, channels, 2), nn.ReLU()
+        )
+        self.head = nn.Linear(channels, CLASSES)
+
+    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
+        features = self.body(inputs).mean(dim=(2, 3))
+        return {"logits": self.head(features), "features": features}
+
+
+def toy_tied(hidden: int = 16) -> TiedToy:
+    """Four linear layers, two of which share one weight."""
+    return TiedToy(hidden)
+
+
+def toy_lstm(hidden: int = 16) -> LSTMToy:
+    """An LSTM and a linear layer."""
+    return LSTMToy(hidden)
+
+
+def toy_transformer(width: int = 16) -> TransformerToy:
+    """A transformer block between two linear layers."""
+    return TransformerToy(width)
+
+
+def toy_outputs(channels: int = 8) -> OutputsToy:
+    """A convolutional network that returns a dictionary, of which only `logits` is answered from."""
+    return OutputsToy(channels)
+
+
+TOY_MODELS: dict[str, Callable[[], nn.Module]] = {
+    "mlp": toy_mlp,
+    "cnn": toy_cnn,
+    "lstm": toy_lstm,
+    "transformer": toy_transformer,
+    "tied": toy_tied,
+    "outputs": toy_outputs,
+}

@@ -1,0 +1,134 @@
+"""MLflow: parameters, learning curves while a run trains, the numbers of every row, the model and the report.
+
+Without a `tracking_uri` everything goes to an SQLite file in the run directory, and no server is needed; look at it
+with `mlflow ui --backend-store-uri sqlite:///runs/<name>/plugins/mlflow/mlflow.db`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# Read when mlflow is imported: what is run here is nobody else's business.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
+from pydantic import Field
+
+import toolkit
+
+FOLDER = Path("plugins", "mlflow")
+ARTIFACTS = ("recipe.toml", "report.json", "report.md", "report.html", "model.safetensors", "model.skeleton")
+LARGEST_BATCH = 100  # parameters or metrics that MLflow takes at once
+LONGEST_VALUE = 500
+
+for _name in ("mlflow.store.db.utils", "alembic"):  # which tell of every table that they create
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+class Params(toolkit.Params):
+    """Where to, and how often."""
+
+    tracking_uri: str | None = Field(default=None, description="of a server or database; a file of the run's without")
+    experiment: str | None = Field(default=None, description="its name in MLflow; the recipe's unless given")
+    every: int = Field(default=10, ge=1, description="training steps between two points of a curve")
+    flush_s: float = Field(default=2.0, ge=0, description="seconds after which what was logged can be read")
+    artifact: bool = Field(default=True, description="whether the model and the report are copied into MLflow")
+
+
+class Tracker:
+    """One run of MLflow, and the points that are still to be sent to it."""
+
+    def __init__(self, client: MlflowClient, run_id: str, flush_s: float) -> None:
+        self.client, self.run_id, self._flush_s = client, run_id, flush_s
+        self._points: list[Metric] = []
+        self._sent = time.monotonic()
+
+    def add(self, name: str, value: float, step: int) -> None:
+        """Keep one point until the next `send`."""
+        name = re.sub(r"[^\w./ :-]", "_", name)
+        self._points.append(Metric(name, value, int(time.time() * 1000), step))
+
+    def send(self, at_once: bool = False) -> None:
+        """Log what was added, unless that was done a moment ago."""
+        if not at_once and time.monotonic() - self._sent < self._flush_s and len(self._points) < LARGEST_BATCH:
+            return
+        for start in range(0, len(self._points), LARGEST_BATCH):
+            self.client.log_batch(self.run_id, metrics=self._points[start : start + LARGEST_BATCH])
+        self._points, self._sent = [], time.monotonic()
+
+
+def flattened(table: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Every value of nested tables by its place, `stages.1.params.sparsity`; what is in lists counts from 1."""
+    if isinstance(table, dict) or (isinstance(table, list) and any(isinstance(item, dict) for item in table)):
+        for key, value in table.items() if isinstance(table, dict) else enumerate(table, start=1):
+            yield from flattened(value, f"{place}.{key}" if place else str(key))
+    else:
+        yield place, str(table)[:LONGEST_VALUE]
+
+
+@toolkit.hookimpl
+def on_start(params: Params, recipe: toolkit.Recipe, directory: Path) -> Tracker:
+    """Begin a run of MLflow and log every value of the recipe."""
+    folder = (directory / FOLDER).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    client = MlflowClient(tracking_uri=params.tracking_uri or f"sqlite:///{(folder / 'mlflow.db').as_posix()}")
+    run_id = client.create_run(_experiment(client, params, recipe.name, folder), run_name=recipe.name).info.run_id
+    values = [Param(*item) for item in flattened(recipe.table.model_dump(by_alias=True, exclude_none=True))]
+    for start in range(0, len(values), LARGEST_BATCH):
+        client.log_batch(run_id, params=values[start : start + LARGEST_BATCH])
+    return Tracker(client, run_id, params.flush_s)
+
+
+@toolkit.hookimpl
+def on_step(
+    params: Params, prepared: Tracker, stage: toolkit.Stage, step: int, steps: int, loss: float, lr: float
+) -> None:
+    """Add a point to the stage's curves."""
+    if step % params.every and step not in (1, steps):
+        return
+    prepared.add(f"loss/{stage.number}-{stage.name}", loss, step)
+    prepared.add(f"lr/{stage.number}-{stage.name}", lr, step)
+    prepared.send(at_once=step == steps)
+
+
+@toolkit.hookimpl
+def on_row(prepared: Tracker, stage: toolkit.Stage, row: toolkit.Row) -> None:
+    """Log the row's numbers, with the stage's number for the step."""
+    for name, value in row.values.items():
+        if isinstance(value, (int, float)):
+            prepared.add(f"row/{name}", float(value), stage.number)
+    prepared.send(at_once=True)
+
+
+@toolkit.hookimpl
+def on_end(params: Params, prepared: Tracker, directory: Path) -> None:
+    """Log the model and the report, and end the run."""
+    for name in ARTIFACTS if params.artifact else ():
+        if (directory / name).is_file():
+            prepared.client.log_artifact(prepared.run_id, str(directory / name))
+    prepared.client.set_terminated(prepared.run_id, "FINISHED")
+
+
+@toolkit.hookimpl
+def on_failure(prepared: Tracker, error: BaseException) -> None:
+    """End the run as one that failed, or that was interrupted."""
+    prepared.send(at_once=True)
+    prepared.client.set_tag(prepared.run_id, "error", str(error)[:LONGEST_VALUE])
+    prepared.client.set_terminated(prepared.run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+
+
+def _experiment(client: MlflowClient, params: Params, name: str, folder: Path) -> str:
+    name = params.experiment or name
+    known = client.get_experiment_by_name(name)
+    if known is not None:
+        return str(known.experiment_id)
+    # A server has a place of its own for artifacts.
+    location = None if params.tracking_uri else (folder / "artifacts").as_uri()
+    return str(client.create_experiment(name, artifact_location=location))

@@ -1,0 +1,172 @@
+"""Every clause of the contracts catches what it is there for: mutants of a sound technique, clause by clause."""
+
+import pytest
+
+from toolkit.testing import check_contract
+
+SOUND = '''
+"""Halves the weights of linear layers, which costs nothing."""
+import torch
+from pydantic import Field
+from torch import nn
+import toolkit
+
+SEEN = []
+
+class Params(toolkit.Params):
+    factor: float = Field(default=0.5, gt=0, le=1, description="what every weight is multiplied by")
+
+@toolkit.hookimpl
+def prepare(model, params, data, reference):
+    return {}
+
+@toolkit.hookimpl
+def optimize(model, params, data, prepared):
+    layers = [module for module in model.modules() if type(module) is nn.Linear]
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight.mul_(params.factor)
+    return model
+
+@toolkit.hookimpl
+def finetune(model, params, prepared, training):
+    return training.using(loss=lambda outputs, batch: training.loss(outputs, batch) * 2)
+
+@toolkit.hookimpl
+def measure(model, prepared):
+    return {"norm": sum(weight.abs().sum().item() for weight in model.parameters())}
+'''
+RESULT = "    return model\n"
+PREPARED = "    return {}\n"
+NORM = '    return {"norm"'
+
+# name of the clause (as a part of it), what is replaced in SOUND by what, what the author is told
+MUTANTS = [
+    ("it says what it does", '"""Halves', "'''\n'''\n\"\"\"Halves", "docstring"),
+    ("default a range", "gt=0, le=1, ", "", "give the param 'factor' a range"),
+    ("default a range", ', description="what every weight is multiplied by"', "", "give the param 'factor' a descr"),
+    ("input model and the reference", PREPARED, "    reference.note = 1\n    return {}\n", "left on the reference"),
+    ("input model and the reference", PREPARED, "    model[0].train()\n    return {}\n", "changed the model of row 0"),
+    (
+        "input model and the reference",
+        PREPARED,
+        "    model.register_forward_hook(lambda *args: None)\n    return {}\n",
+        "left on the model",
+    ),
+    ("input model and the reference", PREPARED, "    next(reference.parameters()).zero_()\n    return {}\n", "changed"),
+    ("same seed", "layer.weight.mul_(params.factor)", "layer.weight.add_(torch.seed() % 97)", "the seed of torch's"),
+    (
+        "same seed",
+        "mul_(params.factor)",
+        "add_(int.from_bytes(__import__('os').urandom(4)) / 2**32)",
+        "draw from torch's global generator",
+    ),
+    (
+        "remembers nothing",
+        "layer.weight.mul_(params.factor)",
+        "layer.weight.add_(len(SEEN)); SEEN.append(1)",
+        "in betw",
+    ),
+    ("survives saving", RESULT, "    model.extra = [torch.ones(3)]\n    return model\n", "holds a tensor in"),
+    ("survives saving", RESULT, "    model.register_forward_hook(print)\n    return model\n", "has hooks"),
+    ("works on every toy", "layer.weight.mul_(params.factor)", "layer.weight.div_(0.0)", "the loss is nan"),
+    (
+        "works on every toy",
+        RESULT,
+        "    model.register_buffer('bad', torch.tensor(torch.nan))\n    return model\n",
+        "not finite",
+    ),
+    ("works on every toy", "    layers = [", "    model[1]\n    layers = [", "failed in optimize"),
+    ("works on one toy", PREPARED, "    raise toolkit.TechniqueError('never')\n", "refuses every toy model"),
+    (
+        "without weights",
+        PREPARED,
+        "    next(iter(model.parameters()))\n    return {}\n",
+        "failed in prepare with StopIter",
+    ),
+    (
+        "same shape and keeps zeros",
+        RESULT,
+        "    from torch.nn.utils import parametrize\n    for m in model.modules():\n"
+        "        if hasattr(m, 'parametrizations'):\n            toolkit.masks.fold(m)\n"
+        "            m.weight.data.add_(1.0)\n    return model\n",
+        "refilled zeros",
+    ),
+    ("same shape and keeps zeros", RESULT, "    return nn.Sequential(model, nn.Linear(4, 7))\n", "outputs are (7,)"),
+    ("truth about training", RESULT, "    return model.requires_grad_(False)\n", "no parameters to train"),
+    ("adds to the training", "training.using(", "type(training)(training.settings, ", "another technique's module"),
+    (
+        "its loss is a scalar",
+        "training.loss(outputs, batch) * 2",
+        "training.loss(outputs, batch).expand(2)",
+        "must be one number",
+    ),
+    ("global state", RESULT, "    torch.set_num_threads(3)\n    return model\n", "the number of threads from 1 to 3"),
+    ("global state", RESULT, "    print('hello')\n    return model\n", "stdout is the command's result"),
+    (
+        "global state",
+        "(outputs, batch) * 2",
+        "(outputs, batch) * 2 + 0 * len(str(print('x')))",
+        "printed while training",
+    ),
+    (
+        "global hooks",
+        RESULT,
+        "    nn.modules.module.register_module_forward_hook(lambda *args: None)\n    return model\n",
+        "registers hooks for all modules",
+    ),
+    ("measures numbers", NORM, "    next(model.parameters()).mul_(2)\n" + NORM, "must not change the model"),
+    ("measures numbers", '"norm"', '"the norm"', "name what is measured"),
+    ("measures numbers", 'return {"norm": ', 'SEEN.append(1)\n    return {"norm": len(SEEN) + ', "measured twice"),
+    (
+        "can be written and read",
+        "class Params(toolkit.Params):",
+        "class Params(toolkit.Params):\n"
+        "    def model_post_init(self, _): object.__setattr__(self, 'factor', self.factor / 2)\n",
+        "would mean something else",
+    ),
+    (
+        "puts in another model",
+        RESULT,
+        "    assert not any(type(module) is nn.Identity for module in model)\n" + RESULT,
+        "failed in optimize",
+    ),
+    (
+        "can be cloned",
+        RESULT,
+        "    for m in model.modules():\n        m.__deepcopy__ = lambda memo, m=m: m\n    return model\n",
+        "shares tensors",
+    ),
+    ("no validation split", PREPARED, "    data.split('validation')\n    return {}\n", "no validation split"),
+    (
+        "may come twice",
+        RESULT,
+        "    assert not hasattr(model, 'done')\n    model.done = True\n    return model\n",
+        "failed in optimize",
+    ),
+]
+
+
+@pytest.fixture
+def broken(make_plugin):
+    """The clauses that a technique of this source breaks, with what is said."""
+
+    def broken(source, only=""):
+        make_plugin("mutant", source)
+        verdicts = list(check_contract("mutant"))
+        assert any(only in verdict.clause for verdict in verdicts), only
+        return [verdict for verdict in verdicts if verdict.problem]
+
+    return broken
+
+
+def test_a_sound_technique_keeps_all_clauses(broken):
+    assert broken(SOUND) == []
+
+
+@pytest.mark.parametrize(("clause", "old", "new", "said"), MUTANTS)
+def test_a_broken_clause_is_told(broken, clause, old, new, said):
+    assert SOUND.count(old) >= 1
+    found = broken(SOUND.replace(old, new, 1), clause)
+    told = [verdict.problem for verdict in found if clause in verdict.clause]
+    assert any(said in problem for problem in told), found

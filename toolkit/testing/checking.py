@@ -1,0 +1,70 @@
+"""The contract of an installed plugin, checked without pytest: what `toolkit techniques NAME --contract` shows."""
+
+from __future__ import annotations
+
+import inspect
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from toolkit import techniques
+from toolkit.errors import TechniqueError, ToolkitError, described
+from toolkit.testing.contract import TechniqueContract
+from toolkit.testing.observing import ObserverContract
+
+
+class Verdict(NamedTuple):
+    """One clause, for one toy model where it tries all of them: kept where `problem` is empty."""
+
+    clause: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{'broken' if self.problem else 'kept  '}  {self.clause}" + (
+            f": {self.problem}" if self.problem else ""
+        )
+
+
+def check_contract(name: str, params: Mapping[str, Any] | None = None) -> Iterator[Verdict]:
+    """Check clause by clause whether an installed plugin keeps the contract of its kind.
+
+    Args:
+        name: of the entry point.
+        params: as a recipe would say them; the defaults if not given.
+
+    Raises:
+        ToolkitError: there is no such plugin, or it cannot be loaded.
+    """
+    contract = _contract_for(name)
+    made = type("Contract", (contract,), {"technique": name, "plugin": name, "params": dict(params or {})})()
+    for clause, method in inspect.getmembers(made, inspect.ismethod):
+        if clause.startswith("test_"):
+            takes = inspect.signature(method).parameters
+            for toy in made.toys if "toy" in takes else [""]:
+                sentence = clause.removeprefix("test_").replace("_", " ")
+                yield Verdict(f"{sentence} [{toy}]" if toy else sentence, _problem(method, takes, toy))
+
+
+def _contract_for(name: str) -> type:
+    try:
+        techniques.load(name)
+    except TechniqueError as error:
+        try:
+            techniques.load(name, "observer")
+        except TechniqueError:
+            raise error from None
+        return ObserverContract
+    return TechniqueContract
+
+
+def _problem(method: Any, takes: Mapping[str, Any], toy: str) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        given = {"toy": toy, "tmp_path": Path(folder)}
+        try:
+            method(**{name: value for name, value in given.items() if name in takes})
+        except (AssertionError, ToolkitError) as error:
+            return " ".join(str(error).split())
+        except Exception as error:
+            return described(error)
+    return ""

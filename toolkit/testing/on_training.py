@@ -1,0 +1,85 @@
+"""Clauses about training: in the technique's own stage, along with other techniques, and in later stages."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from toolkit import masks
+from toolkit.seeding import reseed
+from toolkit.stages import perform
+from toolkit.tasks import Batch
+from toolkit.testing.performing import Performing, made_up, same, state_of
+from toolkit.testing.toys import TOY_MODELS
+from toolkit.training import Training, TrainingSettings, fit
+
+
+class TrainingClauses(Performing):
+    """What a technique says about training is true, and what others said is kept."""
+
+    def test_it_tells_the_truth_about_training(self, toy: str) -> None:
+        outcome = self._perform_or_refuse(self._trained(TOY_MODELS[toy]))
+        if outcome is None or not self._step().params.trainable_after:
+            return
+        before = state_of(outcome.model)
+        fit(outcome.model, Training(TrainingSettings(epochs=1), self.make_data().task.loss), self.make_data())
+        assert not same(state_of(outcome.model), before), (
+            "a later training changes nothing: leave requires_grad on, or let Params.trainable_after be False"
+        )
+
+    def test_masks_of_the_result_survive_a_later_training(self) -> None:
+        model = self._perform(self._trained()).model
+        zeros = {path: ~mask for path, mask in masks.current(model).items()}
+        if not self._step().params.trainable_after:
+            return
+        fit(model, Training(TrainingSettings(epochs=1, weight_decay=0.1), self.make_data().task.loss), self.make_data())
+        values = {weight.path: weight.value for weight in masks.named_weights(model)}
+        refilled = [path for path, zero in zeros.items() if path not in values or values[path][zero].any()]
+        assert not refilled, f"zeros of {refilled} are gone: keep weights in shape by toolkit.masks alone"
+
+    def test_it_adds_to_the_training_that_it_is_given(self) -> None:
+        if self._stage().finetune is None or not self._loaded().implements("finetune"):
+            return
+        calls: list[tuple[int, ...]] = []
+        helper = nn.Linear(1, 1)
+
+        def finetune(training: Training) -> Training:
+            return training.using(after_step=lambda *step: calls.append(step), trained_along=helper)
+
+        seen: list[Training] = []
+
+        def look(training: Training) -> Training:
+            seen.append(training)
+            return training
+
+        self._perform_between(made_up(finetune=finetune), made_up(finetune=look))
+        assert helper in seen[0].modules, "finetune dropped another technique's module: return training.using(…)"
+        assert calls, "finetune dropped another technique's step function: return training.using(…)"
+
+    def test_its_loss_is_a_scalar_with_a_gradient(self) -> None:
+        stage = self._stage()
+        if stage.finetune is None or not self._loaded().implements("finetune"):
+            return
+
+        def finetune(training: Training) -> Training:
+            def loss(outputs: Any, batch: Batch) -> Tensor:
+                value = training.loss(outputs, batch)
+                assert value.shape == torch.Size(), "its loss must be one number: take the mean"
+                assert value.dtype == torch.float32, "its loss must be float32"
+                assert value.requires_grad, "its loss has no gradient: compute it from the outputs"
+                return value
+
+            return training.using(loss=loss)
+
+        self._perform_between(None, made_up(finetune=finetune))
+
+    def _perform_between(self, before: Any, after: Any) -> None:
+        stage = self._stage()
+        steps = [step for step in (before, *stage.steps, after) if step is not None]
+        model = self._trained()
+        reseed(0, 1)
+        reference = masks.clone(model).eval().requires_grad_(False)
+        perform(replace(stage, steps=tuple(steps)), model, reference, self.make_data())
