@@ -155,3 +155,6 @@ def _mask_of(weight: Weight) -> Mask | None:
         return None
     lists: Any = weight.module.parametrizations
     return next((part for part in lists[weight.attribute] if isinstance(part, Mask)), None)
+
+
+__all__ = ["Mask", "Weight", "apply", "clone", "current", "fold", "folded", "keep_in_shape", "named_weights"]
