@@ -29,6 +29,7 @@ def locate(recipe: str | Path) -> Path:
 
 
 def summary(path: Path) -> str:
-    """The first line of the comment that opens a recipe."""
-    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    """The first line of the comment that opens a recipe, after the one that names a schema to editors."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    first = next((line for line in lines if not line.startswith("#:")), "")
     return first.lstrip("# ").strip()

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from toolkit.cli import listing, running, showing
+from toolkit.cli import listing, running, showing, writing
 from toolkit.errors import ToolkitError
 
 
@@ -39,5 +39,6 @@ for _command in (
     *(running.run, running.check),
     *(listing.techniques, listing.recipes),
     *(showing.report, showing.diff, showing.evaluate),
+    *(writing.schema, writing.doctor),
 ):
     main.add_command(_command)
