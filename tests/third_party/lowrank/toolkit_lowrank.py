@@ -5,6 +5,7 @@ left as it is where two layers would have more weights than one, and where earli
 """
 
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -37,9 +38,11 @@ def factors(weight: Tensor, energy: float) -> tuple[Tensor, Tensor]:
     return (root[:, None] * v[:rank]).to(weight.dtype), (u[:, :rank] * root).to(weight.dtype)
 
 
-def factorized(layer: nn.Module, energy: float) -> LowRank:
+def factorized(layer: Any, energy: float) -> LowRank:
     """Two layers for one."""
     weight = layer.weight
+    first: Any
+    second: Any
     down, up = factors(weight, energy)
     rank, like = len(down), {"device": weight.device, "dtype": weight.dtype}
     if isinstance(layer, nn.Linear):
@@ -58,7 +61,7 @@ def factorized(layer: nn.Module, energy: float) -> LowRank:
     return LowRank(first, second)
 
 
-def why_not(name: str, layer: nn.Module, parent: nn.Module, model: nn.Module, params: Params) -> str:
+def why_not(name: str, layer: Any, parent: nn.Module, model: nn.Module, params: Params) -> str:
     """The reason for which a layer stays as it is; empty if there is none."""
     if any(fnmatchcase(name, pattern) for pattern in params.exclude):
         return "excluded"
@@ -110,5 +113,5 @@ def measure(model, prepared):
 
 def rank_of(layers: LowRank) -> int:
     """The channels between the two layers; a later stage may have replaced them again."""
-    weight = layers[0].dense_weight() if hasattr(layers[0], "dense_weight") else layers[0].weight
-    return len(weight)
+    first: Any = layers[0]
+    return len(first.dense_weight() if hasattr(first, "dense_weight") else first.weight)
