@@ -6,15 +6,21 @@ from itertools import groupby
 
 import click
 
-from toolkit.errors import InputError, did_you_mean
+from toolkit.errors import InputError, ToolkitError, did_you_mean
 
 
 @click.command()
 @click.argument("name", required=False)
-def techniques(name: str | None) -> None:
+@click.option(
+    "--contract", is_flag=True, help="Check whether NAME keeps the contract of all plugins, clause by clause."
+)
+def techniques(name: str | None, contract: bool) -> None:
     """List the installed techniques, or show what the technique NAME does and takes."""
     from toolkit.techniques import installed
 
+    if contract:
+        _check(name)
+        return
     if name is not None:
         from toolkit.manual import manual
 
@@ -27,6 +33,19 @@ def techniques(name: str | None) -> None:
         click.echo(f"{distribution}: {brought[0].summary}")
         for plugin in brought:
             click.echo(f"  {plugin.name}")
+
+
+def _check(name: str | None) -> None:
+    from toolkit.testing import check_contract
+
+    if name is None:
+        raise InputError("--contract checks one plugin: name it")
+    broken = 0
+    for verdict in check_contract(name):
+        click.echo(str(verdict))
+        broken += bool(verdict.problem)
+    if broken:
+        raise ToolkitError(f"'{name}' breaks {broken} of the clauses above: each says what to change")
 
 
 @click.command()
