@@ -1,0 +1,148 @@
+"""`toolkit check --rehearse`: what only shows in a stage is found in seconds, and nothing is left behind."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from toolkit.cli import main
+from toolkit.recipe import parse_recipe
+from toolkit.rehearsal import rehearse
+
+HEAD = """
+[model]
+source = "toolkit.testing.toys:toy_cnn"
+training = { epochs = 7 }
+[data]
+source = "toolkit.testing.toys:toy_data"
+[measure]
+budget = 0.4
+"""
+PRUNING = '[[stages]]\ntechnique = "pruning"\nfinetune = { epochs = 3, batch_size = 32 }\n'
+HOOK = "import toolkit, torch\nfrom pathlib import Path\n@toolkit.hookimpl\ndef {}\n"
+
+
+@pytest.fixture
+def check(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def check(stages, head=HEAD):
+        Path("toy.toml").write_text(head + stages)
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if "installed-" not in str(path)}
+        result = CliRunner().invoke(main, ["check", "toy.toml", "--rehearse"])
+        after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if "installed-" not in str(path)}
+        assert after == before
+        return result
+
+    return check
+
+
+def test_every_stage_is_run_and_estimated(check):
+    result = check(PRUNING + '[[stages]]\ntechnique = "quantization"\n')
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("toy.toml: ok, a run takes about ")
+    rows = [line.split() for line in result.stdout.splitlines()[4:] if line]
+    assert [row[:2] for row in rows] == [["baseline", "28"], ["pruning", "48"], ["quantization", "0"]]  # steps
+
+
+def test_the_size_is_that_of_the_real_run(recipe_run):
+    text = HEAD + PRUNING
+    rehearsal = rehearse(parse_recipe(text, "toy", Path()))
+    assert [row.size_bytes for row in rehearsal.rows] == [row["size_bytes"] for row in recipe_run(text).rows]
+    assert rehearsal.duration_s == sum(row.training_s + row.own_s for row in rehearsal.rows)
+
+
+def test_a_technique_that_nobody_has_seen_gets_two_batches_and_one_epoch(check, make_plugin):
+    make_plugin(
+        "unseen",
+        "import json, toolkit\n"
+        "@toolkit.hookimpl\ndef prepare(data): return [data.samples('train'), data.samples('validation')]\n"
+        "@toolkit.hookimpl\ndef finetune(training, prepared):\n"
+        "    raise toolkit.TechniqueError(json.dumps([prepared, training.settings.epochs]))\n",
+    )
+    result = check('[[stages]]\ntechnique = "unseen"\nfinetune = { epochs = 50, batch_size = 16 }\n')
+    assert json.loads(result.stderr.rpartition(": ")[2]) == [[256, 128], 1]  # batches of 128, the data's
+
+
+def test_a_stage_that_breaks_the_one_before_it(check, make_plugin):
+    make_plugin(
+        "refill",
+        HOOK.format(
+            "optimize(model):\n    model = toolkit.masks.folded(model)\n"
+            "    for p in model.parameters(): torch.nn.init.ones_(p)\n    return model"
+        ),
+    )
+    result = check(PRUNING + '[[stages]]\ntechnique = "refill"\n')
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: toy.toml: stage 2 (refill): 'refill' (refill-plugin 1.0)")
+    assert "zero" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("hook", "said"),
+    [
+        ("optimize(model):\n    import a_package_that_is_missing", "No module named 'a_package_that_is_missing'"),
+        ("optimize(model): return torch.nn.Sequential(model, torch.nn.Linear(4, 3))", "(3,)"),
+        ("optimize(model): return model.requires_grad_(False)", "no parameters to train"),
+        ("optimize(model): return None", "must return"),
+        ("finetune(training): return training.using(loss=lambda o, b: o.sum() * float('nan'))", "the loss is nan"),
+        ("measure(model): return {'x': object()}", "numbers or toolkit.Note"),
+        ("prepare(model): raise toolkit.TechniqueError('it has no layer')", "it has no layer"),
+    ],
+)
+def test_what_only_a_stage_shows(hook, said, check, make_plugin):
+    make_plugin("bad", HOOK.format(hook))
+    started = time.perf_counter()
+    result = check(PRUNING + '[[stages]]\ntechnique = "bad"\nfinetune = { epochs = 1000 }\n')
+    assert time.perf_counter() - started < 20
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: toy.toml: stage 2 (bad): ")
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_mistake_in_the_file_is_reported_as_without_rehearsal(check):
+    result = check(PRUNING.replace("epochs", "epoch"))
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: toy.toml: stages.1.finetune.epoch: is not a known key")
+
+
+def test_a_data_source_that_gives_no_data(check, tmp_path):
+    (tmp_path / "own.py").write_text("def data(): return 5\n")
+    result = check(PRUNING, HEAD.replace("toolkit.testing.toys:toy_data", "own.py:data"))
+    assert result.exit_code == 2
+    assert "must return toolkit.Data, not int" in result.stderr
+
+
+def test_data_sets_sorted_by_class_keep_all_classes(check, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "import torch, toolkit\n"
+        "def data():\n"
+        "    y = torch.arange(4).repeat_interleave(500)\n"
+        "    x = torch.randn(2000, 1, 8, 8)\n"
+        "    return toolkit.Data(torch.utils.data.TensorDataset(x, y), test=(x[::2], y[::2]))\n"
+    )
+    few = _few_batches(tmp_path)
+    assert torch.bincount(few.train[1]).min() > 50
+    assert [few.samples(name) for name in ("train", "validation", "test")] == [256, 200, 256]
+    result = check(PRUNING, HEAD.replace("toolkit.testing.toys:toy_data", "own.py:data"))
+    assert result.exit_code == 0, result.stderr
+
+
+def _few_batches(folder):
+    from toolkit.rehearsal import _FewBatches
+
+    recipe = parse_recipe(HEAD.replace("toolkit.testing.toys:toy_data", "own.py:data") + PRUNING, "toy", folder)
+    few = _FewBatches.model_construct(**dict(recipe.data))
+    few._largest = few.batch_size
+    return few.call()
+
+
+def test_run_wide_plugins_are_imported_and_not_started(check, make_plugin):
+    make_plugin("writer", HOOK.format("on_start(directory): Path('written').touch()"))
+    assert check(PRUNING + '[[plugins]]\nname = "writer"\n').exit_code == 0
+    make_plugin("lacking", "import a_package_that_is_missing")
+    assert "pip install 'lacking-plugin'" in check(PRUNING + '[[plugins]]\nname = "lacking"\n').stderr
