@@ -79,21 +79,21 @@ WHILE_RUNNING = {
     "exits": (
         "optimize",
         "model",
-        "raise SystemExit(4)",
+        "import sys; sys.exit(4)",
         ["failed in optimize with SystemExit: 4: raise toolkit.Techn"],
     ),
     "changes the reference": (
         "prepare",
         "reference",
         "reference[1].weight.data.zero_()",
-        ["changed the reference in prepare at '1.weight'"],
+        ["changed the reference in prepare at '1.weight'", "change what optimize is given, or a toolkit.masks.clone"],
     ),
-    "measures a list": ("measure", "model", "return [1]", ["must return a dictionary from measure, not list"]),
+    "measures a list": ("measure", "model", "return [1]", ["a dictionary from measure, not list: a number or"]),
     "sets threads": (
         "optimize",
         "model",
         "torch.set_num_threads(3); return model",
-        ["the number of threads from 1 to 3"],
+        ["the number of threads from 1 to 3: put it back before the hook returns (found in optimize)"],
     ),
     "sets the dtype": (
         "prepare",
@@ -157,6 +157,7 @@ def test_what_is_wrong_with_a_hook_is_said_with_its_stage(make_plugin, recipe_ru
     outcome = recipe_run(STAGE)
     assert outcome.exit_code == 1
     assert_one_sentence(outcome.error, "stage 1 (bad): ", parts)
+    assert any(f"{where} {name}" in outcome.error for where in ("in", "from")) or "while training" in outcome.error
     assert "Traceback" in outcome.log
 
 

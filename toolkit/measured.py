@@ -56,7 +56,8 @@ def named_measures(step: Step, model: nn.Module, data: Data, prepared: Any) -> d
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise TechniqueError(f"{technique} must return a dictionary from measure, not {type(values).__name__}")
+        kind = type(values).__name__
+        raise TechniqueError(f"{technique} must return a dictionary from measure, not {kind}: a number or Note by name")
     return {f"{technique.name}.{name}": _checked(technique, name, value) for name, value in values.items()}
 
 

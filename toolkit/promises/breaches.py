@@ -27,10 +27,12 @@ class Breaches:
         self._endings: list[str] = []
         self._ended: list[Change] = []
 
-    def add(self, sentence: str, changes: Sequence[Change] = ()) -> None:
-        """Raise a `TechniqueError` with the sentence and the first of the changes, or note all of them."""
+    def add(self, sentence: str, changes: Sequence[Change] = (), remedy: str = "") -> None:
+        """Raise a `TechniqueError` with the sentence, the first of the changes and the remedy, or note all of them."""
         if changes:
             sentence = f"{sentence} {_shown(changes)}"
+        if remedy:
+            sentence = f"{sentence}: {remedy}"
         if self.on_breach == "stop":
             raise TechniqueError(sentence)
         log.warning("%s: %s", self.stage, sentence)

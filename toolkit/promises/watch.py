@@ -56,7 +56,8 @@ class Watch:
             found = list(changes(before, fingerprint(model)))
             if found:
                 self._guard(name, model)
-                self._breaches.add(f"{who} changed {name} {when} at", found)
+                remedy = "change what optimize is given, or a toolkit.masks.clone"
+                self._breaches.add(f"{who} changed {name} {when} at", found, remedy)
 
     def after_optimize(self, step: Step, model: nn.Module) -> None:
         """Earlier stages' and this stage's earlier techniques' work is kept, or ends where the model is replaced."""
