@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import groupby
-
 import click
 
 from toolkit.errors import InputError, ToolkitError, did_you_mean
@@ -16,6 +14,8 @@ from toolkit.errors import InputError, ToolkitError, did_you_mean
 )
 def techniques(name: str | None, contract: bool) -> None:
     """List the installed techniques, or show what the technique NAME does and takes."""
+    from tabulate import tabulate
+
     from toolkit.techniques import installed
 
     if contract:
@@ -26,13 +26,8 @@ def techniques(name: str | None, contract: bool) -> None:
 
         click.echo(manual(name))
         return
-    for distribution, plugins in groupby(
-        sorted(installed(), key=lambda plugin: plugin.distribution), key=lambda plugin: plugin.distribution
-    ):
-        brought = list(plugins)
-        click.echo(f"{distribution}: {brought[0].summary}")
-        for plugin in brought:
-            click.echo(f"  {plugin.name}")
+    rows = [(plugin.name, plugin.distribution, plugin.summary) for plugin in installed()]
+    click.echo(tabulate(rows, tablefmt="plain", disable_numparse=True))
 
 
 def _check(name: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,13 +30,17 @@ class Verdict(NamedTuple):
 def check_contract(name: str, params: Mapping[str, Any] | None = None) -> Iterator[Verdict]:
     """Check clause by clause whether an installed plugin keeps the contract of its kind.
 
+    A plugin that does nothing but measure, which is welcome in a stage too, is checked as a run-wide one.
+
     Args:
         name: of the entry point.
         params: as a recipe would say them; the defaults if not given.
 
     Raises:
-        ToolkitError: there is no such plugin, or it cannot be loaded.
+        ToolkitError: there is no such plugin, or it cannot be loaded, or Python was told to leave out assertions.
     """
+    if sys.flags.optimize:
+        raise ToolkitError("the contract consists of assertions, which python -O leaves out: check it without")
     contract = _contract_for(name)
     made = type("Contract", (contract,), {"technique": name, "plugin": name, "params": dict(params or {})})()
     for clause, method in inspect.getmembers(made, inspect.ismethod):
@@ -48,14 +53,21 @@ def check_contract(name: str, params: Mapping[str, Any] | None = None) -> Iterat
 
 def _contract_for(name: str) -> type:
     try:
-        techniques.load(name)
+        technique = techniques.load(name)
     except TechniqueError as error:
-        try:
-            techniques.load(name, "observer")
-        except TechniqueError:
-            raise error from None
-        return ObserverContract
-    return TechniqueContract
+        return _contract_of_an_observer(name, error)
+    acts = any(technique.implements(hook) for hook in ("prepare", "optimize", "finetune"))
+    return TechniqueContract if acts else ObserverContract
+
+
+def _contract_of_an_observer(name: str, as_technique: TechniqueError) -> type:
+    """Its contract; of what is neither, the error that is about the kind that it is meant to be."""
+    try:
+        techniques.load(name, "observer")
+    except TechniqueError as as_observer:
+        _, named_otherwise = techniques.OTHER["technique"]
+        raise (as_observer if named_otherwise in str(as_technique) else as_technique) from None
+    return ObserverContract
 
 
 def _problem(method: Any, takes: Mapping[str, Any], toy: str) -> str:
@@ -64,7 +76,7 @@ def _problem(method: Any, takes: Mapping[str, Any], toy: str) -> str:
         try:
             method(**{name: value for name, value in given.items() if name in takes})
         except (AssertionError, ToolkitError) as error:
-            return " ".join(str(error).split())
-        except Exception as error:
+            return " ".join(str(error).split()) or described(error)  # an assertion of a module need not say anything
+        except (Exception, SystemExit) as error:
             return described(error)
     return ""

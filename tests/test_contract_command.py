@@ -1,0 +1,132 @@
+"""`toolkit techniques NAME --contract`: a line for each clause, an exit code, and no need of pytest."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+from click.testing import CliRunner
+
+from toolkit.cli import main
+from toolkit.errors import ToolkitError
+from toolkit.testing import check_contract, checking
+
+SOUND = '''
+"""Leaves the model as it is."""
+import toolkit
+
+@toolkit.hookimpl
+def optimize(model):
+    return model
+'''
+OBSERVER = '''
+"""Counts rows."""
+import toolkit
+
+@toolkit.hookimpl
+def on_row(row):
+    pass
+'''
+MEASURES = '''
+"""Counts layers."""
+import toolkit
+
+@toolkit.hookimpl
+def measure(model):
+    return {"layers": len(list(model.children()))}
+'''
+
+
+@pytest.fixture
+def command(make_plugin):
+    """Runs the command on a plugin of this source: its exit code, the lines of its stdout and of its stderr."""
+
+    def command(source, *arguments):
+        make_plugin("mine", source)
+        result = CliRunner().invoke(main, ["techniques", *(arguments or ("mine", "--contract"))])
+        return result.exit_code, result.stdout.splitlines(), result.stderr.splitlines()
+
+    return command
+
+
+def test_every_clause_is_a_line(command):
+    code, lines, errors = command(SOUND)
+    assert (code, errors) == (0, [])
+    assert len(lines) > 40
+    assert all(line.startswith("kept    ") for line in lines)
+    assert "kept    the result survives saving [lstm]" in lines
+
+
+def test_a_broken_clause_is_told_on_its_line_and_is_a_failure(command):
+    code, lines, errors = command(SOUND.replace('"""Leaves', '\'\'\n"""Leaves'))
+    assert code == 1
+    [broken] = [line for line in lines if not line.startswith("kept ")]
+    assert broken.startswith("broken  it says what it does: give its module a docstring: `toolkit techniques NAME`")
+    assert errors == ["error: 'mine' breaks 1 of the clauses above: each says what to change"]
+
+
+@pytest.mark.parametrize("source", [OBSERVER, MEASURES])
+def test_what_observes_or_only_measures_is_checked_as_a_run_wide_plugin(command, source):
+    code, lines, _ = command(source)
+    assert code == 0
+    assert "kept    it changes nothing" in lines
+    assert len(lines) == 5
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (SOUND.replace("optimize", "optimise"), "marks 'optimise', which is no hook; did you mean 'optimize'?"),
+        (
+            OBSERVER.replace("(row)", "(rwo)"),
+            "the argument 'rwo' of on_row is none that is passed; did you mean 'row'?",
+        ),
+        ("import nowhere_at_all", "cannot be imported: ModuleNotFoundError"),
+    ],
+)
+def test_what_cannot_be_loaded_is_one_sentence(command, source, said):
+    code, lines, errors = command(source)
+    assert (code, lines, len(errors)) == (1, [], 1)
+    assert errors[0].startswith("error: 'mine' (mine-plugin 1.0)")
+    assert said in errors[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--contract"], "error: --contract checks one plugin: name it"),
+        (["min", "--contract"], "error: no technique 'min' is installed; did you mean 'mine'?"),
+    ],
+)
+def test_a_wrong_name_is_a_mistake_of_the_user(command, arguments, said):
+    assert command(SOUND, *arguments) == (2, [], [said])
+
+
+def test_no_pytest_is_needed(command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pytest", None)
+    code, lines, _ = command(MEASURES)
+    assert (code, len(lines)) == (0, 5)
+
+
+@pytest.mark.parametrize("error", ["assert len(inputs) == 3", "raise SystemExit"])
+def test_a_module_that_ends_without_a_word_breaks_a_clause(make_plugin, error):
+    layer = f"class Odd(nn.Identity):\n    def forward(self, inputs):\n        {error}\n"
+    source = SOUND.replace("import toolkit\n", f"import toolkit\nfrom torch import nn\n{layer}")
+    make_plugin("mine", source.replace("return model", "model.append(Odd()); return model"))
+    told = {verdict.clause: verdict.problem for verdict in check_contract("mine")}
+    assert told["the result can be cloned"]
+
+
+def test_a_python_without_assertions_does_not_call_anything_kept(monkeypatch):
+    monkeypatch.setattr(checking, "sys", SimpleNamespace(flags=SimpleNamespace(optimize=1)))
+    with pytest.raises(ToolkitError, match="consists of assertions, which python -O leaves out"):
+        next(check_contract("pruning"))
+
+
+def test_the_list_has_a_line_for_each_with_its_distribution_version_and_summary(command):
+    code, lines, _ = command("import nowhere_at_all", "--")
+    assert code == 0
+    [line] = [line for line in lines if line.startswith("mine ")]
+    assert line.split(maxsplit=3) == ["mine", "mine-plugin", "1.0", "Made for a test."]
+    assert {"distillation", "mlflow", "profile", "pruning", "quantization", "tensorboard"} <= {
+        line.split()[0] for line in lines
+    }
