@@ -35,7 +35,7 @@ CHECKSUMS = {
 def public(module):
     """The public names of a public module; of `toolkit.training` those that it defines and that begin so."""
     found = importlib.import_module(module)
-    return set(getattr(found, "__all__", ["Training", "fit"]))
+    return set(getattr(found, "__all__", ["Training", "TrainingSettings", "fit"]))
 
 
 def uses(source):
