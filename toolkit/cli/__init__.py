@@ -39,6 +39,6 @@ for _command in (
     *(running.run, running.check),
     *(listing.techniques, listing.recipes),
     *(showing.report, showing.diff, showing.evaluate),
-    *(writing.schema, writing.doctor),
+    *(writing.new, writing.schema, writing.doctor),
 ):
     main.add_command(_command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 
@@ -39,3 +40,26 @@ def doctor() -> None:
     if broken:
         verb = "plugin is" if broken == 1 else "plugins are"
         raise ToolkitError(f"{broken} {verb} broken: recipes that do not name {'it' if broken == 1 else 'them'} work")
+
+
+@click.group()
+def new() -> None:
+    """Begin a recipe or a technique from one that works."""
+
+
+@new.command("recipe")
+@click.option("--model", required=True, metavar="SOURCE", help="What makes the model: my_nets.py:Net.")
+@click.option("--data", required=True, metavar="SOURCE", help="What loads the data: my_data.py:load.")
+@click.option("--weights", type=click.Path(exists=True, dir_okay=False), help="What the model has learnt.")
+@click.option("--technique", "techniques", multiple=True, metavar="NAME", help="By default the toolkit's own.")
+@click.option("--output", type=click.Path(path_type=Path), default="recipe.toml", show_default=True)
+def new_recipe(model: str, data: str, weights: str | None, techniques: tuple[str, ...], output: Path) -> None:
+    """Write a commented recipe for your model and data, once it has been rehearsed."""
+    from toolkit.creating.recipes import Wish
+    from toolkit.creating.recipes import new_recipe as write
+    from toolkit.report.numbers import bytes_text, seconds
+
+    rehearsal = write(Wish(model, data, output, weights), techniques)
+    duration, size = seconds(rehearsal.duration_s), bytes_text(rehearsal.size_bytes)
+    click.echo(f"{output} is written: it takes about {duration} and leaves a model of {size}\n")
+    click.echo(f"{rehearsal}\n\nRun it with: toolkit run {output}")
