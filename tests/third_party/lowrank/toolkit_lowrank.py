@@ -38,21 +38,23 @@ def factors(weight: Tensor, energy: float) -> tuple[Tensor, Tensor]:
     return (root[:, None] * v[:rank]).to(weight.dtype), (u[:, :rank] * root).to(weight.dtype)
 
 
-def factorized(layer: Any, energy: float) -> LowRank:
-    """Two layers for one."""
-    weight = layer.weight
-    first: Any
-    second: Any
-    down, up = factors(weight, energy)
-    rank, like = len(down), {"device": weight.device, "dtype": weight.dtype}
+def thinner(layer: Any, rank: int) -> tuple[Any, Any]:
+    """A layer down to `rank` channels, without bias, and one up from there; their weights are still to be set."""
+    like = {"device": layer.weight.device, "dtype": layer.weight.dtype}
+    bias = layer.bias is not None
     if isinstance(layer, nn.Linear):
         first = nn.Linear(layer.in_features, rank, bias=False, **like)
-        second = nn.Linear(rank, layer.out_features, bias=layer.bias is not None, **like)
-    else:
-        reach = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
-        mode = {"padding_mode": layer.padding_mode}
-        first = nn.Conv2d(layer.in_channels, rank, layer.kernel_size, bias=False, **reach, **mode, **like)
-        second = nn.Conv2d(rank, layer.out_channels, 1, bias=layer.bias is not None, **like)
+        return first, nn.Linear(rank, layer.out_features, bias=bias, **like)
+    reach = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
+    mode = {"padding_mode": layer.padding_mode}
+    into = nn.Conv2d(layer.in_channels, rank, layer.kernel_size, bias=False, **reach, **mode, **like)
+    return into, nn.Conv2d(rank, layer.out_channels, 1, bias=bias, **like)
+
+
+def factorized(layer: Any, energy: float) -> LowRank:
+    """Two layers for one."""
+    down, up = factors(layer.weight, energy)
+    first, second = thinner(layer, len(down))
     with torch.no_grad():
         first.weight.copy_(down.view_as(first.weight))
         second.weight.copy_(up.view_as(second.weight))
