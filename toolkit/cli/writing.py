@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from toolkit.cli.completing import Plugin
 from toolkit.errors import ToolkitError
 
 OWN = "torch-optimization-toolkit "
@@ -51,7 +52,9 @@ def new() -> None:
 @click.option("--model", required=True, metavar="SOURCE", help="What makes the model: my_nets.py:Net.")
 @click.option("--data", required=True, metavar="SOURCE", help="What loads the data: my_data.py:load.")
 @click.option("--weights", type=click.Path(exists=True, dir_okay=False), help="What the model has learnt.")
-@click.option("--technique", "techniques", multiple=True, metavar="NAME", help="By default the toolkit's own.")
+@click.option(
+    "--technique", "techniques", multiple=True, type=Plugin(), metavar="NAME", help="By default the toolkit's own."
+)
 @click.option("--output", type=click.Path(path_type=Path), default="recipe.toml", show_default=True)
 def new_recipe(model: str, data: str, weights: str | None, techniques: tuple[str, ...], output: Path) -> None:
     """Write a commented recipe for your model and data, once it has been rehearsed."""
@@ -63,3 +66,15 @@ def new_recipe(model: str, data: str, weights: str | None, techniques: tuple[str
     duration, size = seconds(rehearsal.duration_s), bytes_text(rehearsal.size_bytes)
     click.echo(f"{output} is written: it takes about {duration} and leaves a model of {size}\n")
     click.echo(f"{rehearsal}\n\nRun it with: toolkit run {output}")
+
+
+@new.command("technique")
+@click.argument("name")
+@click.option("--output", type=click.Path(path_type=Path), help="The folder; by default toolkit-NAME.")
+def new_technique(name: str, output: Path | None) -> None:
+    """Write an installable distribution with a technique NAME that works: hooks, tests, a recipe, a method card."""
+    from toolkit.creating.techniques import new_technique as write
+
+    folder = write(name, output)
+    click.echo(f"{folder} is written. Next:\n")
+    click.echo(f"  cd {folder}\n  pip install -e '.[test]' && pytest\n  toolkit techniques {name}")

@@ -1,0 +1,119 @@
+"""`toolkit new technique` writes a distribution that installs, keeps the contract and passes its own tests."""
+
+import os
+import site
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from toolkit.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def new(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: CliRunner().invoke(main, ["new", "technique", *arguments])
+
+
+def test_the_files(new):
+    result = new("weight-clip")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("toolkit-weight-clip is written. Next:\n\n  cd toolkit-weight-clip\n")
+    files = sorted(path.relative_to("toolkit-weight-clip").as_posix() for path in Path().rglob("*") if path.is_file())
+    assert files == [
+        "README.md",
+        "pyproject.toml",
+        "recipes/weight-clip.toml",
+        "setup.cfg",
+        "tests/test_toolkit_weight_clip.py",
+        "toolkit_weight_clip.py",
+    ]
+    assert "When it does not help" in Path("toolkit-weight-clip/README.md").read_text()
+    assert not [
+        line
+        for path in Path().rglob("*.*")
+        if path.is_file()
+        for line in path.read_text().splitlines()
+        if "{{" in line or len(line) > 120
+    ]
+
+
+def test_what_it_writes_is_well_formatted(new):
+    assert new("weight-clip").exit_code == 0
+    for command in (["check", "--ignore", "RUF012"], ["format", "--check"]):
+        ruff = [sys.executable, "-m", "ruff", *command, "--config", str(ROOT / "pyproject.toml"), "."]
+        done = subprocess.run(ruff, cwd="toolkit-weight-clip", capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+
+
+def test_the_recipe_runs_with_the_module(new, make_plugin, recipe_run):
+    assert new("clip", "--output", "elsewhere").exit_code == 0
+    make_plugin("clip", Path("elsewhere/toolkit_clip.py").read_text())
+    outcome = recipe_run(Path("elsewhere/recipes/clip.toml").read_text())
+    assert outcome.error == ""
+    assert 0 < outcome.rows[1]["clip.at_limit"] < 0.2
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Weight", "'Weight' cannot name a technique: take small letters, digits and single hyphens"),
+        ("../up", "cannot name a technique"),
+        ("a--b", "cannot name a technique"),
+        ("class", "cannot name a technique"),
+        ("9lives", "cannot name a technique"),
+        ("pruning", "'pruning' is brought by torch-optimization-toolkit "),
+    ],
+)
+def test_names_that_cannot_be(new, name, said):
+    result = new(name)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert not [*Path().iterdir()]
+
+
+def test_a_folder_that_exists_is_left_alone(new):
+    Path("toolkit-clip").mkdir()
+    result = new("clip")
+    assert (result.exit_code, [*Path("toolkit-clip").iterdir()]) == (2, [])
+    assert result.stderr == "error: toolkit-clip exists: take another --output, or delete it\n"
+
+
+@pytest.mark.slow
+def test_it_installs_passes_its_own_tests_and_is_listed(new, tmp_path):
+    assert new("weight-clip").exit_code == 0
+    venv.create(tmp_path / "venv", system_site_packages=True, with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    _show_installed_to(python)
+    folder = tmp_path / "toolkit-weight-clip"
+    _succeed([python, "-m", "pip", "install", "-e", ".[test]"], folder)
+    assert " passed" in _succeed([python, "-m", "pytest", "-q"], folder)
+    assert "weight-clip" in _succeed([python, "-m", "toolkit", "techniques"], folder)
+    assert "'weight-clip' (toolkit-weight-clip 0.1.0)" in _succeed([python, "-m", "toolkit", "doctor"], folder)
+
+
+def _show_installed_to(python):
+    """These tests may run in a virtual environment, whose packages another one does not see by itself."""
+    place = _succeed([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], Path()).strip()
+    lines = [f"import site; site.addsitedir({folder!r})" for folder in site.getsitepackages()]
+    (Path(place) / "parent.pth").write_text("\n".join(lines))
+
+
+def _succeed(command, folder):
+    done = subprocess.run(
+        [*map(str, command)],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
