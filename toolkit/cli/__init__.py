@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from toolkit.cli import listing, running, showing, writing
+from toolkit.cli import completing, listing, running, showing, writing
 from toolkit.errors import ToolkitError
 
 
@@ -32,6 +32,10 @@ def main() -> None:
     """Make PyTorch models smaller and faster.
 
     A recipe (a TOML file) chains techniques such as distillation, pruning and quantization; every stage is measured.
+
+    \b
+    To complete words in bash (or zsh, fish: zsh_source, fish_source):
+      eval "$(_TOOLKIT_COMPLETE=bash_source toolkit)"
     """
 
 
@@ -42,3 +46,4 @@ for _command in (
     *(writing.new, writing.schema, writing.doctor),
 ):
     main.add_command(_command)
+completing.complete(main.commands)
