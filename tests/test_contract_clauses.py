@@ -1,6 +1,7 @@
 """Every clause of the contracts catches what it is there for: mutants of a sound technique, clause by clause."""
 
 import pytest
+from torch import nn
 
 from toolkit.testing import check_contract
 
@@ -170,3 +171,47 @@ def test_a_broken_clause_is_told(broken, clause, old, new, said):
     found = broken(SOUND.replace(old, new, 1), clause)
     told = [verdict.problem for verdict in found if clause in verdict.clause]
     assert any(said in problem for problem in told), found
+
+
+WATCHING = '''
+"""Counts weights."""
+import torch
+from pydantic import Field
+import toolkit
+
+class Params(toolkit.Params):
+    every: int = Field(default=1, ge=1, description="of something")
+
+@toolkit.hookimpl
+def on_start(directory):
+    return []
+
+@toolkit.hookimpl
+def measure(model, data, prepared):
+    return {"weights": sum(weight.numel() for weight in model.parameters())}
+'''
+WATCHING_MUTANTS = [
+    ("it says what it does", '"""Counts', "'''\n'''\n\"\"\"Counts", "docstring"),
+    ("default a range", "ge=1, ", "", "give the param 'every' a range"),
+    ("prints nothing", "    return []", "    print('hello')\n    return []", "stdout is the command's result"),
+    ("prints nothing", "    return []", "    1 / 0", "failed in on_start with ZeroDivisionError"),
+    (
+        "changes nothing",
+        "    return []",
+        "    torch.nn.Linear.forward = lambda self, x: 1.1 * torch.nn.functional.linear(x, self.weight, self.bias)\n"
+        "    return []",
+        "it must not change what it is shown",
+    ),
+    ("every row alike", '{"weights"', '{f"weights{prepared.append(1) or len(prepared)}"', "rows have other numbers"),
+]
+
+
+@pytest.mark.parametrize(("clause", "old", "new", "said"), WATCHING_MUTANTS)
+def test_a_broken_clause_of_a_run_wide_plugin_is_told(broken, monkeypatch, clause, old, new, said):
+    monkeypatch.setattr(nn.Linear, "forward", nn.Linear.forward)  # one of the mutants replaces it
+    found = broken(WATCHING.replace(old, new, 1), clause)
+    assert any(said in verdict.problem for verdict in found if clause in verdict.clause), found
+
+
+def test_a_sound_run_wide_plugin_keeps_all_clauses(broken):
+    assert broken(WATCHING) == []
