@@ -359,6 +359,16 @@ class TestCompare:
         assert moved(1.0, 1.1, (0.9, 1.1), (1.0, 1.2)) == "within"
         assert moved(1.0, 1.1, (0.95, 1.05), (1.05, 1.15)) == "moved"
 
+    @pytest.mark.parametrize(("ratio", "outcome"), [(0.63, "within"), (0.6, "moved")])
+    def test_a_process_moves_a_latency_by_more_than_its_interval_knows(self, runs, ratio, outcome):
+        def timed(value):
+            return row(
+                "a", latency_ms={"1": 1.0}, latency_ratio={"1": value}, latency_ratio_interval={"1": [value, value]}
+            )
+
+        found = compare(runs("first", timed(0.67)), runs("second", timed(ratio)))
+        assert [number.outcome for number in found.numbers if number.name == "latency_ratio @1"][-1] == outcome
+
     def test_rows_pair_by_name_and_then_by_number(self, runs):
         first = runs("first", row("a", accuracy=0.9, accuracy_interval=[0.89, 0.91]), row("b"), row("only"))
         second = runs("second", row("c", size_bytes=5), row("a", accuracy=0.8, accuracy_interval=[0.79, 0.81]))

@@ -1,6 +1,7 @@
 """A run through its public surface: the order of hooks, rows, the run directory, and what ends a run."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -123,6 +124,8 @@ def test_the_report_has_every_metric_in_every_row(run, tmp_path):
         assert {"accuracy", "samples", "size_bytes", "parameters", "nonzero", "sparsity", "macs"} <= set(row)
         assert set(row["latency_ms"]) == set(row["latency_ratio"]) == {"1", "64"}
         assert row["samples"] == 256
+        assert 0 < row["measuring_s"] < row["duration_s"]
+        assert row["peak_memory_bytes"] > 0 or sys.platform != "linux"
         folder = tmp_path / "run" / "stages" / f"{written['rows'].index(row)}-{row['stage']}"
         assert row["size_bytes"] == sum(file.stat().st_size for file in folder.iterdir())
     assert written["rows"][1]["pruning.sparsity"] == 0.5

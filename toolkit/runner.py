@@ -87,9 +87,10 @@ class _Run:
         """Run all stages and leave the last one's model as the run's artifact."""
         self._write_recipe()
         self.observers.start(self.recipe, self.directory.path)
-        for stage in (self.recipe.baseline, *self.recipe.stages):
-            with _named(stage):
-                self._run_stage(stage)
+        with self.measurer:
+            for stage in (self.recipe.baseline, *self.recipe.stages):
+                with _named(stage):
+                    self._run_stage(stage)
         self._write_recipe()
         self.directory.write_all(artifact.pack(self.models[-1]))
         self.observers.tell("on_end", report=self.report, directory=self.directory.path)
@@ -153,13 +154,17 @@ class _Run:
         return on_step
 
     def _add_row(self, stage: Stage, outcome: Outcome, watch: Watch | None, started: float) -> None:
+        measuring = time.perf_counter()
         values = self._core_metrics(stage, outcome.model)
+        core_s = time.perf_counter() - measuring
         if watch is not None:
             values.update(self._techniques_measures(stage, outcome, watch, values.keys()))
         values.update(self.observers.measure(outcome.model, self.data))
         if outcome.losses:
             values["training_loss"] = list(outcome.losses)
-        row = Row(stage.name, {**values, "duration_s": time.perf_counter() - started})
+        now = time.perf_counter()
+        self.measurer.took(now - measuring - core_s)
+        row = Row(stage.name, {**values, "measuring_s": now - measuring, "duration_s": now - started})
         self.rows.append(row)
         log.info("stage %d (%s) done: %s", stage.number, stage.name, row.to_json())
         self.observers.tell("on_row", stage=stage, row=row, report=self.report)
@@ -178,12 +183,13 @@ class _Run:
         return {**values, **watch.notes()}
 
     def _core_metrics(self, stage: Stage, model: nn.Module) -> dict[str, Any]:
-        size = self.directory.stage(stage.number, stage.name).write_all(artifact.pack(model))
+        folder = self.directory.stage(stage.number, stage.name)
+        size = folder.write_all(artifact.pack(model))
 
         def on_progress(done_s: float, total_s: float) -> None:
             self.observers.tell("on_progress", stage=stage, activity="measuring", done=done_s, total=total_s)
 
-        return {"size_bytes": size, **self.measurer.measure(model, on_progress)}
+        return {"size_bytes": size, **self.measurer.measure(model, folder.path, on_progress)}
 
     def _measurer(self) -> Measurer:
         default = {1, min(self.data.batch_size, self.data.samples("train"))}

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from toolkit.metrics.deployed import as_deployed
-from toolkit.metrics.statistics import Interval, median_interval
+from toolkit.metrics.statistics import Interval, bootstrap_median_interval, median_interval
 from toolkit.tasks import Batch, Data
 
 Seconds = npt.NDArray[np.float64]
@@ -57,7 +57,7 @@ class Timing:
     @property
     def ratio_interval(self) -> Interval:
         """The 95 % interval of the ratio."""
-        return median_interval(self.model / self.baseline)
+        return bootstrap_median_interval(self.model / self.baseline)
 
     @property
     def precise(self) -> bool:

@@ -18,6 +18,10 @@ from toolkit.runs import RECIPE
 
 # `moved`: beyond the intervals, or a count that is another; `unknown`: another number, and nobody knows its noise.
 Outcome = Literal["moved", "within", "unknown"]
+# What the interval of one run cannot know: two processes place the same weights differently in memory, and a machine is
+# busier at one time than at another. By `tests/benchmarks/latency.py` ratios lie up to 7 % apart, and between two whole
+# runs up to 9 %; times, which nothing cancels out of, up to 18 %.
+BETWEEN_RUNS = {"latency_ms": 0.25, "latency_ratio": 0.1, "peak_memory_bytes": 0.1}
 COUNTS = ("size_bytes", "parameters", "nonzero", "macs", "samples")
 ABSENT = "–"
 
@@ -141,6 +145,8 @@ def _measured(label: str, one: Row, other: Row, name: str, text: Any, size: str 
     if first is not None and second is not None:
         around = "latency" if name == "latency_ms" else name
         outcome = moved(first, second, interval_of(one, around, size), interval_of(other, around, size))
+        if abs(first - second) <= BETWEEN_RUNS.get(name, 0.0) * min(first, second):
+            outcome = "within"
         yield Number(
             label, f"{printable(name)} @{size}" if size else printable(name), text(first), text(second), outcome
         )

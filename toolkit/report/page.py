@@ -40,7 +40,8 @@ def render(report: Report) -> str:
         numbers=shown_numbers(report),
         environment=_environment_table(report.environment),
         recipe=_recipe(report),
-        duration=seconds(sum(row.get("duration_s") or 0.0 for row in report.rows)),
+        duration=seconds(_total(report, "duration_s")),
+        measuring=seconds(_total(report, "measuring_s")) if _total(report, "measuring_s") else None,
     )
 
 
@@ -63,6 +64,10 @@ def _summary(report: Report) -> dict[str, Any]:
         "titles": titles,
         "lines": lines,
     }
+
+
+def _total(report: Report, name: str) -> float:
+    return sum(row.get(name) or 0.0 for row in report.rows)
 
 
 def _environment_table(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
