@@ -14,6 +14,13 @@ def _seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _no_memory(request, monkeypatch):
+    """Runs measure no memory unless a test is marked: every one of them would start a process that imports torch."""
+    if request.node.get_closest_marker("memory") is None:
+        monkeypatch.setattr("toolkit.metrics.memory._start", lambda: None)
+
+
 @pytest.fixture
 def install(monkeypatch):
     """Makes an object with hooks a technique (or observer) that recipes can name."""

@@ -13,7 +13,10 @@ from toolkit.models import lenet5
 from toolkit.sources import import_file
 from toolkit.tasks import Batch, Classification
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux only")
+pytestmark = [
+    pytest.mark.memory,
+    pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux only"),
+]
 MEGABYTE = 2**20
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -29,18 +30,24 @@ SAME_FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
 }
 
 
+def is_method(value: Any) -> bool:
+    """Whether pickle would write it as an attribute of another object."""
+    # Functions such as torch.exp are methods of a hidden class, and pickled as that.
+    return inspect.ismethod(value) or (inspect.isbuiltin(value) and "." in value.__qualname__)
+
+
 def resolve_globals(
-    names: Iterable[str], allow: Sequence[type]
+    names: Iterable[str], allow: Sequence[type], trusted: Sequence[str] = ()
 ) -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
     """The objects behind the names in a skeleton, for `torch.serialization.safe_globals`.
 
     Raises:
-        ArtifactError: for a name that is neither allowed by default nor in `allow`.
+        ArtifactError: for a name that is neither allowed by default, nor in `allow`, nor of a `trusted` module.
     """
-    return [(_resolve(name, allow), name) for name in names]
+    return [(_resolve(name, allow, trusted), name) for name in names]
 
 
-def _resolve(name: str, allow: Sequence[type]) -> Any:
+def _resolve(name: str, allow: Sequence[type], trusted: Sequence[str]) -> Any:
     for function in FUNCTIONS:
         if name == f"{function.__module__}.{function.__qualname__}":
             return function
@@ -48,6 +55,10 @@ def _resolve(name: str, allow: Sequence[type]) -> Any:
         # A class from a recipe's file is known there by another module name.
         if name == own.__qualname__ or name.endswith(f".{own.__qualname__}"):
             return own
+    if any(name.startswith(f"{module}.") for module in trusted):
+        found = _imported(name)
+        if inspect.isfunction(found) or (isinstance(found, type) and issubclass(found, nn.Module)):
+            return found
     found = _imported(name) if _is_trusted(name) else None
     # Asked again by its own name: "torch.nn.modules.module.torch.fx.GraphModule" is not of torch.nn.
     if isinstance(found, type) and issubclass(found, nn.Module) and _is_trusted(f"{found.__module__}."):
