@@ -15,6 +15,14 @@ def _seeded():
 
 
 @pytest.fixture(autouse=True)
+def _cache(request, monkeypatch, tmp_path_factory):
+    """Runs keep no results for each other unless a test is marked, and then in a cache of its own."""
+    if request.node.get_closest_marker("cache") is None:
+        monkeypatch.setattr("toolkit.runner.cache_folder", lambda: None)
+    monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
 def _no_memory(request, monkeypatch):
     """Runs measure no memory unless a test is marked: every one of them would start a process that imports torch."""
     if request.node.get_closest_marker("memory") is None:

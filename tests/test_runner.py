@@ -148,7 +148,7 @@ def test_the_run_directory_is_complete_and_the_model_comes_back(run, tmp_path):
             "model.skeleton",
             "stages",
         ),
-        ".toolkit-run",
+        *(".toolkit-run", ".lock"),
     }
     model = toolkit.load(tmp_path / "run")
     assert not model.training

@@ -14,9 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
-from safetensors import SafetensorError
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
@@ -24,20 +23,17 @@ from torch.utils._pytree import tree_leaves
 
 from toolkit import masks
 from toolkit.allowed import SAME_FUNCTIONS, is_method
-from toolkit.errors import ArtifactError
+from toolkit.errors import ArtifactError, InputError
+from toolkit.finite import not_finite
+from toolkit.honest import HOOKS
+from toolkit.pickled import MAX_BYTES
 from toolkit.skeleton import open_skeleton, pack_skeleton
+from toolkit.tensorfile import read_tensors
 
 TENSORS, SKELETON = "model.safetensors", "model.skeleton"
 FORMAT = 1
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-    "_state_dict_hooks",
-    "_state_dict_pre_hooks",
-    "_load_state_dict_post_hooks",
-)
+MAX_TIES_BYTES = 1 << 20
+MAX_SKELETON_BYTES = MAX_BYTES + (1 << 16)
 
 
 @dataclass(frozen=True)
@@ -62,6 +58,7 @@ def take_apart(model: nn.Module, fold: bool = True) -> Parts:
         plain = masks.folded(model).eval() if fold else masks.clone(model)
     except Exception as error:  # whatever `copy.deepcopy` raises
         raise ArtifactError(f"{type(model).__name__} cannot be copied: {error}") from error
+    _require_finite(plain, f"{type(model).__name__} cannot be saved")
     tensors, ties = _tensors(plain)
     return Parts(pack_skeleton(plain), tensors, ties)
 
@@ -80,6 +77,8 @@ def put_together(
     model = open_skeleton(parts.skeleton, allow, trusted, where)
     try:
         _fill(model, parts.tensors, parts.ties, where)
+        _list_weights(model)
+        _require_finite(model, where)
     except ArtifactError:
         raise
     except Exception as error:  # whatever a made-up skeleton lacks
@@ -115,16 +114,9 @@ def load(directory: str | Path, allow: Sequence[type] = ()) -> nn.Module:
     for name in (SKELETON, TENSORS):
         if not (folder / name).is_file():
             raise ArtifactError(f"{folder} holds no model: there is no {name} in it")
-    try:
-        skeleton = (folder / SKELETON).read_bytes()
-    except OSError as error:
-        raise ArtifactError(f"{folder / SKELETON} cannot be read: {error.strerror}") from error
-    model = put_together(Parts(skeleton, *_open_tensors(folder / TENSORS)), allow, where=str(folder / SKELETON))
-    try:
-        model.eval()
-    except Exception as error:  # whatever a made-up skeleton lacks
-        raise ArtifactError(f"{folder / SKELETON} is damaged: {type(error).__name__}: {error}") from error
-    return model
+    path = folder / SKELETON
+    parts = Parts(_read_skeleton(path), *_open_tensors(folder / TENSORS))
+    return put_together(parts, allow, where=str(path)).eval()
 
 
 def refuse_unsavable(model: nn.Module) -> None:
@@ -142,8 +134,8 @@ def _refuse_by_name(model: nn.Module) -> None:
         if any(is_lazy(parameter) for parameter in module._parameters.values()):
             raise ArtifactError(f"{where} has no weights yet: run the lazy model on a batch first")
         # Weight norm leaves one for reading old files, of no use once it is folded.
-        loading = [] if parametrize.is_parametrized(module) else ["_load_state_dict_pre_hooks"]
-        if any(getattr(module, hooks, None) for hooks in (*_HOOKS, *loading)):
+        unused = "_load_state_dict_pre_hooks" if parametrize.is_parametrized(module) else None
+        if any(getattr(module, hooks, None) for hooks in HOOKS if hooks != unused):
             raise ArtifactError(f"{where} has hooks, which cannot be saved: remove them or put them into forward")
         kind = parametrize.type_before_parametrizations(module)
         if "<locals>" in kind.__qualname__:
@@ -196,17 +188,35 @@ def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, ties
 
 
+def _require_finite(model: nn.Module, where: str) -> None:
+    wrong = not_finite([*model.named_parameters(), *model.named_buffers()])
+    if wrong is not None:
+        raise ArtifactError(f"{where}: {wrong}, so it is of no use")
+
+
+def _read_skeleton(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > MAX_SKELETON_BYTES:
+            raise ArtifactError(f"{path} takes {size} bytes, more than {MAX_SKELETON_BYTES} are not opened")
+        return path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
+
+
 def _open_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("toolkit", "{}"))
-            # Copies, because in the mapped file they begin anywhere, and some kernels round differently then.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path} is damaged or not safetensors: {error}") from error
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT or not isinstance(metadata.get("ties"), dict):
+        tensors, metadata = read_tensors(path)
+    except InputError as error:
+        raise ArtifactError(str(error)) from error
+    try:
+        text = metadata.get("toolkit", "")
+        content = json.loads(text) if len(text) <= MAX_TIES_BYTES else None
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not isinstance(content.get("ties"), dict):
         raise ArtifactError(f"{path} was not written by this version of the toolkit")
-    return tensors, metadata["ties"]
+    return tensors, content["ties"]
 
 
 def _fill(model: nn.Module, tensors: dict[str, Tensor], ties: dict[str, str], where: str) -> None:
@@ -227,3 +237,10 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor], ties: dict[str, str], wh
             tensor = parameters.setdefault(stored, nn.Parameter(tensor, meta.requires_grad))
         # Not into `_parameters` directly: an LSTM keeps a list of its weights, which this brings up to date.
         setattr(module, name, tensor)
+
+
+@torch.no_grad()
+def _list_weights(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase):  # its list of weights has gaps where one is parametrized
+            module._init_flat_weights()

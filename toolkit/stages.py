@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -14,6 +14,7 @@ from toolkit.errors import TechniqueError, ToolkitError, described
 from toolkit.precision import with_fixed_precision
 from toolkit.promises.watch import Watch
 from toolkit.recipe import Stage, Step
+from toolkit.storage.checkpoints import TrainingKeeper
 from toolkit.tasks import Data
 from toolkit.training import OnStep, Training, TrainingSettings, fit
 
@@ -28,10 +29,21 @@ class Outcome:
     settings: TrainingSettings | None = None
 
 
-def train(model: nn.Module, training: Training, data: Data, on_step: OnStep | None = None) -> Outcome:
-    """Train a model in place, in the precision that is asked for or found to be the faster one."""
+def train(
+    model: nn.Module,
+    training: Training,
+    data: Data,
+    on_step: OnStep | None = None,
+    keeper: TrainingKeeper | None = None,
+) -> Outcome:
+    """Train a model in place, in the precision that is asked for or found to be the faster one.
+
+    What `keeper` keeps of an interrupted training goes on, in the precision that was found then.
+    """
+    if keeper is not None and keeper.settings is not None:
+        training = replace(training, settings=keeper.settings)
     training = with_fixed_precision(model, training, data)
-    losses = fit(model, training, data.without_test(), on_step)
+    losses = fit(model, training, data.without_test(), on_step, keeper)
     return Outcome(model, (), tuple(losses), training.settings)
 
 
@@ -42,6 +54,7 @@ def perform(
     data: Data,
     on_step: OnStep | None = None,
     watch: Watch | None = None,
+    keeper: TrainingKeeper | None = None,
 ) -> Outcome:
     """Run a stage's hooks and its training on a copy of `incoming`.
 
@@ -52,6 +65,7 @@ def perform(
         data: its test split is kept from the techniques.
         on_step: told `(step, steps, loss, lr)` after each training step.
         watch: checks what the hooks do; by default against what `incoming` shows of earlier stages.
+        keeper: keeps how far the training has come.
     """
     data = data.without_test()
     watch = watch or Watch(stage, incoming, reference, data)
@@ -64,7 +78,7 @@ def perform(
     if stage.finetune is not None:
         training = _training(stage, model, data, prepared, watch)
         with _blamed_on(stage):
-            outcome = train(model, training, data, on_step)
+            outcome = train(model, training, data, on_step, keeper)
     watch.after_training(model.eval())
     return Outcome(model, prepared, outcome.losses, outcome.settings)
 

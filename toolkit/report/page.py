@@ -16,7 +16,7 @@ from toolkit.report.details import Details
 from toolkit.report.layer_table import layer_table
 from toolkit.report.notes import shown_notes, shown_numbers
 from toolkit.report.numbers import bytes_text, plain, printable, seconds
-from toolkit.report.table import cells
+from toolkit.report.table import REUSED_MEANS, cells
 from toolkit.report.verdicts import stage_verdicts, verdict
 from toolkit.runs import RECIPE
 
@@ -41,6 +41,7 @@ def render(report: Report) -> str:
         environment=_environment_table(report.environment),
         recipe=_recipe(report),
         duration=seconds(_total(report, "duration_s")),
+        reused=REUSED_MEANS if any(row.get("reused") for row in report.rows) else None,
         measuring=seconds(_total(report, "measuring_s")) if _total(report, "measuring_s") else None,
     )
 

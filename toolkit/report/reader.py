@@ -49,6 +49,7 @@ class _Row(_Strict):
     macs: float | None = None
     duration_s: float | None = None
     measuring_s: float | None = None
+    reused: bool | None = None
     peak_memory_bytes: float | None = None
     latency_ms: dict[str, Positive] | None = None
     latency_ratio: dict[str, Positive] | None = None
