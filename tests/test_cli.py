@@ -380,7 +380,7 @@ class TestFailures:
         (here / "toy.toml").write_text(f'{RECIPE}[[stages]]\ntechnique = "stop"\n')
         code, output = invoke("run", "toy.toml")
         assert code == 130
-        assert "the stages done so far are in runs/toy" in output
+        assert "what is done so far is in runs/toy" in output
         assert "\ninterrupted\n" in output
         assert not errors(output)
         assert self.stages_left(here) == ["baseline", "pruning"]
@@ -411,7 +411,7 @@ class TestFailures:
             running.kill()
         assert running.returncode == 130, output
         assert "Traceback" not in output
-        assert output.endswith("the stages done so far are in runs/toy\n\ninterrupted\n")
+        assert output.endswith("what is done so far is in runs/toy: the same command goes on from there\n\ninterrupted\n")
         assert self.stages_left(here) == ["baseline"]
 
 

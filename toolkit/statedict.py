@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from torch import Tensor
 
 from toolkit import restricted
 from toolkit.pickled import MAX_BYTES, Scan, refuse_copies, scan
@@ -46,11 +45,8 @@ def read_state_dict(path: Path) -> Any:
         scans = [scan(read_pickle(file))] if is_archive else _legacy_scans(file)
     for found in scans:
         _refuse(found, size)
-    # Mapped, because tensors that are said to be larger than the file would make their storage grow.
-    state = restricted.load(path, map_location="cpu", mmap=is_archive)
-    if not is_archive and _storage_bytes(state) > size:
-        raise ValueError("it declares tensors that are larger than the file")
-    return state
+    # Mapped, so that memory holds a tensor once; one that is larger than its storage is refused by torch.
+    return restricted.load(path, map_location="cpu", mmap=is_archive)
 
 
 def _legacy_scans(file: IO[bytes]) -> list[Scan]:
@@ -78,10 +74,3 @@ def _is_value(name: str) -> bool:
     if name.endswith("Storage"):
         return name.startswith(("torch.", "torch.storage."))
     return name.startswith("torch.") and isinstance(vars(torch).get(name.removeprefix("torch.")), _VALUES)
-
-
-def _storage_bytes(state: Any) -> int:
-    tensors = [value for value in state.values() if isinstance(value, Tensor)] if isinstance(state, dict) else []
-    strided = [tensor for tensor in tensors if tensor.layout == torch.strided and not tensor.is_meta]
-    storages = [tensor.untyped_storage() for tensor in strided]
-    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())

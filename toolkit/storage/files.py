@@ -13,7 +13,8 @@ def write_file(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}{PART}")
     try:
-        with open(beside, "wb") as file:
+        beside.unlink(missing_ok=True)
+        with open(beside, "xb") as file:  # exclusively, which follows no link that somebody has put there
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
