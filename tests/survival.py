@@ -49,6 +49,24 @@ finetune = { epochs = 3, optimizer = "sgd", lr = 1e-2 }
 [[stages]]
 technique = "quantization"
 """
+TOY = """
+name = "toy"
+threads = 1
+[model]
+source = "toolkit.testing:toy_mlp"
+training = { epochs = 2, lr = 1e-2 }
+[data]
+source = "toolkit.testing:toy_data"
+batch_size = 64
+[measure]
+budget = 0.01
+[[stages]]
+technique = "pruning"
+params = { sparsity = 0.5 }
+finetune = { epochs = 1 }
+[[stages]]
+technique = "quantization"
+"""
 TIMES = ("latency", "duration", "measuring", "peak")
 
 

@@ -658,7 +658,7 @@ def test_nothing_that_a_file_names_is_imported(
     ],
 )
 def test_only_modules_of_known_packages_are_allowed(name: str) -> None:
-    from toolkit.allowed import resolve_globals
+    from toolkit.opening.allowed import resolve_globals
 
     with pytest.raises(ArtifactError, match="not known to be safe"):
         resolve_globals([name], ())

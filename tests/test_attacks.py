@@ -185,7 +185,34 @@ def listed(opcodes: bytes) -> bytes:
     return archive(b"\x80\x02" + opcodes + b".")
 
 
+def partials_in_partials(make: bytes) -> bytes:
+    """A partial of a partial of …, each with one more argument, and each kept in the memo."""
+    count = 12_000
+    partial, relu = b"cfunctools\npartial\n", b"ctorch.nn.functional\nrelu\n"
+    inner = partial + put(9_999) + get(9_999) * (count - 1) + relu + b"N\x86" + make + put(10_000)
+    return in_a_layer(inner + b"".join(b"N\x86" + make + put(10_001 + number) for number in range(count - 1)))
+
+
+def frozen_sets(count: int) -> bytes:
+    """One long list, made into a frozen set again and again without a call."""
+    first = b"c__builtin__\nfrozenset\n" + put(9_999) + LIST_OF_100_000 + put(9_998) + b"\x85\x81"
+    return in_a_layer(b"](" + first + (get(9_999) + get(9_998) + b"\x85\x81") * count + b"e")
+
+
+def aliases(count: int) -> bytes:
+    """One class by many names: modules that were imported lie in each other."""
+    around = (b"linear.torch.nn.modules." * (number + 1) for number in range(count))
+    names = b"".join(b"ctorch.nn.modules." + name + b"linear\nLinear\n" for name in around)
+    return in_a_layer(b"](" + names + b"e")
+
+
 SKELETONS: dict[str, Callable[[], bytes]] = {
+    "partials in partials": lambda: partials_in_partials(b"R"),
+    "partials in partials by NEWOBJ": lambda: partials_in_partials(b"\x81"),
+    "frozen sets by NEWOBJ": lambda: frozen_sets(300),
+    "a name of many parts": lambda: in_a_layer(b"ctorch.nn." + b"a." * 60_000 + b"a\nX\n"),
+    "one class by many names": lambda: aliases(500),
+    "one class by another name": lambda: aliases(1),
     "os.system": lambda: saved(touching()),
     "os.system in a layer": lambda: with_attribute(attack=touching()),
     "os.system in a bare pickle": lambda: pickle.dumps(touching()),

@@ -1,36 +1,23 @@
 """Results that runs keep for each other: what is reused, what is not, and what happens to damaged ones."""
 
+import signal
 import threading
 
 import pytest
+import survival
 from click.testing import CliRunner
-from survival import make_recipe
 
 import toolkit
 from toolkit.cli import main
+from toolkit.interruption import Interrupted, Stop
 from toolkit.recipe import parse_recipe
 from toolkit.storage.cache import cache_folder, entries
+from toolkit.storage.lock import locked
 
 pytestmark = pytest.mark.cache
-TOY = """
-name = "toy"
-[model]
-source = "nets.py:net"
-training = { epochs = 2, lr = 1e-2 }
-[data]
-source = "toolkit.testing:toy_data"
-batch_size = 64
-[measure]
-budget = 0.05
-[[stages]]
-technique = "pruning"
-params = { sparsity = 0.5 }
-finetune = { epochs = 1 }
-[[stages]]
-technique = "quantization"
-"""
+TOY = survival.TOY.replace("toolkit.testing:toy_mlp", "nets.py:net")
 NETS = "from toolkit.testing import toy_mlp\n\ndef net():\n    return toy_mlp(16)\n"
-TIMES = ("latency", "duration", "measuring", "peak", "reused")
+TIMES = (*survival.TIMES, "reused")
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +91,7 @@ def test_other_source_text_is_another_model(run):
 
 def test_other_measuring_is_done_again_on_the_same_models(run):
     run()
-    again = run(("budget = 0.05", "budget = 0.05\nbatch_sizes = [2]"))
+    again = run(("budget = 0.01", "budget = 0.01\nbatch_sizes = [2]"))
     assert reused(again) == [True] * 3
     assert set(again.rows[1]["latency_ms"]) == {"2"}
     assert again.rows[1]["pruning.sparsity"] == 0.5
@@ -153,6 +140,15 @@ def test_two_runs_at_once_compute_once(tmp_path):
     assert numbers(reports["a"]) == numbers(reports["b"])
 
 
+def test_a_run_that_waits_can_be_stopped(tmp_path):
+    """The first signal is enough, also where another run computes what this one needs."""
+    path = tmp_path / "lock"
+    stop = Stop()
+    stop.take(signal.SIGINT, None)
+    with locked(path), pytest.raises(Interrupted), locked(path, stop.here):
+        pass
+
+
 def test_the_command_lists_and_trims(run):
     assert "is empty" in CliRunner().invoke(main, ["cache"]).output
     run()
@@ -171,7 +167,7 @@ def test_the_command_lists_and_trims(run):
 def test_an_interrupted_run_takes_its_rows_as_its_own(tmp_path):
     from test_survival import interrupted_at
 
-    recipe = make_recipe(tmp_path)
+    recipe = survival.make_recipe(tmp_path)
     interrupted_at(recipe, tmp_path / "run", stage=2, step=5)
     report = toolkit.run(recipe, output=tmp_path / "run")
     assert reused(report) == [False] * 4

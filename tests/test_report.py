@@ -299,6 +299,13 @@ class TestReader:
         (tmp_path / "report.json").write_text(text)
         self.refused(tmp_path)
 
+    def test_neither_is_what_would_fill_the_memory(self, tmp_path):
+        (tmp_path / "report.json").write_bytes(b"[" + b"[]," * 3_000_000 + b"[]]")
+        assert "takes more than 8 MiB" in self.refused(tmp_path)
+        (tmp_path / "report.json").unlink()
+        (tmp_path / "report.json").symlink_to("/dev/zero")
+        assert "cannot be read: it is not a file" in self.refused(tmp_path)
+
     def test_neither_is_what_is_not_text(self, tmp_path):
         (tmp_path / "report.json").write_bytes(b"\x80\x81")
         self.refused(tmp_path)

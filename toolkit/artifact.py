@@ -22,13 +22,13 @@ from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves
 
 from toolkit import masks
-from toolkit.allowed import SAME_FUNCTIONS, is_method
 from toolkit.errors import ArtifactError, InputError
-from toolkit.finite import not_finite
-from toolkit.honest import HOOKS
-from toolkit.pickled import MAX_BYTES
-from toolkit.skeleton import open_skeleton, pack_skeleton
-from toolkit.tensorfile import read_tensors
+from toolkit.opening.allowed import SAME_FUNCTIONS, is_method
+from toolkit.opening.finite import not_finite
+from toolkit.opening.honest import HOOKS
+from toolkit.opening.pickled import MAX_BYTES
+from toolkit.opening.skeleton import open_skeleton, pack_skeleton
+from toolkit.opening.tensorfile import read_tensors
 
 TENSORS, SKELETON = "model.safetensors", "model.skeleton"
 FORMAT = 1

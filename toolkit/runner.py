@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +12,17 @@ from torch import nn
 
 from toolkit import artifact, masks, runs
 from toolkit.assembly import Assembly, assemble, weight_files
+from toolkit.blame import named
 from toolkit.environment import describe, fixed_threads
-from toolkit.errors import ArtifactError, InputError, TechniqueError, ToolkitError, TrainingError, described
+from toolkit.errors import InputError
 from toolkit.interruption import Stop, stopping_on_signals
-from toolkit.measured import Measurer, named_measures
+from toolkit.measuring import MEASURED_WITH, Measuring
 from toolkit.observers import Observers
 from toolkit.promises import Promises
 from toolkit.promises.trainable import trained_later
 from toolkit.promises.watch import Watch
 from toolkit.recipe import Recipe, Stage, Step, read_recipe
-from toolkit.report import Note, Report, Row
+from toolkit.report import Report, Row
 from toolkit.report.writer import report_writer
 from toolkit.resolved import resolved_recipe
 from toolkit.seeding import reseed
@@ -106,16 +105,16 @@ class _Run:
         self.promises: list[Promises] = []  # by row: what its stage and those before it achieved
         self.rows: list[Row] = []
         self.settings: dict[int, TrainingSettings] = {}
-        self.measurer = self._measurer()
         self.observers = Observers([*recipe.observers, report_writer(), *observers])
+        self.measuring = Measuring(recipe, assembly, directory, kept.measuring, self._on_measuring)
 
     def execute(self) -> Report:
         """Run all stages and leave the last one's model as the run's artifact."""
         self._write_recipe()
         self.observers.start(self.recipe, self.directory.path)
-        with self.measurer:
+        with self.measuring:
             for stage in (self.recipe.baseline, *self.recipe.stages):
-                with _named(stage):
+                with named(stage):
                     self._run_stage(stage)
         self._write_recipe()
         self.directory.write_all(artifact.pack(self.models[-1]))
@@ -145,7 +144,7 @@ class _Run:
         self.observers.tell("on_stage", stage=stage)
         result = self.kept.own(stage.number, self.models[0])
         if result is not None:
-            self._take_over(stage, result)
+            result = self._take_over(stage, result)
         else:
             with self.kept.computing(stage.number):
                 result = self.kept.cached(stage.number, self.models[0])
@@ -159,20 +158,12 @@ class _Run:
         if stage.number:
             self.models.append(model)
         else:
-            self.models[0] = self.measurer.baseline = model
+            self.models[0] = model
         self._set_up(stage, result.promises, result.settings)
         on_step = self._on_step(stage)
         for step, (loss, lr) in enumerate(result.steps.tolist(), start=1):
             on_step(step, len(result.steps), loss, lr)
-        folder = self.directory.stage(stage.number, stage.name)
-        folder.write_all(artifact.pack(model))
-        if not result.reused or result.values.get("measured_with") == self.kept.measuring:
-            self.measurer.skip(model)
-            return result
-        kept = result.values.items()  # without what the core measures, which it does again
-        own = {name: value for name, value in kept if "." in name or isinstance(value, (list, Note))}
-        own["measured_with"] = self.kept.measuring
-        return replace(result, values={**own, **self._core_metrics(stage, model)})
+        return self.measuring.again(stage, result, model)
 
     def _compute(self, stage: Stage, started: float) -> Result:
         """Train or perform a stage, and measure what came of it."""
@@ -189,7 +180,7 @@ class _Run:
         promises = watch.promises if watch is not None else Promises().and_of(outcome.model, "the baseline")
         self._set_up(stage, promises, outcome.settings)
         self.stop.here()
-        values = self._measured(stage, outcome, watch)
+        values = self.measuring.first(stage, outcome, watch)
         values["duration_s"] = time.perf_counter() - started
         return Result(outcome.model, values, promises, as_steps(steps), outcome.settings)
 
@@ -226,79 +217,23 @@ class _Run:
 
         return on_step
 
-    def _measured(self, stage: Stage, outcome: Outcome, watch: Watch | None) -> dict[str, Any]:
-        """What the core and the stage's techniques measure of a stage's model."""
-        started = time.perf_counter()
-        values = self._core_metrics(stage, outcome.model)
-        core_s = time.perf_counter() - started
-        if watch is not None:
-            values.update(self._techniques_measures(stage, outcome, watch, values.keys()))
-        if outcome.losses:
-            values["training_loss"] = list(outcome.losses)
-        total_s = time.perf_counter() - started
-        self.measurer.took(total_s - core_s)
-        return {**values, "measured_with": self.kept.measuring, "measuring_s": total_s}
-
     def _add_row(self, stage: Stage, result: Result, started: float) -> None:
-        values = {name: value for name, value in result.values.items() if name != "measured_with"}
-        before = time.perf_counter()
-        values.update(self.observers.measure(result.model, self.data))
-        now = time.perf_counter()
-        self.measurer.took(now - before)
+        values = {name: value for name, value in result.values.items() if name != MEASURED_WITH}
         if result.reused:
-            values |= {"reused": True, "measuring_s": 0.0, "duration_s": now - started}
-        values["measuring_s"] = values.get("measuring_s", 0.0) + now - before
-        values["duration_s"] = values.get("duration_s", 0.0) + now - before
+            values |= {"reused": True, "measuring_s": 0.0, "duration_s": time.perf_counter() - started}
+        with self.measuring.timed() as measuring:
+            values.update(self.observers.measure(result.model, self.data))
+        for name in ("measuring_s", "duration_s"):
+            values[name] = values.get(name, 0.0) + measuring.seconds
         row = Row(stage.name, values)
         self.rows.append(row)
         log.info("stage %d (%s) done: %s", stage.number, stage.name, row.to_json())
         self.observers.tell("on_row", stage=stage, row=row, report=self.report)
 
-    def _techniques_measures(
-        self, stage: Stage, outcome: Outcome, watch: Watch, taken: Collection[str]
-    ) -> dict[str, Any]:
-        """What the stage's techniques measure, which may not change anything, and what was noted while they worked."""
-        values: dict[str, Any] = {}
-        watch.before_measure(outcome.model)
-        for position, (step, prepared) in enumerate(zip(stage.steps, outcome.prepared, strict=True)):
-            measured = named_measures(step, outcome.model, self.data, prepared)
-            watch.after_hook(str(step.technique), "in measure")
-            again = any(name in taken or name in values for name in measured)  # one technique may come twice in a stage
-            values.update({f"with.{position}.{name}" if again else name: value for name, value in measured.items()})
-        return {**values, **watch.notes()}
-
-    def _core_metrics(self, stage: Stage, model: nn.Module) -> dict[str, Any]:
-        folder = self.directory.stage(stage.number, stage.name)
-        size = folder.write_all(artifact.pack(model))
-
-        def on_progress(done_s: float, total_s: float) -> None:
-            self.stop.here()
-            self.observers.tell("on_progress", stage=stage, activity="measuring", done=done_s, total=total_s)
-
-        return {"size_bytes": size, **self.measurer.measure(model, folder.path, on_progress)}
-
-    def _measurer(self) -> Measurer:
-        default = {1, min(self.data.batch_size, self.data.samples("train"))}
-        batch_sizes = self.recipe.measure.batch_sizes or sorted(default)
-        rows = len(self.recipe.stages) + 1
-        return Measurer(self.models[0], self.data, batch_sizes, self.recipe.measure.budget, rows)
+    def _on_measuring(self, stage: Stage, done_s: float, total_s: float) -> None:
+        self.stop.here()
+        self.observers.tell("on_progress", stage=stage, activity="measuring", done=done_s, total=total_s)
 
     def _write_recipe(self) -> None:
         text = resolved_recipe(self.recipe, self.environment["threads"], self.data.device.type, self.settings)
         self.directory.write(runs.RECIPE, text)
-
-
-@contextmanager
-def _named(stage: Stage) -> Iterator[None]:
-    """Errors of a technique or a training, with the stage in which they came up."""
-    try:
-        yield
-    except (TechniqueError, TrainingError) as error:
-        raise type(error)(f"stage {stage.number} ({stage.name}): {error}") from error
-    except ArtifactError as error:
-        message = f"stage {stage.number} ({stage.name}): the model that {stage.techniques} returned: {error}"
-        raise TechniqueError(message) from error
-    except ToolkitError:
-        raise
-    except Exception as error:  # from a model, a data set or a task of the user's; the log has the traceback
-        raise ToolkitError(f"stage {stage.number} ({stage.name}) failed with {described(error)}") from error

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from toolkit import masks
-from toolkit.errors import TechniqueError, ToolkitError, described
+from toolkit.blame import blamed_on
+from toolkit.errors import TechniqueError
 from toolkit.precision import with_fixed_precision
 from toolkit.promises.watch import Watch
 from toolkit.recipe import Stage, Step
@@ -77,21 +76,10 @@ def perform(
     outcome = Outcome(model)
     if stage.finetune is not None:
         training = _training(stage, model, data, prepared, watch)
-        with _blamed_on(stage):
+        with blamed_on(stage):
             outcome = train(model, training, data, on_step, keeper)
     watch.after_training(model.eval())
     return Outcome(model, prepared, outcome.losses, outcome.settings)
-
-
-@contextmanager
-def _blamed_on(stage: Stage) -> Iterator[None]:
-    """What a loss, a step function or a module of a technique raises while training, as a `TechniqueError`."""
-    try:
-        yield
-    except ToolkitError:
-        raise
-    except Exception as error:
-        raise TechniqueError(f"training with {stage.techniques} failed: {described(error)}") from error
 
 
 def _prepare(step: Step, incoming: nn.Module, reference: nn.Module, data: Data, watch: Watch) -> Any:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from toolkit.errors import InputError, described
-from toolkit.finite import not_finite
-from toolkit.statedict import MoreThanTensorsError, read_state_dict
-from toolkit.tensorfile import read_tensors
+from toolkit.opening.finite import not_finite
+from toolkit.opening.statedict import MoreThanTensorsError, read_state_dict
+from toolkit.opening.tensorfile import read_tensors
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -25,7 +25,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise InputError(f"{path} does not fit {type(model).__name__}: {shown}")
     try:
         model.load_state_dict(state)
-    except RuntimeError as error:  # tensors of another kind: sparse, or without data
+    except Exception as error:  # tensors of another kind: sparse, without data; or a dictionary with odd attributes
         raise InputError(f"{path} cannot be loaded into {type(model).__name__}: {described(error)}") from error
     wrong = not_finite([*model.named_parameters(), *model.named_buffers()])
     if wrong is not None:
@@ -46,7 +46,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path} is damaged, or not a state dict that torch.save wrote: {error}") from error
     except Exception as error:
         raise InputError(f"{path} is damaged, or not a state dict that torch.save wrote") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in dict.values(state)):
         raise InputError(f"{path} is not a state dict: save the model's state_dict(), not the model")
     return state
 

@@ -21,7 +21,7 @@ from toolkit.storage.differences import settings_of
 Outcome = Literal["moved", "within", "unknown"]
 # What the interval of one run cannot know: two processes place the same weights differently in memory, and a machine is
 # busier at one time than at another. By `tests/benchmarks/latency.py` ratios lie up to 7 % apart, and between two whole
-# runs up to 9 %; times, which nothing cancels out of, up to 18 %.
+# runs up to 9 %; times, which nothing cancels out of, up to 22 %.
 BETWEEN_RUNS = {"latency_ms": 0.25, "latency_ratio": 0.1, "peak_memory_bytes": 0.1}
 COUNTS = ("size_bytes", "parameters", "nonzero", "macs", "samples")
 ABSENT = "–"

@@ -90,12 +90,11 @@ def prune(folder: Path, largest_bytes: int) -> list[Entry]:
         total += entry.size_bytes
         if total > largest_bytes:
             entry.path.unlink(missing_ok=True)
-            (folder / "locks" / f"{entry.path.stem}.lock").unlink(missing_ok=True)
             removed.append(entry)
     return removed
 
 
-def used(path: Path) -> None:
+def note_use(path: Path) -> None:
     """Note that an entry was of use."""
     try:
         os.utime(path)

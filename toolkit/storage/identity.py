@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 import toolkit
 from toolkit.batches import Split, in_memory, split_length
+from toolkit.promises.trainable import trained_later
 from toolkit.recipe import Recipe, Stage
 from toolkit.seeding import undisturbed
 from toolkit.sources import Kind, Source, resolve
@@ -54,8 +55,8 @@ def result_keys(recipe: Recipe, identity: Mapping[str, Any]) -> list[str | None]
         said = {name: value for name, value in table.items() if name not in ("name", "from")}
         sources = [identity["sources"][name] for name in _sources_of(stage)]
         start = keys[stage.start]
-        later = [other.number for other in recipe.stages if other.start == stage.number and other.finetune]
-        keys.append(_key([start, stage.number, said, sources, recipe.promises, bool(later)]))
+        is_trained = trained_later(recipe.stages, stage) is not None  # which is promised, and checked here
+        keys.append(_key([start, stage.number, said, sources, recipe.promises, is_trained]))
     return keys
 
 

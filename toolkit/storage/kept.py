@@ -18,7 +18,7 @@ from toolkit.interruption import Stop
 from toolkit.recipe import Recipe
 from toolkit.runs import CHECKPOINT, RunDirectory
 from toolkit.sources import imported_files
-from toolkit.storage.cache import Cache, used
+from toolkit.storage.cache import Cache, note_use
 from toolkit.storage.checkpoints import TrainingKeeper
 from toolkit.storage.identity import measuring_key, result_keys
 from toolkit.storage.record import DamagedError
@@ -51,13 +51,12 @@ class Kept:
             return None
         found = self._read(path, self._key(number), model)
         if found is not None:
-            used(path)
+            note_use(path)
         return None if found is None else replace(found, reused=True)
 
     def computing(self, number: int) -> AbstractContextManager[object]:
-        """Inside, no other run computes the same."""
-        key = self._keys[number]
-        return self._cache.computing(key, lambda: log.warning("another run computes row %d: it is waited for", number))
+        """Inside, no other run computes the same: one that does so already is waited for."""
+        return self._cache.computing(self._keys[number], self._stop.here)
 
     def keep(self, number: int, result: Result) -> None:
         """Write a finished stage, after which nothing of its training is needed."""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from toolkit.storage.record import DamagedError, read_record
+from toolkit.storage.record import DamagedError, read_field
 
 
 def what(path: Path) -> str:
     """The stage whose result a record is."""
     try:
-        _, content = read_record(path)
-        return str(content["title"])
-    except (DamagedError, KeyError, TypeError):
+        return str(read_field(path, "title"))
+    except DamagedError:
         return "damaged"
 
 

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
+
+PATIENCE_S = 0.2
 
 
 @contextmanager
@@ -15,18 +17,23 @@ def locked(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[bo
 
     Args:
         path: made if need be, and left there: who removes it may remove another one's.
-        on_wait: called once before waiting for another process; without it nobody waits.
+        on_wait: called now and then while another process has it, and may raise; without it nobody waits.
     """
     lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
+    while not _acquired(lock):
         if on_wait is None:
             yield False
             return
         on_wait()
-        lock.acquire()
     try:
         yield True
     finally:
         lock.release()
+
+
+def _acquired(lock: BaseFileLock) -> bool:
+    try:
+        lock.acquire(timeout=PATIENCE_S)
+    except Timeout:
+        return False
+    return True

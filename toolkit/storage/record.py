@@ -45,6 +45,22 @@ def read_record(path: Path) -> tuple[dict[str, Tensor], Any]:
         raise DamagedError(f"{path} is not a record: {error}") from error
 
 
+def read_field(path: Path, name: str) -> Any:
+    """One field of a record's content, without its tensors and without proof that they are intact."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > path.stat().st_size:
+                raise DamagedError(f"{path} is damaged: its header is longer than the file")
+            return _header(file.read(length))[name]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, struct.error) as error:
+        raise DamagedError(f"{path} is not a record: {error}") from error
+
+
 def _content(packed: bytes) -> Any:
     (length,) = struct.unpack_from("<Q", packed)
-    return json.loads(json.loads(packed[8 : 8 + length])["__metadata__"][KEY])
+    return _header(packed[8 : 8 + length])
+
+
+def _header(header: bytes) -> Any:
+    return json.loads(json.loads(header)["__metadata__"][KEY])

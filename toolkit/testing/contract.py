@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -12,13 +13,16 @@ from torch import Tensor, nn
 
 from toolkit import artifact, masks, techniques
 from toolkit.errors import TechniqueRefusal
+from toolkit.interruption import Interrupted, Stop
 from toolkit.measured import named_measures
 from toolkit.recipe import Stage, Step
+from toolkit.runs import RunDirectory
 from toolkit.seeding import reseed
 from toolkit.stages import Outcome, perform
+from toolkit.storage.checkpoints import TrainingKeeper
 from toolkit.tasks import Data
 from toolkit.testing.toys import toy_cnn, toy_data
-from toolkit.training import Training, TrainingSettings, fit
+from toolkit.training import OnStep, Training, TrainingSettings, fit
 
 
 class TechniqueContract:
@@ -62,6 +66,26 @@ class TechniqueContract:
     def test_the_same_seed_gives_the_same_result(self) -> None:
         results = [_state(self._perform(self._trained()).model) for _ in range(2)]
         assert _equal(*results), "draw from torch's global generator, which the runner seeds, and from nothing else"
+
+    def test_an_interrupted_training_goes_on_to_the_same_result(self, tmp_path: Path) -> None:
+        whole: list[int] = []
+        expected = _state(self._perform(self._trained(), on_step=lambda step, *_: whole.append(step)).model)
+        if not whole:  # it is not trained
+            return
+        directory, stop = RunDirectory(tmp_path), Stop()
+
+        def halfway(step: int, *_: float) -> None:
+            if step == max(1, len(whole) // 2):
+                stop.take(signal.SIGINT, None)
+
+        with suppress(Interrupted):
+            self._perform(self._trained(), on_step=halfway, keeper=TrainingKeeper(directory, "contract", stop))
+        keeper = TrainingKeeper(directory, "contract", Stop())
+        assert keeper.settings is not None, "a training was interrupted, and nothing of it was kept"
+        assert _equal(_state(self._perform(self._trained(), keeper=keeper).model), expected), (
+            "losses and step functions keep what they remember in modules (trained_along), or an interrupted training "
+            "goes on to another result"
+        )
 
     def test_the_result_survives_saving(self, tmp_path: Path) -> None:
         model = self._perform(self._trained()).model
@@ -113,10 +137,16 @@ class TechniqueContract:
         training = None if self.finetune is None else TrainingSettings(**self.finetune)
         return Stage(1, self.technique, (self._step(),), 0, training)
 
-    def _perform(self, model: nn.Module, reference: nn.Module | None = None) -> Outcome:
+    def _perform(
+        self,
+        model: nn.Module,
+        reference: nn.Module | None = None,
+        on_step: OnStep | None = None,
+        keeper: TrainingKeeper | None = None,
+    ) -> Outcome:
         reseed(0, 1)
-        reference = reference if reference is not None else masks.clone(model)
-        return perform(self._stage(), model, reference.eval().requires_grad_(False), self.make_data())
+        reference = (reference if reference is not None else masks.clone(model)).eval().requires_grad_(False)
+        return perform(self._stage(), model, reference, self.make_data(), on_step, keeper=keeper)
 
     def _trained(self, seed: int = 0) -> nn.Module:
         reseed(seed, 0)

@@ -13,12 +13,12 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves, tree_map
 
-from toolkit import restricted
-from toolkit.allowed import CALLS, SAME_FUNCTIONS, is_method, may_be_called, resolve_globals, uninert
 from toolkit.errors import ArtifactError, described
-from toolkit.honest import refuse_dishonest
-from toolkit.pickled import RefusedError, Scan, refuse_copies, scan
-from toolkit.zipped import read_pickle
+from toolkit.opening import restricted
+from toolkit.opening.allowed import CALLS, SAME_FUNCTIONS, is_method, may_be_called, resolve_globals, uninert
+from toolkit.opening.honest import refuse_dishonest
+from toolkit.opening.pickled import RefusedError, Scan, refuse_copies, scan
+from toolkit.opening.zipped import read_pickle
 
 
 def pack_skeleton(plain: nn.Module) -> bytes:

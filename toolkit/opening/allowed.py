@@ -110,8 +110,8 @@ def _resolve(name: str, allow: Sequence[type], trusted: Sequence[str]) -> Any:
         if _is_own(found) and _lies_in(f"{found.__module__}.", trusted):
             return found
     found = _imported(name) if _is_trusted(name) else None
-    # Asked again by its own name: "torch.nn.modules.module.torch.fx.GraphModule" is not of torch.nn.
-    if isinstance(found, type) and issubclass(found, nn.Module) and _is_trusted(f"{found.__module__}."):
+    # Only by its own name: "torch.nn.modules.module.torch.fx.GraphModule" is not of torch.nn.
+    if isinstance(found, type) and issubclass(found, nn.Module) and name == f"{found.__module__}.{found.__qualname__}":
         return found
     raise ArtifactError(f"it needs '{name}', which is not known to be safe: {_advice(name)}")
 

@@ -8,7 +8,7 @@ from typing import IO
 
 import torch
 
-from toolkit.pickled import MAX_BYTES, RefusedError
+from toolkit.opening.pickled import MAX_BYTES, RefusedError
 
 MAGIC = b"PK\x03\x04"
 _END, _END_BYTES = b"PK\x05\x06", 22

@@ -18,6 +18,8 @@ MAX_BYTES = 4 << 20  # that of a ResNet-18 takes 24 KB
 MAX_MADE = 400_000  # objects: up to some hundred bytes of memory for two in the file
 MAX_DEPTH = 100  # of tuples in tuples, which are hashed by recursion
 MAX_COMPARED = 10_000  # tuples and long integers among keys, which can be made to have one hash
+MAX_NAME = 500  # characters of a class or function with its module, which are looked up part by part
+MAX_NAMES = 1_000  # of classes and functions
 MAX_REPEATED = 1_000_000  # parts of tuples that are written once and used again
 
 NUMBERS = {"BININT", "BININT1", "BININT2", "LONG1"}
@@ -82,8 +84,8 @@ def scan(content: bytes | IO[bytes]) -> Scan:
 def refuse_copies(call: Call) -> None:
     """Refuse a call that could copy one long value again and again; torch.save writes the arguments of each anew."""
     copied = any(argument.repeated and not argument.name for argument in call.arguments)
-    if call.name == "functools.partial":  # keeps a module as it is
-        copied = any(argument.repeated and argument.contains for argument in call.arguments)
+    if call.name == "functools.partial":  # is made of its function alone; the rest is its state
+        copied = len(call.arguments) != 1 or call.arguments[0].contains
     if copied:
         raise RefusedError(f"its pickle calls '{call.name}' with one value again and again")
 
@@ -119,7 +121,11 @@ class _Machine:
     def _global(self, argument: str) -> None:
         module, name = argument.split(" ", 1)
         module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+        if len(argument) > MAX_NAME:
+            raise RefusedError(f"its pickle names something by more than {MAX_NAME} characters")
         self.found.names.add(f"{module}.{name}")
+        if len(self.found.names) > MAX_NAMES:
+            raise RefusedError(f"its pickle names more than {MAX_NAMES} classes and functions")
         self.stack.append(Item(name=f"{module}.{name}"))
 
     def _mark(self, _: None) -> None:
@@ -171,6 +177,8 @@ class _Machine:
         if not kind.name or arguments.repeated:
             raise RefusedError("its pickle makes an object as torch.save does not write it")
         self.found.instances.add(kind.name)
+        if arguments.size > 1:  # making it so is a call
+            self.found.calls.append(Call(kind.name, arguments.parts))
         self._make(Item())
 
     def _build(self, _: None) -> None:

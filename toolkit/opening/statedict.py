@@ -7,9 +7,9 @@ from typing import IO, Any
 
 import torch
 
-from toolkit import restricted
-from toolkit.pickled import MAX_BYTES, Scan, refuse_copies, scan
-from toolkit.zipped import MAGIC, read_pickle
+from toolkit.opening import restricted
+from toolkit.opening.pickled import MAX_BYTES, Scan, refuse_copies, scan
+from toolkit.opening.zipped import MAGIC, read_pickle
 
 CALLS = {
     "collections.OrderedDict",
