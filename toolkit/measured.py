@@ -41,6 +41,7 @@ class Measurer:
         self.baseline, self.data, self.batch_sizes = baseline, data, batch_sizes
         self.split = "test" if data.test is not None else "validation"
         self.answers: Answers | None = None
+        self._latest: tuple[nn.Module, Answers] | None = None
         self._left_s, self._rows = budget_s, rows
         self._memory = MemoryMeter()
 
@@ -54,9 +55,8 @@ class Measurer:
     def measure(self, model: nn.Module, folder: Path, on_progress: Progress | None = None) -> dict[str, Any]:
         """Quality, parameters, zeros, MACs, memory and latency of a model that is saved in `folder`."""
         started = time.perf_counter()
-        found = answers(model, self.data, self.split)
-        row = quality(found, self.answers)
-        self.answers = self.answers or found
+        before = self.answers
+        row = quality(self._ask(model), before)
         row |= {**counts(model), "macs": macs(model, self.data), **self._peak_memory(model, folder)}
         share_s = (self._left_s / max(1, self._rows)) - (time.perf_counter() - started)
         row |= latency(model, self.baseline, self.data, self.batch_sizes, max(share_s, LEAST_S), on_progress)
@@ -67,12 +67,22 @@ class Measurer:
     def skip(self, model: nn.Module) -> None:
         """The next model was measured by an earlier run; of the baseline the answers are needed nevertheless."""
         if self.answers is None:
-            self.answers = answers(model, self.data, self.split)
+            self._ask(model)
         self._left_s, self._rows = self._left_s * (1 - 1 / max(1, self._rows)), self._rows - 1
 
     def took(self, seconds: float) -> None:
         """Something else that belongs to measuring took this long."""
         self._left_s -= seconds
+
+    def answers_of(self, model: nn.Module) -> Answers | None:
+        """What the model answered if it was the last one that was asked."""
+        return self._latest[1] if self._latest is not None and self._latest[0] is model else None
+
+    def _ask(self, model: nn.Module) -> Answers:
+        found = answers(model, self.data, self.split)
+        self._latest = model, found
+        self.answers = self.answers or found
+        return found
 
     def _peak_memory(self, model: nn.Module, folder: Path) -> dict[str, int]:
         batch = self.data.example(min(self.batch_sizes))

@@ -14,6 +14,7 @@ from torch import nn
 from toolkit import artifact
 from toolkit.assembly import Assembly
 from toolkit.measured import Measurer, named_measures
+from toolkit.metrics import Answers
 from toolkit.promises.watch import Watch
 from toolkit.recipe import Recipe, Stage
 from toolkit.report import Note
@@ -81,6 +82,10 @@ class Measuring:
         self._directory.stage(stage.number, stage.name).write_all(artifact.pack(model))
         self._measurer.skip(model)
         return result
+
+    def answers_of(self, model: nn.Module) -> Answers | None:
+        """What the model answered if it was the last one that was asked."""
+        return self._measurer.answers_of(model)
 
     @contextmanager
     def timed(self) -> Iterator[Elapsed]:

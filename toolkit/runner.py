@@ -105,8 +105,8 @@ class _Run:
         self.promises: list[Promises] = []  # by row: what its stage and those before it achieved
         self.rows: list[Row] = []
         self.settings: dict[int, TrainingSettings] = {}
-        self.observers = Observers([*recipe.observers, report_writer(), *observers])
         self.measuring = Measuring(recipe, assembly, directory, kept.measuring, self._on_measuring)
+        self.observers = Observers([*recipe.observers, report_writer(self.measuring.answers_of), *observers])
 
     def execute(self) -> Report:
         """Run all stages and leave the last one's model as the run's artifact."""
