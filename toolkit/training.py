@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
@@ -115,22 +116,28 @@ def fit(
         if keeper is not None:
             keeper.restore(stepper, progress)
         epochs = _epochs(settings, data, progress.order_seed)
-        stepper.schedule_for(sum(map(len, epochs)), progress.schedule)
+        stepper.schedule_for(_steps(settings, data), progress.schedule)
         for step, (loss, lr) in enumerate(progress.steps, start=1):
             if on_step is not None:
                 on_step(step, stepper.steps, loss, lr)
-        for batches in epochs[progress.epoch :]:
+        for batches in islice(epochs, progress.epoch, None):
             _epoch(stepper, progress, batches, on_step, keeper)
         if not all(parameter.isfinite().all() for parameter in stepper.parameters):
             raise TrainingError(f"the weights are not finite after the last step: {_remedy(settings)}")
     return progress.losses
 
 
-def _epochs(settings: TrainingSettings, data: Data, seed: int) -> list[Batches]:
+def _steps(settings: TrainingSettings, data: Data) -> int:
+    order = torch.arange(data.samples("train"))
+    return settings.epochs * len(data.training_batches(order, settings.batch_size or data.batch_size))
+
+
+def _epochs(settings: TrainingSettings, data: Data, seed: int) -> Iterator[Batches]:
     # A generator of its own, so that what a loss or an augmentation draws does not change the order of the samples.
     generator = torch.Generator().manual_seed(seed)
-    orders = (torch.randperm(data.samples("train"), generator=generator) for _ in range(settings.epochs))
-    return [data.training_batches(order, settings.batch_size or data.batch_size) for order in orders]
+    for _ in range(settings.epochs):
+        order = torch.randperm(data.samples("train"), generator=generator)
+        yield data.training_batches(order, settings.batch_size or data.batch_size)
 
 
 def _epoch(

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from scipy import stats
 
 CONFIDENCE = 0.95
-RESAMPLES = 1999
+RESAMPLES = 999
 FEWEST_RESAMPLED = 40
 Z = float(stats.norm.ppf(0.5 + CONFIDENCE / 2))
 Interval = tuple[float, float]
