@@ -21,7 +21,8 @@ Seconds = npt.NDArray[np.float64]
 
 BLOCK_S = 0.01  # calls are timed together until they take this long: the clock's resolution does not matter then
 WIDTH = 0.03  # of the interval, relative to the median: narrower ones end the repetitions
-FEWEST_ROUNDS = 40  # before that an interval may be narrow by chance: with 20, fewer than 94 % covered the truth
+FEWEST_ROUNDS = 40  # of steady models
+ENOUGH_ROUNDS = 80  # before that an interval may be narrow by chance and must be half as wide, or 92 % hold the truth
 WARM_UP = 0.1  # share of the time
 WARM_UP_S = 0.25  # at most
 Progress = Callable[[float, float], None]
@@ -66,7 +67,8 @@ class Timing:
             return False
         values = self.model if self.model is self.baseline else self.model / self.baseline
         low, high = median_interval(values)
-        return high - low < WIDTH * float(np.median(values))
+        width = WIDTH if len(values) >= ENOUGH_ROUNDS else WIDTH / 2
+        return high - low < width * float(np.median(values))
 
 
 def latency(
