@@ -66,9 +66,13 @@ class Timing:
         if len(self.model) < FEWEST_ROUNDS:
             return False
         values = self.model if self.model is self.baseline else self.model / self.baseline
-        low, high = median_interval(values)
-        width = WIDTH if len(values) >= ENOUGH_ROUNDS else WIDTH / 2
-        return high - low < width * float(np.median(values))
+        width = (WIDTH if len(values) >= ENOUGH_ROUNDS else WIDTH / 2) * float(np.median(values))
+        # The quicker interval first, for this is asked after every round.
+        return _width(median_interval(values)) < width and _width(bootstrap_median_interval(values)) < width
+
+
+def _width(interval: Interval) -> float:
+    return interval[1] - interval[0]
 
 
 def latency(
