@@ -30,6 +30,12 @@ def _no_memory(request, monkeypatch):
 
 
 @pytest.fixture
+def no_page(monkeypatch):
+    """Runs draw no page, which takes longer than to train a toy."""
+    monkeypatch.setattr("toolkit.report.writer.write_page", lambda report: None)
+
+
+@pytest.fixture
 def install(monkeypatch):
     """Makes an object with hooks a technique (or observer) that recipes can name."""
     real = techniques.load

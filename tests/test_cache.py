@@ -14,15 +14,10 @@ from toolkit.recipe import parse_recipe
 from toolkit.storage.cache import cache_folder, entries
 from toolkit.storage.lock import locked
 
-pytestmark = pytest.mark.cache
+pytestmark = [pytest.mark.cache, pytest.mark.usefixtures("no_page")]
 TOY = survival.TOY.replace("toolkit.testing:toy_mlp", "nets.py:net")
 NETS = "from toolkit.testing import toy_mlp\n\ndef net():\n    return toy_mlp(16)\n"
 TIMES = (*survival.TIMES, "reused")
-
-
-@pytest.fixture(autouse=True)
-def _no_page(monkeypatch):
-    monkeypatch.setattr("toolkit.report.writer.write_page", lambda report: None)
 
 
 @pytest.fixture
