@@ -2,6 +2,7 @@
 
 import errno
 import io
+import json
 import os
 import random
 import shutil
@@ -50,7 +51,9 @@ def killed_until_done(recipe, output, duration_s, chance) -> int:
         process = start(recipe, output, cache=False)
         process.join(chance.uniform(0.0, 0.5 * duration_s))
         if process.exitcode is not None:
-            assert process.exitcode == 0
+            # Killed when it was finished already, the run before this one is not repeated.
+            finished = kills and json.loads((output / ".toolkit-run").read_text())["state"] == "finished"
+            assert process.exitcode == 0 or (process.exitcode == 1 and finished)
             return kills
         process.kill()
         process.join()
@@ -195,6 +198,17 @@ class TestDirectory:
             toolkit.run(recipe, output=tmp_path / "run", cache=False, observers=[vanish])
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_is_killed_at_its_very_end_is_finished(undisturbed, tmp_path, monkeypatch):
+    recipe, expected, _ = undisturbed
+    with monkeypatch.context() as patch:
+        patch.setattr("toolkit.runs.shutil.rmtree", lambda *_, **__: None)  # as if it had been killed before
+        toolkit.run(recipe, output=tmp_path / "run", cache=False)
+    assert (tmp_path / "run" / "checkpoint").is_dir()
+    with pytest.raises(InputError, match="exists"):
+        toolkit.run(recipe, output=tmp_path / "run", cache=False)
+    assert_same(outcome(tmp_path / "run"), expected)
 
 
 def test_the_second_signal_ends_a_run_at_once():

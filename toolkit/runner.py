@@ -69,6 +69,7 @@ def run(
     elif overrides:
         raise InputError("overrides are for a file or the name of a recipe: give them to read_recipe")
     path = Path(output) if output is not None else Path("runs") / recipe.name
+    runs.RunDirectory.sweep(path)
     runs.RunDirectory.refuse_existing(path, overwrite)
     for file in weight_files(recipe):
         if file.resolve().is_relative_to(path.resolve()):

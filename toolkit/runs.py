@@ -70,6 +70,16 @@ class RunDirectory:
     def finish(self) -> None:
         """From now on only `overwrite` replaces what is here."""
         self._write_mark("finished", _mark(self.path).get("identity"))
+        shutil.rmtree(self.path / CHECKPOINT, ignore_errors=True)
+
+    @staticmethod
+    def sweep(path: Path) -> None:
+        """Remove what a run left that was killed when it was finished already."""
+        if (path / CHECKPOINT).is_dir() and _mark(path).get("state") == "finished":
+            with locked(path / LOCK) as had:
+                if had:
+                    remove_parts(path)
+                    shutil.rmtree(path / CHECKPOINT, ignore_errors=True)
 
     def _write_mark(self, state: str, identity: Any) -> None:
         holder = {"process": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -74,7 +73,6 @@ class Kept:
     def finish(self) -> None:
         """The run is complete, and nobody is going to continue it."""
         self._directory.finish()
-        shutil.rmtree(self._directory.path / CHECKPOINT, ignore_errors=True)
 
     def _key(self, number: int) -> str:
         # Without a key only this run, whose recipe is known to be the same, can use what is kept.
