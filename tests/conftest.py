@@ -14,6 +14,27 @@ def _seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _cache(request, monkeypatch, tmp_path_factory):
+    """Runs keep no results for each other unless a test is marked, and then in a cache of its own."""
+    if request.node.get_closest_marker("cache") is None:
+        monkeypatch.setattr("toolkit.runner.cache_folder", lambda: None)
+    monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
+def _no_memory(request, monkeypatch):
+    """Runs measure no memory unless a test is marked: every one of them would start a process that imports torch."""
+    if request.node.get_closest_marker("memory") is None:
+        monkeypatch.setattr("toolkit.metrics.memory._start", lambda: None)
+
+
+@pytest.fixture
+def no_page(monkeypatch):
+    """Runs draw no page, which takes longer than to train a toy."""
+    monkeypatch.setattr("toolkit.report.writer.write_page", lambda report: None)
+
+
 @pytest.fixture
 def install(monkeypatch):
     """Makes an object with hooks a technique (or observer) that recipes can name."""

@@ -381,7 +381,7 @@ class TestFailures:
         (here / "toy.toml").write_text(f'{RECIPE}[[stages]]\ntechnique = "stop"\n')
         code, output = invoke("run", "toy.toml")
         assert code == 130
-        assert "the stages done so far are in runs/toy" in output
+        assert "what is done so far is in runs/toy" in output
         assert "\ninterrupted\n" in output
         assert not errors(output)
         assert self.stages_left(here) == ["baseline", "pruning"]
@@ -392,7 +392,8 @@ class TestFailures:
         assert (code, output) == (130, "\ninterrupted\n")
         assert not (here / "runs").exists()
 
-    def test_control_c_stops_a_running_process(self, here):
+    @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    def test_a_signal_stops_a_running_process(self, number, code, here):
         endless = ["--set", "stages.1.finetune.epochs=1_000_000"]
         # A shell that starts pytest in the background would let the process ignore the signal.
         running = process(
@@ -406,13 +407,15 @@ class TestFailures:
                 if log.is_file() and "stage 1 (pruning) begins" in log.read_text():
                     break
                 time.sleep(0.05)
-            running.send_signal(signal.SIGINT)
+            running.send_signal(number)
             output, _ = running.communicate(timeout=30)
         finally:
             running.kill()
-        assert running.returncode == 130, output
+        assert running.returncode == code, output
         assert "Traceback" not in output
-        assert output.endswith("the stages done so far are in runs/toy\n\ninterrupted\n")
+        assert output.endswith(
+            "what is done so far is in runs/toy: the same command goes on from there\n\ninterrupted\n"
+        )
         assert self.stages_left(here) == ["baseline"]
 
 

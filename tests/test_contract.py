@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+import toolkit
 from toolkit.errors import TechniqueError
 from toolkit.techniques import installed, load
 from toolkit.testing import ObserverContract, TechniqueContract
@@ -62,3 +63,25 @@ def test_no_installed_plugin_is_left_out(name):
         assert name in {subclass.technique for subclass in TechniqueContract.__subclasses__()}
     else:
         assert name in {subclass.plugin for subclass in ObserverContract.__subclasses__()}
+
+
+class Forgetful(TechniqueContract):
+    """Not collected: a technique whose loss remembers the step outside of a module."""
+
+    technique = "forgetful"
+
+
+def test_a_loss_that_an_interruption_would_change_is_found(install, tmp_path):
+    @toolkit.hookimpl
+    def finetune(training):
+        taken = []
+
+        def loss(outputs, batch):
+            taken.append(1)
+            return training.loss(outputs, batch) * len(taken)
+
+        return training.using(loss=loss)
+
+    install("forgetful", finetune=finetune)
+    with pytest.raises(AssertionError, match="keep what they remember in modules"):
+        Forgetful().test_an_interrupted_training_goes_on_to_the_same_result(tmp_path)

@@ -35,6 +35,8 @@ STUDENT = (
     'params = { student = { source = "toolkit.testing:toy_mlp" } }\n'
 )
 
+pytestmark = pytest.mark.usefixtures("no_page")
+
 
 def stage(technique, **keys):
     return "\n".join(["[[stages]]", f'technique = "{technique}"', *(f"{key} = {value}" for key, value in keys.items())])

@@ -18,7 +18,7 @@ from toolkit.cli import main
 from toolkit.errors import InputError
 from toolkit.metrics import answers
 from toolkit.report import Note, Report, Row
-from toolkit.report.compare import compare, moved, settings_of
+from toolkit.report.compare import compare, moved
 from toolkit.report.curves import POINTS, CurveRecorder
 from toolkit.report.details import Details
 from toolkit.report.layers import BINS, histogram, layers_of
@@ -27,6 +27,7 @@ from toolkit.report.reader import read_details, read_report
 from toolkit.report.samples import SHOWN, lost_samples, picture
 from toolkit.report.table import as_markdown, as_text
 from toolkit.report.verdicts import speed, stage_verdicts, verdict
+from toolkit.storage.differences import settings_of
 from toolkit.testing import TiedToy, toy_cnn, toy_data, toy_mlp
 
 ENVIRONMENT = {"processor": "a processor", "threads": 1, "device": "cpu", "torch": "2.14"}
@@ -298,6 +299,13 @@ class TestReader:
         (tmp_path / "report.json").write_text(text)
         self.refused(tmp_path)
 
+    def test_neither_is_what_would_fill_the_memory(self, tmp_path):
+        (tmp_path / "report.json").write_bytes(b"[" + b"[]," * 3_000_000 + b"[]]")
+        assert "takes more than 8 MiB" in self.refused(tmp_path)
+        (tmp_path / "report.json").unlink()
+        (tmp_path / "report.json").symlink_to("/dev/zero")
+        assert "cannot be read: it is not a file" in self.refused(tmp_path)
+
     def test_neither_is_what_is_not_text(self, tmp_path):
         (tmp_path / "report.json").write_bytes(b"\x80\x81")
         self.refused(tmp_path)
@@ -358,6 +366,16 @@ class TestCompare:
         assert moved(1.0, 1.1, None, (1.0, 1.2)) == "unknown"
         assert moved(1.0, 1.1, (0.9, 1.1), (1.0, 1.2)) == "within"
         assert moved(1.0, 1.1, (0.95, 1.05), (1.05, 1.15)) == "moved"
+
+    @pytest.mark.parametrize(("ratio", "outcome"), [(0.63, "within"), (0.6, "moved")])
+    def test_a_process_moves_a_latency_by_more_than_its_interval_knows(self, runs, ratio, outcome):
+        def timed(value):
+            return row(
+                "a", latency_ms={"1": 1.0}, latency_ratio={"1": value}, latency_ratio_interval={"1": [value, value]}
+            )
+
+        found = compare(runs("first", timed(0.67)), runs("second", timed(ratio)))
+        assert [number.outcome for number in found.numbers if number.name == "latency_ratio @1"][-1] == outcome
 
     def test_rows_pair_by_name_and_then_by_number(self, runs):
         first = runs("first", row("a", accuracy=0.9, accuracy_interval=[0.89, 0.91]), row("b"), row("only"))

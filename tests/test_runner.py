@@ -1,6 +1,7 @@
 """A run through its public surface: the order of hooks, rows, the run directory, and what ends a run."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -112,6 +113,7 @@ def test_hooks_are_called_in_the_golden_order(install, run):
     ]
 
 
+@pytest.mark.memory
 def test_the_report_has_every_metric_in_every_row(run, tmp_path):
     report = run(
         '[[stages]]\ntechnique = "pruning"\nparams = { sparsity = 0.5 }\n[[stages]]\ntechnique = "quantization"'
@@ -123,6 +125,8 @@ def test_the_report_has_every_metric_in_every_row(run, tmp_path):
         assert {"accuracy", "samples", "size_bytes", "parameters", "nonzero", "sparsity", "macs"} <= set(row)
         assert set(row["latency_ms"]) == set(row["latency_ratio"]) == {"1", "64"}
         assert row["samples"] == 256
+        assert 0 < row["measuring_s"] < row["duration_s"]
+        assert row["peak_memory_bytes"] > 0 or sys.platform != "linux"
         folder = tmp_path / "run" / "stages" / f"{written['rows'].index(row)}-{row['stage']}"
         assert row["size_bytes"] == sum(file.stat().st_size for file in folder.iterdir())
     assert written["rows"][1]["pruning.sparsity"] == 0.5
@@ -144,7 +148,7 @@ def test_the_run_directory_is_complete_and_the_model_comes_back(run, tmp_path):
             "model.skeleton",
             "stages",
         ),
-        ".toolkit-run",
+        *(".toolkit-run", ".lock"),
     }
     model = toolkit.load(tmp_path / "run")
     assert not model.training
@@ -258,7 +262,11 @@ def test_the_resolved_recipe_repeats_the_run(run, tmp_path):
 
 def without_times(report):
     return [
-        {name: value for name, value in row.to_json().items() if not name.startswith(("latency", "duration", "peak"))}
+        {
+            name: value
+            for name, value in row.to_json().items()
+            if not name.startswith(("latency", "duration", "measuring", "peak"))
+        }
         for row in report.rows
     ]
 

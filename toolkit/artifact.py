@@ -7,56 +7,96 @@ classes; so a model is loaded without its recipe, and nothing in the files can e
 from __future__ import annotations
 
 import inspect
-import io
 import json
-import zipfile
 from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves
 
 from toolkit import masks
-from toolkit.allowed import SAME_FUNCTIONS, resolve_globals
-from toolkit.errors import ArtifactError
+from toolkit.errors import ArtifactError, InputError
+from toolkit.opening.allowed import SAME_FUNCTIONS, is_method
+from toolkit.opening.finite import not_finite
+from toolkit.opening.honest import HOOKS
+from toolkit.opening.pickled import MAX_BYTES
+from toolkit.opening.skeleton import open_skeleton, pack_skeleton
+from toolkit.opening.tensorfile import read_tensors
 
 TENSORS, SKELETON = "model.safetensors", "model.skeleton"
 FORMAT = 1
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-    "_state_dict_hooks",
-    "_state_dict_pre_hooks",
-    "_load_state_dict_post_hooks",
-)
+MAX_TIES_BYTES = 1 << 20
+MAX_SKELETON_BYTES = MAX_BYTES + (1 << 16)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A model as it is stored: the module without its tensors, each tensor once, and by name the one it shares."""
+
+    skeleton: bytes
+    tensors: dict[str, Tensor]
+    ties: dict[str, str]
+
+
+def take_apart(model: nn.Module, fold: bool = True) -> Parts:
+    """The parts of a model, which stays as it is.
+
+    Args:
+        model: an `ArtifactError` says what in it cannot be stored.
+        fold: True for a model to be used: masks folded in, eval mode. False for one to be trained on: with its
+            parametrizations.
+    """
+    _refuse_by_name(model)
+    try:
+        plain = masks.folded(model).eval() if fold else masks.clone(model)
+    except Exception as error:  # whatever `copy.deepcopy` raises
+        raise ArtifactError(f"{type(model).__name__} cannot be copied: {error}") from error
+    _require_finite(plain, f"{type(model).__name__} cannot be saved")
+    tensors, ties = _tensors(plain)
+    return Parts(pack_skeleton(plain), tensors, ties)
+
+
+def put_together(
+    parts: Parts, allow: Sequence[type] = (), trusted: Sequence[str] = (), where: str = "the model"
+) -> nn.Module:
+    """The model that `take_apart` took apart, on the CPU.
+
+    Args:
+        parts: their tensors become the model's.
+        allow: classes that it may consist of besides those of torch.nn, torchvision, the toolkit and techniques.
+        trusted: modules, imported already, from which classes and functions may come as well.
+        where: what an `ArtifactError` names.
+    """
+    model = open_skeleton(parts.skeleton, allow, trusted, where)
+    try:
+        _fill(model, parts.tensors, parts.ties, where)
+        _list_weights(model)
+        _require_finite(model, where)
+    except ArtifactError:
+        raise
+    except Exception as error:  # whatever a made-up skeleton lacks
+        raise ArtifactError(f"{where} is damaged: {type(error).__name__}: {error}") from error
+    return model
 
 
 def pack(model: nn.Module) -> dict[str, bytes]:
     """The files of a model, by name: masks folded in, shared tensors once, buffers that are not persistent kept."""
-    _refuse_by_name(model)
-    try:
-        plain = masks.folded(model).eval()
-    except Exception as error:  # whatever `copy.deepcopy` raises
-        raise ArtifactError(f"{type(model).__name__} cannot be copied: {error}") from error
-    tensors, ties = _tensors(plain)
+    parts = take_apart(model)
     # One key only: safetensors writes several in an order that changes from run to run.
-    metadata = {"toolkit": json.dumps({"format": FORMAT, "ties": ties})}
+    metadata = {"toolkit": json.dumps({"format": FORMAT, "ties": parts.ties})}
     try:
-        content = safetensors.torch.save(tensors, metadata)
+        content = safetensors.torch.save(parts.tensors, metadata)
     except Exception as error:  # a KeyError for a dtype that safetensors does not know
         reason = f"{type(error).__name__}: {error}"
-        raise ArtifactError(f"the tensors of {type(plain).__name__} cannot be saved: {reason}") from error
-    return {TENSORS: content, SKELETON: _skeleton(plain)}
+        raise ArtifactError(f"the tensors of {type(model).__name__} cannot be saved: {reason}") from error
+    return {TENSORS: content, SKELETON: parts.skeleton}
 
 
 def load(directory: str | Path, allow: Sequence[type] = ()) -> nn.Module:
@@ -74,18 +114,9 @@ def load(directory: str | Path, allow: Sequence[type] = ()) -> nn.Module:
     for name in (SKELETON, TENSORS):
         if not (folder / name).is_file():
             raise ArtifactError(f"{folder} holds no model: there is no {name} in it")
-    model = _open_skeleton(folder / SKELETON, allow)
-    tensors, ties = _open_tensors(folder / TENSORS)
-    try:
-        for module in model.modules():
-            module._non_persistent_buffers_set = set(module._non_persistent_buffers_set)
-        _fill(model, tensors, ties, folder)
-        model.eval()
-    except ArtifactError:
-        raise
-    except Exception as error:  # whatever a made-up skeleton lacks
-        raise ArtifactError(f"{folder / SKELETON} is damaged: {type(error).__name__}: {error}") from error
-    return model
+    path = folder / SKELETON
+    parts = Parts(_read_skeleton(path), *_open_tensors(folder / TENSORS))
+    return put_together(parts, allow, where=str(path)).eval()
 
 
 def refuse_unsavable(model: nn.Module) -> None:
@@ -103,8 +134,8 @@ def _refuse_by_name(model: nn.Module) -> None:
         if any(is_lazy(parameter) for parameter in module._parameters.values()):
             raise ArtifactError(f"{where} has no weights yet: run the lazy model on a batch first")
         # Weight norm leaves one for reading old files, of no use once it is folded.
-        loading = [] if parametrize.is_parametrized(module) else ["_load_state_dict_pre_hooks"]
-        if any(getattr(module, hooks, None) for hooks in (*_HOOKS, *loading)):
+        unused = "_load_state_dict_pre_hooks" if parametrize.is_parametrized(module) else None
+        if any(getattr(module, hooks, None) for hooks in HOOKS if hooks != unused):
             raise ArtifactError(f"{where} has hooks, which cannot be saved: remove them or put them into forward")
         kind = parametrize.type_before_parametrizations(module)
         if "<locals>" in kind.__qualname__:
@@ -128,15 +159,10 @@ def _refuse_attribute(where: str, name: str, value: Any, registered: Container[n
             raise ArtifactError(f"{where} holds a lambda or inner function in '{name}': use a function of a module")
         if isinstance(leaf, nn.Module) and leaf not in registered and leaf.state_dict():
             raise ArtifactError(f"{where} holds a module in '{name}' that is not registered: use nn.ModuleList")
-        if _is_method(leaf) and not (leaf is value and leaf in tuple(SAME_FUNCTIONS)):
+        if is_method(leaf) and not (leaf is value and leaf in tuple(SAME_FUNCTIONS)):
             raise ArtifactError(f"{where} holds the method '{leaf.__name__}' in '{name}': use a function of a module")
         if isinstance(leaf, partial):
             _refuse_attribute(where, name, [leaf.func, *leaf.args, *leaf.keywords.values()], registered)
-
-
-def _is_method(value: Any) -> bool:
-    # Functions such as torch.exp are methods of a hidden class, and pickled as that.
-    return inspect.ismethod(value) or (inspect.isbuiltin(value) and "." in value.__qualname__)
 
 
 def _named_tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
@@ -162,77 +188,59 @@ def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, ties
 
 
-def _skeleton(plain: nn.Module) -> bytes:
-    """The module without its tensors, as bytes; `plain` is used up."""
-    for module in plain.modules():
-        same = {name: SAME_FUNCTIONS[value] for name, value in vars(module).items() if _is_method(value)}
-        vars(module).update(same)
-        module._load_state_dict_pre_hooks.clear()
-        # Sorted, because the order of a set changes from run to run.
-        vars(module)["_non_persistent_buffers_set"] = sorted(module._non_persistent_buffers_set)
-    file = io.BytesIO()
+def _require_finite(model: nn.Module, where: str) -> None:
+    wrong = not_finite([*model.named_parameters(), *model.named_buffers()])
+    if wrong is not None:
+        raise ArtifactError(f"{where}: {wrong}, so it is of no use")
+
+
+def _read_skeleton(path: Path) -> bytes:
     try:
-        torch.save(plain.to("meta"), file)
-    except Exception as error:
-        raise ArtifactError(f"{type(plain).__name__} cannot be saved: {error}") from error
-    _require_bare(type(plain).__name__, file)
-    return file.getvalue()
-
-
-def _require_bare(kind: str, file: io.BytesIO) -> None:
-    """Refuse what `refuse_unsavable` cannot see: tensors and methods inside objects of other classes."""
-    with zipfile.ZipFile(file) as archive:
-        if any("/data/" in name for name in archive.namelist()):
-            raise ArtifactError(f"{kind} holds a tensor inside an object of another class: register it as a buffer")
-    file.seek(0)
-    if "builtins.getattr" in torch.serialization.get_unsafe_globals_in_checkpoint(file):
-        raise ArtifactError(f"{kind} holds a method inside an object of another class: use a function of a module")
-
-
-def _open_skeleton(path: Path, allow: Sequence[type]) -> nn.Module:
-    try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        allowed = resolve_globals(names, allow)
-        with torch.device("meta"), torch.serialization.safe_globals(allowed):
-            model = torch.load(path, map_location="meta", weights_only=True)
-    except ArtifactError as error:
-        raise ArtifactError(f"{path} is not opened: {error}") from None
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ArtifactError(f"{path} is damaged or not a skeleton: {reason}") from error
-    if not isinstance(model, nn.Module):
-        raise ArtifactError(f"{path} holds a {type(model).__name__}, not a module")
-    return model
+        size = path.stat().st_size
+        if size > MAX_SKELETON_BYTES:
+            raise ArtifactError(f"{path} takes {size} bytes, more than {MAX_SKELETON_BYTES} are not opened")
+        return path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _open_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("toolkit", "{}"))
-            # Copies, because in the mapped file they begin anywhere, and some kernels round differently then.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path} is damaged or not safetensors: {error}") from error
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT or not isinstance(metadata.get("ties"), dict):
+        tensors, metadata = read_tensors(path)
+    except InputError as error:
+        raise ArtifactError(str(error)) from error
+    try:
+        text = metadata.get("toolkit", "")
+        content = json.loads(text) if len(text) <= MAX_TIES_BYTES else None
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not isinstance(content.get("ties"), dict):
         raise ArtifactError(f"{path} was not written by this version of the toolkit")
-    return tensors, metadata["ties"]
+    return tensors, content["ties"]
 
 
-def _fill(model: nn.Module, tensors: dict[str, Tensor], ties: dict[str, str], folder: Path) -> None:
+def _fill(model: nn.Module, tensors: dict[str, Tensor], ties: dict[str, str], where: str) -> None:
     parameters: dict[str, nn.Parameter] = {}
     slots = list(_named_tensors(model))
     unknown = set(tensors) - {path for path, *_ in slots}
     if unknown:
-        raise ArtifactError(f"{folder}: the tensor '{min(unknown)}' has no place in the skeleton")
+        raise ArtifactError(f"{where}: the tensor '{min(unknown)}' has no place in the skeleton")
     for path, module, name, meta in slots:
         stored = ties.get(path, path)
         tensor = tensors.get(stored)
         if tensor is None or tensor.shape != meta.shape or tensor.dtype != meta.dtype:
             found = f"is {tuple(tensor.shape)} of {tensor.dtype}" if tensor is not None else "is missing"
             raise ArtifactError(
-                f"{folder}: the tensor '{path}' {found}, its place is {tuple(meta.shape)} of {meta.dtype}"
+                f"{where}: the tensor '{path}' {found}, its place is {tuple(meta.shape)} of {meta.dtype}"
             )
         if isinstance(meta, nn.Parameter):
             tensor = parameters.setdefault(stored, nn.Parameter(tensor, meta.requires_grad))
         # Not into `_parameters` directly: an LSTM keeps a list of its weights, which this brings up to date.
         setattr(module, name, tensor)
+
+
+@torch.no_grad()
+def _list_weights(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase):  # its list of weights has gaps where one is parametrized
+            module._init_flat_weights()

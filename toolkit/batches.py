@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -73,6 +74,13 @@ class Batches:
 
     def __len__(self) -> int:
         return -(-len(self.order) // self.batch_size)
+
+    def after(self, steps: int) -> Batches:
+        """The same pass without its first `steps` batches."""
+        rest = copy.copy(self)
+        rest.order = self.order[steps * self.batch_size :]
+        rest.stored_order = self.stored_order and steps == 0
+        return rest
 
     def __iter__(self) -> Iterator[Batch]:
         from toolkit.tasks import Batch

@@ -48,7 +48,8 @@ def evaluate(
         raise InputError(f"the model in {folder} {error}") from error
     size = sum((folder / name).stat().st_size for name in (artifact.TENSORS, artifact.SKELETON))
     batch_sizes = sorted({1, samples.batch_size})
-    values = Measurer(model, samples, batch_sizes, budget_s, rows=1).measure(model)
+    with Measurer(model, samples, batch_sizes, budget_s, rows=1) as measurer:
+        values = measurer.measure(model, folder)
     name = folder.resolve().name
     row = Row(name, {"size_bytes": size, **values})
     return Report(name, 0, (row,), describe(samples.device), samples.quality)

@@ -39,9 +39,9 @@ class Observers:
 
     def tell(self, hook: str, **arguments: Any) -> None:
         """Call a hook that returns nothing."""
-        for plugin, prepared in zip(self._plugins, self._prepared, strict=True):
-            if plugin.technique.implements(hook):
-                with undisturbed():
+        with undisturbed():
+            for plugin, prepared in zip(self._plugins, self._prepared, strict=True):
+                if plugin.technique.implements(hook):
                     plugin.technique.call(hook, params=plugin.params, prepared=prepared, **arguments)
 
     def measure(self, model: nn.Module, data: Data) -> dict[str, Any]:

@@ -17,7 +17,8 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
     for setting in settings:
         place, equals, value = setting.partition("=")
         if not equals or not place.strip():
-            raise InputError(f"--set takes PLACE=VALUE, such as stages.1.params.sparsity=0.9, not '{setting}'")
+            shown = setting if len(setting) <= 200 else f"{setting[:199]}…"
+            raise InputError(f"--set takes PLACE=VALUE, such as stages.1.params.sparsity=0.9, not {shown!r}")
         overrides[place.strip()] = _value(value.strip())
     return overrides
 
@@ -26,27 +27,30 @@ def apply_overrides(content: dict[str, Any], overrides: Mapping[str, Any]) -> li
     """Replace values in a recipe's content; places that lead nowhere are returned as problems.
 
     A table that a recipe may have but does not is made; whether its keys are known is checked with all others.
+    The values are copied, as TOML would hold them: a later override may change what an earlier one gave.
     """
-    return [
-        problem
-        for place, value in overrides.items()
-        if (problem := _unwritable(place, value) or _apply(content, place, value))
-    ]
+    problems = [_override(content, place, value) for place, value in overrides.items()]
+    return [problem for problem in problems if problem is not None]
 
 
 def _value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        content = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
         return text
+    return content["value"] if len(content) == 1 else text  # text of several lines may go on with other keys
 
 
-def _unwritable(place: str, value: Any) -> Problem | None:
+def _override(content: dict[str, Any], place: str, value: Any) -> Problem | None:
     try:
-        tomli_w.dumps({"value": value})
-    except (TypeError, ValueError):
-        return Problem(place, f"must be a value that TOML can hold, found {type(value).__name__}")
-    return None
+        text = tomli_w.dumps({place: value})
+        text.encode()
+        held = tomllib.loads(text)[place]
+    except UnicodeEncodeError:  # an argument of the command line may hold any bytes
+        return Problem(place, "is not text in UTF-8")
+    except (TypeError, ValueError, RecursionError):
+        return Problem(place or '""', f"must be a value that TOML can hold, found {type(value).__name__}")
+    return _apply(content, place, held)
 
 
 def _apply(content: dict[str, Any], place: str, value: Any) -> Problem | None:

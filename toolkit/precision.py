@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from toolkit import masks
+from toolkit.stepping import training_loss
 from toolkit.tasks import Data
-from toolkit.training import Precision, Training, training_loss, training_mode
+from toolkit.training import Precision, Training, training_mode
 
 WARM_UP, TIMED = 2, 5
 

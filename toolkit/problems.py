@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from toolkit.errors import Problem, did_you_mean
 from toolkit.tables import Nested
 
+LONGEST = 6_000  # characters of a sentence or a place: more than the longest path of a file
 NOT_A_TABLE = ("model_type", "model_attributes_type", "dict_type")
 
 
@@ -30,9 +32,35 @@ def problems_of(error: ValidationError, table: type[BaseModel], within: str = ""
 
 
 def dotted(location: Sequence[str | int], within: str = "") -> str:
-    """`("stages", 0, "params")` as `stages.1.params`."""
-    parts = [str(part + 1) if isinstance(part, int) else part for part in location]
-    return ".".join(filter(None, [within, *parts]))
+    """`("stages", 0, "params")` as `stages.1.params`; keys that are no plain words are quoted, as TOML does."""
+    parts = [str(part + 1) if isinstance(part, int) else _quoted(part) for part in location]
+    return ".".join([within, *parts] if within else parts)
+
+
+def _quoted(key: str) -> str:
+    return key if re.fullmatch(r"[\w-]+", key) else json.dumps(key, ensure_ascii=False)
+
+
+def readable(problem: Problem) -> Problem:
+    """The same problem on one line that every terminal can show: what it quotes from a recipe may hold anything."""
+    return Problem(printable(problem.place), printable(problem.message))
+
+
+def printable(text: str) -> str:
+    """Control characters and the like are escaped, and the middle of a very long text is left out."""
+    plain = "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
+    return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 1_000]} … {plain[-900:]}"
+
+
+def numbers_beyond_toml(content: Any, location: Sequence[str | int] = ()) -> Iterator[Problem]:
+    """Whole numbers of more than the 64 bits that TOML promises: Python reads them, but may be unable to write them."""
+    if isinstance(content, int) and not -(2**63) <= content < 2**63:
+        yield Problem(dotted(location), f"must fit in 64 bits, found {_shown(content)}")
+    elif isinstance(content, (dict, list)):
+        for key, item in content.items() if isinstance(content, dict) else enumerate(content):
+            yield from numbers_beyond_toml(item, (*location, key))
 
 
 def _follow(table: Any, location: Sequence[str | int]) -> tuple[list[str | int], Any, bool]:
@@ -60,6 +88,9 @@ def _inner(annotation: Any, part: str | int) -> Any:
     """The annotation of what lies at `part` in something annotated so."""
     if isinstance(part, int):
         return next(iter(get_args(annotation)), None)
+    for member in (annotation, *get_args(annotation)):
+        if get_origin(member) is dict:  # its keys are no fields, whatever they are called
+            return get_args(member)[1]
     for table in _tables_in(annotation):
         for name, field in table.model_fields.items():
             if part == (field.alias or name):
@@ -97,7 +128,8 @@ def _sentence(details: Mapping[str, Any], known: Sequence[str]) -> str:
     if kind == "list_type":
         return f"must be a list{found}"
     if kind == "too_short":
-        return f"must have at least {details['ctx']['min_length']} entry{found}"
+        least = details["ctx"]["min_length"]
+        return f"must have at least {least} {'entry' if least == 1 else 'entries'}{found}"
     return f"{details['msg'].replace('Input should', 'must')}{found}"
 
 

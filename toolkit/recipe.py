@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from toolkit import techniques
 from toolkit.errors import InputError, Problem, RecipeError
 from toolkit.overrides import apply_overrides
 from toolkit.params import Params
-from toolkit.problems import problems_of
+from toolkit.problems import numbers_beyond_toml, printable, problems_of, readable
 from toolkit.sequence import sequence_problems
 from toolkit.shipped import locate
 from toolkit.tables import DataTable, MeasureTable, ModelTable, RecipeTable, StageTable, StepTable
@@ -24,6 +25,8 @@ from toolkit.training import TrainingSettings
 # Dotted keys nest without limit, and what writes and shows a recipe later is recursive.
 DEEPEST = 100
 TOO_DEEP = "is nested too deeply"
+# A key of so many parts: reading it takes tomllib the square of their number, which soon is minutes.
+ENDLESS_KEY = re.compile(r"(?:\.[\w-]+){1000}")
 
 
 @dataclass(frozen=True)
@@ -124,29 +127,40 @@ def parse_recipe(
     content = _content(text, origin)
     overriding = apply_overrides(content, overrides or {})
     if _is_too_deep(content):
-        raise RecipeError(origin, [Problem("", TOO_DEEP)])
+        raise _refusal(origin, [Problem("", TOO_DEEP)])
     content.setdefault("name", name)
     problems = [*overriding, *_across_stages(content.get("stages"), directory)]
     try:
         table = RecipeTable.model_validate(content, context={"directory": directory})
     except ValidationError as error:
-        raise RecipeError(origin, [*problems_of(error, RecipeTable), *problems]) from None
+        problems = [*problems_of(error, RecipeTable), *problems]
+    told = {problem.place for problem in problems}
+    problems += [problem for problem in numbers_beyond_toml(content) if problem.place not in told]
     if problems:
-        raise RecipeError(origin, problems)
+        raise _refusal(origin, problems)
     observers = tuple(Step(techniques.load(plugin.name, "observer"), plugin.params) for plugin in table.plugins)
     return Recipe(table, _stages(table.stages), observers, origin)
 
 
+def _refusal(origin: str, problems: Iterable[Problem]) -> RecipeError:
+    return RecipeError(printable(origin), [readable(problem) for problem in problems])
+
+
 def _content(text: str, origin: str) -> dict[str, Any]:
     try:
+        text.encode()
+        if ENDLESS_KEY.search(text):
+            raise RecursionError
         content = tomllib.loads(text)
     except RecursionError:
-        raise RecipeError(origin, [Problem("", TOO_DEEP)]) from None
+        raise _refusal(origin, [Problem("", TOO_DEEP)]) from None
+    except UnicodeEncodeError as error:
+        raise _refusal(origin, [Problem("", f"is not text: {error.reason} at character {error.start + 1}")]) from None
     except ValueError as error:  # a TOMLDecodeError, or what Python says of a number of thousands of digits
-        raise RecipeError(origin, [Problem("", f"is not TOML: {_with_place(str(error), text)}")]) from None
+        raise _refusal(origin, [Problem("", f"is not TOML: {_with_place(str(error), text)}")]) from None
     if not content:
         message = "is empty: a recipe needs [model], [data] and at least one [[stages]]"
-        raise RecipeError(origin, [Problem("", message)])
+        raise _refusal(origin, [Problem("", message)])
     return content
 
 

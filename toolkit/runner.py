@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,11 @@ from torch import nn
 
 from toolkit import artifact, masks, runs
 from toolkit.assembly import Assembly, assemble, weight_files
+from toolkit.blame import named
 from toolkit.environment import describe, fixed_threads
-from toolkit.errors import ArtifactError, InputError, TechniqueError, ToolkitError, TrainingError, described
-from toolkit.measured import Measurer, named_measures
+from toolkit.errors import InputError
+from toolkit.interruption import Stop, stopping_on_signals
+from toolkit.measuring import MEASURED_WITH, Measuring
 from toolkit.observers import Observers
 from toolkit.promises import Promises
 from toolkit.promises.trainable import trained_later
@@ -26,6 +27,11 @@ from toolkit.report.writer import report_writer
 from toolkit.resolved import resolved_recipe
 from toolkit.seeding import reseed
 from toolkit.stages import Outcome, perform, train
+from toolkit.storage.cache import Cache, cache_folder
+from toolkit.storage.checkpoints import TrainingKeeper
+from toolkit.storage.identity import run_identity
+from toolkit.storage.kept import Kept
+from toolkit.storage.results import Result, as_steps
 from toolkit.training import OnStep, Training, TrainingSettings
 
 log = logging.getLogger("toolkit")
@@ -38,8 +44,12 @@ def run(
     output: str | Path | None = None,
     overwrite: bool = False,
     observers: Iterable[Step] = (),
+    cache: bool = True,
 ) -> Report:
     """Run a recipe and return its report; the run directory holds the model, the report and all that led to them.
+
+    An unfinished run of the same recipe in that directory goes on where it was interrupted. SIGINT and SIGTERM end a
+    run at its next step, with a checkpoint; the second one ends it at once.
 
     Args:
         recipe: a file, the name of a shipped recipe, or what `read_recipe` returned.
@@ -47,53 +57,71 @@ def run(
         output: the run directory, by default `runs/<name of the recipe>`.
         overwrite: whether an existing run directory is replaced.
         observers: run-wide plugins besides those of the recipe.
+        cache: whether stages that an earlier run has computed are taken from the user's cache, and new ones kept there.
 
     Raises:
         RecipeError: with every mistake in the recipe; nothing has been written then.
         ToolkitError: a stage failed; the stages done before it stay in the run directory.
+        Interrupted: a `KeyboardInterrupt`; the same call goes on from there.
     """
     if not isinstance(recipe, Recipe):
         recipe = read_recipe(recipe, overrides)
     elif overrides:
         raise InputError("overrides are for a file or the name of a recipe: give them to read_recipe")
     path = Path(output) if output is not None else Path("runs") / recipe.name
+    runs.RunDirectory.sweep(path)
     runs.RunDirectory.refuse_existing(path, overwrite)
     for file in weight_files(recipe):
         if file.resolve().is_relative_to(path.resolve()):
             raise InputError(f"{file} lies in the run directory {path}, which this run replaces: take another --output")
     with fixed_threads(recipe.table.threads):
         assembly = assemble(recipe)
-        directory = runs.RunDirectory.create(path, overwrite)
-        with runs.logging_to(directory, log):
-            return _Run(recipe, assembly, directory, observers).execute()
+        environment = describe(assembly.data.device)
+        identity = run_identity(recipe, assembly.data, environment)
+        with (
+            runs.RunDirectory.held(path, identity, overwrite) as directory,
+            runs.logging_to(directory, log),
+            stopping_on_signals() as stop,
+        ):
+            kept = Kept(directory, recipe, identity, Cache(cache_folder() if cache else None), stop)
+            return _Run(recipe, assembly, directory, observers, environment, kept, stop).execute()
 
 
 class _Run:
     """One run under way: the model and the row of every stage so far."""
 
     def __init__(
-        self, recipe: Recipe, assembly: Assembly, directory: runs.RunDirectory, observers: Iterable[Step]
+        self,
+        recipe: Recipe,
+        assembly: Assembly,
+        directory: runs.RunDirectory,
+        observers: Iterable[Step],
+        environment: dict[str, Any],
+        kept: Kept,
+        stop: Stop,
     ) -> None:
         self.recipe, self.data, self.directory = recipe, assembly.data, directory
+        self.environment, self.kept, self.stop = environment, kept, stop
         self.models: list[nn.Module] = [assembly.model]
         self.promises: list[Promises] = []  # by row: what its stage and those before it achieved
         self.rows: list[Row] = []
         self.settings: dict[int, TrainingSettings] = {}
-        self.measurer = self._measurer()
-        self.environment = describe(self.data.device)
-        self.observers = Observers([*recipe.observers, report_writer(), *observers])
+        self.measuring = Measuring(recipe, assembly, directory, kept.measuring, self._on_measuring)
+        self.observers = Observers([*recipe.observers, report_writer(self.measuring.answers_of), *observers])
 
     def execute(self) -> Report:
         """Run all stages and leave the last one's model as the run's artifact."""
         self._write_recipe()
         with self.observers.told_of_failure(self.directory.path):
             self.observers.start(self.recipe, self.directory.path)
-            for stage in (self.recipe.baseline, *self.recipe.stages):
-                with _named(stage):
-                    self._run_stage(stage)
+            with self.measuring:
+                for stage in (self.recipe.baseline, *self.recipe.stages):
+                    with named(stage):
+                        self._run_stage(stage)
             self._write_recipe()
             self.directory.write_all(artifact.pack(self.models[-1]))
             self.observers.tell("on_end", report=self.report, directory=self.directory.path)
+        self.kept.finish()
         return self.report
 
     @property
@@ -111,21 +139,60 @@ class _Run:
         )
 
     def _run_stage(self, stage: Stage) -> None:
+        self.stop.here()
         started = time.perf_counter()
         reseed(self.recipe.seed, stage.number)
         log.info("stage %d (%s) begins", stage.number, stage.name)
         self.observers.tell("on_stage", stage=stage)
+        result = self.kept.own(stage.number, self.models[0])
+        if result is not None:
+            result = self._take_over(stage, result)
+        else:
+            with self.kept.computing(stage.number):
+                result = self.kept.cached(stage.number, self.models[0])
+                result = self._take_over(stage, result) if result is not None else self._compute(stage, started)
+                self.kept.keep(stage.number, result)
+        self._add_row(stage, result, started)
+
+    def _take_over(self, stage: Stage, result: Result) -> Result:
+        """Go on with what is kept of a stage, as if it had been computed now."""
+        model = result.model.to(self.data.device).eval()
+        if stage.number:
+            self.models.append(model)
+        else:
+            self.models[0] = model
+        self._set_up(stage, result.promises, result.settings)
+        on_step = self._on_step(stage)
+        for step, (loss, lr) in enumerate(result.steps.tolist(), start=1):
+            on_step(step, len(result.steps), loss, lr)
+        return self.measuring.again(stage, result, model)
+
+    def _compute(self, stage: Stage, started: float) -> Result:
+        """Train or perform a stage, and measure what came of it."""
+        keeper = self.kept.keeper(stage.number)
+        steps: list[tuple[float, float]] = []
+        on_step = self._on_step(stage, steps)
         watch = self._watch(stage) if stage.number else None
         if watch is None:
-            outcome = self._baseline(stage)
+            outcome = self._baseline(stage, on_step, keeper)
         else:
             incoming = self.models[stage.start]
-            outcome = perform(stage, incoming, self.reference, self.data, self._on_step(stage), watch)
+            outcome = perform(stage, incoming, self.reference, self.data, on_step, watch, keeper)
             self.models.append(outcome.model)
-            self.promises.append(watch.promises)
-        if outcome.settings is not None:
-            self.settings[stage.number] = outcome.settings
-        self._add_row(stage, outcome, watch, started)
+        promises = watch.promises if watch is not None else Promises().and_of(outcome.model, "the baseline")
+        self._set_up(stage, promises, outcome.settings)
+        self.stop.here()
+        values = self.measuring.first(stage, outcome, watch)
+        values["duration_s"] = time.perf_counter() - started
+        return Result(outcome.model, values, promises, as_steps(steps), outcome.settings)
+
+    def _set_up(self, stage: Stage, promises: Promises, settings: TrainingSettings | None) -> None:
+        """What later stages need of this one."""
+        self.promises.append(promises)
+        if settings is not None:
+            self.settings[stage.number] = settings
+        if stage.number == 0:
+            self.reference = masks.clone(self.models[0].eval()).requires_grad_(False)
 
     def _watch(self, stage: Stage) -> Watch:
         return Watch(
@@ -138,76 +205,37 @@ class _Run:
             on_breach=self.recipe.promises,
         )
 
-    def _baseline(self, stage: Stage) -> Outcome:
+    def _baseline(self, stage: Stage, on_step: OnStep, keeper: TrainingKeeper) -> Outcome:
         model = self.models[0]
-        outcome = Outcome(model)
-        if stage.finetune is not None:
-            outcome = train(model, Training(stage.finetune, self.data.task.loss), self.data, self._on_step(stage))
-        self.reference = masks.clone(model.eval()).requires_grad_(False)
-        self.promises.append(Promises().and_of(model, "the baseline"))
-        return outcome
+        if stage.finetune is None:
+            return Outcome(model)
+        return train(model, Training(stage.finetune, self.data.task.loss), self.data, on_step, keeper)
 
-    def _on_step(self, stage: Stage) -> OnStep:
+    def _on_step(self, stage: Stage, taken: list[tuple[float, float]] | None = None) -> OnStep:
         def on_step(step: int, steps: int, loss: float, lr: float) -> None:
+            if taken is not None:
+                taken.append((loss, lr))
             self.observers.tell("on_step", stage=stage, step=step, steps=steps, loss=loss, lr=lr)
 
         return on_step
 
-    def _add_row(self, stage: Stage, outcome: Outcome, watch: Watch | None, started: float) -> None:
-        values = self._core_metrics(stage, outcome.model)
-        if watch is not None:
-            values.update(self._techniques_measures(stage, outcome, watch, values.keys()))
-        values.update(self.observers.measure(outcome.model, self.data))
-        if outcome.losses:
-            values["training_loss"] = list(outcome.losses)
-        row = Row(stage.name, {**values, "duration_s": time.perf_counter() - started})
+    def _add_row(self, stage: Stage, result: Result, started: float) -> None:
+        values = {name: value for name, value in result.values.items() if name != MEASURED_WITH}
+        if result.reused:
+            values |= {"reused": True, "measuring_s": 0.0, "duration_s": time.perf_counter() - started}
+        with self.measuring.timed() as measuring:
+            values.update(self.observers.measure(result.model, self.data))
+        for name in ("measuring_s", "duration_s"):
+            values[name] = values.get(name, 0.0) + measuring.seconds
+        row = Row(stage.name, values)
         self.rows.append(row)
         log.info("stage %d (%s) done: %s", stage.number, stage.name, row.to_json())
         self.observers.tell("on_row", stage=stage, row=row, report=self.report)
 
-    def _techniques_measures(
-        self, stage: Stage, outcome: Outcome, watch: Watch, taken: Collection[str]
-    ) -> dict[str, Any]:
-        """What the stage's techniques measure, which may not change anything, and what was noted while they worked."""
-        values: dict[str, Any] = {}
-        watch.before_measure(outcome.model)
-        for position, (step, prepared) in enumerate(zip(stage.steps, outcome.prepared, strict=True)):
-            measured = named_measures(step, outcome.model, self.data, prepared)
-            watch.after_hook(str(step.technique), "in measure")
-            again = any(name in taken or name in values for name in measured)  # one technique may come twice in a stage
-            values.update({f"with.{position}.{name}" if again else name: value for name, value in measured.items()})
-        return {**values, **watch.notes()}
-
-    def _core_metrics(self, stage: Stage, model: nn.Module) -> dict[str, Any]:
-        size = self.directory.stage(stage.number, stage.name).write_all(artifact.pack(model))
-
-        def on_progress(done_s: float, total_s: float) -> None:
-            self.observers.tell("on_progress", stage=stage, activity="measuring", done=done_s, total=total_s)
-
-        return {"size_bytes": size, **self.measurer.measure(model, on_progress)}
-
-    def _measurer(self) -> Measurer:
-        default = {1, min(self.data.batch_size, self.data.samples("train"))}
-        batch_sizes = self.recipe.measure.batch_sizes or sorted(default)
-        rows = len(self.recipe.stages) + 1
-        return Measurer(self.models[0], self.data, batch_sizes, self.recipe.measure.budget, rows)
+    def _on_measuring(self, stage: Stage, done_s: float, total_s: float) -> None:
+        self.stop.here()
+        self.observers.tell("on_progress", stage=stage, activity="measuring", done=done_s, total=total_s)
 
     def _write_recipe(self) -> None:
         text = resolved_recipe(self.recipe, self.environment["threads"], self.data.device.type, self.settings)
         self.directory.write(runs.RECIPE, text)
-
-
-@contextmanager
-def _named(stage: Stage) -> Iterator[None]:
-    """Errors of a technique or a training, with the stage in which they came up."""
-    try:
-        yield
-    except (TechniqueError, TrainingError) as error:
-        raise type(error)(f"stage {stage.number} ({stage.name}): {error}") from error
-    except ArtifactError as error:
-        message = f"stage {stage.number} ({stage.name}): the model that {stage.techniques} returned: {error}"
-        raise TechniqueError(message) from error
-    except ToolkitError:
-        raise
-    except Exception as error:  # from a model, a data set or a task of the user's; the log has the traceback
-        raise ToolkitError(f"stage {stage.number} ({stage.name}) failed with {described(error)}") from error

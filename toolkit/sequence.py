@@ -37,12 +37,13 @@ def _start_problem(start: Any, names: Sequence[Any]) -> str | None:
     if names.count(start) > 1:
         return f"several earlier stages are named '{start}': give them names of their own"
     if start not in names:
-        return f"there is no earlier stage '{start}'{did_you_mean(start, filter(_is_text, names))}"
+        return f"there is no earlier stage '{start}'{did_you_mean(start, filter(_can_be_a_name, names))}"
     return None
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+def _can_be_a_name(value: Any) -> bool:
+    """Whether it may be a stage's name by its length: comparing much longer texts with each other takes minutes."""
+    return isinstance(value, str) and len(value) <= 80
 
 
 def _frozen_by(stage: StageTable | None, before: str | None) -> str | None:

@@ -24,8 +24,9 @@ def locate(recipe: str | Path) -> Path:
     if str(recipe) in known:
         return known[str(recipe)]
     if os.path.isdir(path):
-        raise InputError(f"'{recipe}' is a directory: name a recipe, which is a file")
-    raise InputError(f"there is no recipe '{recipe}'{did_you_mean(path.stem, known)} (a file, or a shipped recipe)")
+        raise InputError(f"{str(recipe)!r} is a directory: name a recipe, which is a file")
+    hint = did_you_mean(path.stem, known)
+    raise InputError(f"there is no recipe {str(recipe)!r}{hint} (a file, or a shipped recipe)")
 
 
 def summary(path: Path) -> str:

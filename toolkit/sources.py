@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -21,6 +22,7 @@ from toolkit.errors import InputError, described, did_you_mean
 from toolkit.params import Table
 
 Kind = Literal["model", "data"]
+FILE_MODULE = re.compile(r".*_py_[0-9a-f]{8}", re.DOTALL)  # how `import_file` names a module
 
 
 class Sourced(Table):
@@ -98,7 +100,9 @@ def directory_of(info: ValidationInfo) -> Path:
 def beside(source: str, directory: Path) -> str:
     """A source whose relative file lies in `directory`, with the file's absolute path."""
     place, _, name = source.rpartition(":")
-    return f"{(directory / place).resolve()}:{name}" if place.endswith(".py") else source
+    if not place.endswith(".py") or "\0" in place:
+        return source
+    return f"{os.path.realpath(directory / place)}:{name}"  # Path.resolve raises for links that lead in a circle
 
 
 def _built_in(name: str, kind: Kind) -> Any:
@@ -116,21 +120,30 @@ def _built_in(name: str, kind: Kind) -> Any:
 def _named(source: str) -> Any:
     place, _, name = source.rpartition(":")
     try:
-        module = _from_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+        module = import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
     except (Exception, SystemExit) as error:
         reason = str(error) if isinstance(error, FileNotFoundError) else described(error)
         raise ValueError(f"'{place}' cannot be imported: {reason}") from error
     target: Any = module
     for part in name.split("."):
-        if not hasattr(target, part):
-            names = [known for known in vars(target) if not known.startswith("_")]
-            raise ValueError(f"'{place}' has no '{name}'{did_you_mean(part, names) if len(names) < 30 else ''}")
-        target = getattr(target, part)
+        try:
+            target = getattr(target, part)
+        except AttributeError:
+            names = [known for known in getattr(target, "__dict__", ()) if not known.startswith("_")]
+            hint = did_you_mean(part, names) if len(names) < 30 else ""
+            raise ValueError(f"'{place}' has no '{name}'{hint}") from None
+        except Exception as error:  # of a module that imports what it offers when it is asked for it
+            raise ValueError(f"'{place}' cannot give '{name}': {described(error)}") from error
     return target
 
 
+def imported_files() -> list[str]:
+    """The Python files that have been imported by their path."""
+    return [str(module.__file__) for name, module in list(sys.modules.items()) if FILE_MODULE.fullmatch(name)]
+
+
 @cache
-def _from_file(path: Path) -> ModuleType:
+def import_file(path: Path) -> ModuleType:
     """Execute a Python file once, as a module of its own; while it is executed, it can import what lies beside it."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no file {path}")

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from toolkit import masks
-from toolkit.errors import TechniqueError, ToolkitError, described
+from toolkit.blame import blamed_on
+from toolkit.errors import TechniqueError
 from toolkit.precision import with_fixed_precision
 from toolkit.promises.watch import Watch
 from toolkit.recipe import Stage, Step
 from toolkit.returned import require_model, require_training
+from toolkit.storage.checkpoints import TrainingKeeper
 from toolkit.tasks import Data
 from toolkit.training import OnStep, Training, TrainingSettings, fit
 from toolkit.unchanged import unchanged
@@ -30,10 +30,21 @@ class Outcome:
     settings: TrainingSettings | None = None
 
 
-def train(model: nn.Module, training: Training, data: Data, on_step: OnStep | None = None) -> Outcome:
-    """Train a model in place, in the precision that is asked for or found to be the faster one."""
+def train(
+    model: nn.Module,
+    training: Training,
+    data: Data,
+    on_step: OnStep | None = None,
+    keeper: TrainingKeeper | None = None,
+) -> Outcome:
+    """Train a model in place, in the precision that is asked for or found to be the faster one.
+
+    What `keeper` keeps of an interrupted training goes on, in the precision that was found then.
+    """
+    if keeper is not None and keeper.settings is not None:
+        training = replace(training, settings=keeper.settings)
     training = with_fixed_precision(model, training, data)
-    losses = fit(model, training, data.without_test(), on_step)
+    losses = fit(model, training, data.without_test(), on_step, keeper)
     return Outcome(model, (), tuple(losses), training.settings)
 
 
@@ -44,6 +55,7 @@ def perform(
     data: Data,
     on_step: OnStep | None = None,
     watch: Watch | None = None,
+    keeper: TrainingKeeper | None = None,
 ) -> Outcome:
     """Run a stage's hooks and its training on a copy of `incoming`.
 
@@ -54,6 +66,7 @@ def perform(
         data: its test split is kept from the techniques.
         on_step: told `(step, steps, loss, lr)` after each training step.
         watch: checks what the hooks do; by default against what `incoming` shows of earlier stages.
+        keeper: keeps how far the training has come.
     """
     data = data.without_test()
     watch = watch or Watch(stage, incoming, reference, data)
@@ -65,21 +78,10 @@ def perform(
     outcome = Outcome(model)
     if stage.finetune is not None:
         training = _training(stage, model, data, prepared, watch)
-        with _blamed_on(stage), unchanged(stage.techniques, "while training"):
-            outcome = train(model, training, data, on_step)
+        with blamed_on(stage), unchanged(stage.techniques, "while training"):
+            outcome = train(model, training, data, on_step, keeper)
     watch.after_training(model.eval())
     return Outcome(model, prepared, outcome.losses, outcome.settings)
-
-
-@contextmanager
-def _blamed_on(stage: Stage) -> Iterator[None]:
-    """What a loss, a step function or a module of a technique raises while training, as a `TechniqueError`."""
-    try:
-        yield
-    except ToolkitError:
-        raise
-    except Exception as error:
-        raise TechniqueError(f"training with {stage.techniques} failed: {described(error)}") from error
 
 
 def _prepare(step: Step, incoming: nn.Module, reference: nn.Module, data: Data, watch: Watch) -> Any:

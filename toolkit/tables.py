@@ -13,6 +13,8 @@ from toolkit.params import Params, Table
 from toolkit.sources import Kind, Source, Sourced, beside, directory_of, resolve
 from toolkit.training import TrainingSettings
 
+LONGEST_NAME_BYTES = 240  # file systems take 255; the number of a stage comes before its name
+
 
 def _folder_name(name: str) -> str:
     """Refuse a name that is a path, or means something else to a file system."""
@@ -20,6 +22,8 @@ def _folder_name(name: str) -> str:
         raise ValueError(
             f"{name!r} cannot name a folder: take up to 80 letters, digits, spaces and _ . + -, a letter or digit first"
         )
+    if (size_bytes := len(name.encode())) > LONGEST_NAME_BYTES:
+        raise ValueError(f"{name!r} cannot name a folder: it takes {size_bytes} bytes of {LONGEST_NAME_BYTES}")
     return name
 
 
@@ -81,7 +85,7 @@ class MeasureTable(Table):
     batch_sizes: list[Annotated[int, Field(ge=1)]] | None = Field(
         default=None, min_length=1, description="of the timed inferences; by default 1 and the data's"
     )
-    budget: float = Field(default=20.0, gt=0, description="seconds for the timing of all rows together")
+    budget: float = Field(default=20.0, gt=0, description="seconds for measuring all rows together")
 
 
 class StepTable(Table):

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain
-from typing import Any, Literal, TypeAlias
+from itertools import islice
+from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from toolkit.batches import Batches
 from toolkit.errors import TrainingError
 from toolkit.params import Table
-from toolkit.tasks import Batch, Data, Task, to_float32
+from toolkit.stepping import Progress, Stepper
+from toolkit.tasks import Batch, Data
 
 Loss: TypeAlias = Callable[[Any, Batch], Tensor]
 StepFunction: TypeAlias = Callable[[int, int], None]
@@ -75,11 +74,22 @@ class Training:
         )
 
 
+class Keeper(Protocol):
+    """Keeps a training under way, so that it can go on after an interruption."""
+
+    def restore(self, stepper: Stepper, progress: Progress) -> None:
+        """Bring both to where the training was left, if something of it is kept."""
+
+    def after_step(self, stepper: Stepper, progress: Progress) -> None:
+        """A step was taken: keep where the training is, now or later."""
+
+
 def fit(
     model: nn.Module,
     training: Training,
     data: Data,
     on_step: OnStep | None = None,
+    keeper: Keeper | None = None,
 ) -> list[float]:
     """Train `model` in place on `data.train` and leave it in eval mode.
 
@@ -88,6 +98,8 @@ def fit(
         training: settings, loss, step functions and helper modules.
         data: the train split is read in an order drawn from torch's global generator.
         on_step: told `(step, steps, loss, lr)` after each step.
+        keeper: keeps how far the training has come; where it has something kept already, the training goes on from
+            there, and `on_step` is told of the steps before once more.
 
     Returns:
         The mean loss of every epoch.
@@ -98,111 +110,58 @@ def fit(
     settings = training.settings
     if settings.precision == "auto":
         raise TrainingError("precision 'auto' is decided by the runner: fit takes float32 or bfloat16")
-    batch_size = settings.batch_size or data.batch_size
-    epochs = [data.training_batches(order, batch_size) for order in _orders(settings.epochs, data.samples("train"))]
-    steps = sum(map(len, epochs))
+    progress = Progress(order_seed=int(torch.randint(2**62, ())))
     with training_mode(model, training, data):
-        stepper = _Stepper(model, training, data.task, steps)
-        losses = [_epoch(stepper, number, batches, on_step) for number, batches in enumerate(epochs, start=1)]
+        stepper = Stepper(model, training, data.task)
+        if keeper is not None:
+            keeper.restore(stepper, progress)
+        epochs = _epochs(settings, data, progress.order_seed)
+        stepper.schedule_for(_steps(settings, data), progress.schedule)
+        for step, (loss, lr) in enumerate(progress.steps, start=1):
+            if on_step is not None:
+                on_step(step, stepper.steps, loss, lr)
+        for batches in islice(epochs, progress.epoch, None):
+            _epoch(stepper, progress, batches, on_step, keeper)
         if not all(parameter.isfinite().all() for parameter in stepper.parameters):
             raise TrainingError(f"the weights are not finite after the last step: {_remedy(settings)}")
-    return losses
+    return progress.losses
 
 
-def _epoch(stepper: _Stepper, number: int, batches: Batches, on_step: OnStep | None) -> float:
-    """Take one step a batch; the mean loss of the samples."""
-    total, samples = 0.0, 0
-    for batch in batches:
+def _steps(settings: TrainingSettings, data: Data) -> int:
+    order = torch.arange(data.samples("train"))
+    return settings.epochs * len(data.training_batches(order, settings.batch_size or data.batch_size))
+
+
+def _epochs(settings: TrainingSettings, data: Data, seed: int) -> Iterator[Batches]:
+    # A generator of its own, so that what a loss or an augmentation draws does not change the order of the samples.
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(settings.epochs):
+        order = torch.randperm(data.samples("train"), generator=generator)
+        yield data.training_batches(order, settings.batch_size or data.batch_size)
+
+
+def _epoch(
+    stepper: Stepper, progress: Progress, batches: Batches, on_step: OnStep | None, keeper: Keeper | None
+) -> None:
+    """Take one step a batch, from where `progress` is in the epoch to its end."""
+    for batch in batches.after(progress.step):
         lr = stepper.lr
         loss = stepper.step(batch)
         if not math.isfinite(loss):
             settings = stepper.training.settings
             raise TrainingError(
-                f"the loss is {loss} in epoch {number} of {settings.epochs}, "
+                f"the loss is {loss} in epoch {progress.epoch + 1} of {settings.epochs}, "
                 f"step {stepper.done} of {stepper.steps}: {_remedy(settings)}"
             )
+        progress.add(loss, lr, len(batch), len(batches))
         if on_step is not None:
             on_step(stepper.done, stepper.steps, loss, lr)
-        total, samples = total + loss * len(batch), samples + len(batch)
-    return total / samples
-
-
-class _Stepper:
-    """Takes training steps: everything that changes from one to the next is here, in the model or in torch."""
-
-    def __init__(self, model: nn.Module, training: Training, task: Task, steps: int) -> None:
-        self.model, self.training, self.task, self.steps = model, training, task, steps
-        self.parameters = _parameters(model, training)
-        self.optimizer = _optimizer(self.parameters, training.settings)
-        self.schedule = _schedule(self.optimizer, training.settings, steps)
-        self.done = 0
-
-    @property
-    def lr(self) -> float:
-        """The learning rate of the next step."""
-        return float(self.optimizer.param_groups[0]["lr"])
-
-    def step(self, batch: Batch) -> float:
-        """One step on one batch; its loss, with which nothing is done if it is not finite."""
-        self.done += 1
-        loss = training_loss(self.model, self.training, self.task, batch)
-        value = loss.item()
-        if not math.isfinite(value):
-            return value
-        self.optimizer.zero_grad()
-        loss.backward()
-        if self.training.settings.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.training.settings.clip_norm)
-        self.optimizer.step()
-        if self.schedule is not None:
-            self.schedule.step()
-        for after_step in self.training.step_functions:
-            after_step(self.done, self.steps)
-        return value
-
-
-def training_loss(model: nn.Module, training: Training, task: Task, batch: Batch) -> Tensor:
-    """One forward pass in the training's precision, and its loss in float32 outside of autocast."""
-    with _autocast(training.settings.precision, batch.index.device):
-        outputs = task.forward(model, batch)
-    return training.loss(to_float32(outputs), batch)
+        if keeper is not None:
+            keeper.after_step(stepper, progress)
 
 
 def _remedy(settings: TrainingSettings) -> str:
     return f"lower lr (now {settings.lr:g}) or set clip_norm"
-
-
-def _orders(epochs: int, samples: int) -> Iterator[Tensor]:
-    # A generator of its own, so that what a loss or an augmentation draws does not change the order of the samples.
-    generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-    return (torch.randperm(samples, generator=generator) for _ in range(epochs))
-
-
-def _parameters(model: nn.Module, training: Training) -> list[nn.Parameter]:
-    # Each once: a helper module may hold layers of the model.
-    trained = dict.fromkeys(chain(model.parameters(), *(module.parameters() for module in training.modules)))
-    parameters = [parameter for parameter in trained if parameter.requires_grad]
-    if not parameters:
-        raise TrainingError(f"{type(model).__name__} has no parameters to train")
-    return parameters
-
-
-def _optimizer(parameters: list[nn.Parameter], settings: TrainingSettings) -> Optimizer:
-    if settings.optimizer == "sgd":
-        return SGD(parameters, settings.lr, settings.momentum, weight_decay=settings.weight_decay, fused=True)
-    return AdamW(parameters, settings.lr, weight_decay=settings.weight_decay, fused=True)
-
-
-def _schedule(optimizer: Optimizer, settings: TrainingSettings, steps: int) -> LRScheduler | None:
-    if settings.schedule == "one-cycle":
-        return OneCycleLR(optimizer, settings.lr, total_steps=steps + 1, cycle_momentum=False)
-    if settings.schedule == "cosine":
-        return CosineAnnealingLR(optimizer, T_max=steps)
-    return None
-
-
-def _autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
 @contextmanager

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from pickle import UnpicklingError
 
-import safetensors.torch
-import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from toolkit.errors import InputError, described
+from toolkit.opening.finite import not_finite
+from toolkit.opening.statedict import MoreThanTensorsError, read_state_dict
+from toolkit.opening.tensorfile import read_tensors
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -26,26 +25,28 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise InputError(f"{path} does not fit {type(model).__name__}: {shown}")
     try:
         model.load_state_dict(state)
-    except RuntimeError as error:  # tensors of another kind: sparse, or without data
+    except Exception as error:  # tensors of another kind: sparse, without data; or a dictionary with odd attributes
         raise InputError(f"{path} cannot be loaded into {type(model).__name__}: {described(error)}") from error
+    wrong = not_finite([*model.named_parameters(), *model.named_buffers()])
+    if wrong is not None:
+        raise InputError(f"{path} is of no use: {wrong}; save the model before its training diverges")
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors file, or of a state dict that `torch.save` wrote; executes nothing."""
+    if path.suffix == ".safetensors":
+        return read_tensors(path)[0]
     try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        with warnings.catch_warnings(action="ignore"):  # about how the file was written
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise InputError(f"{path} is damaged or not safetensors: {error}") from error
-    except UnpicklingError as error:  # whose text says how to execute the file nevertheless
+        state = read_state_dict(path)
+    except (UnpicklingError, MoreThanTensorsError) as error:  # torch's text says how to execute the file nevertheless
         raise InputError(
             f"{path} holds more than tensors and is not opened: save the model's state_dict(), not the model"
         ) from error
+    except ValueError as error:
+        raise InputError(f"{path} is damaged, or not a state dict that torch.save wrote: {error}") from error
     except Exception as error:
         raise InputError(f"{path} is damaged, or not a state dict that torch.save wrote") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in dict.values(state)):
         raise InputError(f"{path} is not a state dict: save the model's state_dict(), not the model")
     return state
 

@@ -221,6 +221,6 @@ def _check_patterns(patterns: Sequence[str], layers: Sequence[str]) -> None:
 
 
 def _n_of_m(pattern: Any) -> tuple[int, int] | None:
-    found = re.fullmatch(r"(\d{1,9}):(\d{1,9})", str(pattern))
+    found = re.fullmatch(r"(\d{1,9}):(\d{1,9})", pattern) if isinstance(pattern, str) else None
     n, m = (int(found[1]), int(found[2])) if found else (0, 0)
     return (n, m) if 0 < n < m else None

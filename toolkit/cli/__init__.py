@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from toolkit.cli import completing, listing, running, showing, writing
+from toolkit.cli import completing, keeping, listing, running, showing, writing
 from toolkit.errors import ToolkitError
 
 
@@ -14,12 +14,12 @@ class Commands(click.Group):
     """A group whose commands end with one sentence and an exit code instead of a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command: exit code 2 for bad input, 1 for a failure, 130 for an interruption."""
+        """Run a command: exit code 2 for bad input, 1 for a failure, 130 or 143 for an interruption."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interruption:
             click.echo("\ninterrupted", err=True)
-            ctx.exit(130)
+            ctx.exit(getattr(interruption, "exit_code", 130))
         except ToolkitError as error:
             for line in str(error).splitlines():
                 click.echo(f"error: {line}", err=True)
@@ -44,6 +44,7 @@ for _command in (
     *(listing.techniques, listing.recipes),
     *(showing.report, showing.diff, showing.evaluate),
     *(writing.new, writing.schema, writing.doctor),
+    keeping.cache,
 ):
     main.add_command(_command)
 completing.complete(main.commands)

@@ -20,8 +20,14 @@ SET_HELP = "Replace one value, such as stages.1.params.sparsity=0.9; can be give
 @click.option("--output", type=click.Path(path_type=Path), help=RUNS_HELP)
 @click.option("--overwrite", is_flag=True, help="Replace the run directory if it exists.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="Where to train and measure.")
-def run(recipe: str, settings: tuple[str, ...], output: Path | None, overwrite: bool, device: str | None) -> None:
-    """Run RECIPE, a file or the name of a shipped recipe, and print its table."""
+@click.option("--no-cache", is_flag=True, help="Compute everything, and keep nothing for other runs.")
+def run(
+    recipe: str, settings: tuple[str, ...], output: Path | None, overwrite: bool, device: str | None, no_cache: bool
+) -> None:
+    """Run RECIPE, a file or the name of a shipped recipe, and print its table.
+
+    A run that was interrupted goes on where it stopped; stages that an earlier run has computed are not repeated.
+    """
     from toolkit.overrides import parse_settings
     from toolkit.progress import progress_bars
     from toolkit.recipe import read_recipe
@@ -34,11 +40,11 @@ def run(recipe: str, settings: tuple[str, ...], output: Path | None, overwrite: 
     output = output or Path("runs") / checked.name
     observer, bars = progress_bars()
     try:
-        report = run_recipe(checked, output=output, overwrite=overwrite, observers=[observer])
+        report = run_recipe(checked, output=output, overwrite=overwrite, observers=[observer], cache=not no_cache)
     except (KeyboardInterrupt, ToolkitError) as error:
         bars.close()
         if (output / RECIPE).is_file() and not isinstance(error, InputError):
-            click.echo(f"\nthe stages done so far are in {output}", err=True)
+            click.echo(f"\nwhat is done so far is in {output}: the same command goes on from there", err=True)
         raise
     bars.close()
     click.echo(as_text(report, shutil.get_terminal_size().columns))

@@ -11,6 +11,7 @@ right for techniques that nobody has written yet.
 from toolkit.metrics.counts import counts
 from toolkit.metrics.latency import Timing, latency, timings
 from toolkit.metrics.macs import macs
+from toolkit.metrics.memory import MemoryMeter
 from toolkit.metrics.quality import Answers, answers, quality
 
-__all__ = ["Answers", "Timing", "answers", "counts", "latency", "macs", "quality", "timings"]
+__all__ = ["Answers", "MemoryMeter", "Timing", "answers", "counts", "latency", "macs", "quality", "timings"]

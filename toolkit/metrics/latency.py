@@ -14,14 +14,15 @@ import torch
 from torch import nn
 
 from toolkit.metrics.deployed import as_deployed
-from toolkit.metrics.statistics import Interval, median_interval
+from toolkit.metrics.statistics import Interval, bootstrap_median_interval, median_interval
 from toolkit.tasks import Batch, Data
 
 Seconds = npt.NDArray[np.float64]
 
 BLOCK_S = 0.01  # calls are timed together until they take this long: the clock's resolution does not matter then
 WIDTH = 0.03  # of the interval, relative to the median: narrower ones end the repetitions
-FEWEST_ROUNDS = 40  # before that an interval may be narrow by chance: with 20, fewer than 94 % covered the truth
+FEWEST_ROUNDS = 40  # of steady models
+ENOUGH_ROUNDS = 80  # before that an interval may be narrow by chance and must be half as wide, or 92 % hold the truth
 WARM_UP = 0.1  # share of the time
 WARM_UP_S = 0.25  # at most
 Progress = Callable[[float, float], None]
@@ -57,7 +58,7 @@ class Timing:
     @property
     def ratio_interval(self) -> Interval:
         """The 95 % interval of the ratio."""
-        return median_interval(self.model / self.baseline)
+        return bootstrap_median_interval(self.model / self.baseline)
 
     @property
     def precise(self) -> bool:
@@ -65,8 +66,13 @@ class Timing:
         if len(self.model) < FEWEST_ROUNDS:
             return False
         values = self.model if self.model is self.baseline else self.model / self.baseline
-        low, high = median_interval(values)
-        return high - low < WIDTH * float(np.median(values))
+        width = (WIDTH if len(values) >= ENOUGH_ROUNDS else WIDTH / 2) * float(np.median(values))
+        # The quicker interval first, for this is asked after every round.
+        return _width(median_interval(values)) < width and _width(bootstrap_median_interval(values)) < width
+
+
+def _width(interval: Interval) -> float:
+    return interval[1] - interval[0]
 
 
 def latency(

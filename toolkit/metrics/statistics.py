@@ -7,6 +7,8 @@ import numpy.typing as npt
 from scipy import stats
 
 CONFIDENCE = 0.95
+RESAMPLES = 999
+FEWEST_RESAMPLED = 40
 Z = float(stats.norm.ppf(0.5 + CONFIDENCE / 2))
 Interval = tuple[float, float]
 Floats = npt.NDArray[np.float64]
@@ -45,12 +47,33 @@ def mean_interval(values: Floats) -> Interval:
     return mean - reach, mean + reach
 
 
+def bootstrap_median_interval(values: Floats) -> Interval:
+    """The interval of the median of (n,) values, by percentiles of its bootstrap (Efron 1979), always the same ones.
+
+    The percentiles are expanded for small n (Hesterberg 2015). Of fewer than `FEWEST_RESAMPLED` values resampling
+    covers too little nevertheless (91 % of 10), and order statistics are taken.
+    """
+    count = len(values)
+    if count < FEWEST_RESAMPLED:
+        return median_interval(values)
+    reach = (count / (count - 1)) ** 0.5 * stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1)
+    found = stats.bootstrap(
+        (values,),
+        np.median,
+        n_resamples=RESAMPLES,
+        confidence_level=1 - 2 * stats.norm.cdf(-reach),
+        method="percentile",
+        batch=100,
+        rng=np.random.default_rng(0),
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
 def median_interval(values: Floats) -> Interval:
-    """The interval of the median of (n,) values, by order statistics.
+    """The interval of the median of (n,) values, by order statistics: quick enough to be asked after every value.
 
     How many of n values lie below the median is binomial whatever their distribution, so nothing is assumed about
-    the noise, and nothing is drawn at random as a bootstrap would. Of fewer than 6 values it is the smallest and the
-    largest, and less than 95 %.
+    the noise. Of fewer than 6 values it is the smallest and the largest, and less than 95 %.
     """
     reach = Z / 2 / len(values) ** 0.5
     shares = [max(0.0, 0.5 - reach), min(1.0, 0.5 + reach)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from torch import nn
 
@@ -13,14 +14,18 @@ from toolkit.report.layers import layers_of
 from toolkit.report.samples import lost_samples
 from toolkit.tasks import Data
 
+AnswersOf = Callable[[nn.Module], Answers | None]
 log = logging.getLogger("toolkit")
 
 
 class Collector:
-    """What `details.json` is made of; row `last` is the one whose samples are compared with the baseline's."""
+    """What `details.json` is made of; row `last` is the one whose samples are compared with the baseline's.
 
-    def __init__(self, last: int) -> None:
-        self._last = last
+    `answers_of` tells what a model has answered already, or None: then it is asked here.
+    """
+
+    def __init__(self, last: int, answers_of: AnswersOf) -> None:
+        self._last, self._answers_of = last, answers_of
         self._curves: dict[int, CurveRecorder] = {}
         self._layers: list[list[Layer]] = []
         self._baseline: Answers | None = None
@@ -33,7 +38,7 @@ class Collector:
         self._curves[number].add(step, steps, loss)
 
     def add_model(self, model: nn.Module, data: Data) -> None:
-        """Take the model of the next row; the samples of the first and the last one are asked once more."""
+        """Take the model of the next row; of the first and the last one the answers are compared."""
         number = len(self._layers)
         self._layers.append(self._looked_into(model))
         if number in (0, self._last):
@@ -55,7 +60,7 @@ class Collector:
         if not data.has_right_answers:
             return
         split = "test" if data.test is not None else "validation"
-        found = answers(model, data, split)
+        found = self._answers_of(model) or answers(model, data, split)
         if number == 0:
             self._baseline = found
         elif self._baseline is not None:

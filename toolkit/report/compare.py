@@ -15,9 +15,14 @@ from toolkit.report.metrics import Interval, interval_of, quality_metric, shown_
 from toolkit.report.numbers import bytes_text, half_width, milliseconds, plain, printable
 from toolkit.report.reader import read_report
 from toolkit.runs import RECIPE
+from toolkit.storage.differences import settings_of
 
 # `moved`: beyond the intervals, or a count that is another; `unknown`: another number, and nobody knows its noise.
 Outcome = Literal["moved", "within", "unknown"]
+# What the interval of one run cannot know: two processes place the same weights differently in memory, and a machine is
+# busier at one time than at another. By `tests/benchmarks/latency.py` ratios lie up to 7 % apart, and between two whole
+# runs up to 9 %; times, which nothing cancels out of, up to 22 %.
+BETWEEN_RUNS = {"latency_ms": 0.25, "latency_ratio": 0.1, "peak_memory_bytes": 0.1}
 COUNTS = ("size_bytes", "parameters", "nonzero", "macs", "samples")
 ABSENT = "–"
 
@@ -63,18 +68,6 @@ def compare(first: Path, second: Path) -> Comparison:
     return Comparison(first, second, _settings(first, second), numbers, alone)
 
 
-def settings_of(content: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """Every value of a recipe by its place; stages and other lists of tables count from 1."""
-    if isinstance(content, dict):
-        for key, value in content.items():
-            yield from settings_of(value, f"{place}.{key}" if place else str(key))
-    elif isinstance(content, list) and content and all(isinstance(item, dict) for item in content):
-        for number, item in enumerate(content, start=1):
-            yield from settings_of(item, f"{place}.{number}")
-    else:
-        yield place, printable(content)
-
-
 def moved(first: float, second: float, one: Interval | None, other: Interval | None) -> Outcome:
     """Whether two independent measurements differ by more than their 95 % intervals together."""
     if first == second:
@@ -86,12 +79,16 @@ def moved(first: float, second: float, one: Interval | None, other: Interval | N
 
 
 def _settings(first: Path, second: Path) -> list[Setting]:
-    one, other = (dict(settings_of(_recipe(folder))) for folder in (first, second))
+    one, other = (_printable(settings_of(_recipe(folder))) for folder in (first, second))
     return [
         Setting(place, one.get(place, ABSENT), other.get(place, ABSENT))
         for place in dict.fromkeys([*one, *other])
         if one.get(place) != other.get(place)
     ]
+
+
+def _printable(settings: Iterator[tuple[str, str]]) -> dict[str, str]:
+    return {place: printable(value) for place, value in settings}
 
 
 def _recipe(folder: Path) -> dict[str, Any]:
@@ -141,6 +138,8 @@ def _measured(label: str, one: Row, other: Row, name: str, text: Any, size: str 
     if first is not None and second is not None:
         around = "latency" if name == "latency_ms" else name
         outcome = moved(first, second, interval_of(one, around, size), interval_of(other, around, size))
+        if abs(first - second) <= BETWEEN_RUNS.get(name, 0.0) * min(first, second):
+            outcome = "within"
         yield Number(
             label, f"{printable(name)} @{size}" if size else printable(name), text(first), text(second), outcome
         )

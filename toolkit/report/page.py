@@ -16,7 +16,7 @@ from toolkit.report.details import Details
 from toolkit.report.layer_table import layer_table
 from toolkit.report.notes import shown_notes, shown_numbers
 from toolkit.report.numbers import bytes_text, plain, printable, seconds
-from toolkit.report.table import cells
+from toolkit.report.table import REUSED_MEANS, cells
 from toolkit.report.verdicts import stage_verdicts, verdict
 from toolkit.runs import RECIPE
 
@@ -40,7 +40,9 @@ def render(report: Report) -> str:
         numbers=shown_numbers(report),
         environment=_environment_table(report.environment),
         recipe=_recipe(report),
-        duration=seconds(sum(row.get("duration_s") or 0.0 for row in report.rows)),
+        duration=seconds(_total(report, "duration_s")),
+        reused=REUSED_MEANS if any(row.get("reused") for row in report.rows) else None,
+        measuring=seconds(_total(report, "measuring_s")) if _total(report, "measuring_s") else None,
     )
 
 
@@ -63,6 +65,10 @@ def _summary(report: Report) -> dict[str, Any]:
         "titles": titles,
         "lines": lines,
     }
+
+
+def _total(report: Report, name: str) -> float:
+    return sum(row.get(name) or 0.0 for row in report.rows)
 
 
 def _environment_table(environment: Mapping[str, Any]) -> list[tuple[str, str]]:

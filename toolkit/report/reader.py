@@ -19,6 +19,8 @@ BySize = dict[str, float]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 
+MAX_BYTES = 8 << 20
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
@@ -48,6 +50,8 @@ class _Row(_Strict):
     nonzero: float | None = None
     macs: float | None = None
     duration_s: float | None = None
+    measuring_s: float | None = None
+    reused: bool | None = None
     peak_memory_bytes: float | None = None
     latency_ms: dict[str, Positive] | None = None
     latency_ratio: dict[str, Positive] | None = None
@@ -106,6 +110,10 @@ def parse_report(content: Any, origin: str) -> Report:
 
 def _json(path: Path) -> Any:
     try:
+        if not path.is_file():  # a link may lead to something without an end
+            raise InputError(f"{path} cannot be read: it is not a file")
+        if path.stat().st_size > MAX_BYTES:  # as objects it takes up to fifty times as much
+            raise InputError(f"{path} takes more than {MAX_BYTES >> 20} MiB: it is not read as the report of a run")
         return _without_surrogates(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error

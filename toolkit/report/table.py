@@ -14,6 +14,8 @@ from toolkit.report.metrics import interval_of, quality_metric, shown_qualities,
 from toolkit.report.numbers import bytes_text, count_text, half_width, percent, printable
 from toolkit.report.verdicts import stage_verdicts, verdict
 
+REUSED = "↺"
+REUSED_MEANS = f"{REUSED} computed by an earlier run: model and numbers are kept, the times are of then."
 LONGEST_NOTE = 8  # rows of a note's table on a terminal
 WHERE = ("processor", "threads", "device", "torch")
 
@@ -37,7 +39,7 @@ def as_text(report: Report, width: int = 80) -> str:
         columns.remove(max(columns, key=lambda column: column.dispensable))
         table = _table(report, columns, "simple")
     notes = [f"\n{line}" for line in _notes(report, "simple", LONGEST_NOTE)]
-    return "\n".join([table, "", *_said(report, width), *notes])
+    return "\n".join([table, "", *_reused(report), *_said(report, width), *notes])
 
 
 def as_markdown(report: Report) -> str:
@@ -46,7 +48,8 @@ def as_markdown(report: Report) -> str:
     notes = "".join(f"\n{line}\n" for line in _notes(report, "github"))
     said = "".join(f"- {line}\n" for line in stage_verdicts(report))
     table = _table(report, columns_of(report, detailed=True), "github")
-    return f"# {report.name}\n\n{verdict(report)}\n\n{table}\n\n{said}\nMeasured on: {where}.\n{notes}"
+    reused = "".join(f"{line}\n" for line in _reused(report))
+    return f"# {report.name}\n\n{verdict(report)}\n\n{table}\n\n{reused}{said}\nMeasured on: {where}.\n{notes}"
 
 
 def cells(report: Report) -> tuple[list[str], list[list[str]]]:
@@ -63,6 +66,11 @@ def columns_of(report: Report, detailed: bool = False) -> list[Column]:
         for column in columns
         if not column.dispensable or any(column.show(row, report.baseline) for row in report.rows)
     ]
+
+
+def _reused(report: Report) -> list[str]:
+    """What the mark means and an empty line, if there is a mark."""
+    return [REUSED_MEANS, ""] if any(row.get("reused") for row in report.rows) else []
 
 
 def _said(report: Report, width: int) -> Iterator[str]:
@@ -87,7 +95,7 @@ def _table(report: Report, columns: Sequence[Column], style: str) -> str:
 
 
 def _identity() -> list[Column]:
-    return [Column("stage", lambda row, _: printable(row.stage))]
+    return [Column("stage", lambda row, _: printable(row.stage) + (f" {REUSED}" if row.get("reused") else ""))]
 
 
 def _qualities(report: Report) -> Iterator[Column]:

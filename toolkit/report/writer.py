@@ -11,7 +11,7 @@ from toolkit.hookspecs import hookimpl
 from toolkit.params import Params
 from toolkit.recipe import Recipe, Stage, Step
 from toolkit.report import Report
-from toolkit.report.collector import Collector
+from toolkit.report.collector import AnswersOf, Collector
 from toolkit.report.details import DETAILS
 from toolkit.report.table import as_markdown
 from toolkit.runs import REPORT, TABLE, RunDirectory
@@ -24,9 +24,12 @@ log = logging.getLogger("toolkit")
 class ReportWriter:
     """Writes `report.json`, `report.md` and `details.json` after every row, and `report.html` at the end."""
 
+    def __init__(self, answers_of: AnswersOf) -> None:
+        self._answers_of = answers_of
+
     @hookimpl
     def on_start(self, recipe: Recipe, directory: Path) -> tuple[RunDirectory, Collector]:
-        return RunDirectory(directory), Collector(last=len(recipe.stages))
+        return RunDirectory(directory), Collector(len(recipe.stages), self._answers_of)
 
     @hookimpl
     def on_step(
@@ -65,6 +68,6 @@ def write_page(report: Report) -> Path | None:
         return None
 
 
-def report_writer() -> Step:
-    """The writer as a run-wide plugin with its settings, of which it has none."""
-    return Step(from_module(ReportWriter(), "report", "the toolkit", "observer"), Params())
+def report_writer(answers_of: AnswersOf) -> Step:
+    """The writer as a run-wide plugin with its settings, of which it has none; `answers_of` as for `Collector`."""
+    return Step(from_module(ReportWriter(answers_of), "report", "the toolkit", "observer"), Params())

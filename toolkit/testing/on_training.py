@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import signal
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from toolkit import masks
+from toolkit.interruption import Interrupted, Stop
+from toolkit.runs import RunDirectory
 from toolkit.seeding import reseed
 from toolkit.stages import perform
+from toolkit.storage.checkpoints import TrainingKeeper
 from toolkit.tasks import Batch
 from toolkit.testing.performing import Performing, made_up, same, state_of
 from toolkit.testing.toys import TOY_MODELS
 from toolkit.training import Training, TrainingSettings, fit
+
+CONTRACT = "contract"
 
 
 class TrainingClauses(Performing):
@@ -39,6 +47,29 @@ class TrainingClauses(Performing):
         values = {weight.path: weight.value for weight in masks.named_weights(model)}
         refilled = [path for path, zero in zeros.items() if path not in values or values[path][zero].any()]
         assert not refilled, f"zeros of {refilled} are gone: keep weights in shape by toolkit.masks alone"
+
+    def test_an_interrupted_training_goes_on_to_the_same_result(self, tmp_path: Path) -> None:
+        steps: list[int] = []
+        expected = state_of(self._perform(self._trained(), on_step=lambda step, *_: steps.append(step)).model)
+        if not steps:  # it is not trained
+            return
+        self._interrupted(RunDirectory(tmp_path), max(1, len(steps) // 2))
+        keeper = TrainingKeeper(RunDirectory(tmp_path), CONTRACT, Stop())
+        assert keeper.settings is not None, "a training was interrupted, and nothing of it was kept"
+        assert same(state_of(self._perform(self._trained(), keeper=keeper).model), expected), (
+            "losses and step functions keep what they remember in modules (trained_along), or an interrupted training "
+            "goes on to another result"
+        )
+
+    def _interrupted(self, directory: RunDirectory, last: int) -> None:
+        stop = Stop()
+
+        def on_step(step: int, *_: float) -> None:
+            if step == last:
+                stop.take(signal.SIGINT, None)
+
+        with suppress(Interrupted):
+            self._perform(self._trained(), on_step=on_step, keeper=TrainingKeeper(directory, CONTRACT, stop))
 
     def test_it_adds_to_the_training_that_it_is_given(self) -> None:
         if self._stage().finetune is None or not self._loaded().implements("finetune"):

@@ -16,9 +16,10 @@ from toolkit.params import Params
 from toolkit.recipe import Stage, Step
 from toolkit.seeding import reseed
 from toolkit.stages import Outcome, perform
+from toolkit.storage.checkpoints import TrainingKeeper
 from toolkit.tasks import Data
 from toolkit.testing.toys import TOY_MODELS, toy_cnn, toy_data
-from toolkit.training import Training, TrainingSettings, fit
+from toolkit.training import OnStep, Training, TrainingSettings, fit
 
 
 class Performing:
@@ -55,12 +56,19 @@ class Performing:
         return Stage(1, self.technique, (*before, step), 0, TrainingSettings(**self.finetune or {}) if trains else None)
 
     def _perform(
-        self, model: nn.Module, *before: Step, reference: nn.Module | None = None, data: Data | None = None
+        self,
+        model: nn.Module,
+        *before: Step,
+        reference: nn.Module | None = None,
+        data: Data | None = None,
+        on_step: OnStep | None = None,
+        keeper: TrainingKeeper | None = None,
     ) -> Outcome:
         reseed(0, 1)
         reference = reference if reference is not None else masks.clone(model)
         reference.eval().requires_grad_(False)
-        return perform(self._stage(*before), model.eval(), reference, data or self.make_data())
+        data = data or self.make_data()
+        return perform(self._stage(*before), model.eval(), reference, data, on_step, keeper=keeper)
 
     def _perform_or_refuse(self, model: nn.Module, *before: Step, data: Data | None = None) -> Outcome | None:
         """As above; None where the technique says itself, before or in optimize, that it cannot work."""
