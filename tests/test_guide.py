@@ -104,6 +104,7 @@ def test_every_module_of_it_is_one_of_the_project():
     }
 
 
+@pytest.mark.slow  # it runs pytest, and whole recipes
 def test_the_commands_work_as_they_stand(project):
     [commands] = [text.splitlines() for language, text in BLOCKS if language == "sh"]
     assert commands[0] == "pip install -e ."  # which the fixture stands for

@@ -334,7 +334,7 @@ def returns(value):
             nn.Linear(1, 1),
             "must return training.using(…) from finetune, not Linear: the runner trains, it only says how",
         ),
-        ("measure", [1], "must return a dictionary from measure, not list"),
+        ("measure", [1], "must return a dictionary from measure, not list: a number or Note by name"),
         ("measure", {"x": "fast"}, "must return numbers or toolkit.Note from measure, 'x' is a str"),
     ],
 )

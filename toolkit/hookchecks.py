@@ -36,7 +36,7 @@ def check_functions(module: Any, plugin: str, specification: type, other: type, 
         if name not in known:
             raise TechniqueError(f"{plugin} marks '{name}', which is no hook{did_you_mean(name, known)}")
         check_arguments(getattr(module, name), name, plugin, specification)
-    for name in known - set(marked):
+    for name in sorted(known - set(marked)):
         if inspect.isfunction(getattr(module, name, None)):
             raise TechniqueError(f"{plugin} has a function {name} that is not marked: add @toolkit.hookimpl")
     if not marked:

@@ -120,7 +120,7 @@ class _Run:
                         self._run_stage(stage)
             self._write_recipe()
             self.directory.write_all(artifact.pack(self.models[-1]))
-            self.observers.tell("on_end", report=self.report, directory=self.directory.path)
+            self.observers.end(self.report, self.directory.path)
         self.kept.finish()
         return self.report
 

@@ -21,11 +21,12 @@ from toolkit.storage.files import PART, remove_parts, write_file
 from toolkit.storage.lock import locked
 
 RECIPE, REPORT, TABLE, LOG, STAGES = "recipe.toml", "report.json", "report.md", "log.txt", "stages"
+PLUGINS = "plugins"  # what run-wide plugins write, each in a folder of its name
 CHECKPOINT, LOCK = "checkpoint", ".lock"
 # Present in every run directory and in nothing else; a recipe.toml is a natural name in a folder of the user's. It
 # says whether the run is finished, what determines it, and which process works on it.
 MARK = ".toolkit-run"
-OWNED = (RECIPE, REPORT, TABLE, LOG, "report.html", "details.json", TENSORS, SKELETON, STAGES, CHECKPOINT)
+OWNED = (RECIPE, REPORT, TABLE, LOG, "report.html", "details.json", TENSORS, SKELETON, STAGES, CHECKPOINT, PLUGINS)
 SHOWN = 6  # differences between two recipes in an error
 
 

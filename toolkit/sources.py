@@ -129,7 +129,8 @@ def _named(source: str) -> Any:
         try:
             target = getattr(target, part)
         except AttributeError:
-            names = [known for known in getattr(target, "__dict__", ()) if not known.startswith("_")]
+            defined = [known for known in getattr(target, "__dict__", ()) if not known.startswith("_")]
+            names = getattr(target, "__all__", None) or defined
             hint = did_you_mean(part, names) if len(names) < 30 else ""
             raise ValueError(f"'{place}' has no '{name}'{hint}") from None
         except Exception as error:  # of a module that imports what it offers when it is asked for it

@@ -9,7 +9,6 @@ from torch import nn
 
 from toolkit import masks
 from toolkit.blame import blamed_on
-from toolkit.errors import TechniqueError
 from toolkit.precision import with_fixed_precision
 from toolkit.promises.watch import Watch
 from toolkit.recipe import Stage, Step

@@ -196,3 +196,6 @@ def _gains_from_channels_last(model: nn.Module, data: Data) -> bool:
     finally:
         model.train(was_training).to(memory_format=torch.contiguous_format)
     return True
+
+
+__all__ = ["Training", "TrainingSettings", "fit"]

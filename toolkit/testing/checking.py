@@ -27,7 +27,7 @@ class Verdict(NamedTuple):
         )
 
 
-def check_contract(name: str, params: Mapping[str, Any] | None = None) -> Iterator[Verdict]:
+def check_contract(name: str, params: Mapping[str, Any] | None = None, clause: str = "") -> Iterator[Verdict]:
     """Check clause by clause whether an installed plugin keeps the contract of its kind.
 
     A plugin that does nothing but measure, which is welcome in a stage too, is checked as a run-wide one.
@@ -35,6 +35,7 @@ def check_contract(name: str, params: Mapping[str, Any] | None = None) -> Iterat
     Args:
         name: of the entry point.
         params: as a recipe would say them; the defaults if not given.
+        clause: only clauses whose sentences contain it.
 
     Raises:
         ToolkitError: there is no such plugin, or it cannot be loaded, or Python was told to leave out assertions.
@@ -43,11 +44,11 @@ def check_contract(name: str, params: Mapping[str, Any] | None = None) -> Iterat
         raise ToolkitError("the contract consists of assertions, which python -O leaves out: check it without")
     contract = _contract_for(name)
     made = type("Contract", (contract,), {"technique": name, "plugin": name, "params": dict(params or {})})()
-    for clause, method in inspect.getmembers(made, inspect.ismethod):
-        if clause.startswith("test_"):
+    for test, method in inspect.getmembers(made, inspect.ismethod):
+        sentence = test.removeprefix("test_").replace("_", " ")
+        if test.startswith("test_") and clause in sentence:
             takes = inspect.signature(method).parameters
             for toy in made.toys if "toy" in takes else [""]:
-                sentence = clause.removeprefix("test_").replace("_", " ")
                 yield Verdict(f"{sentence} [{toy}]" if toy else sentence, _problem(method, takes, toy))
 
 

@@ -80,7 +80,9 @@ def run_text(text: str, folder: Path, tables: Mapping[str, Any] | None = None, *
     report, error, exit_code = None, "", 0
     with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
         try:
-            report = run(parse_recipe(_filled(text, tables or {}), "recipe.toml", folder), output=directory)
+            report = run(
+                parse_recipe(_filled(text, tables or {}), "recipe.toml", folder), output=directory, cache=False
+            )
         except ToolkitError as problem:
             error, exit_code = str(problem), problem.exit_code
     return Outcome(directory, report, error, exit_code, stdout.getvalue(), stderr.getvalue())
