@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.weak import WeakIdRef
+from torch.compiler import is_compiling
+from torch.jit import is_tracing
 
-LARGEST = 127
+from toolkit_quantization import kernels
+from toolkit_quantization.kernels import LARGEST, SMALLEST
+
 MAX_INPUTS = (2**31 - 1) // LARGEST**2  # the products of more might overflow int32
+MOST_PACKED = MAX_INPUTS // 2  # packed kernels add 128 to what they multiply
 # Without VNNI instructions, oneDNN adds products in pairs, in 16 bits, and saturates silently (pytorch#136746).
 # Asked here, for torch.export cannot trace the question.
 _EXTREME = torch.full((16, 64), LARGEST, dtype=torch.int8, device="cpu")
@@ -27,8 +28,7 @@ def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     zeros too; for a row with NaN or infinity, NaN or infinity. As in Dettmers et al., "LLM.int8()", 2022.
     """
     rows = rows.float()
-    smallest = LARGEST * torch.finfo(torch.float32).tiny  # a subnormal scale would be too coarse to keep ±127
-    scale = rows.abs().amax(dim=1, keepdim=True).clamp_(min=smallest).div_(LARGEST)
+    scale = rows.abs().amax(dim=1, keepdim=True).clamp_(min=SMALLEST).div_(LARGEST)
     # Given unusual strides, be it those of a single row, `_int_mm` returns uninitialized memory (pytorch#195066).
     return (rows / scale).round_().to(torch.int8, memory_format=torch.contiguous_format), scale
 
@@ -43,21 +43,12 @@ def quantize_like_torch(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Round a weight (out, in) to the int8 and scale (out,) float32 that `quantize_dynamic` chooses."""
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     linear.weight = nn.Parameter(weight.float())
-    with _no_deprecation_warnings():
+    with kernels.no_deprecation_warnings():
         from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
         model = quantize_dynamic(nn.Sequential(linear), {nn.Linear: per_channel_dynamic_qconfig})
         quantized = model[0].weight()
     return quantized.int_repr(), quantized.q_per_channel_scales().float()
-
-
-@contextmanager
-def _no_deprecation_warnings() -> Iterator[None]:
-    # torch.ao and its dtypes are to go: engine "torch" is there to compare with them while they last.
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.ao.quantization is deprecated", DeprecationWarning)
-        warnings.filterwarnings("ignore", "torch.quantize_per_tensor, torch.quantize_per_ch", UserWarning)
-        yield
 
 
 def int8_matmul(rows: Tensor, weight: Tensor) -> Tensor:
@@ -84,6 +75,7 @@ class Int8Linear(nn.Module):
     weight: Tensor
     scale: Tensor
     bias: Tensor | None
+    _kept: kernels.Kept | None = None
 
     def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None = None) -> None:
         """Hold weight (out, in) int8, scale (out,) float32 and bias (out,) float32, as they are."""
@@ -97,14 +89,43 @@ class Int8Linear(nn.Module):
         return self.weight * self.scale.float().unsqueeze(1)
 
     def forward(self, inputs: Tensor) -> Tensor:
+        # Every line costs: after a large product, the caches hold nothing of what Python needs for the next one.
+        as_it_is = inputs.dtype == torch.float32 and inputs.dim() == 2 and not inputs.requires_grad
+        outputs = self._multiply(inputs if as_it_is else self._rows(inputs))
+        bias = self._buffers["bias"]
+        if bias is not None:
+            outputs.add_(bias)  # not addcmul: whether it rounds once or twice may depend on where a row lies
+        return outputs if as_it_is else outputs.reshape(*inputs.shape[:-1], self.out_features).to(inputs.dtype)
+
+    def _rows(self, inputs: Tensor) -> Tensor:
         if not inputs.is_floating_point():
             raise TypeError(f"an int8 layer rounds its inputs itself: they must be float, not {inputs.dtype}")
-        rows, row_scale = quantize_rows(inputs.reshape(-1, self.in_features))
-        # Not addcmul: whether it rounds once or twice may depend on where in the batch a row lies.
-        outputs = int8_matmul(rows, self.weight).float().mul_(row_scale).mul_(self.scale)
-        if self.bias is not None:
-            outputs.add_(self.bias)
-        return outputs.reshape(*inputs.shape[:-1], self.out_features).to(inputs.dtype)
+        rows = inputs.detach() if inputs.dim() == 2 else inputs.detach().reshape(-1, self.in_features)
+        return rows.float()
+
+    def _multiply(self, rows: Tensor) -> Tensor:
+        # What is traced, or runs elsewhere, knows `_int_mm` and no packed weights.
+        if is_compiling() or is_tracing() or type(rows) is not Tensor or not rows.is_cpu:
+            values, row_scale = quantize_rows(rows)
+            return int8_matmul(values, self.weight).float().mul_(self.scale).mul_(row_scale)
+        rows, row_scale = kernels.scaled_rows(rows)
+        if kernels.PACK and kernels.packing_pays(rows.shape[0]) and self.in_features <= MOST_PACKED:
+            return self._packed()(rows).mul_(row_scale)
+        values = rows.round_().to(torch.int8, memory_format=torch.contiguous_format)
+        return int8_matmul(values, self.weight).float().mul_(self.scale).mul_(row_scale)
+
+    def _packed(self) -> Any:
+        kept = self._kept
+        if kept is None or not kept.is_of(self._buffers.values()):
+            kept = self._kept = kernels.Kept(self._buffers.values(), self._pack())
+        return kept.made
+
+    def _pack(self) -> Any:
+        return kernels.PACK(self.weight, self.scale) if kernels.PACK else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is packed can be neither copied nor saved.
+        return {name: value for name, value in vars(self).items() if name != "_kept"}
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
@@ -113,22 +134,9 @@ class Int8Linear(nn.Module):
 class TorchInt8Linear(Int8Linear):
     """What `quantize_dynamic` computes, to the last bit, from plain buffers; rows share one 7-bit scale."""
 
-    _packed: Any = (None, None)  # from which state of the buffers, and what
-
     def forward(self, inputs: Tensor) -> Tensor:
-        # Packed when first used, and again after a buffer was replaced or written to.
-        state = [(WeakIdRef(buffer), buffer.is_inference() or buffer._version) for buffer in self.buffers()]
-        if self._packed[0] != state:
-            self._packed = state, self._pack()
-        outputs = torch.ops.quantized.linear_dynamic(inputs.float(), self._packed[1], reduce_range=True)
+        outputs = torch.ops.quantized.linear_dynamic(inputs.float(), self._packed(), reduce_range=True)
         return outputs.to(inputs.dtype)
 
     def _pack(self) -> Any:
-        zeros = torch.zeros(self.out_features, dtype=torch.int64)
-        with _no_deprecation_warnings():
-            weight = torch._make_per_channel_quantized_tensor(self.weight, self.scale.double(), zeros, 0)
-            return torch.ops.quantized.linear_prepack(weight, self.bias)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # What is packed can be neither copied nor saved.
-        return {name: value for name, value in vars(self).items() if name != "_packed"}
+        return kernels.linear_prepack(self.weight, self.scale, self.bias)

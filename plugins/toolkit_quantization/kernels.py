@@ -1,0 +1,131 @@
+"""The processor's own int8 kernels: faster than `_int_mm`, to the same bits, on weights packed for them.
+
+What is packed is an opaque object that can be neither copied, saved nor traced: it is made when a layer first
+runs, and kept out of the layer's state.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+LARGEST = 127
+SMALLEST = LARGEST * torch.finfo(torch.float32).tiny  # a subnormal scale would be too coarse to keep ±127
+ZERO = 128  # where unsigned bytes have the zero of signed ones
+MOST_ROWS = 127  # of more, and of a single one, `_int_mm` is as fast
+
+# Takes rows (N, in) float32 within ±127 and rounds them; gives their product with the weight, (N, out) float32.
+Packed: TypeAlias = Callable[[Tensor], Tensor]
+
+# As tensors: with a number of Python, an operation on as few values takes twice as long.
+_SMALLEST, _LARGEST, _INFINITY = (torch.tensor(value, device="cpu") for value in (SMALLEST, float(LARGEST), math.inf))
+_engine = threading.Lock()
+
+
+def scaled_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """What `quantize_rows` gives for rows (N, K) float32 on the CPU, to the same bits, but not rounded yet.
+
+    The scale of a row with infinity is NaN, for kernels turn what cannot be rounded into any number.
+    """
+    scale = rows.abs().amax(1, True).clamp_min_(_SMALLEST).div_(_LARGEST).fmod_(_INFINITY)
+    return rows / scale, scale
+
+
+def fbgemm_packed(weight: Tensor, scale: Tensor) -> Packed:
+    """The weight (out, in) int8 with scale (out,) for the kernels of FBGEMM, which round as `torch.round`."""
+    packed = linear_prepack(weight, scale, None, engine="fbgemm")
+    multiply: Any = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
+    multiply = getattr(multiply, "_op", multiply)  # without a search of the arguments, at each call, for fake objects
+    return lambda rows: multiply(rows, 1.0, ZERO, packed)
+
+
+def onednn_packed(weight: Tensor, scale: Tensor) -> Packed:
+    """The weight (out, in) int8 with scale (out,) for the kernels of oneDNN, which round nothing."""
+    packed, zeros = torch.ops.onednn.qlinear_prepack(weight, None), torch.zeros(len(weight), dtype=torch.int32)
+    scale = scale.float()
+
+    def multiply(rows: Tensor) -> Tensor:
+        # Signed bytes would do, and take a thousand times as long where there is no AMX.
+        values = (
+            rows.round_().to(torch.int8, memory_format=torch.contiguous_format).view(torch.uint8).bitwise_xor_(ZERO)
+        )
+        return torch.ops.onednn.qlinear_pointwise(
+            values, 1.0, ZERO, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+
+    return multiply
+
+
+def linear_prepack(weight: Tensor, scale: Tensor, bias: Tensor | None, engine: str | None = None) -> Any:
+    """Parameters of `torch.ops.quantized.linear…`, packed by an engine, by default the one that is set."""
+    zeros = torch.zeros(len(weight), dtype=torch.int64)
+    with no_deprecation_warnings(), _engine:
+        before = torch.backends.quantized.engine
+        try:
+            torch.backends.quantized.engine = engine or before
+            quantized = torch._make_per_channel_quantized_tensor(weight.contiguous(), scale.double(), zeros, 0)
+            return torch.ops.quantized.linear_prepack(quantized, bias)
+        finally:
+            torch.backends.quantized.engine = before
+
+
+@contextmanager
+def no_deprecation_warnings() -> Iterator[None]:
+    """Keep PyTorch from announcing the end of its quantized dtypes: they are used while they last."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.ao.quantization is deprecated", DeprecationWarning)
+        warnings.filterwarnings("ignore", "torch.quantize_per_tensor, torch.quantize_per_ch", UserWarning)
+        yield
+
+
+def is_exact(pack: Callable[[Tensor, Tensor], Packed]) -> bool:
+    """Whether a kernel is there, rounds as `torch.round`, and does not saturate, as most do without VNNI, silently."""
+    extreme = torch.full((64, 64), LARGEST, dtype=torch.int8, device="cpu")
+    halves = torch.arange(-126.5, 127, 0.5, device="cpu").nextafter(torch.zeros((), device="cpu")).split(64)
+    rows = torch.stack([*halves[:7], torch.full((64,), float(LARGEST), device="cpu")])
+    try:
+        product = pack(extreme, torch.ones(64, device="cpu"))(rows.clone())
+    except (RuntimeError, AttributeError):
+        return False
+    return torch.equal(product, (rows.round().sum(1, keepdim=True) * LARGEST).expand(-1, 64))
+
+
+class Kept:
+    """What was made of buffers when it was first needed, good until one of them is replaced or written to.
+
+    It is an object of its own because whoever copies or saves a module looks into lists and tuples, and may not
+    find tensors there. It holds the buffers: an id alone might be that of another tensor by now.
+    """
+
+    __slots__ = ("_of", "made")
+
+    def __init__(self, buffers: Iterable[Tensor | None], made: Any) -> None:
+        self.made = made
+        self._of = [
+            (buffer, None if buffer is None or buffer.is_inference() else buffer._version) for buffer in buffers
+        ]
+
+    def is_of(self, buffers: Iterable[Tensor | None]) -> bool:
+        """Whether it was made of these, as they are now."""
+        for buffer, (known, version) in zip(buffers, self._of, strict=True):
+            if buffer is not known or (buffer is not None and version is not None and buffer._version != version):
+                return False
+        return True
+
+
+def packing_pays(rows: int) -> bool:
+    """Whether the product of so many rows with a weight is faster when that is packed."""
+    return HAS_AMX or 1 < rows <= MOST_ROWS
+
+
+HAS_AMX = bool(torch.cpu.get_capabilities().get("amx_int8"))
+# FBGEMM does not know AMX; elsewhere it has less to do around the product than oneDNN.
+_FASTER = onednn_packed if HAS_AMX else fbgemm_packed
+PACK = _FASTER if is_exact(_FASTER) else None
