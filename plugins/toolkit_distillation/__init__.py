@@ -1,167 +1,131 @@
-"""Knowledge distillation: a student learns from the softened outputs of a teacher.
+"""Knowledge distillation: a student learns from the softened outputs of teachers, and from what is inside them.
 
 Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015. The loss of a stage becomes
 (1 − alpha) · loss + alpha · T² · KL(teacher ‖ student), both softened by the temperature T. With a `student` the
 stage replaces the model; without one the model itself learns from the teacher, which helps it to recover from
 pruning: put distillation in the `with` of the pruning stage.
 
+`hints` add to that what layers inside the student differ by from layers inside the teacher, as FitNets (Romero et al.
+2015, a learned projection between the two), as attention transfer (Zagoruyko and Komodakis 2017) or as relations
+between samples (Park et al. 2019). `initialize` begins the student with the teacher's tensors where they fit.
+
 It does not help where the teacher is hardly better than the student alone, and it costs one pass of the teacher
-over the training data (in every epoch, if inputs are augmented).
+over the training data; in every epoch, if inputs are augmented or there are hints.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import torch
-import torch.nn.functional as F
-from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 import toolkit
-from toolkit import masks
+from toolkit_distillation.hints import Hint, Hinting, Hints, distances, make_hints, paths_of
+from toolkit_distillation.initialisation import copy_tensors
+from toolkit_distillation.settings import Params
+from toolkit_distillation.soft_targets import distillation_loss, soft_loss
+from toolkit_distillation.teachers import Lesson, Teacher, logits_of, make_teacher
 
-# Logits of all training samples are kept up to this size; beyond it the teacher runs in every epoch.
-LARGEST_CACHE_BYTES = 2**30
-
-
-class Params(toolkit.Params):
-    """Who learns from whom, and how much."""
-
-    student: toolkit.Source | None = Field(
-        default=None,
-        description="the model that takes the place of the present one; without it, the present one",
-    )
-    teacher: Literal["input", "reference"] | toolkit.Source = Field(
-        default="input",
-        description='the model as it enters the stage ("input"), the baseline ("reference"), or a source with weights',
-    )
-    temperature: float = Field(
-        default=4.0, gt=0, le=1000, description="softens both outputs; higher shows more of the small ones"
-    )
-    alpha: float = Field(
-        default=0.7, ge=0, le=1, description="share of the teacher in the loss; 0 trains the student alone"
-    )
-
-    @field_validator("teacher")
-    @classmethod
-    def _has_learnt(cls, teacher: str | toolkit.Source) -> str | toolkit.Source:
-        if isinstance(teacher, toolkit.Source) and ":" not in teacher.source and teacher.weights is None:
-            raise ValueError(f"a '{teacher.source}' without weights has nothing to teach: give it weights")
-        return teacher
-
-    @property
-    def replaces_model(self) -> bool:
-        """A student takes the model's place."""
-        return self.student is not None
-
-    @property
-    def needs_finetune(self) -> bool:
-        """Distillation is a loss: without training it does nothing, but for putting in a student that has learnt."""
-        return self.student is None or self.student.weights is None
+__all__ = ["Hint", "Params", "Teacher", "distillation_loss", "finetune", "measure", "optimize", "prepare"]
 
 
-def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T² · KL(teacher ‖ student) of the softened distributions, averaged over the samples: a scalar.
+@dataclass
+class Prepared:
+    """The teachers, frozen and in eval mode, and what is to be reported of their work."""
 
-    Args:
-        student: logits (N, …, C), float32.
-        teacher: logits of the same shape.
-        temperature: T > 0; T² keeps the gradients' size independent of it (section 2 of the paper).
-    """
-    student, teacher = (logits.reshape(-1, logits.shape[-1]) / temperature for logits in (student, teacher))
-    divergence = F.kl_div(
-        F.log_softmax(student, dim=1), F.log_softmax(teacher, dim=1), reduction="batchmean", log_target=True
-    )
-    return temperature**2 * divergence
-
-
-class Teacher(nn.Module):
-    """Gives the teacher's logits for a batch: computed once per sample where inputs are not augmented."""
-
-    logits: Tensor | None
-
-    def __init__(self, model: nn.Module, data: toolkit.Data) -> None:
-        super().__init__()
-        self.model = model
-        self.task = data.task
-        # Computed for all samples in their stored order, so that they do not depend on how batches are drawn.
-        self.register_buffer("logits", None if data.augmented else _all_logits(model, data))
-
-    @torch.no_grad()
-    def forward(self, batch: toolkit.Batch) -> Tensor:
-        if self.logits is not None:
-            return self.logits[batch.index]
-        return self.task.logits(self.task.forward(self.model, batch)).float()
+    teachers: list[nn.Module]
+    copied: toolkit.Note | None = None
+    hinting: Hinting | None = None
 
 
 class DistillationLoss(nn.Module):
-    """The loss it was given, with what techniques before it in the stage added, and the teacher's, weighted."""
+    """The loss it was given, with what techniques before it in the stage added, and the teachers', weighted."""
 
-    def __init__(self, inner: Any, teacher: Teacher, params: Params) -> None:
+    def __init__(
+        self, inner: Any, task: toolkit.Task, teachers: Sequence[Teacher], hints: Hints | None, params: Params
+    ) -> None:
         super().__init__()
-        self.inner, self.teacher, self.params = inner, teacher, params
+        self.inner, self.task, self.hints, self.params = inner, task, hints, params
+        self.teachers = nn.ModuleList(teachers)
+        self.shares = params.shares or [1.0] * len(teachers)
 
     def forward(self, outputs: Any, batch: toolkit.Batch) -> Tensor:
-        logits = self.teacher.task.logits(outputs)
-        soft = distillation_loss(logits, self.teacher(batch), self.params.temperature)
-        if self.params.alpha == 1:  # then the labels need not even make sense
+        lessons = [teacher(batch) for teacher in self.teachers]
+        loss = self._of_outputs(outputs, batch, lessons)
+        return loss if self.hints is None else loss + self.hints(lessons)
+
+    def _of_outputs(self, outputs: Any, batch: toolkit.Batch, lessons: Sequence[Lesson]) -> Tensor:
+        alpha = self.params.alpha
+        if alpha == 0:
+            return self.inner(outputs, batch)
+        soft = soft_loss(self.task, outputs, lessons, self.shares, self.params.temperature)
+        if alpha == 1:  # then the labels need not even make sense
             return soft
-        return (1 - self.params.alpha) * self.inner(outputs, batch) + self.params.alpha * soft
+        return (1 - alpha) * self.inner(outputs, batch) + alpha * soft
 
 
 @toolkit.hookimpl
-def prepare(model: nn.Module, params: Params, data: toolkit.Data, reference: nn.Module) -> nn.Module | None:
-    """The teacher, frozen and in eval mode; none where it has no share in the loss."""
-    if params.alpha == 0:
+def prepare(model: nn.Module, params: Params, data: toolkit.Data, reference: nn.Module) -> Prepared | None:
+    """The teachers; none where they have no share in the student."""
+    if params.alpha == 0 and not params.hints and not params.initialize:
         return None
-    if params.teacher == "reference":
-        teacher: nn.Module = masks.clone(reference)
-    elif params.teacher == "input":
-        teacher = masks.clone(model)
-    else:
-        teacher = params.teacher.build()
-    return teacher.to(data.device).eval().requires_grad_(False)
+    return Prepared([make_teacher(choice, model, reference, data.device) for choice in params.choices])
 
 
 @toolkit.hookimpl
-def optimize(model: nn.Module, params: Params) -> nn.Module:
+def optimize(model: nn.Module, params: Params, prepared: Prepared | None) -> nn.Module:
     """The student, or the model as it is."""
-    return params.student.build() if params.student is not None else model
+    if params.student is None:
+        return model
+    student = params.student.build()
+    if params.initialize and prepared is not None:
+        prepared.copied = copy_tensors(student, prepared.teachers[0])
+    return student
 
 
 @toolkit.hookimpl
 def finetune(
-    params: Params, data: toolkit.Data, prepared: nn.Module | None, training: toolkit.Training
+    model: nn.Module, params: Params, data: toolkit.Data, prepared: Prepared | None, training: toolkit.Training
 ) -> toolkit.Training:
-    """Add the teacher to the loss."""
-    if prepared is None:
+    """Add the teachers to the loss, and the hints, whose projections learn along."""
+    if prepared is None or (params.alpha == 0 and not params.hints):
         return training
-    return training.using(loss=DistillationLoss(training.loss, Teacher(prepared, data), params))
+    numbered = enumerate(prepared.teachers, start=1)
+    hints = make_hints(params.hints, model, prepared.teachers, data) if params.hints else None
+    teachers = [Teacher(teacher, data, paths_of(params.hints, number)) for number, teacher in numbered]
+    training = training.using(loss=DistillationLoss(training.loss, data.task, teachers, hints, params))
+    if hints is None:
+        return training
+    prepared.hinting = Hinting(hints, teachers, distances(hints, model, teachers, data))
+    return training.using(trained_along=hints.projections, around_step=hints.watching)
 
 
 @toolkit.hookimpl
-def measure(model: nn.Module, data: toolkit.Data, prepared: nn.Module | None) -> dict[str, float]:
-    """`agreement`: the share of samples to which teacher and student give the same answer."""
+def measure(model: nn.Module, data: toolkit.Data, prepared: Prepared | None) -> dict[str, float | toolkit.Note]:
+    """`agreement`: the share of samples to which teacher and student give the same answer; and what was done besides.
+
+    Several teachers are numbered: `agreement_1`, …
+    """
     if prepared is None:
         return {}
-    split = "test" if data.test is not None else data.decisive
+    several = len(prepared.teachers) > 1
+    measured: dict[str, float | toolkit.Note] = {
+        f"agreement_{number}" if several else "agreement": _agreement(model, teacher, data)
+        for number, teacher in enumerate(prepared.teachers, start=1)
+    }
+    if prepared.copied is not None:
+        measured["initialized"] = prepared.copied
+    if prepared.hinting is not None:
+        measured["hints"] = prepared.hinting.note(model, data)
+    return measured
+
+
+def _agreement(model: nn.Module, teacher: nn.Module, data: toolkit.Data) -> float:
     same, samples = 0, 0
-    for batch in data.batches(split):
-        answers = [_logits(network, data, batch).argmax(dim=-1) for network in (model, prepared)]
+    for batch in data.batches("test" if data.test is not None else data.decisive):
+        answers = [logits_of(network, data.task, batch).argmax(dim=-1) for network in (model, teacher)]
         same += int((answers[0] == answers[1]).sum())
         samples += answers[0].numel()
-    return {"agreement": same / samples}
-
-
-def _all_logits(teacher: nn.Module, data: toolkit.Data) -> Tensor | None:
-    """(N, …, C) float32 for all training samples, or None where they would take too much memory."""
-    one = _logits(teacher, data, data.example(1))
-    if one.numel() * 4 * data.samples("train") > LARGEST_CACHE_BYTES:
-        return None
-    return torch.cat([_logits(teacher, data, batch) for batch in data.batches("train")])
-
-
-@torch.no_grad()
-def _logits(model: nn.Module, data: toolkit.Data, batch: toolkit.Batch) -> Tensor:
-    return data.task.logits(data.task.forward(model, batch)).float()
+    return same / samples
