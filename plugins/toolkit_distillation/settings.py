@@ -10,8 +10,6 @@ import toolkit
 from toolkit_distillation.hints import Hint
 from toolkit_distillation.teachers import Choice, require_learnt
 
-Share = Annotated[float, Field(gt=0, le=1e6)]
-
 
 class Params(toolkit.Params):
     """Who learns from whom, and how much."""
@@ -25,11 +23,9 @@ class Params(toolkit.Params):
         description='the model as it enters the stage ("input", the default), the baseline ("reference"), or a source '
         "with weights",
     )
-    teachers: list[Choice] | None = Field(
-        default=None, min_length=1, max_length=100, description="several of them, instead of `teacher`"
-    )
-    shares: list[Share] | None = Field(
-        default=None, description="of each of the `teachers` in the soft targets, in their order; equal unless given"
+    teachers: list[Choice] = Field(default=[], max_length=100, description="several of them, instead of `teacher`")
+    shares: list[Annotated[float, Field(gt=0, le=1e6)]] = Field(
+        default=[], description="of each of the `teachers` in the soft targets, in their order; equal unless given"
     )
     temperature: float = Field(
         default=4.0, gt=0, le=1000, description="softens both outputs; higher shows more of the small ones"
@@ -53,17 +49,17 @@ class Params(toolkit.Params):
 
     @field_validator("teachers")
     @classmethod
-    def _have_learnt(cls, teachers: list[Choice] | None) -> list[Choice] | None:
-        for teacher in teachers or []:
+    def _have_learnt(cls, teachers: list[Choice]) -> list[Choice]:
+        for teacher in teachers:
             require_learnt(teacher)
         return teachers
 
     @model_validator(mode="after")
     def _agree(self) -> Params:
-        if self.teacher is not None and self.teachers is not None:
+        if self.teacher is not None and self.teachers:
             raise ValueError("both teacher and teachers are given: put the one among the others")
-        if self.shares is not None and len(self.shares) != len(self.teachers or []):
-            raise ValueError(f"{len(self.shares)} shares are given for {len(self.teachers or [])} teachers")
+        if self.shares and len(self.shares) != len(self.teachers):
+            raise ValueError(f"{len(self.shares)} shares are given for {len(self.teachers)} teachers")
         if self.initialize and (self.student is None or self.student.weights is not None):
             raise ValueError("initialize is for a student without weights of its own")
         return self
