@@ -250,7 +250,12 @@ def noting(events: list[str], name: str, model: nn.Module) -> Iterator[None]:
 
 def test_contexts_are_around_the_pass_and_the_loss_of_each_step() -> None:
     events: list[str] = []
-    plan = training(lambda outputs, batch: events.append("loss") or F.cross_entropy(outputs, batch.targets))
+
+    def loss(outputs: Any, batch: Batch) -> Tensor:
+        events.append("loss")
+        return F.cross_entropy(outputs, batch.targets)
+
+    plan = training(loss)
     for name in ("first", "second"):
         plan = plan.using(around_step=partial(noting, events, name))
     model = toy_mlp()
