@@ -385,6 +385,17 @@ def test_the_loss_is_the_weighted_sum(loss: str) -> None:
         assert several == pytest.approx(twice, rel=1e-4)
 
 
+def test_projections_learn_along_and_are_no_part_of_the_model() -> None:
+    weights = []
+    for lr in (1e-12, 1e-2):
+        outcome = run(trained(), step(student=STUDENT, hints=[hint()]), lr=lr)
+        [projection] = outcome.prepared[0].hinting.hints.projections
+        weights.append(projection.weight.detach())
+        assert not {*map(id, projection.parameters())} & {*map(id, outcome.model.parameters())}
+    assert weights[0].shape == (8, 4, 1, 1)
+    assert (weights[0] - weights[1]).abs().mean() > 1e-3
+
+
 def test_hints_alone_without_soft_targets() -> None:
     model = trained()
     plain = run(model, step(student=STUDENT, alpha=0.0))
@@ -492,9 +503,29 @@ def test_tensors_are_copied_where_name_and_shape_agree() -> None:
     assert torch.equal(student.state_dict()["3.bias"], teacher.state_dict()["3.bias"])
     assert all(torch.equal(student.state_dict()[name], before[name]) for name in before if name != "3.bias")
     assert note.text == "1 of 4 tensors, 1.0% of the values, began as the teacher's"
-    kept = {row["tensor"]: row["kept"] for row in note.table}
-    assert kept["3.bias"] == "no"
-    assert kept["1.weight"] == "is (6, 64) and in the teacher (32, 64)"
+    rows = {row["tensor"]: row for row in note.table}
+    assert (rows["3.bias"]["teacher's"], rows["3.bias"]["why not"]) == ("3.bias", "")
+    assert rows["1.weight"]["why not"] == "is (6, 64) and in the teacher (32, 64)"
+
+
+def deep(layers: int) -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), *(nn.Linear(64, 64) for _ in range(layers)), nn.Linear(64, 4))
+
+
+def test_every_second_layer_of_a_teacher_makes_a_student() -> None:
+    teacher, student = deep(4), deep(2)
+    copy_tensors(student, teacher, {"2": "3", "3": "5"})
+    for ours, theirs in (("1", "1"), ("2", "3"), ("3", "5")):
+        assert torch.equal(student.get_parameter(f"{ours}.weight"), teacher.get_parameter(f"{theirs}.weight"))
+    with pytest.raises(TechniqueError, match=r"the student has no module '4' .*; the teacher has no module '6' "):
+        copy_tensors(student, teacher, {"4": "3", "3": "6"})
+
+
+def test_layers_within_layers_are_renamed_by_the_innermost() -> None:
+    teacher, student = nn.ModuleDict({"a": deep(3), "b": deep(3)}), nn.ModuleDict({"c": deep(2)})
+    copy_tensors(student, teacher, {"c": "a", "c.2": "b.3"})
+    for ours, theirs in (("c.1", "a.1"), ("c.2", "b.3")):
+        assert torch.equal(student.get_parameter(f"{ours}.bias"), teacher.get_parameter(f"{theirs}.bias"))
 
 
 def test_masked_weights_are_copied_as_they_are_seen() -> None:
@@ -577,6 +608,7 @@ def test_a_recipe_with_hints_runs_and_its_resolved_form_repeats_it(recipe_run: A
         ('teachers = ["input", "reference"], shares = [1.0]', "1 shares are given for 2 teachers"),
         ('teachers = ["input", "reference"], shares = [1.0, 0.0]', "params.shares.2: must be greater than 0"),
         ('teachers = ["input", "reference"], alpha = 0.0', "teacher 1 teaches nothing: alpha is 0, and no hint"),
+        ('layers = { "1" = "2" }', "layers are given, which say how to initialize: set initialize = true"),
         ("initialize = true", "initialize is for a student without weights of its own"),
     ],
 )  # fmt: skip

@@ -124,4 +124,5 @@ def test_the_manual_shows_tables_in_params_and_defaults_as_toml_writes_them():
     assert re.search(r"^teacher +str +required", table, flags=re.MULTILINE)
     assert re.search(r"^loss +\"fitnets\", ", table, flags=re.MULTILINE)
     assert "list of float >" in page
+    assert "table of str" in page
     assert re.search(r"^initialize +bool +false ", page, flags=re.MULTILINE)

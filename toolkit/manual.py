@@ -78,6 +78,8 @@ def _type(annotation: Any) -> str:
         return getattr(annotation, "__name__", str(annotation)).replace("NoneType", "none").lower()
     if all(isinstance(choice, (str, int)) for choice in choices):
         return ", ".join(f'"{choice}"' if isinstance(choice, str) else str(choice) for choice in choices)
+    if get_origin(annotation) is dict:
+        return f"table of {_type(choices[1])}"
     inner = " or ".join(_type(choice) for choice in choices if choice is not type(None))
     return f"list of {inner}" if getattr(annotation, "__origin__", None) in (list, tuple) else inner
 

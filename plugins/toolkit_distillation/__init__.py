@@ -81,7 +81,7 @@ def optimize(model: nn.Module, params: Params, prepared: Prepared | None) -> nn.
         return model
     student = params.student.build()
     if params.initialize and prepared is not None:
-        prepared.copied = copy_tensors(student, prepared.teachers[0])
+        prepared.copied = copy_tensors(student, prepared.teachers[0], params.layers)
     return student
 
 

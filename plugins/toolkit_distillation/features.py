@@ -52,8 +52,8 @@ def evaluated(model: nn.Module) -> Iterator[None]:
 
 def probe(model: nn.Module, data: toolkit.Data, paths: Collection[str], who: str) -> Probe:
     """Run a model on three samples; `who` it is, is said in the problems. The model stays as it is."""
-    names = [path for path, _ in model.named_modules(remove_duplicate=False) if path and "parametrizations" not in path]
-    problems = [_missing(path, names, who) for path in paths if path not in names]
+    names = paths_in(model)
+    problems = missing(paths, names, who)
     with evaluated(model), catching(model, [path for path in paths if path in names]) as caught:
         data.task.forward(model, data.example(SAMPLES))
         wrong = {path: problem for path, found in caught.items() if (problem := _problem(found))}
@@ -72,6 +72,21 @@ def arranged(model: nn.Module, caught: Mapping[str, list[Any]]) -> dict[str, Ten
         is_sequence = tensor.dim() == 3 and not isinstance(model.get_submodule(path), CHANNELS_FIRST)
         features[path] = tensor.transpose(1, 2) if is_sequence else tensor
     return features
+
+
+def paths_in(model: nn.Module) -> list[str]:
+    """The paths of all modules of a model but for those that a parametrization brings."""
+    return [path for path, _ in model.named_modules(remove_duplicate=False) if path and "parametrizations" not in path]
+
+
+def missing(paths: Collection[str], names: Collection[str], who: str) -> list[str]:
+    """A sentence, with close names, on each path that is none of the names."""
+    problems = []
+    for path in (path for path in paths if path not in names):
+        close = get_close_matches(path, names, n=3, cutoff=0.5)
+        hint = f"close are {', '.join(close)}" if close else f"it has {', '.join(list(names)[:10])}"
+        problems.append(f"{who} has no module '{path}' ({hint})")
+    return problems
 
 
 def first_tensor(outputs: Any) -> Tensor | None:
@@ -93,12 +108,6 @@ def _keeping(found: list[Any]) -> Any:
         found.append(None if tensor is None else tensor.to(torch.float32, copy=True))
 
     return hook
-
-
-def _missing(path: str, names: Collection[str], who: str) -> str:
-    close = get_close_matches(path, names, n=3, cutoff=0.5)
-    hint = f"close are {', '.join(close)}" if close else f"it has {', '.join(list(names)[:10])}"
-    return f"{who} has no module '{path}' ({hint})"
 
 
 def _not_one(found: list[Any]) -> str:

@@ -39,6 +39,11 @@ class Params(toolkit.Params):
     initialize: bool = Field(
         default=False, description="begin the student with the (first) teacher's tensors where name and shape agree"
     )
+    layers: dict[str, str] = Field(
+        default={},
+        description="initialize: modules of the student that begin as others of the teacher, such as "
+        '{ "layers.1" = "layers.2" }',
+    )
 
     @field_validator("teacher")
     @classmethod
@@ -62,6 +67,8 @@ class Params(toolkit.Params):
             raise ValueError(f"{len(self.shares)} shares are given for {len(self.teachers)} teachers")
         if self.initialize and (self.student is None or self.student.weights is not None):
             raise ValueError("initialize is for a student without weights of its own")
+        if self.layers and not self.initialize:
+            raise ValueError("layers are given, which say how to initialize: set initialize = true")
         return self
 
     @model_validator(mode="after")
