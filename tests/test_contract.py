@@ -20,6 +20,21 @@ class TestDistillationWithoutStudent(TechniqueContract):
     params: ClassVar[dict[str, Any]] = {"teacher": "reference"}
 
 
+class TestHints(TechniqueContract):
+    technique = "distillation"
+    toys = ("cnn", "mlp")  # whose layers these are
+    params: ClassVar[dict[str, Any]] = {
+        "student": {"source": "toolkit.testing:toy_cnn"},
+        "teachers": ["reference", "input"],
+        "initialize": True,
+        "hints": [
+            {"teacher": "0", "student": "3", "of": 2},
+            {"teacher": "3", "student": "3", "loss": "attention"},
+            {"teacher": "1", "student": "6", "loss": "relational"},
+        ],
+    }
+
+
 class TestPruning(TechniqueContract):
     technique = "pruning"
 

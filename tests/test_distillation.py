@@ -10,7 +10,8 @@ import pytest
 import safetensors.torch
 import toolkit_distillation
 import torch
-from toolkit_distillation import Teacher, distillation_loss
+from toolkit_distillation import Prepared, Teacher, distillation_loss
+from toolkit_distillation import teachers as teachers_module
 from torch import Tensor, nn
 
 import toolkit
@@ -212,10 +213,10 @@ def test_the_loss_wraps_the_one_it_is_given() -> None:
     batch, outputs = data.example(8), torch.randn(8, 4)
     params: Any = step("distillation", alpha=0.4, temperature=2.0).params
     inner = Training(TrainingSettings(), lambda outputs, batch: outputs.sum())
-    training = toolkit_distillation.finetune(params, data, model, inner)
+    training = toolkit_distillation.finetune(small_student(), params, data, Prepared([model]), inner)
     expected = 0.6 * outputs.sum().item() + 0.4 * formula(outputs, model(batch.inputs), 2.0)
     assert training.loss(outputs, batch).item() == pytest.approx(expected, rel=1e-4)
-    assert toolkit_distillation.finetune(params, data, None, inner) is inner
+    assert toolkit_distillation.finetune(small_student(), params, data, None, inner) is inner
 
 
 # Teachers.
@@ -225,7 +226,8 @@ def teacher_of(model: nn.Module, reference: nn.Module, **params: Any) -> nn.Modu
     checked: Any = step("distillation", **params).params
     prepared = toolkit_distillation.prepare(model, checked, toy_data(64), reference)
     assert prepared is not None
-    return prepared
+    [teacher] = prepared.teachers
+    return teacher
 
 
 def test_the_teacher_is_what_is_asked_for(tmp_path: Path) -> None:
@@ -274,7 +276,7 @@ def test_training_changes_neither_the_teacher_nor_what_it_came_from(teacher: str
     data = replace(toy_data(256), augment=augment)
     outcome = run(model, step("distillation", teacher=teacher), data=data, reference=reference)
     taught = before[0] if teacher == "input" else before[1]
-    assert equal(outcome.prepared[0], taught), "batch norm's statistics included"
+    assert equal(outcome.prepared[0].teachers[0], taught), "batch norm's statistics included"
     assert equal(model, before[0])
     assert equal(reference, before[1])
     assert not equal(outcome.model, before[0])
@@ -336,9 +338,9 @@ def test_the_teacher_sees_samples_of_a_dataset_in_every_epoch(counting: nn.Modul
 def test_logits_that_do_not_fit_into_memory_are_computed_in_every_epoch(
     counting: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(toolkit_distillation, "LARGEST_CACHE_BYTES", 200 * 4 * 4)
+    monkeypatch.setattr(teachers_module, "LARGEST_CACHE_BYTES", 200 * 4 * 4)
     assert samples_seen(counting, toy_data(200), epochs=2) == 200 + PROBED
-    monkeypatch.setattr(toolkit_distillation, "LARGEST_CACHE_BYTES", 200 * 4 * 4 - 1)
+    monkeypatch.setattr(teachers_module, "LARGEST_CACHE_BYTES", 200 * 4 * 4 - 1)
     Counting.seen = 0
     assert samples_seen(counting, toy_data(200), epochs=2) == 400 + PROBED
 
@@ -360,7 +362,7 @@ def test_a_row_of_the_cache_belongs_to_its_sample(held_out: int) -> None:
     assert teacher.logits.shape == (200 - held_out, 4)
     for batch in data.training_batches(torch.randperm(200 - held_out), 33):
         with torch.no_grad():
-            assert torch.allclose(teacher(batch), model(batch.inputs), atol=1e-5)
+            assert torch.allclose(teacher(batch).logits, model(batch.inputs), atol=1e-5)
 
 
 @pytest.mark.parametrize("augmented", [False, True])
@@ -451,10 +453,10 @@ def test_agreement_is_the_share_of_equal_answers(name: str) -> None:
     inputs, _ = data.split(name)  # type: ignore[misc]
     pixels = inputs[:, 0, 0, 0]
     differing = ((pixels > -0.3) & (pixels <= 0.2)).double().mean().item()
-    found = toolkit_distillation.measure(model, data, teacher)["agreement"]
+    found = toolkit_distillation.measure(model, data, Prepared([teacher]))["agreement"]
     assert found == pytest.approx(1 - differing)
     assert 0 < differing < 1
-    assert toolkit_distillation.measure(teacher, data, teacher)["agreement"] == 1
+    assert toolkit_distillation.measure(teacher, data, Prepared([teacher]))["agreement"] == 1
     assert toolkit_distillation.measure(model, data, None) == {}
 
 

@@ -1,5 +1,6 @@
 """Installed plugins: found in metadata, imported when named, and their hooks checked."""
 
+import re
 from importlib.metadata import EntryPoint
 from types import SimpleNamespace
 
@@ -115,3 +116,13 @@ def test_the_manual_shows_every_param_with_default_and_description(name):
     for param, field in techniques.load(name).params_class.model_fields.items():
         assert param in page
         assert (field.description or "nothing").split()[0] in page
+
+
+def test_the_manual_shows_tables_in_params_and_defaults_as_toml_writes_them():
+    page = manual("distillation")
+    [table] = re.findall(r"^hints: each .*", page, flags=re.MULTILINE | re.DOTALL)
+    assert re.search(r"^teacher +str +required", table, flags=re.MULTILINE)
+    assert re.search(r"^loss +\"fitnets\", ", table, flags=re.MULTILINE)
+    assert "list of float >" in page
+    assert "table of str" in page
+    assert re.search(r"^initialize +bool +false ", page, flags=re.MULTILINE)

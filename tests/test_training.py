@@ -1,7 +1,9 @@
 """The one training loop: its arithmetic, its order of calls, and what it leaves alone."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -232,6 +234,60 @@ def test_using_adds_and_leaves_the_original_alone() -> None:
     assert other.loss is loss
     assert (other.step_functions, other.modules) == ((print, repr), (module,))
     assert original.using().loss is original.loss
+    assert original.using(around_step=nullcontext).contexts == (nullcontext,)
+    assert original.contexts == ()
+
+
+@contextmanager
+def noting(events: list[str], name: str, model: nn.Module) -> Iterator[None]:
+    hook = model.register_forward_hook(lambda *_: events.append(f"{name} pass"))
+    try:
+        yield
+    finally:
+        hook.remove()
+        events.append(f"{name} left")
+
+
+def test_contexts_are_around_the_pass_and_the_loss_of_each_step() -> None:
+    events: list[str] = []
+
+    def loss(outputs: Any, batch: Batch) -> Tensor:
+        events.append("loss")
+        return F.cross_entropy(outputs, batch.targets)
+
+    plan = training(loss)
+    for name in ("first", "second"):
+        plan = plan.using(around_step=partial(noting, events, name))
+    model = toy_mlp()
+    fit(model, plan.using(after_step=lambda *_: events.append("after")), toy_data(128))
+    one = ["first pass", "second pass", "loss", "second left", "first left", "after"]
+    assert events == one * 2
+    assert not model._forward_hooks
+
+
+@pytest.mark.parametrize("fails", ["pass", "loss"])
+def test_contexts_are_left_where_a_step_fails(fails: str) -> None:
+    def loss(outputs: Any, batch: Batch) -> Tensor:
+        raise KeyboardInterrupt
+
+    model, events = (toy_mlp() if fails == "loss" else nn.Sequential(nn.Linear(1, 1))), list[str]()
+    with pytest.raises((KeyboardInterrupt, RuntimeError)):
+        fit(model, training(loss).using(around_step=partial(noting, events, "it")), toy_data(128))
+    assert events == (["it pass", "it left"] if fails == "loss" else ["it left"])
+    assert not model._forward_hooks
+
+
+def test_contexts_are_given_the_copy_on_which_precisions_are_timed() -> None:
+    seen: list[nn.Module] = []
+
+    def around_step(model: nn.Module) -> AbstractContextManager[None]:
+        seen.append(model)
+        return nullcontext()
+
+    model = toy_mlp()
+    with_fixed_precision(model, training(precision="auto").using(around_step=around_step), toy_data(64))
+    assert len(seen) > 2
+    assert model not in seen
 
 
 # What is trained.

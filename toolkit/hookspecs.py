@@ -48,12 +48,13 @@ class TechniqueHooks:
 
     @hookspec(firstresult=True)
     def finetune(self, model: nn.Module, params: Params, data: Data, prepared: Any, training: Training) -> Training:
-        """Say how to train, by returning `training.using(loss=…, after_step=…, trained_along=…)`.
+        """Say how to train, by returning `training.using(loss=…, after_step=…, trained_along=…, around_step=…)`.
 
         Called only where the recipe gives the stage a `finetune` table, after all techniques of the stage have
         optimized; the runner then trains once. A loss is `(outputs, batch) -> scalar` and wraps `training.loss`;
-        `after_step(step, steps)` counts from 1; modules in `trained_along` learn too and are dropped at the end.
-        Losses and step functions keep what they remember in modules.
+        `after_step(step, steps)` counts from 1; modules in `trained_along` learn too and are dropped at the end;
+        `around_step(model)` returns a context manager for the forward pass and the loss of one step, in which hooks
+        are put on layers. Losses and step functions keep what they remember in modules.
         """
 
     @hookspec(firstresult=True)

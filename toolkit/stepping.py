@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -93,9 +93,12 @@ class Stepper:
 
 def training_loss(model: nn.Module, training: Training, task: Task, batch: Batch) -> Tensor:
     """One forward pass in the training's precision, and its loss in float32 outside of autocast."""
-    with _autocast(training.settings.precision, batch.index.device):
-        outputs = task.forward(model, batch)
-    return training.loss(to_float32(outputs), batch)
+    with ExitStack() as contexts:
+        for around_step in training.contexts:
+            contexts.enter_context(around_step(model))
+        with _autocast(training.settings.precision, batch.index.device):
+            outputs = task.forward(model, batch)
+        return training.loss(to_float32(outputs), batch)
 
 
 def _parameters(model: nn.Module, training: Training) -> list[nn.Parameter]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal, Protocol, TypeAlias
@@ -21,6 +21,7 @@ from toolkit.tasks import Batch, Data
 
 Loss: TypeAlias = Callable[[Any, Batch], Tensor]
 StepFunction: TypeAlias = Callable[[int, int], None]
+AroundStep: TypeAlias = Callable[[nn.Module], AbstractContextManager[Any]]
 OnStep: TypeAlias = Callable[[int, int, float, float], None]
 Precision: TypeAlias = Literal["float32", "bfloat16", "auto"]
 
@@ -50,13 +51,15 @@ class Training:
     """What one stage trains with. Techniques get it in `finetune` and return it with something of theirs added.
 
     `loss` is `(outputs, batch) -> scalar` and always receives float32; `step_functions` are called after each step
-    with `(step, steps)`, from 1; `modules` are trained along with the model and dropped afterwards.
+    with `(step, steps)`, from 1; `modules` are trained along with the model and dropped afterwards; `contexts` are
+    entered with the model before each forward pass, and left after its loss.
     """
 
     settings: TrainingSettings
     loss: Loss
     step_functions: tuple[StepFunction, ...] = ()
     modules: tuple[nn.Module, ...] = ()
+    contexts: tuple[AroundStep, ...] = ()
 
     def using(
         self,
@@ -64,13 +67,23 @@ class Training:
         loss: Loss | None = None,
         after_step: StepFunction | None = None,
         trained_along: nn.Module | None = None,
+        around_step: AroundStep | None = None,
     ) -> Training:
-        """The same training with another loss, one more function after each step, one more module to train."""
+        """The same training with another loss, or with something more.
+
+        Args:
+            loss: instead of the one so far, which it wraps.
+            after_step: called with `(step, steps)` after each step.
+            trained_along: a module that is trained too.
+            around_step: called with the model that runs, which may be a copy; the context manager that it returns is
+                entered for the forward pass and the loss. Hooks on layers are put on in it, and taken off.
+        """
         return replace(
             self,
             loss=loss or self.loss,
             step_functions=(*self.step_functions, *([after_step] if after_step else [])),
             modules=(*self.modules, *([trained_along] if trained_along else [])),
+            contexts=(*self.contexts, *([around_step] if around_step else [])),
         )
 
 

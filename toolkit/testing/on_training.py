@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,8 +77,13 @@ class TrainingClauses(Performing):
         calls: list[tuple[int, ...]] = []
         helper = nn.Linear(1, 1)
 
+        def around_step(model: nn.Module) -> AbstractContextManager[nn.Module]:
+            return nullcontext(model)
+
         def finetune(training: Training) -> Training:
-            return training.using(after_step=lambda *step: calls.append(step), trained_along=helper)
+            return training.using(
+                after_step=lambda *step: calls.append(step), trained_along=helper, around_step=around_step
+            )
 
         seen: list[Training] = []
 
@@ -89,6 +94,7 @@ class TrainingClauses(Performing):
         self._perform_between(made_up(finetune=finetune), made_up(finetune=look))
         assert helper in seen[0].modules, "finetune dropped another technique's module: return training.using(…)"
         assert calls, "finetune dropped another technique's step function: return training.using(…)"
+        assert around_step in seen[0].contexts, "finetune dropped another technique's context: return training.using(…)"
 
     def test_its_loss_is_a_scalar_with_a_gradient(self) -> None:
         stage = self._stage()

@@ -1,0 +1,132 @@
+"""Knowledge distillation: a student learns from the softened outputs of teachers, and from what is inside them.
+
+Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015. The loss of a stage becomes
+(1 − alpha) · loss + alpha · T² · KL(teacher ‖ student), both softened by the temperature T. With a `student` the
+stage replaces the model; without one the model itself learns from the teacher, which helps it to recover from
+pruning: put distillation in the `with` of the pruning stage.
+
+`hints` add to that what layers inside the student differ by from layers inside the teacher, as FitNets (Romero et al.
+2015, a learned projection between the two), as attention transfer (Zagoruyko and Komodakis 2017) or as relations
+between samples (Park et al. 2019). Their losses have scales of their own, which the report shows: choose weights by
+it. With several `teachers` the distances to all of them are averaged. `initialize` begins the student with the teacher's tensors where they fit.
+
+It does not help where the teacher is hardly better than the student alone, and it costs one pass of the teacher
+over the training data; in every epoch, if inputs are augmented or there are hints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+import toolkit
+from toolkit_distillation.hints import Hint, Hinting, Hints, distances, make_hints, paths_of
+from toolkit_distillation.initialisation import copy_tensors
+from toolkit_distillation.settings import Params
+from toolkit_distillation.soft_targets import distillation_loss, soft_loss
+from toolkit_distillation.teachers import Lesson, Teacher, logits_of, make_teacher
+
+__all__ = ["Hint", "Params", "Teacher", "distillation_loss", "finetune", "measure", "optimize", "prepare"]
+
+
+@dataclass
+class Prepared:
+    """The teachers, frozen and in eval mode, and what is to be reported of their work."""
+
+    teachers: list[nn.Module]
+    copied: toolkit.Note | None = None
+    hinting: Hinting | None = None
+
+
+class DistillationLoss(nn.Module):
+    """The loss it was given, with what techniques before it in the stage added, and the teachers', weighted."""
+
+    def __init__(
+        self, inner: Any, task: toolkit.Task, teachers: Sequence[Teacher], hints: Hints | None, params: Params
+    ) -> None:
+        super().__init__()
+        self.inner, self.task, self.hints, self.params = inner, task, hints, params
+        self.teachers = nn.ModuleList(teachers)
+        self.shares = params.shares or [1.0] * len(teachers)
+
+    def forward(self, outputs: Any, batch: toolkit.Batch) -> Tensor:
+        lessons = [teacher(batch) for teacher in self.teachers]
+        loss = self._of_outputs(outputs, batch, lessons)
+        return loss if self.hints is None else loss + self.hints(lessons)
+
+    def _of_outputs(self, outputs: Any, batch: toolkit.Batch, lessons: Sequence[Lesson]) -> Tensor:
+        alpha = self.params.alpha
+        if alpha == 0:
+            return self.inner(outputs, batch)
+        soft = soft_loss(self.task, outputs, lessons, self.shares, self.params.temperature)
+        if alpha == 1:  # then the labels need not even make sense
+            return soft
+        return (1 - alpha) * self.inner(outputs, batch) + alpha * soft
+
+
+@toolkit.hookimpl
+def prepare(model: nn.Module, params: Params, data: toolkit.Data, reference: nn.Module) -> Prepared | None:
+    """The teachers; none where they have no share in the student."""
+    if params.alpha == 0 and not params.hints and not params.initialize:
+        return None
+    return Prepared([make_teacher(choice, model, reference, data.device) for choice in params.choices])
+
+
+@toolkit.hookimpl
+def optimize(model: nn.Module, params: Params, prepared: Prepared | None) -> nn.Module:
+    """The student, or the model as it is."""
+    if params.student is None:
+        return model
+    student = params.student.build()
+    if params.initialize and prepared is not None:
+        prepared.copied = copy_tensors(student, prepared.teachers[0], params.layers)
+    return student
+
+
+@toolkit.hookimpl
+def finetune(
+    model: nn.Module, params: Params, data: toolkit.Data, prepared: Prepared | None, training: toolkit.Training
+) -> toolkit.Training:
+    """Add the teachers to the loss, and the hints, whose projections learn along."""
+    if prepared is None or (params.alpha == 0 and not params.hints):
+        return training
+    numbered = enumerate(prepared.teachers, start=1)
+    hints = make_hints(params.hints, model, prepared.teachers, data) if params.hints else None
+    teachers = [Teacher(teacher, data, paths_of(params.hints, number)) for number, teacher in numbered]
+    training = training.using(loss=DistillationLoss(training.loss, data.task, teachers, hints, params))
+    if hints is None:
+        return training
+    prepared.hinting = Hinting(hints, teachers, distances(hints, model, teachers, data))
+    return training.using(trained_along=hints.projections, around_step=hints.watching)
+
+
+@toolkit.hookimpl
+def measure(model: nn.Module, data: toolkit.Data, prepared: Prepared | None) -> dict[str, float | toolkit.Note]:
+    """`agreement`: the share of samples to which teacher and student give the same answer; and what was done besides.
+
+    Several teachers are numbered: `agreement_1`, …
+    """
+    if prepared is None:
+        return {}
+    several = len(prepared.teachers) > 1
+    measured: dict[str, float | toolkit.Note] = {
+        f"agreement_{number}" if several else "agreement": _agreement(model, teacher, data)
+        for number, teacher in enumerate(prepared.teachers, start=1)
+    }
+    if prepared.copied is not None:
+        measured["initialized"] = prepared.copied
+    if prepared.hinting is not None:
+        measured["hints"] = prepared.hinting.note(model, data)
+    return measured
+
+
+def _agreement(model: nn.Module, teacher: nn.Module, data: toolkit.Data) -> float:
+    same, samples = 0, 0
+    for batch in data.batches("test" if data.test is not None else data.decisive):
+        answers = [logits_of(network, data.task, batch).argmax(dim=-1) for network in (model, teacher)]
+        same += int((answers[0] == answers[1]).sum())
+        samples += answers[0].numel()
+    return same / samples

@@ -1,0 +1,152 @@
+"""Hints: what layers inside the student return is drawn towards what layers inside its teachers return."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+import toolkit
+from toolkit_distillation.comparing import attention_loss, fitnets_loss, relational_loss
+from toolkit_distillation.features import arranged, catching, evaluated, probe
+from toolkit_distillation.teachers import Lesson, Teacher
+
+# By the number of dimensions of features (N, C, …): what brings the channels of each position to another number.
+PROJECTIONS: dict[int, Any] = {2: nn.Linear, 3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
+
+COMPARED_BY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "fitnets": fitnets_loss,
+    "attention": attention_loss,
+    "relational": relational_loss,
+}
+
+
+class Hint(toolkit.Params):
+    """One layer of a teacher, one of the student, and how they are compared."""
+
+    teacher: str = Field(min_length=1, description="path of a module of the teacher such as 'layer3.0.conv1'")
+    student: str = Field(min_length=1, description="path of the module of the student that learns from it")
+    loss: Literal["fitnets", "attention", "relational"] = Field(
+        default="fitnets",
+        description="compare values through a learned projection, where both look, or how samples relate",
+    )
+    weight: float = Field(default=1.0, gt=0, le=1e6, description="of this hint in the loss, to which it is added")
+    of: int = Field(default=1, ge=1, description="number of the teacher among several")
+
+    def __str__(self) -> str:
+        return f"'{self.teacher}' to '{self.student}' by {self.loss}"
+
+
+class Hints(nn.Module):
+    """The loss of all hints; `projections` is what learns along with the student.
+
+    Args:
+        hints: their paths exist, and what they compare can be compared.
+        shapes: for each of them the shapes of the student's and of the teacher's features.
+    """
+
+    def __init__(self, hints: Sequence[Hint], shapes: Sequence[tuple[torch.Size, torch.Size]]) -> None:
+        super().__init__()
+        self.hints = tuple(hints)
+        self.projections = nn.ModuleList(
+            PROJECTIONS[len(student)](student[1], teacher[1], *[1] * (len(student) > 2))
+            if hint.loss == "fitnets"
+            else nn.Identity()
+            for hint, (student, teacher) in zip(hints, shapes, strict=True)
+        )
+        self._caught: tuple[nn.Module, dict[str, list[Any]]] | None = None
+
+    @contextmanager
+    def watching(self, student: nn.Module) -> Iterator[None]:
+        """Catch the student's features in the pass inside, for the loss that is computed inside as well."""
+        with catching(student, {hint.student for hint in self.hints}) as caught:
+            self._caught = student, caught
+            try:
+                yield
+            finally:
+                self._caught = None
+
+    def forward(self, lessons: Sequence[Lesson | None]) -> Tensor:
+        """The weighted sum over the hints."""
+        weighted = [hint.weight * loss for hint, loss in zip(self.hints, self.losses(lessons), strict=True)]
+        return torch.stack(weighted).sum()
+
+    def losses(self, lessons: Sequence[Lesson | None]) -> list[Tensor]:
+        """A scalar for each hint; teachers without a hint need no lesson."""
+        assert self._caught is not None, "features are caught by watching()"
+        features = arranged(*self._caught)
+        losses = []
+        for hint, projection in zip(self.hints, self.projections, strict=True):
+            lesson = lessons[hint.of - 1]
+            assert lesson is not None
+            losses.append(COMPARED_BY[hint.loss](projection(features[hint.student]), lesson.features[hint.teacher]))
+        return losses
+
+
+def make_hints(hints: Sequence[Hint], student: nn.Module, teachers: Sequence[nn.Module], data: toolkit.Data) -> Hints:
+    """The hints for these models, tried on three samples; a `TechniqueError` has all that is wrong with them."""
+    ours = probe(student, data, _each(hint.student for hint in hints), "the student")
+    theirs = [
+        probe(teacher, data, paths_of(hints, number), f"teacher {number}" if len(teachers) > 1 else "the teacher")
+        for number, teacher in enumerate(teachers, start=1)
+    ]
+    problems = [problem for probed in (ours, *theirs) for problem in probed.problems]
+    shapes = []
+    for hint in hints:
+        pair = ours.shapes.get(hint.student), theirs[hint.of - 1].shapes.get(hint.teacher)
+        if pair[0] is not None and pair[1] is not None:
+            shapes.append((pair[0], pair[1]))
+            problems.extend(_incomparable(hint, *shapes[-1]))
+    if problems:
+        raise toolkit.TechniqueError("; ".join(problems))
+    return Hints(hints, shapes).to(data.device)
+
+
+def paths_of(hints: Iterable[Hint], number: int) -> list[str]:
+    """What has to be watched in the teacher of this number, from 1."""
+    return _each(hint.teacher for hint in hints if hint.of == number)
+
+
+def distances(hints: Hints, student: nn.Module, teachers: Sequence[Teacher], data: toolkit.Data) -> list[float]:
+    """The loss of each hint on a batch of the split that decisions look at, in eval mode."""
+    batch = next(iter(data.batches(data.decisive)))
+    with evaluated(student), hints.watching(student):
+        data.task.forward(student, batch)
+        return [
+            loss.item() for loss in hints.losses([teacher(batch) if teacher.paths else None for teacher in teachers])
+        ]
+
+
+class Hinting(NamedTuple):
+    """Hints that are trained with, their teachers, and the loss of each before the training."""
+
+    hints: Hints
+    teachers: list[Teacher]
+    before: list[float]
+
+    def note(self, student: nn.Module, data: toolkit.Data) -> toolkit.Note:
+        """Each hint with its loss before and after."""
+        after = distances(self.hints, student, self.teachers, data)
+        rows = [
+            {**hint.model_dump(), "before": before, "after": now}
+            for hint, before, now in zip(self.hints.hints, self.before, after, strict=True)
+        ]
+        return toolkit.Note(f"their losses on a batch of {data.decisive}, before and after training", rows)
+
+
+def _each(paths: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(paths))
+
+
+def _incomparable(hint: Hint, student: torch.Size, teacher: torch.Size) -> Iterator[str]:
+    if hint.loss == "relational":
+        return
+    both = f"{hint}: features of {tuple(student[1:])} and {tuple(teacher[1:])} a sample"
+    if len(student) != len(teacher):
+        yield f"{both} differ in their dimensions, only 'relational' compares them"
+    elif hint.loss == "attention" and len(student) == 2:
+        yield f"{both} have no positions to look at, take 'fitnets' or 'relational'"

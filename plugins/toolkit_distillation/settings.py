@@ -1,0 +1,103 @@
+"""What a recipe says about a distillation, and what of it cannot be meant."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, field_validator, model_validator
+
+import toolkit
+from toolkit_distillation.hints import Hint
+from toolkit_distillation.teachers import Choice, require_learnt
+
+
+class Params(toolkit.Params):
+    """Who learns from whom, and how much."""
+
+    student: toolkit.Source | None = Field(
+        default=None,
+        description="the model that takes the place of the present one; without it, the present one",
+    )
+    teacher: Choice | None = Field(
+        default=None,
+        description='the model as it enters the stage ("input", the default), the baseline ("reference"), or a source '
+        "with weights",
+    )
+    teachers: list[Choice] = Field(default=[], max_length=100, description="several of them, instead of `teacher`")
+    shares: list[Annotated[float, Field(gt=0, le=1e6)]] = Field(
+        default=[], description="of each of the `teachers` in the soft targets, in their order; equal unless given"
+    )
+    temperature: float = Field(
+        default=4.0, gt=0, le=1000, description="softens both outputs; higher shows more of the small ones"
+    )
+    alpha: float = Field(
+        default=0.7, ge=0, le=1, description="share of the teacher's outputs in the loss; 0 for labels alone"
+    )
+    hints: list[Hint] = Field(
+        default=[], max_length=1000, description="layers of the student that learn from layers of the teacher"
+    )
+    initialize: bool = Field(
+        default=False, description="begin the student with the (first) teacher's tensors where name and shape agree"
+    )
+    layers: dict[str, str] = Field(
+        default={},
+        description="initialize: modules of the student that begin as others of the teacher, such as "
+        '{ "layers.1" = "layers.2" }',
+    )
+
+    @field_validator("teacher")
+    @classmethod
+    def _has_learnt(cls, teacher: Choice | None) -> Choice | None:
+        if teacher is not None:
+            require_learnt(teacher)
+        return teacher
+
+    @field_validator("teachers")
+    @classmethod
+    def _have_learnt(cls, teachers: list[Choice]) -> list[Choice]:
+        for teacher in teachers:
+            require_learnt(teacher)
+        return teachers
+
+    @model_validator(mode="after")
+    def _agree(self) -> Params:
+        if self.teacher is not None and self.teachers:
+            raise ValueError("both teacher and teachers are given: put the one among the others")
+        if self.shares and len(self.shares) != len(self.teachers):
+            raise ValueError(f"{len(self.shares)} shares are given for {len(self.teachers)} teachers")
+        if self.initialize and (self.student is None or self.student.weights is not None):
+            raise ValueError("initialize is for a student without weights of its own")
+        if self.layers and not self.initialize:
+            raise ValueError("layers are given, which say how to initialize: set initialize = true")
+        return self
+
+    @model_validator(mode="after")
+    def _every_hint_has_its_teacher(self) -> Params:
+        known = len(self.choices)
+        for number, hint in enumerate(self.hints, start=1):
+            if hint.of > known:
+                raise ValueError(f"hint {number} is of teacher {hint.of}, and there {_is_or_are(known)}")
+        if self.alpha == 0 and known > 1:
+            idle = sorted(set(range(1, known + 1)) - {hint.of for hint in self.hints})
+            if idle:
+                raise ValueError(f"teacher {idle[0]} teaches nothing: alpha is 0, and no hint is of it")
+        return self
+
+    @property
+    def choices(self) -> list[Choice]:
+        """All teachers."""
+        return self.teachers or [self.teacher or "input"]
+
+    @property
+    def replaces_model(self) -> bool:
+        """A student takes the model's place."""
+        return self.student is not None
+
+    @property
+    def needs_finetune(self) -> bool:
+        """Distillation is a loss: without training it does nothing, but for putting in a student that has learnt."""
+        return self.student is None or self.student.weights is None or bool(self.hints)
+
+
+def _is_or_are(count: int) -> str:
+    return "is only one" if count == 1 else f"are {count}"
