@@ -1,9 +1,10 @@
 """Knowledge distillation: a student learns from the softened outputs of a teacher.
 
 Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015. The loss of a stage becomes
-(1 − alpha) · loss + alpha · T² · KL(teacher ‖ student), both softened by the temperature T. With a `student` the
-stage replaces the model; without one the model itself learns from the teacher, which helps it to recover from
-pruning: put distillation in the `with` of the pruning stage.
+(1 − alpha) · loss + alpha · T² · KL(teacher ‖ student), both softened by the temperature T; where outputs are no
+distribution, the `distance` of the task takes the place of the divergence: the squared difference in a regression.
+With a `student` the stage replaces the model; without one the model itself learns from the teacher, which helps it to
+recover from pruning: put distillation in the `with` of the pruning stage.
 
 It does not help where the teacher is hardly better than the student alone, and it costs one pass of the teacher
 over the training data (in every epoch, if inputs are augmented).
@@ -14,7 +15,6 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
@@ -61,21 +61,6 @@ class Params(toolkit.Params):
         return self.student is None or self.student.weights is None
 
 
-def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T² · KL(teacher ‖ student) of the softened distributions, averaged over the samples: a scalar.
-
-    Args:
-        student: logits (N, …, C), float32.
-        teacher: logits of the same shape.
-        temperature: T > 0; T² keeps the gradients' size independent of it (section 2 of the paper).
-    """
-    student, teacher = (logits.reshape(-1, logits.shape[-1]) / temperature for logits in (student, teacher))
-    divergence = F.kl_div(
-        F.log_softmax(student, dim=1), F.log_softmax(teacher, dim=1), reduction="batchmean", log_target=True
-    )
-    return temperature**2 * divergence
-
-
 class Teacher(nn.Module):
     """Gives the teacher's logits for a batch: computed once per sample where inputs are not augmented."""
 
@@ -103,8 +88,8 @@ class DistillationLoss(nn.Module):
         self.inner, self.teacher, self.params = inner, teacher, params
 
     def forward(self, outputs: Any, batch: toolkit.Batch) -> Tensor:
-        logits = self.teacher.task.logits(outputs)
-        soft = distillation_loss(logits, self.teacher(batch), self.params.temperature)
+        task = self.teacher.task
+        soft = task.distance(task.logits(outputs), self.teacher(batch), batch, self.params.temperature)
         if self.params.alpha == 1:  # then the labels need not even make sense
             return soft
         return (1 - self.params.alpha) * self.inner(outputs, batch) + self.params.alpha * soft
@@ -142,16 +127,28 @@ def finetune(
 
 @toolkit.hookimpl
 def measure(model: nn.Module, data: toolkit.Data, prepared: nn.Module | None) -> dict[str, float]:
-    """`agreement`: the share of samples to which teacher and student give the same answer."""
+    """`agreement`: the share of answers that teacher and student have in common; where the task has no answers that
+    can be equal, `distance`: how far the student's outputs are from the teacher's."""
     if prepared is None:
         return {}
     split = "test" if data.test is not None else data.decisive
-    same, samples = 0, 0
-    for batch in data.batches(split):
-        answers = [_logits(network, data, batch).argmax(dim=-1) for network in (model, prepared)]
-        same += int((answers[0] == answers[1]).sum())
-        samples += answers[0].numel()
-    return {"agreement": same / samples}
+    found = [_likeness(model, prepared, data, batch) for batch in data.batches(split)]
+    mean = sum(value for _, value, _ in found) / sum(weight for _, _, weight in found)
+    return {found[0][0]: mean}
+
+
+@torch.no_grad()
+def _likeness(model: nn.Module, teacher: nn.Module, data: toolkit.Data, batch: toolkit.Batch) -> tuple[str, float, int]:
+    """The name of what was found, its sum, and over how many."""
+    task = data.task
+    outputs = [task.forward(network, batch) for network in (model, teacher)]
+    own, other = (task.answers(each) for each in outputs)
+    if own is None or other is None:
+        own, other = (task.logits(each).float() for each in outputs)
+        return "distance", float(task.distance(own, other, batch)) * len(batch), len(batch)
+    counted = task.counted(batch)
+    same = own == other if counted is None else (own == other)[counted]
+    return "agreement", float(same.sum()), same.numel()
 
 
 def _all_logits(teacher: nn.Module, data: toolkit.Data) -> Tensor | None:

@@ -11,13 +11,13 @@ from pydantic import ValidationError
 
 from toolkit import artifact, runs
 from toolkit.assembly import logits_shape, make_data
+from toolkit.datatable import DataTable
 from toolkit.environment import describe
 from toolkit.errors import InputError, RecipeError
 from toolkit.measured import Measurer
 from toolkit.problems import problems_of
 from toolkit.report import Report, Row
 from toolkit.sources import beside, resolve
-from toolkit.tables import DataTable
 from toolkit.tasks import Data
 
 
