@@ -138,7 +138,9 @@ def _named(source: str) -> Any:
         try:
             target = getattr(target, part)
         except AttributeError:
-            names = [known for known in getattr(target, "__dict__", ()) if not known.startswith("_")]
+            # Of a module that imports what it offers when it is asked for it, some names are in `__all__` only.
+            found = {*getattr(target, "__dict__", ()), *getattr(target, "__all__", ())}
+            names = [known for known in found if not known.startswith(("_", "@"))]
             hint = did_you_mean(part, names) if len(names) < 30 else ""
             raise ValueError(f"'{place}' has no '{name}'{hint}") from None
         except Exception as error:  # of a module that imports what it offers when it is asked for it

@@ -30,7 +30,7 @@ from toolkit.tasks import Data
 log = logging.getLogger("toolkit")
 
 NAMES = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
-FORMS = "(train, test), (train, validation, test), a dictionary of these names or toolkit.Data"
+FORMS = "toolkit.Data, (train, test), (train, validation, test) or a dictionary of these names"
 
 
 def as_data(returned: Any, source: str, batch_size: int) -> Data:
