@@ -85,7 +85,7 @@ def _split(split: Any, name: str, batch_size: int) -> Split:
         return tuple(tree_map(_tensor, split))
     if type(split) is Subset and isinstance(in_memory(split.dataset), tuple):  # of random_split
         return take(split.dataset, torch.as_tensor(split.indices))
-    if not hasattr(split, "__getitem__"):
+    if not hasattr(split, "__getitem__") or isinstance(split, (str, Tensor, np.ndarray, Mapping)):
         raise InputError(f"its {name} split is a {type(split).__name__}: give a map-style Dataset or tensors")
     return split
 

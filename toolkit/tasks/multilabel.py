@@ -64,4 +64,4 @@ class MultiLabel(Task):
 
 def _f1(means: Tensor) -> Tensor:
     """1 where nothing is wanted and nothing given."""
-    return ratio(means) if float(means[1]) else means.sum() + 1
+    return ratio(means) if means[1].detach() else means.sum() + 1

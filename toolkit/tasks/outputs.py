@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_map
 
 
 def logits_of(outputs: Any) -> Tensor:
@@ -35,4 +35,4 @@ def to_float32(outputs: Any) -> Any:
         for field in fields(outputs):
             object.__setattr__(converted, field.name, to_float32(getattr(outputs, field.name)))
         return converted
-    return tree_map_only(Tensor, to_float32, outputs)
+    return tree_map(lambda leaf: to_float32(leaf) if isinstance(leaf, Tensor) or is_dataclass(leaf) else leaf, outputs)
