@@ -16,6 +16,7 @@ from click.testing import CliRunner
 import toolkit
 from toolkit import techniques
 from toolkit.cli import main
+from toolkit.datasets.returned import FORMS
 from toolkit.errors import InputError
 from toolkit.evaluation import evaluate
 from toolkit.recipe import read_recipe
@@ -615,7 +616,7 @@ class TestEvaluate:
             ("minst", "digits: data.source: unknown data 'minst'; did you mean 'mnist'?"),
             ("no.py:data", "digits: data.source: '{0}/no.py' cannot be imported: there is no file {0}/no.py"),
             ("own.py:data", "digits: data.args: missing a required argument: 'samples'"),
-            ("own.py:Net", "data: data source '{0}/own.py:Net' must return toolkit.Data, not Net"),
+            ("own.py:Net", f"data: data source '{{0}}/own.py:Net' must return {FORMS}, not Net"),
             ("own.py:train_only", "data: has neither a test nor a validation split"),
             ("toolkit.testing:toy_data", "the model in digits cannot run on the data: RuntimeError: "),
         ],

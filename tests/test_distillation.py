@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import toolkit_distillation
 import torch
-from toolkit_distillation import Prepared, Teacher, distillation_loss
+from toolkit_distillation import Prepared, Teacher
 from toolkit_distillation import teachers as teachers_module
 from torch import Tensor, nn
 
@@ -22,6 +22,7 @@ from toolkit.measured import named_measures
 from toolkit.recipe import Stage, Step
 from toolkit.seeding import reseed
 from toolkit.stages import Outcome, perform
+from toolkit.tasks.classification import softened_divergence as distillation_loss
 from toolkit.testing import toy_cnn, toy_data, toy_mlp
 from toolkit.training import TrainingSettings, fit
 
@@ -477,8 +478,11 @@ class Tagging(Task):
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         return nn.functional.cross_entropy(self.logits(outputs).flatten(0, 1), batch.targets.flatten())
 
+    def answers(self, outputs: Any) -> Tensor:
+        return self.logits(outputs).argmax(-1)
+
     def correct(self, outputs: Any, batch: Batch) -> Tensor:
-        return (self.logits(outputs).argmax(-1) == batch.targets).all(dim=1)
+        return (self.answers(outputs) == batch.targets).all(dim=1)
 
 
 def test_models_are_reached_through_the_task() -> None:

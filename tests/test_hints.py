@@ -30,6 +30,7 @@ from toolkit.testing import toy_cnn, toy_data, toy_lstm, toy_mlp, toy_outputs, t
 from toolkit.training import TrainingSettings, fit
 
 CONV = "3"  # the second convolution of toy_cnn
+BATCH = toolkit.Batch(torch.zeros(6, 1), torch.zeros(6).long(), torch.arange(6))
 STUDENT = {"source": "toolkit.testing:toy_cnn", "args": {"channels": 4}}
 WIDE = {"source": "toolkit.testing:toy_cnn", "args": {"channels": 12}}  # which can show all that its teacher's 8 show
 
@@ -183,7 +184,8 @@ def test_gradients_are_right(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
 @pytest.mark.parametrize("shares", [[1.0, 1.0], [3.0, 1.0], [0.2, 0.5, 0.3]])
 def test_several_teachers_draw_towards_the_mean_of_their_softened_answers(shares: list[float]) -> None:
     student, teachers = torch.randn(6, 4).requires_grad_(), [2 * torch.randn(6, 4) for _ in shares]
-    soft_loss(Classification(), student, [Lesson(each, {}) for each in teachers], shares, 3.0).backward()
+    lessons = [Lesson(each, {}) for each in teachers]
+    soft_loss(Classification(), student, BATCH, lessons, shares, 3.0).backward()
     weights = np.array(shares) / np.sum(shares)
     mean = sum(weight * (logits / 3).softmax(dim=1) for weight, logits in zip(weights, teachers, strict=True))
     expected = 3.0 * ((student.detach() / 3).softmax(dim=1) - mean) / 6

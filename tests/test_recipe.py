@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 import toolkit
 from toolkit import techniques
 from toolkit.assembly import assemble
+from toolkit.datasets.returned import FORMS
 from toolkit.errors import InputError, RecipeError
 from toolkit.overrides import parse_settings
 from toolkit.recipe import parse_recipe, read_recipe
@@ -205,7 +206,13 @@ UNKNOWN_KEYS = [
     ("[measure]", "[mesure]", "mesure", "is not a known key; did you mean 'measure'?"),
     ("training =", "trainig =", "model.trainig", "is not a known key; did you mean 'training'?"),
     ("epochs = 1", "epoch = 1", "model.training.epoch", "is not a known key; did you mean 'epochs'?"),
-    ("batch_size", "zzz", "data.zzz", "is not a known key; known: args, batch_size, metrics, source, validation"),
+    (
+        "batch_size",
+        "zzz",
+        "data.zzz",
+        "is not a known key; known: args, batch_size, metrics, source, task, test_args, train_args, train_transform, "
+        "transform, validation",
+    ),
     ("params", "parms", "stages.1.parms", "is not a known key; did you mean 'params'?"),
     ("sparsity", "sparsty", "stages.1.params.sparsty", "is not a known key; did you mean 'sparsity'?"),
     ("epochs = 2", "epocs = 2", "stages.1.finetune.epocs", "is not a known key; did you mean 'epochs'?"),
@@ -765,7 +772,10 @@ class TestPythonBesideTheRecipe:
             ("fails", "model '{0}' raised RuntimeError: no luck"),
             ("leaves", "model '{0}' raised SystemExit: 0"),
             ("unsavable", "Net holds a lambda or inner function in 'trick': use a function of a module"),
-            ("three_classes", "cannot be trained on the data: IndexError: Target 3 is out of bounds."),
+            (
+                "three_classes",
+                "does not fit the train split: its targets go up to 3, and the model tells only 3 classes apart",
+            ),
         ],
     )
     def test_a_model_that_cannot_be_used(self, beside, name, sentence):
@@ -775,7 +785,7 @@ class TestPythonBesideTheRecipe:
     @pytest.mark.parametrize(
         ("edit", "sentence"),
         [
-            ({"source": "nets.py:no_module"}, "data source '{0}:no_module' must return toolkit.Data, not int"),
+            ({"source": "nets.py:no_module"}, f"data source '{{0}}:no_module' must return {FORMS}, not int"),
             ({"source": "nets.py:fails"}, "data '{0}:fails' raised RuntimeError: no luck"),
             ({"source": "nets.py:empty"}, "its train split is empty"),
             (
@@ -877,8 +887,9 @@ class TestWeights:
     def test_long_lists_of_mismatches_are_cut(self, tmp_path):
         text = self.recipe(saved(toy_cnn().state_dict(), tmp_path / "toy.pt"))
         [(_, sentence)] = problems(text, tmp_path, check=assembled)
-        assert sentence.endswith("; …")
-        assert sentence.count("; ") == 6
+        listed, _, rest = sentence.rpartition("; … and ")
+        assert listed.count("; ") == 5
+        assert rest == "6 more"
 
     @pytest.mark.parametrize(
         ("name", "content", "reason"),
@@ -900,7 +911,7 @@ class TestWeights:
         [
             (toy_mlp(), "holds more than tensors and is not opened: save the model's state_dict(), not the model"),
             (
-                {"state_dict": toy_mlp().state_dict()},
+                {"the state": toy_mlp().state_dict()},
                 "is not a state dict: save the model's state_dict(), not the model",
             ),
             ([1, 2], "is not a state dict: save the model's state_dict(), not the model"),

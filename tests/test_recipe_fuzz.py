@@ -24,12 +24,13 @@ from pydantic import Field
 import toolkit
 from toolkit import sources, techniques
 from toolkit.assembly import assemble
+from toolkit.datatable import DataTable
 from toolkit.errors import InputError, RecipeError
 from toolkit.overrides import parse_settings
 from toolkit.recipe import Recipe, parse_recipe, read_recipe
 from toolkit.resolved import resolved_recipe
 from toolkit.shipped import shipped
-from toolkit.tables import DataTable, MeasureTable, ModelTable, PluginTable, RecipeTable, StageTable
+from toolkit.tables import MeasureTable, ModelTable, PluginTable, RecipeTable, StageTable
 from toolkit.testing import toy_mlp
 from toolkit.training import TrainingSettings
 

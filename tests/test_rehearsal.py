@@ -114,7 +114,7 @@ def test_a_data_source_that_gives_no_data(check, tmp_path):
     (tmp_path / "own.py").write_text("def data(): return 5\n")
     result = check(PRUNING, HEAD.replace("toolkit.testing.toys:toy_data", "own.py:data"))
     assert result.exit_code == 2
-    assert "must return toolkit.Data, not int" in result.stderr
+    assert "must return toolkit.Data, (train, test), " in result.stderr
 
 
 def test_data_sets_sorted_by_class_keep_all_classes(check, tmp_path):

@@ -16,22 +16,27 @@ if TYPE_CHECKING:
     from toolkit.report import Note, Report, Row
     from toolkit.runner import run
     from toolkit.sources import Source
-    from toolkit.tasks import Batch, Data, Task
+    from toolkit.tasks import Batch, Classification, Data, MultiLabel, Pooled, Regression, Task, TokenClassification
     from toolkit.training import Training
 
 _HOME = {
     "Batch": "tasks",
+    "Classification": "tasks",
     "Data": "tasks",
+    "MultiLabel": "tasks",
     "Note": "report",
     "Params": "params",
+    "Pooled": "tasks",
     "Recipe": "recipe",
     "RecipeError": "errors",
+    "Regression": "tasks",
     "Report": "report",
     "Row": "report",
     "Source": "sources",
     "Stage": "recipe",
     "Task": "tasks",
     "TechniqueError": "errors",
+    "TokenClassification": "tasks",
     "ToolkitError": "errors",
     "Training": "training",
     "hookimpl": "hookspecs",
@@ -43,17 +48,22 @@ _MODULES = ("masks", "testing", "training")
 
 __all__ = [
     "Batch",
+    "Classification",
     "Data",
+    "MultiLabel",
     "Note",
     "Params",
+    "Pooled",
     "Recipe",
     "RecipeError",
+    "Regression",
     "Report",
     "Row",
     "Source",
     "Stage",
     "Task",
     "TechniqueError",
+    "TokenClassification",
     "ToolkitError",
     "Training",
     "hookimpl",

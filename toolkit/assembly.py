@@ -13,15 +13,16 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from toolkit.artifact import refuse_unsavable
-from toolkit.batches import take
+from toolkit.batches import in_memory, take
 from toolkit.datasets import with_validation
+from toolkit.datasets.returned import as_data
+from toolkit.datatable import DataTable
 from toolkit.environment import pick_device
 from toolkit.errors import InputError, Problem, RecipeError, ToolkitError, described
 from toolkit.metrics import answers, quality
 from toolkit.recipe import Recipe
 from toolkit.seeding import reseed
 from toolkit.sources import Source, resolve
-from toolkit.tables import DataTable
 from toolkit.tasks import Data, to_float32
 
 Made = TypeVar("Made")
@@ -57,15 +58,16 @@ def assemble(recipe: Recipe) -> Assembly:
 def make_data(table: DataTable) -> Data:
     """The data that a `[data]` table names, with a validation split, its metrics and the batch size; an `InputError`
     or a `ValueError` says what is wrong with it."""
-    data = table.call()
-    if not isinstance(data, Data):
-        raise InputError(f"data source '{table.source}' must return toolkit.Data, not {type(data).__name__}")
+    data = as_data(table.call(), table.source, table.batch_size)
     for name in ("train", "validation", "test"):
         if getattr(data, name) is not None:
             _require_samples(data, name)
     metrics = {source.rpartition(":")[2]: resolve(source, "data") for source in table.metrics}
     data = replace(
-        with_validation(data, table.validation), batch_size=table.batch_size, metrics={**data.metrics, **metrics}
+        with_validation(data, table.validation),
+        batch_size=table.batch_size,
+        metrics={**data.metrics, **metrics},
+        task=table.make_task() or data.task,
     )
     if data.test is None and data.validation is None:
         raise InputError("has neither a test nor a validation split: there is nothing to measure on")
@@ -94,9 +96,13 @@ def logits_shape(model: nn.Module, data: Data) -> tuple[int, ...]:
         with torch.no_grad():
             return tuple(data.task.logits(data.task.forward(model, data.example(2))).shape[1:])
     except Exception as error:
-        raise InputError(f"cannot run on the data: {described(error)}") from error
+        raise InputError(f"cannot run on the data: {_reason(error)}") from error
     finally:
         model.train(was_training)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, ToolkitError) else described(error)
 
 
 class _Trial:
@@ -123,10 +129,23 @@ def _fit_of(recipe: Recipe, model: nn.Module, data: Data | None) -> tuple[int, .
     # A first pass gives lazy layers their shapes, and makes of them what can be saved.
     shape = logits_shape(model, data)
     refuse_unsavable(model)
+    _require_targets(shape, data)
     _require_answers(model, data)
     if any(stage.finetune is not None for stage in (recipe.baseline, *recipe.stages)):
         _require_loss(model, data)
     return shape
+
+
+def _require_targets(shape: tuple[int, ...], data: Data) -> None:
+    """Refuse targets that logits of this shape cannot answer: all that are in memory, of others those of two."""
+    for name in ("train", "validation", "test"):
+        if getattr(data, name) is None:
+            continue
+        split = in_memory(data.split(name))
+        few = torch.arange(min(2, data.samples(name)))
+        targets = split[1] if isinstance(split, tuple) else next(iter(data.batches(name, order=few))).targets
+        if reason := data.task.mismatch(shape, targets):
+            raise InputError(f"does not fit the {name} split: {reason}")
 
 
 def _require_loss(model: nn.Module, data: Data) -> None:
@@ -137,7 +156,7 @@ def _require_loss(model: nn.Module, data: Data) -> None:
             batch = next(iter(data.training_batches(torch.arange(batch_size), batch_size)))
             data.task.loss(to_float32(data.task.forward(model.eval(), batch)), batch)
     except Exception as error:
-        raise InputError(f"cannot be trained on the data: {described(error)}") from error
+        raise InputError(f"cannot be trained on the data: {_reason(error)}") from error
 
 
 def _require_answers(model: nn.Module, data: Data) -> None:
@@ -147,8 +166,7 @@ def _require_answers(model: nn.Module, data: Data) -> None:
     try:
         quality(answers(model, few))
     except Exception as error:
-        reason = str(error) if isinstance(error, ToolkitError) else described(error)
-        raise InputError(f"cannot be measured on the data: {reason}") from error
+        raise InputError(f"cannot be measured on the data: {_reason(error)}") from error
 
 
 def _require_fit(source: Source, data: Data | None, device: torch.device, expected: tuple[int, ...] | None) -> None:

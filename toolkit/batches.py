@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
+
+from toolkit.loading import Collated, load
 
 if TYPE_CHECKING:
     from toolkit.tasks import Batch
@@ -37,7 +39,9 @@ def take(split: Split, index: Tensor) -> Split:
     if isinstance(split, tuple):
         inputs, targets = tree_map_only(Tensor, lambda tensor: tensor[index], split)
         return inputs, targets
-    return torch.utils.data.Subset(split, index.tolist())
+    if isinstance(split, Collated):
+        return Collated(Subset(split.samples, index.tolist()), split.collate)
+    return Subset(split, index.tolist())
 
 
 class Batches:
@@ -48,6 +52,7 @@ class Batches:
         batch_size: samples a batch; the last one may have fewer.
         device: where inputs and targets are put.
         order: int64 positions to read, None for all as they are stored.
+        convert: makes a batch of what is stored into inputs, on the device.
         augment: changes a batch of inputs at random.
         training: a last batch of a single sample is left out, because batch norm cannot train on it.
     """
@@ -58,6 +63,7 @@ class Batches:
         batch_size: int,
         device: torch.device,
         order: Tensor | None = None,
+        convert: Callable[[Any], Any] | None = None,
         augment: Callable[[Any], Any] | None = None,
         training: bool = False,
     ) -> None:
@@ -65,7 +71,7 @@ class Batches:
         self.batch_size = batch_size
         self.device = device
         self.order = torch.arange(split_length(split)) if order is None else order
-        self.augment = augment
+        self.convert, self.augment = convert, augment
         self.stored_order = order is None
         if training and len(self.order) > 1 and len(self.order) % batch_size == 1:
             self.order = self.order[:-1]
@@ -87,7 +93,9 @@ class Batches:
 
         for inputs, targets, index in self._indexed() if isinstance(self.split, tuple) else self._loaded():
             inputs, targets, index = self._on_device(inputs), self._on_device(targets), self._on_device(index)
-            yield Batch(self.augment(inputs) if self.augment else inputs, targets, index, self.augmented)
+            for change in filter(None, (self.convert, self.augment)):
+                inputs = change(inputs)
+            yield Batch(inputs, targets, index, self.augmented)
 
     def _indexed(self) -> Iterator[tuple[Any, Any, Tensor]]:
         for start in range(0, len(self.order), self.batch_size):
@@ -99,13 +107,7 @@ class Batches:
             yield _at(inputs, key), _at(targets, key), index
 
     def _loaded(self) -> Iterator[tuple[Any, Any, Tensor]]:
-        # A list of positions is a sampler, which fixes the order without a second source of randomness; and the
-        # generator is there to keep the loader from drawing a seed, for workers it has not, from the global one.
-        samples: Any = _WithIndex(self.split)
-        order = self.order.tolist()
-        loader = DataLoader(samples, batch_size=self.batch_size, sampler=order, generator=torch.Generator())
-        for (inputs, targets), index in loader:
-            yield tuple(inputs) if isinstance(inputs, list) else inputs, targets, index  # collating makes lists
+        return load(self.split, self.order.tolist(), self.batch_size)
 
     def _on_device(self, tree: Any) -> Any:
         if self.device.type == "cpu":
@@ -117,16 +119,3 @@ def _at(tree: Any, key: Any) -> Any:
     if isinstance(tree, Tensor):  # which it nearly always is, and walking a tree takes longer than indexing
         return tree[key]
     return tree_map_only(Tensor, lambda tensor: tensor[key], tree)
-
-
-class _WithIndex(Dataset[Any]):
-    """A data set whose samples carry their position."""
-
-    def __init__(self, samples: Any) -> None:
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, position: int) -> tuple[Any, int]:
-        return tuple(self.samples[position])[:2], position

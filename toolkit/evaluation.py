@@ -11,13 +11,13 @@ from pydantic import ValidationError
 
 from toolkit import artifact, runs
 from toolkit.assembly import logits_shape, make_data
+from toolkit.datatable import DataTable
 from toolkit.environment import describe
 from toolkit.errors import InputError, RecipeError
 from toolkit.measured import Measurer
 from toolkit.problems import problems_of
 from toolkit.report import Report, Row
 from toolkit.sources import beside, resolve
-from toolkit.tables import DataTable
 from toolkit.tasks import Data
 
 
@@ -25,6 +25,7 @@ def evaluate(
     directory: str | Path,
     data: str | None = None,
     *,
+    task: str | None = None,
     allow: Sequence[str] = (),
     batch_size: int | None = None,
     budget_s: float = 5.0,
@@ -35,13 +36,14 @@ def evaluate(
         directory: where `model.safetensors` and `model.skeleton` lie.
         data: a data source instead of the run's. Where the run's is Python code it has to be given, because
             nothing that a run directory names is executed.
+        task: what the data is measured by, instead of the run's; to be given like `data` where that is Python code.
         allow: sources of the classes of your own that the network consists of, such as `nets.py:Net`.
         batch_size: samples a batch, by default the run's.
         budget_s: seconds for the timing.
     """
     folder = Path(directory)
     model = artifact.load(folder, [_class(source) for source in allow])
-    samples = _data(_table(folder, data, batch_size))
+    samples = _data(_table(folder, data, task, batch_size))
     try:
         logits_shape(model, samples)
     except InputError as error:
@@ -55,14 +57,30 @@ def evaluate(
     return Report(name, 0, (row,), describe(samples.device), samples.quality)
 
 
-def _table(folder: Path, data: str | None, batch_size: int | None) -> DataTable:
+def _table(folder: Path, data: str | None, task: str | None, batch_size: int | None) -> DataTable:
     content = _table_of_run(folder) if data is None else _table_of(beside(data, Path()), folder)
+    if task is not None:
+        content["task"] = task
+    _require_named(content, task)
     if batch_size is not None:
         content["batch_size"] = batch_size
     try:
         return DataTable.model_validate(content, context={"directory": Path()})
     except ValidationError as error:
         raise RecipeError(str(folder), [*problems_of(error, DataTable, "data")]) from None
+
+
+def _require_named(content: dict[str, Any], task: str | None) -> None:
+    """Refuse Python code that a run names besides its data, and nobody who asks for the evaluation."""
+    own = content.get("task")
+    if task is None and ":" in str(own or ""):
+        raise InputError(f"the run's task is Python code, which is run only if you name it: --task {own}")
+    for name in ("transform", "train_transform"):
+        if name in content:
+            raise InputError(
+                f"the run's {name} is Python code, which is not run from {runs.RECIPE}: "
+                "name a function that returns the data with --data"
+            )
 
 
 def _table_of_run(folder: Path) -> dict[str, Any]:
@@ -82,7 +100,7 @@ def _table_of(source: str, folder: Path) -> dict[str, Any]:
         recorded = {}
     if ":" in source and recorded.get("source") == source:
         return recorded
-    kept = {key: value for key, value in recorded.items() if key == "batch_size"}
+    kept = {key: value for key, value in recorded.items() if key in ("batch_size", "task")}
     return {"source": source, **kept}
 
 

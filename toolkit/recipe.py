@@ -12,13 +12,14 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from toolkit import techniques
+from toolkit.datatable import DataTable
 from toolkit.errors import InputError, Problem, RecipeError
 from toolkit.overrides import apply_overrides
 from toolkit.params import Params
 from toolkit.problems import numbers_beyond_toml, printable, problems_of, readable
 from toolkit.sequence import sequence_problems
 from toolkit.shipped import locate
-from toolkit.tables import DataTable, MeasureTable, ModelTable, RecipeTable, StageTable, StepTable
+from toolkit.tables import MeasureTable, ModelTable, RecipeTable, StageTable, StepTable
 from toolkit.techniques import Technique
 from toolkit.training import TrainingSettings
 

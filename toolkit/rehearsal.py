@@ -18,12 +18,12 @@ from tabulate import tabulate
 
 from toolkit.assembly import make_data
 from toolkit.batches import take
+from toolkit.datatable import DataTable
 from toolkit.estimates import Clock, Estimate
 from toolkit.params import Params
 from toolkit.recipe import Recipe, Step
 from toolkit.report.numbers import bytes_text, seconds
 from toolkit.runner import run
-from toolkit.tables import DataTable
 from toolkit.tasks import Data
 from toolkit.techniques import from_module
 from toolkit.training import TrainingSettings

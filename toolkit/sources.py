@@ -21,7 +21,7 @@ from torch import nn
 from toolkit.errors import InputError, described, did_you_mean
 from toolkit.params import Table
 
-Kind = Literal["model", "data"]
+Kind = Literal["model", "data", "task"]
 FILE_MODULE = re.compile(r".*_py_[0-9a-f]{8}", re.DOTALL)  # how `import_file` names a module
 
 
@@ -43,14 +43,21 @@ class Sourced(Table):
     @field_validator("args")
     @classmethod
     def _accepted(cls, args: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        return cls._checked(args, info)
+
+    @classmethod
+    def _checked(cls, args: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         if "source" in info.data:
             _check_arguments(resolve(info.data["source"], cls.kind), args)
         return args
 
     def call(self) -> Any:
         """Call the source with its arguments; an `InputError` names the source and what it raised."""
+        return self._called(self.args)
+
+    def _called(self, args: dict[str, Any]) -> Any:
         try:
-            return resolve(self.source, self.kind)(**self.args)
+            return resolve(self.source, self.kind)(**args)
         except InputError:
             raise
         except (Exception, SystemExit) as error:
@@ -109,6 +116,8 @@ def _built_in(name: str, kind: Kind) -> Any:
     table: dict[str, Any]
     if kind == "model":
         from toolkit.models import MODELS as table
+    elif kind == "task":
+        from toolkit.tasks import TASKS as table
     else:
         from toolkit.datasets import DATASETS as table
     if name not in table:

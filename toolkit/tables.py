@@ -8,9 +8,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from toolkit import techniques
+from toolkit.datatable import DataTable
 from toolkit.errors import ToolkitError, described
 from toolkit.params import Params, Table
-from toolkit.sources import Kind, Source, Sourced, beside, directory_of, resolve
+from toolkit.sources import Source
 from toolkit.training import TrainingSettings
 
 LONGEST_NAME_BYTES = 240  # file systems take 255; the number of a stage comes before its name
@@ -50,33 +51,6 @@ class ModelTable(Source):
         if self.training is None and self.weights is None and ":" not in self.source:
             raise ValueError("has neither training nor weights: the baseline would be untrained")
         return self
-
-
-class DataTable(Sourced):
-    """`[data]`: where the samples come from."""
-
-    kind: ClassVar[Kind] = "data"
-
-    batch_size: int = Field(default=128, ge=1, description="samples a batch")
-    metrics: list[str] = Field(
-        default=[], description="more metrics: sources of functions (outputs, batch) -> one value a sample"
-    )
-    validation: int | None = Field(
-        default=None,
-        ge=0,
-        description="samples cut from train where the source has no validation split; 0 for none, "
-        "by default a tenth of train and at most 5,000",
-    )
-
-    @field_validator("metrics")
-    @classmethod
-    def _callable(cls, metrics: list[str], info: ValidationInfo) -> list[str]:
-        placed = [beside(metric, directory_of(info)) for metric in metrics]
-        for metric in placed:
-            if ":" not in metric:
-                raise ValueError(f"'{metric}' must be 'package.module:function' or 'file.py:function'")
-            resolve(metric, cls.kind)
-        return placed
 
 
 class MeasureTable(Table):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -13,15 +14,24 @@ from toolkit.opening.finite import not_finite
 from toolkit.opening.statedict import MoreThanTensorsError, read_state_dict
 from toolkit.opening.tensorfile import read_tensors
 
+SHOWN = 6  # mismatches in a sentence
+NESTED = ("state_dict", "model_state_dict", "model")  # where checkpoints of trainings keep the state dict
+
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a state dict of exactly the model's names and shapes; an `InputError` lists what does not match."""
-    expected, state = model.state_dict(), read_state(path)
+    """Load a state dict of exactly the model's names and shapes; an `InputError` lists what does not match.
+
+    What wrappers put before all names (`module.` of DataParallel, `_orig_mod.` of torch.compile) is left out.
+    """
+    expected = model.state_dict()
+    state = _unwrapped(expected, read_state(path))
     _complete(expected, state)
     _drop_not_persistent(model, expected, state)
     mismatches = _mismatches(expected, state)
     if mismatches:
-        shown = "; ".join(mismatches[:6]) + ("; …" if len(mismatches) > 6 else "")
+        shown = "; ".join(mismatches[:SHOWN])
+        if len(mismatches) > SHOWN:
+            shown += f"; … and {len(mismatches) - SHOWN} more"
         raise InputError(f"{path} does not fit {type(model).__name__}: {shown}")
     try:
         model.load_state_dict(state)
@@ -33,7 +43,10 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of a state dict that `torch.save` wrote; executes nothing."""
+    """The tensors of a .safetensors file, or of a state dict that `torch.save` wrote; executes nothing.
+
+    Of a checkpoint, a dictionary that holds the state dict among other things, that is taken.
+    """
     if path.suffix == ".safetensors":
         return read_tensors(path)[0]
     try:
@@ -46,9 +59,28 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path} is damaged, or not a state dict that torch.save wrote: {error}") from error
     except Exception as error:
         raise InputError(f"{path} is damaged, or not a state dict that torch.save wrote") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in dict.values(state)):
+    if _is_state(state):
+        return state
+    nested = [dict.get(state, name) for name in NESTED] if isinstance(state, dict) else []
+    found = next((value for value in nested if _is_state(value) and value), None)
+    if found is None:
         raise InputError(f"{path} is not a state dict: save the model's state_dict(), not the model")
-    return state
+    return found
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(tensor, Tensor) for tensor in dict.values(value))
+
+
+def _unwrapped(expected: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without what precedes every name, if no name is one of the model's before and some are after."""
+    inner = state
+    while inner and not any(name in expected for name in inner):
+        first = {name.partition(".")[0] for name in inner}
+        if len(first) > 1 or not all("." in name for name in inner):
+            return state
+        inner = {name.partition(".")[2]: tensor for name, tensor in inner.items()}
+    return inner
 
 
 def _complete(expected: dict[str, Tensor], state: dict[str, Tensor]) -> None:

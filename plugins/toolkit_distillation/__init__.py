@@ -1,14 +1,16 @@
 """Knowledge distillation: a student learns from the softened outputs of teachers, and from what is inside them.
 
 Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015. The loss of a stage becomes
-(1 − alpha) · loss + alpha · T² · KL(teacher ‖ student), both softened by the temperature T. With a `student` the
-stage replaces the model; without one the model itself learns from the teacher, which helps it to recover from
-pruning: put distillation in the `with` of the pruning stage.
+(1 − alpha) · loss + alpha · T² · KL(teacher ‖ student), both softened by the temperature T; where outputs are no
+distribution, the `distance` of the task takes the place of the divergence: the squared difference in a regression.
+With a `student` the stage replaces the model; without one the model itself learns from the teacher, which helps it to
+recover from pruning: put distillation in the `with` of the pruning stage.
 
 `hints` add to that what layers inside the student differ by from layers inside the teacher, as FitNets (Romero et al.
 2015, a learned projection between the two), as attention transfer (Zagoruyko and Komodakis 2017) or as relations
 between samples (Park et al. 2019). Their losses have scales of their own, which the report shows: choose weights by
-it. With several `teachers` the distances to all of them are averaged. `initialize` begins the student with the teacher's tensors where they fit.
+it. With several `teachers` the distances to all of them are averaged. `initialize` begins the student with the
+teacher's tensors where they fit.
 
 It does not help where the teacher is hardly better than the student alone, and it costs one pass of the teacher
 over the training data; in every epoch, if inputs are augmented or there are hints.
@@ -25,11 +27,12 @@ from torch import Tensor, nn
 import toolkit
 from toolkit_distillation.hints import Hint, Hinting, Hints, distances, make_hints, paths_of
 from toolkit_distillation.initialisation import copy_tensors
+from toolkit_distillation.likeness import likeness
 from toolkit_distillation.settings import Params
-from toolkit_distillation.soft_targets import distillation_loss, soft_loss
-from toolkit_distillation.teachers import Lesson, Teacher, logits_of, make_teacher
+from toolkit_distillation.soft_targets import soft_loss
+from toolkit_distillation.teachers import Lesson, Teacher, make_teacher
 
-__all__ = ["Hint", "Params", "Teacher", "distillation_loss", "finetune", "measure", "optimize", "prepare"]
+__all__ = ["Hint", "Params", "Teacher", "finetune", "measure", "optimize", "prepare"]
 
 
 @dataclass
@@ -61,7 +64,7 @@ class DistillationLoss(nn.Module):
         alpha = self.params.alpha
         if alpha == 0:
             return self.inner(outputs, batch)
-        soft = soft_loss(self.task, outputs, lessons, self.shares, self.params.temperature)
+        soft = soft_loss(self.task, outputs, batch, lessons, self.shares, self.params.temperature)
         if alpha == 1:  # then the labels need not even make sense
             return soft
         return (1 - alpha) * self.inner(outputs, batch) + alpha * soft
@@ -105,28 +108,18 @@ def finetune(
 
 @toolkit.hookimpl
 def measure(model: nn.Module, data: toolkit.Data, prepared: Prepared | None) -> dict[str, float | toolkit.Note]:
-    """`agreement`: the share of samples to which teacher and student give the same answer; and what was done besides.
+    """`agreement` (or `distance`, see `likeness`) of student and teacher; and what was done besides.
 
     Several teachers are numbered: `agreement_1`, …
     """
     if prepared is None:
         return {}
-    several = len(prepared.teachers) > 1
-    measured: dict[str, float | toolkit.Note] = {
-        f"agreement_{number}" if several else "agreement": _agreement(model, teacher, data)
-        for number, teacher in enumerate(prepared.teachers, start=1)
-    }
+    measured: dict[str, float | toolkit.Note] = {}
+    for number, teacher in enumerate(prepared.teachers, start=1):
+        name, value = likeness(model, teacher, data)
+        measured[f"{name}_{number}" if len(prepared.teachers) > 1 else name] = value
     if prepared.copied is not None:
         measured["initialized"] = prepared.copied
     if prepared.hinting is not None:
         measured["hints"] = prepared.hinting.note(model, data)
     return measured
-
-
-def _agreement(model: nn.Module, teacher: nn.Module, data: toolkit.Data) -> float:
-    same, samples = 0, 0
-    for batch in data.batches("test" if data.test is not None else data.decisive):
-        answers = [logits_of(network, data.task, batch).argmax(dim=-1) for network in (model, teacher)]
-        same += int((answers[0] == answers[1]).sum())
-        samples += answers[0].numel()
-    return same / samples

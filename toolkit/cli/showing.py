@@ -42,13 +42,16 @@ def diff(first: Path, second: Path, html: Path | None) -> None:
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--data", metavar="SOURCE", help="Another data source; by default that of the run.")
+@click.option("--task", metavar="SOURCE", help="What the data is measured by; to be given where it is your own.")
 @click.option("--allow", multiple=True, metavar="SOURCE", help="A class of your own in the model: nets.py:Net.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="By default that of the run.")
 @click.option("--budget", type=click.FloatRange(min=0, min_open=True), default=5.0, help="Seconds for the timing.")
-def evaluate(directory: Path, data: str | None, allow: tuple[str, ...], batch_size: int | None, budget: float) -> None:
+def evaluate(
+    directory: Path, data: str | None, task: str | None, allow: tuple[str, ...], batch_size: int | None, budget: float
+) -> None:
     """Measure the model in DIRECTORY, a run directory or one of its stages: accuracy, size and latency."""
     from toolkit.evaluation import evaluate as evaluate_model
     from toolkit.report.table import as_text
 
-    report = evaluate_model(directory, data, allow=allow, batch_size=batch_size, budget_s=budget)
+    report = evaluate_model(directory, data, task=task, allow=allow, batch_size=batch_size, budget_s=budget)
     click.echo(as_text(report))

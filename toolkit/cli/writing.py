@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import click
@@ -43,6 +44,17 @@ def doctor() -> None:
         raise ToolkitError(f"{broken} {verb} broken: recipes that do not name {'it' if broken == 1 else 'them'} work")
 
 
+def _inline_table(_: click.Context, option: click.Parameter, text: str | None) -> str:
+    """A table on one line, as TOML writes it."""
+    try:
+        found = tomllib.loads(f"args = {text or '{}'}")
+    except tomllib.TOMLDecodeError as error:
+        raise click.BadParameter(f"it must be a table such as {{ size = 32 }}, and {error}", param=option) from error
+    if not isinstance(found["args"], dict) or len(found) > 1 or "\n" in (text or ""):
+        raise click.BadParameter("it must be one table such as { size = 32 }", param=option)
+    return text or ""
+
+
 @click.group()
 def new() -> None:
     """Begin a recipe or a technique from one that works."""
@@ -50,19 +62,29 @@ def new() -> None:
 
 @new.command("recipe")
 @click.option("--model", required=True, metavar="SOURCE", help="What makes the model: my_nets.py:Net.")
-@click.option("--data", required=True, metavar="SOURCE", help="What loads the data: my_data.py:load.")
+@click.option("--model-args", metavar="TOML", help="Its keyword arguments: '{ classes = 3 }'.", callback=_inline_table)
+@click.option("--data", required=True, metavar="SOURCE", help="What loads the data: my_data.py:load, image-folder.")
+@click.option("--data-args", metavar="TOML", help="Its arguments: '{ root = \"photos\" }'.", callback=_inline_table)
 @click.option("--weights", type=click.Path(exists=True, dir_okay=False), help="What the model has learnt.")
 @click.option(
     "--technique", "techniques", multiple=True, type=Plugin(), metavar="NAME", help="By default the toolkit's own."
 )
 @click.option("--output", type=click.Path(path_type=Path), default="recipe.toml", show_default=True)
-def new_recipe(model: str, data: str, weights: str | None, techniques: tuple[str, ...], output: Path) -> None:
+def new_recipe(
+    model: str,
+    model_args: str,
+    data: str,
+    data_args: str,
+    weights: str | None,
+    techniques: tuple[str, ...],
+    output: Path,
+) -> None:
     """Write a commented recipe for your model and data, once it has been rehearsed."""
     from toolkit.creating.recipes import Wish
     from toolkit.creating.recipes import new_recipe as write
     from toolkit.report.numbers import bytes_text, seconds
 
-    rehearsal = write(Wish(model, data, output, weights), techniques)
+    rehearsal = write(Wish(model, data, output, weights, model_args, data_args), techniques)
     duration, size = seconds(rehearsal.duration_s), bytes_text(rehearsal.size_bytes)
     click.echo(f"{output} is written: it takes about {duration} and leaves a model of {size}\n")
     click.echo(f"{rehearsal}\n\nRun it with: toolkit run {output}")

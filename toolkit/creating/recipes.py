@@ -21,12 +21,14 @@ OWN = "torch-optimization-toolkit "
 
 @dataclass(frozen=True)
 class Wish:
-    """What the user asked for; sources are written relative to the folder of `output`."""
+    """What the user asked for; sources are written relative to the folder of `output`, arguments as they are: TOML."""
 
     model: str
     data: str
     output: Path
     weights: str | None = None
+    model_args: str = ""
+    data_args: str = ""
 
     def text(self, stages: Sequence[Draft], left_out: dict[str, str] | None = None) -> str:
         """The recipe with these stages."""
@@ -37,6 +39,8 @@ class Wish:
             chain=", then ".join(" with ".join([s.name, *(other.name for other in s.others)]) for s in stages),
             model=_beside(self.model, self.output.parent),
             data=_beside(self.data, self.output.parent),
+            model_args=self.model_args,
+            data_args=self.data_args,
             weights=self.weights and os.path.relpath(self.weights, self.output.parent),
             epochs=5,
             stages=stages,

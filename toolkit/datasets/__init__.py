@@ -8,10 +8,18 @@ from dataclasses import replace
 import torch
 
 from toolkit.batches import take
+from toolkit.datasets.downloaded import cifar10, cifar100, fashion_mnist
+from toolkit.datasets.folder import image_folder
 from toolkit.datasets.mnist import mnist
 from toolkit.tasks import Data
 
-DATASETS: dict[str, Callable[..., Data]] = {"mnist": mnist}
+DATASETS: dict[str, Callable[..., Data]] = {
+    "mnist": mnist,
+    "fashion-mnist": fashion_mnist,
+    "cifar-10": cifar10,
+    "cifar-100": cifar100,
+    "image-folder": image_folder,
+}
 
 LARGEST_DEFAULT_VALIDATION = 5_000
 

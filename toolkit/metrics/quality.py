@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from toolkit.metrics.statistics import (
     paired_change_interval,
     share_interval,
 )
-from toolkit.tasks import Batch, Data
+from toolkit.tasks import Batch, Data, Pooled, Task
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,14 @@ def answers(model: nn.Module, data: Data, split: str = "test") -> Answers:
     if not data.samples(split):
         raise ToolkitError(f"the {split} split has no samples to measure with")
     with in_eval_mode(model):
-        parts = [_answers_of(model, data, batch) for batch in data.batches(split)]
+        parts = [_part(model, data, batch) for batch in data.batches(split)]
     samples = sum(part.samples for part in parts)
     return Answers(
         samples,
         sum(part.loss * part.samples for part in parts) / samples,
         _joined([part.correct for part in parts]),
         _joined([part.given for part in parts]),
-        {name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores},
+        {name: _values([part.scores[name] for part in parts]) for name in parts[0].scores},
     )
 
 
@@ -90,18 +90,53 @@ def _accuracy(correct: Tensor, before: Tensor | None) -> dict[str, Any]:
     return row
 
 
-def _answers_of(model: nn.Module, data: Data, batch: Batch) -> Answers:
+class _Part(NamedTuple):
+    """What a model says about one batch."""
+
+    samples: int
+    loss: float
+    correct: Tensor | None
+    given: Tensor | None
+    scores: dict[str, Tensor | Pooled]
+
+
+def _part(model: nn.Module, data: Data, batch: Batch) -> _Part:
     task, outputs = data.task, data.task.forward(model, batch)
     own = {name: metric(outputs, batch) for name, metric in data.metrics.items()}
     measures = {**task.scores(outputs, batch), **own}
-    scores = {name: _one_each(value, batch, name).double().cpu().numpy() for name, value in measures.items()}
-    correct, given = task.correct(outputs, batch), task.answers(outputs)
-    if correct is not None and _one_each(correct, batch, "correct").dtype != torch.bool:
+    scores = {name: _one_each(value, batch, name) for name, value in measures.items()}
+    correct, given = task.correct(outputs, batch), _given(task, outputs, batch)
+    if correct is not None and _required(correct, batch, "correct").dtype != torch.bool:
         raise ToolkitError(f"{type(task).__name__}.correct must return bool, not {correct.dtype}")
-    return Answers(len(batch), float(task.loss(outputs, batch)), _on_cpu(correct), _on_cpu(given), scores)
+    return _Part(len(batch), float(task.loss(outputs, batch)), _on_cpu(correct), _on_cpu(given), scores)
 
 
-def _one_each(value: Tensor, batch: Batch, name: str) -> Tensor:
+def _given(task: Task, outputs: Any, batch: Batch) -> Tensor | None:
+    """The answers, all alike where they do not count."""
+    given, counted = task.answers(outputs), task.counted(batch)
+    return given if given is None or counted is None else given.masked_fill(~counted, 0)
+
+
+def _values(found: list[Tensor | Pooled]) -> Floats:
+    """One value a sample of the whole split."""
+    pooled = [part for part in found if isinstance(part, Pooled)]
+    if pooled:
+        joined = Pooled(torch.cat([part.parts.double().cpu() for part in pooled]), pooled[0].value)
+        values: Floats = joined.values().numpy()
+        return values
+    return np.concatenate([part.double().cpu().numpy() for part in found if isinstance(part, Tensor)])
+
+
+def _one_each(value: Any, batch: Batch, name: str) -> Tensor | Pooled:
+    if isinstance(value, Pooled):
+        if value.parts.dim() != 2 or len(value.parts) != len(batch):
+            found = tuple(value.parts.shape)
+            raise ToolkitError(f"the parts of '{name}' must be (samples, parts), ({len(batch)}, …), and are {found}")
+        return value
+    return _required(value, batch, name)
+
+
+def _required(value: Any, batch: Batch, name: str) -> Tensor:
     if not isinstance(value, Tensor) or value.shape != (len(batch),):
         found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ToolkitError(f"'{name}' must be a tensor of one value a sample, ({len(batch)},), and is {found}")

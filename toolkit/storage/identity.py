@@ -68,7 +68,12 @@ def measuring_key(recipe: Recipe, identity: Mapping[str, Any]) -> str | None:
 
 def _baseline_parts(recipe: Recipe, identity: Mapping[str, Any]) -> list[Any]:
     content = identity["recipe"]
-    sources = [identity["sources"][f"model {recipe.model.source}"], identity["sources"][f"data {recipe.data.source}"]]
+    named = (
+        f"model {recipe.model.source}",
+        f"data {recipe.data.source}",
+        *(f"code {name}" for name in recipe.data.code),
+    )
+    sources = [identity["sources"][name] for name in named]
     weights = [value for name, value in identity["sources"].items() if name.startswith("weights ")]
     data = {key: value for key, value in content["data"].items() if key != "metrics"}
     return [content["model"], data, content["seed"], sources, weights, identity["data"], identity["environment"]]
@@ -96,6 +101,7 @@ def _sources(recipe: Recipe) -> dict[str, str | None]:
     found = {
         f"model {recipe.model.source}": text_of_source(recipe.model.source, "model"),
         f"data {recipe.data.source}": text_of_source(recipe.data.source, "data"),
+        **{f"code {source}": text_of_source(source, "data") for source in recipe.data.code},
         **_weights([recipe.model]),
     }
     for stage in recipe.stages:

@@ -1,0 +1,29 @@
+"""How much a student is like its teacher, as one number."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+import toolkit
+
+
+def likeness(model: nn.Module, teacher: nn.Module, data: toolkit.Data) -> tuple[str, float]:
+    """`agreement`, the share of answers that both have in common; where the task has no answers that can be equal,
+    `distance`: how far the student's outputs are from the teacher's."""
+    split = "test" if data.test is not None else data.decisive
+    found = [_of_batch(model, teacher, data.task, batch) for batch in data.batches(split)]
+    return found[0][0], sum(value for _, value, _ in found) / sum(weight for _, _, weight in found)
+
+
+@torch.no_grad()
+def _of_batch(model: nn.Module, teacher: nn.Module, task: toolkit.Task, batch: toolkit.Batch) -> tuple[str, float, int]:
+    """The name of what was found, its sum, and over how many."""
+    outputs = [task.forward(network, batch) for network in (model, teacher)]
+    own, other = (task.answers(each) for each in outputs)
+    if own is None or other is None:
+        own, other = (task.logits(each).float() for each in outputs)
+        return "distance", float(task.distance(own, other, batch)) * len(batch), len(batch)
+    counted = task.counted(batch)
+    same = own == other if counted is None else (own == other)[counted]
+    return "agreement", float(same.sum()), same.numel()

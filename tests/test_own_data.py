@@ -1,0 +1,513 @@
+"""Data as users have it: functions that return splits, loaders, folders of pictures, data sets that others made."""
+
+import errno
+import gzip
+import logging
+import pickle
+import struct
+import tarfile
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler, random_split
+from torchvision import datasets
+
+from toolkit import Data
+from toolkit.assembly import assemble, make_data
+from toolkit.batches import in_memory
+from toolkit.datasets import folder, with_validation
+from toolkit.datasets.downloaded import CIFAR10, FASHION, cifar10, cifar100, fashion_mnist
+from toolkit.datasets.folder import image_folder
+from toolkit.datasets.returned import as_data
+from toolkit.datatable import DataTable
+from toolkit.errors import InputError, RecipeError
+from toolkit.recipe import parse_recipe
+from toolkit.storage.identity import data_fingerprint
+
+
+def numbers(count=10):
+    return torch.arange(float(count)).unsqueeze(1), torch.arange(count) % 3
+
+
+class Numbers(Dataset):
+    """Samples as `form` makes them of a number."""
+
+    def __init__(self, form=lambda number: (torch.tensor([float(number)]), number % 3), count=10):
+        self.form, self.count = form, count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, position):
+        return self.form(position)
+
+
+def read(data, name="train"):
+    batches = list(data.batches(name, batch_size=4))
+    return torch.cat([batch.inputs for batch in batches]), torch.cat([batch.targets for batch in batches])
+
+
+def refusal(function, *args, **options):
+    with pytest.raises((InputError, ValueError)) as refused:
+        function(*args, **options)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+# What a function returns.
+
+LOADER: Any = DataLoader(Numbers())
+FORMS = {
+    "tensors": lambda: numbers(),
+    "a list": lambda: list(numbers()),
+    "arrays": lambda: tuple(part.numpy() for part in numbers()),
+    "arrays of float64": lambda: (numbers()[0].double().numpy(), numbers()[1].numpy()),
+    "TensorDataset": lambda: TensorDataset(*numbers()),
+    "Dataset": lambda: Numbers(),
+    "Subset": lambda: random_split(TensorDataset(*numbers()), [10, 0])[0],
+    "DataLoader": lambda: DataLoader(TensorDataset(*numbers()), batch_size=4, shuffle=True),
+    "DataLoader of a Dataset": lambda: DataLoader(Numbers(), batch_size=4),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_a_split_is_read(form):
+    data = as_data((FORMS[form](), FORMS[form]()), "own.py:load", 4)
+    for name in ("train", "test"):
+        inputs, targets = read(data, name)
+        assert inputs.dtype == torch.float32
+        order = inputs.flatten().argsort()
+        assert torch.equal(inputs[order], numbers()[0])
+        assert torch.equal(targets[order], numbers()[1])
+
+
+@pytest.mark.parametrize("form", ["TensorDataset", "Subset", "DataLoader", "arrays"])
+def test_what_is_in_memory_stays_there(form):
+    data = as_data((FORMS[form](), FORMS[form]()), "own.py:load", 4)
+    assert isinstance(in_memory(data.train), tuple)
+
+
+@pytest.mark.parametrize(
+    ("returned", "names"),
+    [
+        (lambda: (numbers(), numbers(4)), {"train": 10, "test": 4}),
+        (lambda: (numbers(), numbers(5), numbers(4)), {"train": 10, "validation": 5, "test": 4}),
+        (lambda: [numbers(), None, numbers(4)], {"train": 10, "test": 4}),
+        (lambda: {"train": numbers(), "val": numbers(3)}, {"train": 10, "validation": 3}),
+        (
+            lambda: {"train": numbers(), "valid": numbers(3), "test": numbers(2)},
+            {"train": 10, "validation": 3, "test": 2},
+        ),
+        (lambda: Data(LOADER, test=numbers(4)), {"train": 10, "test": 4}),
+    ],
+)
+def test_splits_come_in_order_or_by_name(returned, names):
+    data = as_data(returned(), "own.py:load", 1)
+    assert {name: data.samples(name) for name in names} == names
+    missing = {"train", "validation", "test"} - names.keys()
+    assert all(getattr(data, name) is None for name in missing)
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        (
+            7,
+            "must return toolkit.Data, (train, test), (train, validation, test) or a dictionary of these names, not",
+        ),
+        (numbers(), "returned (Tensor, Tensor): return toolkit.Data"),
+        ((*numbers(), *numbers()), "returned (Tensor, Tensor, Tensor, Tensor)"),
+        (Numbers(), "returned one Numbers: return "),
+        (DataLoader(Numbers()), "returned one DataLoader"),
+        ({"training": numbers()}, "returned a dictionary of ['training']"),
+        ((numbers(), "photos"), "its test split is a str"),
+        ((numbers(), (torch.ones(1), torch.ones(1), torch.ones(1))), "its test split has 3 parts and must be a pair"),
+        ((DataLoader(Numbers(), batch_size=None), numbers()), "its train split is a DataLoader with batch_size None"),
+    ],
+)
+def test_what_is_no_data_is_named(returned, said):
+    assert said in refusal(as_data, returned, "own.py:load", 1)
+
+
+def test_an_endless_loader_is_named():
+    class Endless(IterableDataset):
+        def __iter__(self):
+            return iter([])
+
+    for split in (Endless(), DataLoader(Endless())):
+        assert "its train split is a Endless without a length" in refusal(as_data, (split, numbers()), "own.py:load", 1)
+
+
+# Samples of a Dataset.
+
+
+def test_samples_may_be_dictionaries_with_labels():
+    samples = Numbers(lambda number: {"ids": torch.tensor([number]), "mask": torch.ones(1), "labels": number % 3})
+    batch = next(iter(Data(samples).batches("train", batch_size=4)))
+    assert batch.inputs.keys() == {"ids", "mask"}
+    assert batch.inputs["ids"].flatten().tolist() == [0, 1, 2, 3]
+    assert batch.targets.tolist() == [0, 1, 2, 0]
+
+
+def test_several_inputs_are_a_tuple():
+    samples = Numbers(lambda number: ((torch.tensor([number]), torch.tensor([2 * number])), 0))
+    batch = next(iter(Data(samples).batches("train", batch_size=4)))
+    assert isinstance(batch.inputs, tuple)
+    assert torch.equal(2 * batch.inputs[0], batch.inputs[1])
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        (lambda number: (torch.ones(1), torch.ones(1), 0), "its samples have 3 parts: several inputs are a tuple"),
+        (lambda number: torch.ones(1), "its samples are of type Tensor: they must be pairs (inputs, target)"),
+        (lambda number: {"a": 1, "b": 2}, "its samples are dictionaries of 'a', 'b': one of them must be 'labels'"),
+        (lambda number: (Image.new("L", (2, 2)), 0), "its samples hold Image, int, and must hold tensors or numbers"),
+        (
+            lambda number: (torch.ones(number + 1), 0),
+            "its samples differ in shape: make them equal, or give a DataLoader",
+        ),
+    ],
+)
+def test_samples_of_no_use_are_named(form, said):
+    assert said in refusal(lambda: list(Data(Numbers(form)).batches("train", batch_size=4)))
+
+
+def pad(samples):
+    longest = max(len(inputs) for inputs, _ in samples)
+    inputs = torch.stack([torch.nn.functional.pad(inputs, (0, longest - len(inputs))) for inputs, _ in samples])
+    return inputs, torch.tensor([target for _, target in samples])
+
+
+def test_a_loader_puts_samples_together_as_it_wants():
+    ragged = Numbers(lambda number: (torch.full((number + 1,), float(number)), number % 3))
+    data = as_data((DataLoader(ragged, batch_size=4, collate_fn=pad), numbers()), "own.py:load", 4)
+    order = torch.tensor([2, 5, 0])
+    batch = next(iter(data.training_batches(order, 4)))
+    assert batch.inputs.shape == (3, 6)
+    assert batch.inputs[:, 0].tolist() == [2, 5, 0]
+    assert batch.index.tolist() == [2, 5, 0]
+    assert batch.targets.tolist() == [2, 2, 0]
+
+
+def test_a_validation_split_of_a_loader_is_put_together_as_train_is():
+    ragged = Numbers(lambda number: (torch.full((number + 1,), float(number)), number % 3))
+    data = with_validation(as_data((DataLoader(ragged, collate_fn=pad), numbers()), "own.py:load", 1), 4)
+    assert next(iter(data.batches("validation"))).inputs.dim() == 2
+
+
+def test_what_of_a_loader_is_not_used_is_said(caplog):
+    sampler = WeightedRandomSampler(torch.ones(10).tolist(), 10)
+    with caplog.at_level(logging.WARNING, "toolkit"):
+        as_data((DataLoader(Numbers(), batch_size=32, sampler=sampler), numbers()), "own.py:load", 128)
+    assert caplog.messages == [
+        "of the train DataLoader the data set is used, but not its batch_size 32 ([data] batch_size is 128), "
+        "nor its WeightedRandomSampler (training shuffles all samples)"
+    ]
+    caplog.clear()
+    as_data((DataLoader(Numbers(), batch_size=128, shuffle=True), numbers()), "own.py:load", 128)
+    assert not caplog.messages
+
+
+# Pictures in folders.
+
+
+def photos(root, classes=("apple", "leaf"), count=10, size=(20, 30)):
+    generator = np.random.default_rng(sum(map(ord, str(classes))))
+    for number, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for position in range(count):
+            pixels = generator.integers(0, 40, (*size, 3)) + np.array([200 * number, 100, 0])
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{position}.png")
+    return str(root)
+
+
+def test_a_folder_of_classes_is_cut(tmp_path):
+    data = image_folder(photos(tmp_path / "p"), size=16)
+    for name, count in (("train", 16), ("test", 4)):
+        inputs, targets = read(data, name)
+        assert (inputs.shape, inputs.dtype) == ((count, 3, 16, 16), torch.float32)
+        assert targets.bincount().tolist() == [count // 2, count // 2]
+        red = inputs[:, 0].mean(dim=(1, 2)) * 0.229 + 0.485
+        assert torch.equal((red > 0.5).long(), targets), "the pictures belong to their classes"
+    assert data_fingerprint(data) == data_fingerprint(image_folder(str(tmp_path / "p"), size=16))
+    assert not {tuple(row.tolist()) for row in read(data)[0].flatten(1)} & {
+        tuple(row.tolist()) for row in read(data, "test")[0].flatten(1)
+    }
+
+
+def test_folders_of_splits_are_kept(tmp_path):
+    for name, count in (("train", 5), ("val", 2), ("test", 3)):
+        photos(tmp_path / name, count=count)
+    data = image_folder(str(tmp_path), size=8)
+    assert [data.samples(name) for name in ("train", "validation", "test")] == [10, 4, 6]
+
+
+def test_grey_pictures_of_a_given_mean(tmp_path):
+    data = image_folder(photos(tmp_path / "p"), size=8, channels=1, mean=[0.0], std=[1.0])
+    inputs, _ = read(data)
+    assert inputs.shape[1:] == (1, 8, 8)
+    assert 0 <= inputs.min() < inputs.max() <= 1
+
+
+def test_pictures_beyond_memory_are_read_from_their_files(tmp_path, monkeypatch):
+    held = image_folder(photos(tmp_path / "p"), size=8)
+    monkeypatch.setattr(folder, "LARGEST_IN_MEMORY_BYTES", 100)
+    lying = image_folder(str(tmp_path / "p"), size=8)
+    assert isinstance(held.train, tuple)
+    assert not isinstance(lying.train, tuple)
+    assert all(torch.equal(one, other) for one, other in zip(read(held), read(lying), strict=True))
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_broken_picture_is_named(tmp_path, monkeypatch, held):
+    root = photos(tmp_path / "p")
+    (tmp_path / "p" / "leaf" / "3.png").write_bytes(b"no picture")
+    if not held:
+        monkeypatch.setattr(folder, "LARGEST_IN_MEMORY_BYTES", 100)
+    found = refusal(
+        lambda: (list(image_folder(root, size=8).batches("train")), list(image_folder(root).batches("test")))
+    )
+    assert f"{tmp_path}/p/leaf/3.png cannot be read as a picture" in found
+
+
+def test_folders_of_no_use_are_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    one, bare, lonely = (tmp_path / name for name in ("one", "bare", "lonely"))
+    photos(one, classes=("apple",))
+    photos(bare)
+    (bare / "nothing").mkdir()
+    photos(lonely)
+    photos(lonely / "more", classes=("x",), count=1)
+    (lonely / "more" / "x").rename(lonely / "x")
+    (lonely / "more").rmdir()
+    photos(tmp_path / "split" / "train")
+    photos(tmp_path / "split" / "test", classes=("apple", "pear"))
+    expected = {
+        "no": f"there is no folder {tmp_path}/no",
+        "empty": "must hold a folder for each of two classes or more, and there is none",
+        "one": "and there is only one, 'apple'",
+        "bare": f"there are no pictures in {bare}/nothing",
+        "lonely": "there is one picture of 'x'",
+        "split": "have different classes: only one has ['leaf', 'pear']",
+    }
+    for name, said in expected.items():
+        assert said in refusal(image_folder, str(tmp_path / name))
+    for wrong in ({"channels": 4}, {"size": 0}, {"test": 1.0}):
+        assert "image-folder takes 1 or 3 channels" in refusal(image_folder, str(bare), **wrong)
+    assert "takes 3 numbers as mean" in refusal(image_folder, str(bare), mean=[0.5, 0.5])
+
+
+def test_a_folder_lies_beside_the_recipe(tmp_path):
+    photos(tmp_path / "p")
+    table = DataTable.model_validate(
+        {"source": "image-folder", "args": {"root": "p", "size": 8}}, context={"directory": tmp_path}
+    )
+    assert make_data(table).samples("train") == 15, "one of 16 is held out for validation"
+
+
+# Data sets of torchvision, and of others.
+
+MORE = """
+import torch
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+shrink = v2.Compose([v2.ToImage(), v2.Resize((4, 4)), v2.ToDtype(torch.float32, scale=True)])
+
+class Dark:
+    def __call__(self, picture):
+        return shrink(picture) * 0
+
+class Split(Dataset):
+    def __init__(self, split, count=6):
+        self.split, self.count = split, count
+    def __len__(self):
+        return self.count
+    def __getitem__(self, position):
+        return torch.full((1,), float(len(self.split))), position % 2
+"""
+FAKE = {
+    "source": "torchvision.datasets:FakeData",
+    "args": {"image_size": [3, 8, 8], "num_classes": 3},
+    "train_args": {"size": 20},
+    "test_args": {"size": 10, "random_offset": 99},
+}
+
+
+@pytest.fixture
+def table(tmp_path):
+    (tmp_path / "more.py").write_text(MORE)
+
+    def table(content):
+        return DataTable.model_validate({"validation": 0, **content}, context={"directory": tmp_path})
+
+    return table
+
+
+def test_a_dataset_class_is_called_for_each_split(table):
+    data = make_data(table(FAKE))
+    assert [data.samples(name) for name in ("train", "test")] == [20, 10]
+    inputs, targets = read(data)
+    assert (inputs.shape, inputs.dtype) == ((20, 3, 8, 8), torch.float32), "pictures become tensors"
+    assert 0 <= inputs.min() < inputs.max() <= 1
+    assert set(targets.tolist()) <= {0, 1, 2}
+
+
+def test_a_transform_is_named_by_its_source(table):
+    data = make_data(table({**FAKE, "transform": "more.py:shrink", "train_transform": "more.py:Dark"}))
+    train, test = read(data)[0], read(data, "test")[0]
+    assert train.shape[1:] == test.shape[1:] == (3, 4, 4)
+    assert train.abs().max() == 0 < test.abs().max()
+
+
+def test_what_chooses_a_split_is_known_by_its_name(table):
+    data = make_data(table({"source": "more.py:Split"}))
+    assert read(data)[0].unique().tolist() == [5.0]
+    assert read(data, "test")[0].unique().tolist() == [4.0]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"train_args": None, "test_args": None}, "makes one Dataset: say what makes each split, train_args = { … }"),
+        ({"train_args": {"sise": 3}}, "there is no argument 'sise'; did you mean 'size'?"),
+        ({"transform": "more.py:shrunk"}, "has no 'shrunk'; did you mean 'shrink'?"),
+        ({"transform": "shrink"}, "'shrink' must be 'package.module:transform' or 'file.py:transform'"),
+        ({"source": "more.py:Split", "args": {}, "train_args": {}, "test_args": None}, "missing a required argument"),
+        (
+            {"source": "more.py:Split", "args": {"split": "a"}, "train_args": {}, "transform": "more.py:shrink"},
+            "takes no transform",
+        ),
+        ({"source": "mnist", "args": {}}, "train_args is for a source that is a Dataset class, and 'mnist' is none"),
+    ],
+)
+def test_mistakes_about_a_dataset_class(table, content, said):
+    if content.get("source"):
+        content = {**content, "test_args": content.get("test_args")}
+    with pytest.raises(ValueError) as refused:
+        table({**FAKE, **content})
+    assert said in str(refused.value)
+
+
+def test_a_target_that_the_model_cannot_answer_is_found_wherever_it_lies(tmp_path):
+    photos(tmp_path / "p", classes=("a", "b", "c", "d"))
+    text = """
+    [model]
+    source = "mlp"
+    args = { hidden = [4], inputs = 192, classes = 3 }
+    training = { epochs = 1 }
+    [data]
+    source = "image-folder"
+    args = { root = "p", size = 8 }
+    [[stages]]
+    technique = "pruning"
+    """
+    with pytest.raises(RecipeError, match="its targets go up to 3, and the model tells only 3 classes apart"):
+        assemble(parse_recipe(text, "own.toml", tmp_path))
+
+
+# By name, downloaded by torchvision.
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache, and no network."""
+
+    def unreachable(*_, **__):
+        raise URLError(OSError(errno.ENETUNREACH, "Network is unreachable"))
+
+    monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path))
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    return tmp_path / "datasets"
+
+
+@pytest.mark.parametrize(
+    ("source", "title", "files"),
+    [
+        (fashion_mnist, "Fashion-MNIST", "t10k-labels-idx1-ubyte.gz"),
+        (cifar10, "CIFAR-10", "cifar-10-python.tar.gz"),
+        (cifar100, "CIFAR-100", "cifar-100-python.tar.gz"),
+    ],
+)
+def test_without_a_network_it_says_which_files_go_where(cache, source, title, files):
+    found = refusal(source)
+    assert found.startswith(f"{title} is not in {cache} and cannot be downloaded (")
+    assert files in found
+    assert f"into {cache / 'FashionMNIST/raw' if title.startswith('F') else cache}" in found
+
+
+def archive(path, folder, files):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in files.items():
+            (path.parent / name).write_bytes(pickle.dumps(content))
+            tar.add(path.parent / name, f"{folder}/{name}")
+            (path.parent / name).unlink()
+
+
+def small(labels, count=6, seed=0):
+    generator = np.random.default_rng(seed)
+    numbers = generator.integers(0, 10, count).tolist()
+    return {"data": generator.integers(0, 256, (count, 3072), dtype=np.uint8), labels: numbers}
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "label"), [("CIFAR10", cifar10, "labels"), ("CIFAR100", cifar100, "fine_labels")]
+)
+def test_cifar_is_read_from_the_archive_that_was_put_there(cache, monkeypatch, kind, source, label):
+    made = getattr(datasets, kind)
+    names = [name for name, _ in (*made.train_list, *made.test_list)]
+    files = {name: small(label, seed=place) for place, name in enumerate(names)}
+    archive(cache / made.filename, made.base_folder, {**files, made.meta["filename"]: {made.meta["key"]: ["a"] * 100}})
+    for attribute in ("train_list", "test_list"):
+        monkeypatch.setattr(made, attribute, [[name, None] for name, _ in getattr(made, attribute)])
+    monkeypatch.setattr(made, "meta", {**made.meta, "md5": None})
+    monkeypatch.setattr(made, "tgz_md5", None)
+    data = source(samples=5)
+    inputs, targets = read(data)
+    first = files[names[0]]
+    assert inputs.shape == (5, 3, 32, 32)
+    assert targets.tolist() == first[label][:5]
+    pixels = (
+        inputs * torch.tensor(data.convert.std).view(3, 1, 1) + torch.tensor(data.convert.mean).view(3, 1, 1)
+    ) * 255
+    assert torch.allclose(pixels.flatten(1), torch.tensor(first["data"][:5]).float(), atol=1e-3)
+    assert data.samples("test") == 5
+    assert source().samples("train") == 6 * len(made.train_list)
+
+
+def test_fashion_mnist_is_read_from_the_files_that_were_put_there(cache, monkeypatch):
+    raw = cache / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, count in (("train", 6), ("t10k", 3)):
+        pixels = torch.arange(count * 784) % 256
+        images = struct.pack(">iiii", 2051, count, 28, 28) + pixels.to(torch.uint8).numpy().tobytes()
+        for part, content in (
+            ("images-idx3", images),
+            ("labels-idx1", struct.pack(">ii", 2049, count) + bytes(range(count))),
+        ):
+            (raw / f"{name}-{part}-ubyte.gz").write_bytes(gzip.compress(content))
+    monkeypatch.setattr(
+        datasets.FashionMNIST, "resources", [(name, None) for name, _ in datasets.FashionMNIST.resources]
+    )
+    inputs, targets = read(fashion_mnist())
+    assert inputs.shape == (6, 1, 28, 28)
+    assert targets.tolist() == list(range(6))
+    assert (inputs.flatten()[:256] * 0.3530 + 0.2860).mul(255).round().tolist() == list(range(256))
+
+
+def test_samples_must_be_positive():
+    for known in (CIFAR10, FASHION):
+        assert "samples must be at least 1, not 0" in refusal(known.data, 0)
+
+
+def test_the_names_are_those_of_recipes(tmp_path):
+    for name in ("fashion-mnist", "cifar-10", "cifar-100"):
+        table = DataTable.model_validate({"source": name, "args": {"samples": 3}}, context={"directory": Path()})
+        assert table.source == name

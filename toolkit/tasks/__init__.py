@@ -1,0 +1,39 @@
+"""What a batch, a loss and a right answer are: the only way by which techniques and metrics reach a model."""
+
+from __future__ import annotations
+
+from torch.utils.data import Dataset
+
+from toolkit.batches import Split
+from toolkit.tasks.classification import Classification
+from toolkit.tasks.data import Data, Metric
+from toolkit.tasks.multilabel import MultiLabel
+from toolkit.tasks.outputs import to_float32
+from toolkit.tasks.pooled import Pooled
+from toolkit.tasks.regression import Regression
+from toolkit.tasks.task import Batch, Direction, Task
+from toolkit.tasks.tokens import TokenClassification
+
+TASKS: dict[str, type[Task]] = {
+    "classification": Classification,
+    "regression": Regression,
+    "multi-label": MultiLabel,
+    "token-classification": TokenClassification,
+}
+
+__all__ = [
+    "TASKS",
+    "Batch",
+    "Classification",
+    "Data",
+    "Dataset",
+    "Direction",
+    "Metric",
+    "MultiLabel",
+    "Pooled",
+    "Regression",
+    "Split",
+    "Task",
+    "TokenClassification",
+    "to_float32",
+]
