@@ -8,7 +8,8 @@ pruning: put distillation in the `with` of the pruning stage.
 `hints` add to that what layers inside the student differ by from layers inside the teacher, as FitNets (Romero et al.
 2015, a learned projection between the two), as attention transfer (Zagoruyko and Komodakis 2017) or as relations
 between samples (Park et al. 2019). Their losses have scales of their own, which the report shows: choose weights by
-it. With several `teachers` the distances to all of them are averaged. `initialize` begins the student with the teacher's tensors where they fit.
+it. With several `teachers` the distances to all of them are averaged. `initialize` begins the student with the
+teacher's tensors where they fit.
 
 It does not help where the teacher is hardly better than the student alone, and it costs one pass of the teacher
 over the training data; in every epoch, if inputs are augmented or there are hints.
