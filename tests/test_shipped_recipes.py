@@ -9,7 +9,7 @@ RECIPES = shipped()
 
 
 def test_the_shipped_recipes():
-    assert set(RECIPES) >= {"mnist", "distillation", "pruning", "quantization"}
+    assert set(RECIPES) >= {"mnist", "distillation", "hints", "pruning", "quantization"}
 
 
 @pytest.mark.parametrize("name", RECIPES)
