@@ -161,11 +161,110 @@ def test_linear_layers_and_all_convolutions_are_pruned_even_alone(make: Any) -> 
     assert masks.current(after).keys() == {"weight"}
 
 
-def test_nothing_else_is_pruned() -> None:
-    model = nn.ModuleDict(
-        {"embedding": nn.Embedding(9, 4), "norm": nn.LayerNorm(4), "lstm": nn.LSTM(4, 4), "head": nn.Linear(4, 9)}
+def test_nothing_else_is_pruned_and_that_is_said() -> None:
+    model = nn.ModuleDict({"embedding": nn.Embedding(9, 4), "norm": nn.LayerNorm(4), "head": nn.Linear(4, 9)})
+    after = pruned(model, sparsity=0.5)
+    assert masks.current(after).keys() == {"head.weight"}
+    assert measured(after, model, sparsity=0.5)["layers"].text == (
+        "embedding.weight is never pruned: it is the Embedding's"
     )
-    assert masks.current(pruned(model, sparsity=0.5)).keys() == {"head.weight"}
+
+
+# Layers with several weights
+
+
+class Sequences(nn.Module):
+    """Rows of an image as a sequence, through a layer that knows sequences; logits of four classes."""
+
+    def __init__(self, layer: nn.Module, width: int = 8) -> None:
+        super().__init__()
+        self.layer, self.head = layer, nn.Linear(width, 4)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        rows = inputs.squeeze(1)
+        if isinstance(self.layer, nn.MultiheadAttention):
+            keys = rows[..., : self.layer.kdim]
+            states = self.layer(rows, keys, keys, need_weights=False)[0]
+        elif isinstance(self.layer, nn.RNNBase):
+            states = self.layer(rows)[0]
+        elif isinstance(self.layer, nn.LSTMCell):
+            states = self.layer(rows.flatten(0, 1))[0].unflatten(0, rows.shape[:2])
+        else:
+            states = self.layer(rows.flatten(0, 1)).unflatten(0, rows.shape[:2])
+        return self.head(states.mean(dim=1))
+
+
+SEQUENCES: dict[str, Any] = {
+    "lstm": lambda: Sequences(nn.LSTM(8, 6, num_layers=2, bidirectional=True, batch_first=True), 12),
+    "projected lstm": lambda: Sequences(nn.LSTM(8, 12, proj_size=8, batch_first=True)),
+    "gru": lambda: Sequences(nn.GRU(8, 8, batch_first=True)),
+    "rnn": lambda: Sequences(nn.RNN(8, 8, batch_first=True)),
+    "lstm cell": lambda: Sequences(nn.LSTMCell(8, 8)),
+    "gru cell": lambda: Sequences(nn.GRUCell(8, 8)),
+    "attention": lambda: Sequences(nn.MultiheadAttention(8, 2, batch_first=True)),
+    "attention to others": lambda: Sequences(nn.MultiheadAttention(8, 2, batch_first=True, kdim=4, vdim=4)),
+    "transformer": lambda: Sequences(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)),
+}
+
+
+def matrices(model: nn.Module) -> set[str]:
+    return {path for path, value in weights(model).items() if value.ndim > 1}
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_every_matrix_of_recurrent_and_attention_layers_is_pruned_and_stays_so_in_training(name: str) -> None:
+    model = SEQUENCES[name]()
+    after = pruned(model, sparsity=0.6, scope="layer")
+    before = zeros(after)
+    assert masks.current(after).keys() == matrices(model)
+    for path in matrices(model):
+        assert int(before[path].sum()) == round(0.6 * before[path].numel()), path
+    biases = weights(model).keys() - matrices(model)
+    assert all(torch.equal(weights(after)[path], weights(model)[path]) for path in biases)
+
+    old = {path: value.clone() for path, value in weights(after).items()}
+    training = Training(TrainingSettings.model_validate({"lr": 1e-2, "weight_decay": 0.1}), DATA.task.loss)
+    fit(after, training, DATA)
+    for path in matrices(model):
+        assert torch.equal(zeros(after)[path], before[path]), path
+        assert not torch.equal(weights(after)[path], old[path]), path
+
+    plain, inputs = masks.folded(after).eval(), DATA.example(5).inputs
+    assert isinstance(plain, Sequences)
+    assert all(torch.equal(value, weights(after)[path]) for path, value in weights(plain).items())
+    for no_gradients in (torch.enable_grad(), torch.no_grad(), torch.inference_mode()):
+        with no_gradients:  # fused functions read the weights of these layers themselves
+            torch.testing.assert_close(after.eval()(inputs), plain(inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_one_name_selects_a_whole_layer_or_one_of_its_weights() -> None:
+    model = SEQUENCES["lstm"]()
+    recurrent = {path for path in matrices(model) if path.startswith("layer.")}
+    assert masks.current(pruned(model, layers=["layer"])).keys() == recurrent
+    assert masks.current(pruned(model, exclude=["layer"])).keys() == {"head.weight"}
+    only = masks.current(pruned(model, layers=["*.weight_hh_*"])).keys()
+    assert only == {path for path in recurrent if "weight_hh" in path}
+    assert masks.current(pruned(model, exclude=["layer.weight_ih_l0"])).keys() == matrices(model) - {
+        "layer.weight_ih_l0"
+    }
+    with pytest.raises(
+        toolkit.TechniqueError, match=r"'layer\.weight_l0' matches no prunable layer; known: layer\.weight"
+    ):
+        pruned(model, layers=["layer.weight_l0"])
+    table = measured(pruned(model, sparsity=0.5), model, sparsity=0.5)["layers"].table
+    assert {row["layer"] for row in table} == recurrent | {"head"}
+    assert sum(row["zeros"] for row in table) == round(0.5 * sum(row["weights"] for row in table))
+
+
+def test_n_of_m_and_gradual_pruning_reach_recurrent_and_attention_layers() -> None:
+    for name in ("lstm", "transformer"):
+        after = pruned(SEQUENCES[name](), pattern="2:4", exclude=["head"])
+        for path, mask in masks.current(after).items():
+            assert (mask.unflatten(1, (-1, 4)).sum(-1) == 2).all(), path
+        trained = trained_with(SEQUENCES[name](), sparsity=0.5, schedule="gradual", steps_between=1)
+        counts = {path: int(zero.sum()) for path, zero in zeros(trained).items() if path in masks.current(trained)}
+        assert counts.keys() == matrices(trained)
+        assert sum(counts.values()) == round(0.5 * sum(weights(trained)[path].numel() for path in counts))
 
 
 # Pruning again
@@ -482,7 +581,7 @@ def test_a_pattern_for_a_layer_of_another_kind_matches_nothing() -> None:
 
 
 def test_a_model_without_prunable_layers_is_refused() -> None:
-    with pytest.raises(toolkit.TechniqueError, match="no linear or convolutional layer"):
+    with pytest.raises(toolkit.TechniqueError, match="no linear, convolutional, recurrent or attention layer"):
         toolkit_pruning.select(nn.Sequential(nn.Flatten(), nn.LayerNorm(4)), Params())
 
 

@@ -1,4 +1,4 @@
-"""Pruning: the least important weights of linear and convolutional layers become zero, and stay zero.
+"""Pruning: the least important weights of layers that multiply become zero, and stay zero.
 
 By magnitude, as in Han et al., "Learning both weights and connections for efficient neural networks", 2015;
 gradually, as in Zhu and Gupta, "To prune, or not to prune", 2017; N of every M weights, as in Mishra et al.,
@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -20,10 +18,8 @@ from torch import Tensor, nn
 
 import toolkit
 from toolkit import hookimpl, masks
+from toolkit_pruning.prunable import check_patterns, inputs_of, kind_of, match, only_weight, prunable_names
 from toolkit_pruning.ranking import Scope, cubic_sparsity, n_of_m_mask, smallest_masks
-
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-PRUNABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 
 Criterion = Literal["magnitude", "random"]
 
@@ -74,30 +70,38 @@ class Params(toolkit.Params):
 
 
 class Selection(NamedTuple):
-    """The layers to prune, one for each tensor, and why others that were asked for are left alone."""
+    """What to prune, one name for each tensor, why others that were asked for are left alone, and what never is.
+
+    A layer with one weight goes by its own name, such as `fc`; of others each weight does, `lstm.weight_hh_l0`.
+    """
 
     layers: tuple[str, ...]
     left_alone: dict[str, str]
+    never: dict[str, str]
 
 
 def select(model: nn.Module, params: Params) -> Selection:
     """Select the layers, in the model's order; a `TechniqueError` where a pattern or a whole model has none.
 
     A weight that layers share is one weight: the name of any of them selects it, and it is left alone where
-    one of them is excluded, or of a kind that is never pruned, such as an embedding.
+    one of them is excluded, or of a kind that is never pruned, such as an embedding. The name of a recurrent or
+    an attention layer selects all its weights; their biases are left alone.
     """
     sharing: dict[int, list[masks.Weight]] = {}
     for weight in masks.named_weights(model):
         sharing.setdefault(id(weight.parameter), []).append(weight)
-    found = [(shared, _prunable(shared)) for shared in sharing.values()]
-    _check_patterns([*params.layers, *params.exclude], [layer for _, layers in found for layer in layers])
-    asked = [(shared, layers) for shared, layers in found if _match(layers, params.layers)]
+    found = [(shared, prunable_names(shared)) for shared in sharing.values()]
+    never = {
+        shared[0].path: kind_of(shared[0]) for shared, layers in found if not layers and shared[0].parameter.ndim > 1
+    }
+    check_patterns([*params.layers, *params.exclude], [layer for _, layers in found for layer in layers])
+    asked = [(shared, layers) for shared, layers in found if match(layers, params.layers)]
     reasons = {layers[0]: _reason_against(shared, layers, params) for shared, layers in asked}
     left_alone = {layer: reason for layer, reason in reasons.items() if reason}
     if left_alone == reasons:
         told = "; ".join(f"{layer}: {reason}" for layer, reason in reasons.items())
         raise toolkit.TechniqueError(f"no layer is left to prune ({told})")
-    return Selection(tuple(layer for layer in reasons if layer not in left_alone), left_alone)
+    return Selection(tuple(layer for layer in reasons if layer not in left_alone), left_alone, never)
 
 
 @hookimpl
@@ -140,9 +144,10 @@ def finetune(
 @hookimpl
 def measure(model: nn.Module, prepared: list[Selection]) -> dict[str, float | toolkit.Note]:
     """Count the zeros of the layers as they are now: of all together, and in a table of each."""
-    layers, left_alone = prepared[0]
+    layers, left_alone, never = prepared[0]
     rows = _rows(model, layers)
-    text = "; ".join(f"{layer} is left alone: {reason}" for layer, reason in left_alone.items())
+    told = [f"{layer} is left alone: {reason}" for layer, reason in left_alone.items()]
+    text = "; ".join(told + [f"{path} is never pruned: it is the {kind}'s" for path, kind in never.items()])
     if not rows:  # a technique after this one put in another model
         return {"layers": toolkit.Note("no layer that was pruned is left")}
     return {"sparsity": _sparsity(rows), "layers": toolkit.Note(text, rows)}
@@ -151,14 +156,14 @@ def measure(model: nn.Module, prepared: list[Selection]) -> dict[str, float | to
 def choose(model: nn.Module, layers: Sequence[str], params: Params, sparsity: float) -> dict[str, Tensor]:
     """Masks for `masks.apply`, ranked on the present weights, of which those that are masked go first."""
     weights = {weight.path: weight for weight in masks.named_weights(model)}
-    chosen = [weights[f"{layer}.weight".lstrip(".")] for layer in layers]
+    chosen = [weights[layer if layer in weights else only_weight(layer)] for layer in layers]
     present = masks.current(model)
     scores = [_score(weight.value, present.get(weight.path), params.criterion) for weight in chosen]
     kept = _n_of_m(params.pattern)
     if kept is None:
         found = smallest_masks(scores, sparsity, params.scope)
     else:
-        found = [n_of_m_mask(s, *kept, _inputs(w.module)[0]) for s, w in zip(scores, chosen, strict=True)]
+        found = [n_of_m_mask(s, *kept, inputs_of(w)[0]) for s, w in zip(scores, chosen, strict=True)]
     return {weight.path: mask for weight, mask in zip(chosen, found, strict=True)}
 
 
@@ -170,13 +175,14 @@ def _score(weight: Tensor, kept: Tensor | None, criterion: Criterion) -> Tensor:
 
 def _rows(model: nn.Module, layers: Sequence[str]) -> list[dict[str, Any]]:
     rows = []
-    modules: dict[str, Any] = dict(model.named_modules())
+    weights, modules = {weight.path: weight for weight in masks.named_weights(model)}, dict(model.named_modules())
     for layer in layers:
+        found = weights.get(layer, weights.get(only_weight(layer)))
         module: Any = modules.get(layer)
-        if not hasattr(module, "weight") and not hasattr(module, "dense_weight"):
+        if found is None and not hasattr(module, "dense_weight"):
             continue
-        weight = module.dense_weight() if hasattr(module, "dense_weight") else module.weight
-        zeros, size = int((weight == 0).sum()), weight.numel()
+        value: Tensor = module.dense_weight() if found is None else found.value
+        zeros, size = int((value == 0).sum()), value.numel()
         rows.append({"layer": layer, "weights": size, "zeros": zeros, "sparsity": zeros / size})
     return rows
 
@@ -185,39 +191,14 @@ def _sparsity(rows: Sequence[Mapping[str, Any]]) -> float:
     return sum(row["zeros"] for row in rows) / sum(row["weights"] for row in rows)
 
 
-def _prunable(shared: Sequence[masks.Weight]) -> list[str]:
-    found = [w for w in shared if w.attribute == "weight" and isinstance(w.module, PRUNABLE)]
-    return [weight.path.rpartition(".")[0] for weight in found]
-
-
-def _match(layers: Sequence[str], patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(layer, pattern) for layer in layers for pattern in patterns)
-
-
 def _reason_against(shared: Sequence[masks.Weight], layers: Sequence[str], params: Params) -> str:
     if len(layers) < len(shared):
         return f"its weight is also one that is never pruned, in {' and '.join(w.path for w in shared)}"
-    if _match(layers, params.exclude):
+    if match(layers, params.exclude):
         return "excluded"
-    _, size = _inputs(shared[0].module)
+    _, size = inputs_of(shared[0])
     _, m = _n_of_m(params.pattern) or (1, 1)
     return f"its input size {size} is not divisible by {m}" if size % m else ""
-
-
-def _inputs(module: Any) -> tuple[int, int]:
-    """The dimension of a weight that runs over the inputs, and the number of inputs within a group."""
-    if isinstance(module, TRANSPOSED):
-        return 0, module.in_channels // module.groups
-    return 1, module.weight.shape[1]
-
-
-def _check_patterns(patterns: Sequence[str], layers: Sequence[str]) -> None:
-    if not layers:
-        raise toolkit.TechniqueError("the model has no linear or convolutional layer to prune")
-    for pattern in patterns:
-        if not _match(layers, [pattern]):
-            close = get_close_matches(pattern, layers, n=5) or layers[:10]
-            raise toolkit.TechniqueError(f"'{pattern}' matches no prunable layer; known: {', '.join(close)}")
 
 
 def _n_of_m(pattern: Any) -> tuple[int, int] | None:

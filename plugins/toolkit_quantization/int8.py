@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_compiling
-from torch.jit import is_tracing
 
 from toolkit_quantization import kernels
 from toolkit_quantization.kernels import LARGEST, SMALLEST
@@ -105,7 +104,7 @@ class Int8Linear(nn.Module):
 
     def _multiply(self, rows: Tensor) -> Tensor:
         # What is traced, or runs elsewhere, knows `_int_mm` and no packed weights.
-        if is_compiling() or is_tracing() or type(rows) is not Tensor or not rows.is_cpu:
+        if is_compiling() or torch._C._get_tracing_state() or type(rows) is not Tensor or not rows.is_cpu:
             values, row_scale = quantize_rows(rows)
             return int8_matmul(values, self.weight).float().mul_(self.scale).mul_(row_scale)
         rows, row_scale = kernels.scaled_rows(rows)

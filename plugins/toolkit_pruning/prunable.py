@@ -1,0 +1,74 @@
+"""Which weights can be pruned, and under which names recipes and reports speak of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+import toolkit
+from toolkit import masks
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+ONE_WEIGHT = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
+RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+
+
+def prunable_names(shared: Sequence[masks.Weight]) -> list[str]:
+    """The names of one tensor as something that can be pruned.
+
+    A layer with one weight goes by its own name, such as `fc`; of others each weight does, `lstm.weight_hh_l0`.
+    """
+    names = []
+    for weight in shared:
+        if isinstance(weight.module, ONE_WEIGHT) and weight.attribute == "weight":
+            names.append(weight.path.rpartition(".")[0])
+        elif _is_one_of_several(weight.module, weight.attribute):
+            names.append(weight.path)
+    return names
+
+
+def _is_one_of_several(module: nn.Module, attribute: str) -> bool:
+    if isinstance(module, RECURRENT):
+        return attribute.startswith("weight_")
+    # What makes queries, keys and values; the projection of the outputs is a linear layer within.
+    return isinstance(module, nn.MultiheadAttention) and attribute.endswith("proj_weight")
+
+
+def only_weight(layer: str) -> str:
+    """The path of the weight of a layer that has one."""
+    return f"{layer}.weight".lstrip(".")
+
+
+def kind_of(weight: masks.Weight) -> str:
+    """The class of the layer, as it was before anything was masked."""
+    kind: Any = parametrize.type_before_parametrizations(weight.module)
+    return str(kind.__name__)
+
+
+def inputs_of(weight: masks.Weight) -> tuple[int, int]:
+    """The dimension of a weight that runs over the inputs, and the number of inputs within a group."""
+    module: Any = weight.module
+    if isinstance(module, TRANSPOSED):
+        return 0, module.in_channels // module.groups
+    return 1, weight.value.shape[1]
+
+
+def match(names: Sequence[str], patterns: Sequence[str]) -> bool:
+    """Whether a pattern matches one of the names, or the layer of a weight that has a name of its own."""
+    known = {*names, *(layer for layer, _, weight in (name.rpartition(".") for name in names) if "weight" in weight)}
+    return any(fnmatchcase(name, pattern) for name in known for pattern in patterns)
+
+
+def check_patterns(patterns: Sequence[str], names: Sequence[str]) -> None:
+    """A `TechniqueError` where there is nothing to prune, or a pattern has nothing to match."""
+    if not names:
+        raise toolkit.TechniqueError("the model has no linear, convolutional, recurrent or attention layer to prune")
+    for pattern in patterns:
+        if not match(names, [pattern]):
+            close = get_close_matches(pattern, names, n=5) or names[:10]
+            raise toolkit.TechniqueError(f"'{pattern}' matches no prunable layer; known: {', '.join(close)}")
