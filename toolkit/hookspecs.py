@@ -26,7 +26,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class TechniqueHooks:
-    """What a technique does with a model, in the order in which the runner asks. All four are optional."""
+    """What a technique does with a model, in the order in which the runner asks. All are optional."""
 
     @hookspec(firstresult=True)
     def prepare(self, model: nn.Module, params: Params, data: Data, reference: nn.Module) -> Any:
@@ -54,6 +54,14 @@ class TechniqueHooks:
         optimized; the runner then trains once. A loss is `(outputs, batch) -> scalar` and wraps `training.loss`;
         `after_step(step, steps)` counts from 1; modules in `trained_along` learn too and are dropped at the end.
         Losses and step functions keep what they remember in modules.
+        """
+
+    @hookspec(firstresult=True)
+    def resolve(self, params: Params, prepared: Any) -> Params:
+        """Return `params` with whatever was chosen by timing in place of what asked for it, such as `auto`.
+
+        Called once the stage is done. What is returned is written into the resolved recipe, which then repeats the
+        run on a machine that is as fast or not. Only for what cannot be known from the recipe and the data.
         """
 
     @hookspec(firstresult=True)
