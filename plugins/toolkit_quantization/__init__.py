@@ -6,8 +6,10 @@ costs is measured on the validation split: layers that cost too much are returne
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 
 from toolkit import Data, Note, TechniqueError, hookimpl
@@ -54,7 +56,17 @@ def optimize(model: nn.Module, params: Params, data: Data, prepared: Findings) -
     auto = params.engine == "auto"
     choice = fastest(model.eval(), params, data, judge) if auto else by_name(model, params, judge)
     _note(choice, judge, prepared)
-    return Compiled(choice.guarded.model) if params.compile else choice.guarded.model
+    return _compiled(choice.guarded.model, data) if params.compile else choice.guarded.model
+
+
+def _compiled(model: nn.Module, data: Data) -> nn.Module:
+    compiled = Compiled(model).eval()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        data.task.forward(compiled, data.example(2))
+    if compiled.failure:
+        raise TechniqueError(f"the model cannot be compiled here, leave compile out: {compiled.failure}")
+    return compiled
 
 
 def _note(choice: Choice, judge: Judge, findings: Findings) -> None:

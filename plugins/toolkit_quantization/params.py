@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -42,7 +42,7 @@ class Params(toolkit.Params):
         description="whose int8 arithmetic: our own, PyTorch's quantize_dynamic (CPU), torchao's (an extra), or auto: "
         "the fastest here of those that keep within max_drop",
     )
-    batch_sizes: list[int] = Field(
+    batch_sizes: list[Annotated[int, Field(ge=1)]] = Field(
         default=[], description="that engine = auto is timed with; by default 1 and the data's, as in the report"
     )
     compile: bool = Field(
@@ -55,13 +55,6 @@ class Params(toolkit.Params):
         if engine == "torchao" and find_spec("torchao") is None:
             raise ValueError("'torchao' is not installed: pip install 'torch-optimization-toolkit[torchao]'")
         return engine
-
-    @field_validator("batch_sizes")
-    @classmethod
-    def _positive(cls, sizes: list[int]) -> list[int]:
-        if any(size < 1 for size in sizes):
-            raise ValueError(f"must be at least 1 each, found {sizes}")
-        return sizes
 
     @model_validator(mode="after")
     def _compilable(self) -> Params:
