@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from toolkit import Data, Note, TechniqueError
+from toolkit import Data, Note, TechniqueError, masks
 from toolkit_quantization.compiled import Compiled
 from toolkit_quantization.conversion import Conversion
 from toolkit_quantization.engines import ENGINES, Engine
@@ -49,7 +49,7 @@ def fastest(model: nn.Module, params: Params, data: Data, judge: Judge) -> Choic
             refused[name] = reason
     if not made:
         raise TechniqueError("; ".join(f"{name}: {reason}" for name, reason in refused.items()))
-    times = times_in_turn({"float": model, **_as_run(made, params)}, data, _batch_sizes(params, data))
+    times = times_in_turn({"float": masks.folded(model), **_as_run(made, params)}, data, _batch_sizes(params, data))
     ratios = {name: {size: found[name] / found["float"] for size, found in times.items()} for name in made}
     chosen = min(made, key=lambda name: _geometric_mean(ratios[name]))
     return Choice(chosen, made[chosen], _note(chosen, made, ratios, refused, judge))

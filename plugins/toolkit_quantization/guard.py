@@ -55,7 +55,7 @@ def guard(conversion: Conversion, judge: Judge, scan: bool = False) -> Guarded:
         return judge.accepts(verdict)
 
     if fewest(len(order) - 1, fits) is None:
-        raise TechniqueError(f"{judge.complaint(verdict)}, {_remedy(len(order))}")
+        raise TechniqueError(f"{judge.complaint(verdict)}{_remedy(len(order))}")
     return accepted[0]
 
 
@@ -101,5 +101,5 @@ def _names(groups: Iterable[Layers]) -> Layers:
 
 
 def _remedy(layers: int) -> str:
-    tried = "" if layers == 0 else "and returning layers to float, even all but one, does not help: "
-    return f"{tried}exclude layers, take another dtype for them (overrides), or raise max_drop or max_error"
+    tried = ", and returning layers to float, even all but one, does not help" if layers else ""
+    return f"{tried}: exclude layers, take another dtype for them (overrides), or raise max_drop or max_error"

@@ -76,12 +76,13 @@ class Judge:
         """The verdict on a converted model; one that does not run is judged as well."""
         try:
             scores, outputs = self._ask(model)
+            error = relative_error(outputs, self._outputs)
         except Exception as problem:  # of somebody's network, which a layer does not fit
             return Verdict(None, math.nan, " ".join(f"{type(problem).__name__}: {problem}".split()))
         drop = None
         if self._scores is not None and scores is not None:
             drop = (self._scores.mean() - scores.mean()).item() * self._sign * self._scale
-        return Verdict(drop, relative_error(outputs, self._outputs))
+        return Verdict(drop, error)
 
     def severity(self, verdict: Verdict) -> float:
         """The share of what is accepted that is used up, of drop or error the larger one; above 1 is too much."""
