@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 from tabulate import tabulate
@@ -45,18 +45,25 @@ def _either(name: str) -> Technique:
 def _field(name: str, field: FieldInfo) -> Iterator[str]:
     yield name
     yield " ".join([_type(field.annotation), *_bounds(field)])
-    yield repr(field.get_default(call_default_factory=True))
+    default = field.get_default(call_default_factory=True)
+    # As in TOML; and tabulate takes the text "False" for something that is true.
+    yield str(default).lower() if isinstance(default, bool) else repr(default)
     yield field.description or ""
 
 
 def _type(annotation: Any) -> str:
     choices = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        bounds = [bound for field in choices[1:] for bound in _bounds(field)]
+        return " ".join([_type(choices[0]), *bounds])
+    if get_origin(annotation) is dict:
+        return f"table of {_type(choices[1])}"
     if not choices:
         return getattr(annotation, "__name__", str(annotation)).replace("NoneType", "none").lower()
     if all(isinstance(choice, (str, int)) for choice in choices):
         return ", ".join(f'"{choice}"' if isinstance(choice, str) else str(choice) for choice in choices)
     inner = " or ".join(_type(choice) for choice in choices if choice is not type(None))
-    return f"list of {inner}" if getattr(annotation, "__origin__", None) in (list, tuple) else inner
+    return f"list of {inner}" if get_origin(annotation) in (list, tuple) else inner
 
 
 def _bounds(field: FieldInfo) -> Iterator[str]:
