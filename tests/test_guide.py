@@ -54,7 +54,7 @@ def test_it_shows_no_hook_that_is_not_there():
 
 def test_the_hooks_of_a_technique_are_in_the_order_of_the_run():
     shown = re.findall(r"^### `(\w+)\(", section(TechniqueHooks), flags=re.MULTILINE)
-    assert shown == ["prepare", "optimize", "finetune", "measure"]
+    assert shown == ["prepare", "optimize", "finetune", "resolve", "measure"]
 
 
 @pytest.mark.parametrize("module", ["toolkit", "toolkit.masks", "toolkit.training", "toolkit.testing"])

@@ -1,7 +1,9 @@
 """Latency on a clock that only models move, so that every number is known; and once on the real one."""
 
+import sys
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -97,6 +99,25 @@ def test_what_slows_the_machine_down_cancels_out(clock: Clock) -> None:
     baseline = Takes(clock, lambda _: 0.025 * slowdown())
 
     assert latency(model, baseline, DATA, [1], budget_s=20)["latency_ratio"]["1"] == pytest.approx(0.8, rel=1e-6)
+
+
+def test_compiling_is_neither_measured_nor_taken_from_the_budget(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    counters = {"stats": {"unique_graphs": 0}}
+    monkeypatch.setitem(sys.modules, "torch._dynamo.utils", SimpleNamespace(counters=counters))
+
+    def seconds(size: int) -> float:
+        if model.calls.count(size) > 1:
+            return 0.001
+        counters["stats"]["unique_graphs"] += 1
+        return 30.0
+
+    model: Takes = Takes(clock, seconds)
+    measured = timings(model, Takes(clock, lambda _: 0.002), DATA, [1, 8], budget_s=4)
+    for timing in measured.values():
+        assert timing.ratio == pytest.approx(0.5)
+        assert timing.model.max() < 0.01
+        assert len(timing.model) >= 20
+    assert elapsed(clock) <= 60 + 1.1 * 4
 
 
 def test_noise_is_measured_away_within_the_budget(clock: Clock) -> None:

@@ -16,7 +16,7 @@ import safetensors.torch
 import toolkit_quantization
 import torch
 import torch.nn.functional as F
-from toolkit_quantization import Params, relative_error
+from toolkit_quantization import Findings, Params, relative_error
 from toolkit_quantization.int8 import Int8Linear, TorchInt8Linear, int8_matmul, quantize_per_channel, quantize_rows
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -37,8 +37,8 @@ def quantize(model: nn.Module, data: Data = DATA, **params) -> nn.Module:
     return toolkit_quantization.optimize(model=masks.clone(model), params=settings, data=data, prepared=prepared)
 
 
-def measured(model: nn.Module, prepared: dict[str, float] | None = None, **params) -> dict:
-    return toolkit_quantization.measure(model=model, params=Params(**params), prepared=prepared or {})
+def measured(model: nn.Module, prepared: Findings | None = None, **params) -> dict:
+    return toolkit_quantization.measure(model=model, params=Params(**params), prepared=prepared or Findings())
 
 
 def reasons(model: nn.Module, **params) -> dict[str, str]:
@@ -367,9 +367,10 @@ def test_every_linear_layer_becomes_int8_and_the_rest_is_listed(engine, name):
     linears = [module for module in model.modules() if type(module) is nn.Linear]
     assert values["layers"] == len(linears) == sum(isinstance(m, KINDS[engine]) for m in result.modules())
     assert not any(type(module) is nn.Linear for module in result.modules())
-    found, expected = (DATA.task.logits(network(DATA.example(100).inputs)) for network in (result, model.eval()))
+    batch = DATA.example(100)
+    logits = [DATA.task.logits(DATA.task.forward(network.eval(), batch)) for network in (result, model)]
     assert 0 < values["output_error"] < 0.05
-    assert 0 < relative_error(found, expected) < 0.05
+    assert 0 < relative_error(*logits) < 0.05
     kept = {path for path, module in model.named_modules() if list(module.parameters(recurse=False))}
     assert {row["layer"] for row in values["float"].table} == kept - {
         path for path, module in model.named_modules() if type(module) is nn.Linear
@@ -412,7 +413,7 @@ def test_a_pattern_that_matches_nothing_is_refused_with_the_known_names(field):
 )
 def test_what_cannot_be_quantized_is_refused_before_anything_is_changed(model, params, message):
     with pytest.raises(toolkit.TechniqueError, match=message):
-        toolkit_quantization.layers_to_quantize(model, Params(**params))
+        toolkit_quantization.convert(model, Params(**params))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

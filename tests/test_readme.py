@@ -67,8 +67,8 @@ def test_its_technique_works_when_pasted(tmp_path, monkeypatch):
     assert any(name.startswith("pasted.") for name in report.final.values)
 
 
-@pytest.mark.parametrize("hook", ["prepare", "optimize", "finetune", "measure"])
-def test_it_shows_the_four_hooks(hook):
+@pytest.mark.parametrize("hook", ["prepare", "optimize", "finetune", "resolve", "measure"])
+def test_it_shows_the_hooks(hook):
     assert f"{hook}(" in README
 
 

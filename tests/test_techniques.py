@@ -3,13 +3,15 @@
 import re
 from importlib.metadata import EntryPoint
 from types import SimpleNamespace
+from typing import Annotated, Literal
 
 import pytest
+from pydantic import Field
 
 import toolkit
 from toolkit import techniques
 from toolkit.errors import InputError, TechniqueError
-from toolkit.manual import manual
+from toolkit.manual import manual, parameters
 
 
 def entry_point(name, value, distribution, version="1.0"):
@@ -126,3 +128,18 @@ def test_the_manual_shows_tables_in_params_and_defaults_as_toml_writes_them():
     assert "list of float >" in page
     assert "table of str" in page
     assert re.search(r"^initialize +bool +false ", page, flags=re.MULTILINE)
+
+
+def test_the_manual_shows_defaults_as_recipes_write_them():
+    class Params(toolkit.Params):
+        quick: bool = Field(default=False, description="a switch")
+        sizes: list[Annotated[int, Field(ge=1)]] = Field(default=[], description="some")
+        names: dict[str, Literal["a", "b"]] = Field(default={}, description="by name")
+
+    lines = [line.split("  ") for line in parameters(Params).splitlines()]
+    cells = [[cell.strip() for cell in line if cell.strip()] for line in lines[2:]]
+    assert cells == [
+        ["quick", "bool", "false", "a switch"],
+        ["sizes", "list of int ≥ 1", "[]", "some"],
+        ["names", 'table of "a", "b"', "{}", "by name"],
+    ]

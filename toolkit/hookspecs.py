@@ -26,7 +26,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class TechniqueHooks:
-    """What a technique does with a model, in the order in which the runner asks. All four are optional."""
+    """What a technique does with a model, in the order in which the runner asks. All are optional."""
 
     @hookspec(firstresult=True)
     def prepare(self, model: nn.Module, params: Params, data: Data, reference: nn.Module) -> Any:
@@ -55,6 +55,14 @@ class TechniqueHooks:
         `after_step(step, steps)` counts from 1; modules in `trained_along` learn too and are dropped at the end;
         `around_step(model)` returns a context manager for the forward pass and the loss of one step, in which hooks
         are put on layers. Losses and step functions keep what they remember in modules.
+        """
+
+    @hookspec(firstresult=True)
+    def resolve(self, params: Params, prepared: Any) -> Params:
+        """Return `params` with whatever was chosen by timing in place of what asked for it, such as `auto`.
+
+        Called once the stage is done. What is returned is written into the resolved recipe, which then repeats the
+        run on a machine that is as fast or not. Only for what cannot be known from the recipe and the data.
         """
 
     @hookspec(firstresult=True)

@@ -81,7 +81,7 @@ def _type(annotation: Any) -> str:
     if get_origin(annotation) is dict:
         return f"table of {_type(choices[1])}"
     inner = " or ".join(_type(choice) for choice in choices if choice is not type(None))
-    return f"list of {inner}" if getattr(annotation, "__origin__", None) in (list, tuple) else inner
+    return f"list of {inner}" if get_origin(annotation) in (list, tuple) else inner
 
 
 def _bounds(metadata: Iterable[Any]) -> Iterator[str]:

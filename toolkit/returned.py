@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from toolkit.errors import TechniqueError
+from toolkit.params import Params
 from toolkit.techniques import Technique
 from toolkit.training import Training
 
@@ -25,6 +26,15 @@ def require_training(technique: Technique, made: Any) -> Training:
         return made
     remedy = "the runner trains, it only says how" if isinstance(made, nn.Module) else "or training as it is"
     raise TechniqueError(f"{technique} must return training.using(…) from finetune, not {_kind(made)}: {remedy}")
+
+
+def require_params(technique: Technique, made: Any) -> Params:
+    """What `resolve` returned, if it is params of the technique that a recipe can hold."""
+    wanted = technique.params_class
+    if not isinstance(made, wanted):
+        remedy = 'return params.model_copy(update={"…": …})'
+        raise TechniqueError(f"{technique} must return its Params from resolve, not {_kind(made)}: {remedy}")
+    return made
 
 
 def _kind(made: Any) -> str:

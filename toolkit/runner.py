@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from toolkit.promises.watch import Watch
 from toolkit.recipe import Recipe, Stage, Step, read_recipe
 from toolkit.report import Report, Row
 from toolkit.report.writer import report_writer
-from toolkit.resolved import resolved_recipe
+from toolkit.resolved import as_table, resolved_recipe
 from toolkit.seeding import reseed
 from toolkit.stages import Outcome, perform, train
 from toolkit.storage.cache import Cache, cache_folder
@@ -106,6 +107,7 @@ class _Run:
         self.promises: list[Promises] = []  # by row: what its stage and those before it achieved
         self.rows: list[Row] = []
         self.settings: dict[int, TrainingSettings] = {}
+        self.params: dict[int, tuple[dict[str, Any] | None, ...]] = {}
         self.measuring = Measuring(recipe, assembly, directory, kept.measuring, self._on_measuring)
         self.observers = Observers([*recipe.observers, report_writer(self.measuring.answers_of), *observers])
 
@@ -161,7 +163,7 @@ class _Run:
             self.models.append(model)
         else:
             self.models[0] = model
-        self._set_up(stage, result.promises, result.settings)
+        self._set_up(stage, result)
         on_step = self._on_step(stage)
         for step, (loss, lr) in enumerate(result.steps.tolist(), start=1):
             on_step(step, len(result.steps), loss, lr)
@@ -180,17 +182,20 @@ class _Run:
             outcome = perform(stage, incoming, self.reference, self.data, on_step, watch, keeper)
             self.models.append(outcome.model)
         promises = watch.promises if watch is not None else Promises().and_of(outcome.model, "the baseline")
-        self._set_up(stage, promises, outcome.settings)
+        params = tuple(None if made is None else as_table(made) for made in outcome.params)
+        result = Result(outcome.model, {}, promises, as_steps(steps), outcome.settings, params=params)
+        self._set_up(stage, result)
         self.stop.here()
         values = self.measuring.first(stage, outcome, watch)
         values["duration_s"] = time.perf_counter() - started
-        return Result(outcome.model, values, promises, as_steps(steps), outcome.settings)
+        return replace(result, values=values)
 
-    def _set_up(self, stage: Stage, promises: Promises, settings: TrainingSettings | None) -> None:
-        """What later stages need of this one."""
-        self.promises.append(promises)
-        if settings is not None:
-            self.settings[stage.number] = settings
+    def _set_up(self, stage: Stage, result: Result) -> None:
+        """What later stages and the resolved recipe need of this one."""
+        self.promises.append(result.promises)
+        self.params[stage.number] = result.params
+        if result.settings is not None:
+            self.settings[stage.number] = result.settings
         if stage.number == 0:
             self.reference = masks.clone(self.models[0].eval()).requires_grad_(False)
 
@@ -237,5 +242,6 @@ class _Run:
         self.observers.tell("on_progress", stage=stage, activity="measuring", done=done_s, total=total_s)
 
     def _write_recipe(self) -> None:
-        text = resolved_recipe(self.recipe, self.environment["threads"], self.data.device.type, self.settings)
+        threads, device = self.environment["threads"], self.data.device.type
+        text = resolved_recipe(self.recipe, threads, device, self.settings, self.params)
         self.directory.write(runs.RECIPE, text)

@@ -9,10 +9,11 @@ from torch import nn
 
 from toolkit import masks
 from toolkit.blame import blamed_on
+from toolkit.params import Params
 from toolkit.precision import with_fixed_precision
 from toolkit.promises.watch import Watch
 from toolkit.recipe import Stage, Step
-from toolkit.returned import require_model, require_training
+from toolkit.returned import require_model, require_params, require_training
 from toolkit.storage.checkpoints import TrainingKeeper
 from toolkit.tasks import Data
 from toolkit.training import OnStep, Training, TrainingSettings, fit
@@ -21,12 +22,14 @@ from toolkit.unchanged import unchanged
 
 @dataclass(frozen=True)
 class Outcome:
-    """A stage's model, what its techniques prepared, the loss of every epoch, and the settings trained with."""
+    """A stage's model, what its techniques prepared, the loss of every epoch, the settings trained with, and each
+    technique's params as they were resolved, None where they are the recipe's."""
 
     model: nn.Module
     prepared: tuple[Any, ...] = ()
     losses: tuple[float, ...] = ()
     settings: TrainingSettings | None = None
+    params: tuple[Params | None, ...] = ()
 
 
 def train(
@@ -80,7 +83,8 @@ def perform(
         with blamed_on(stage), unchanged(stage.techniques, "while training"):
             outcome = train(model, training, data, on_step, keeper)
     watch.after_training(model.eval())
-    return Outcome(model, prepared, outcome.losses, outcome.settings)
+    params = tuple(_resolved(step, ready) for step, ready in zip(stage.steps, prepared, strict=True))
+    return Outcome(model, prepared, outcome.losses, outcome.settings, params)
 
 
 def _prepare(step: Step, incoming: nn.Module, reference: nn.Module, data: Data, watch: Watch) -> Any:
@@ -95,6 +99,14 @@ def _optimize(step: Step, model: nn.Module, data: Data, prepared: Any) -> nn.Mod
         return model
     made = technique.call("optimize", model=model, params=step.params, data=data, prepared=prepared)
     return require_model(technique, made).to(data.device)
+
+
+def _resolved(step: Step, prepared: Any) -> Params | None:
+    """The params with which the same would be done again, if the technique chose something itself."""
+    if not step.technique.implements("resolve"):
+        return None
+    made = require_params(step.technique, step.technique.call("resolve", params=step.params, prepared=prepared))
+    return None if made == step.params else made
 
 
 def _training(stage: Stage, model: nn.Module, data: Data, prepared: tuple[Any, ...], watch: Watch) -> Training:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -90,8 +91,8 @@ def latency(
         baseline: the same, or `model` itself: then it is timed alone, in half the time, and its ratio is 1.
         data: its task feeds batches of the first training samples to the models.
         batch_sizes: samples a call.
-        budget_s: seconds for everything, warm-up included. Less is used where the ratio is soon known to 3 %;
-            more only where one call of each model takes longer than that.
+        budget_s: seconds for everything, warm-up included; what models take to compile themselves comes on top.
+            Less is used where the ratio is soon known to 3 %; more only where one call of each model takes longer.
         on_progress: told `(done_s, total_s)` now and then, and at the end with both equal.
 
     Returns:
@@ -138,6 +139,7 @@ class _Stopwatch:
         self.model, self.data, self.batch = model, data, batch
         self.calls = 1
         self.call_s = 0.0
+        self.compiling_s = 0.0  # the call in which a model was compiled
         # An accelerator is handed work and goes on by itself. Waiting once for a whole block would let a call
         # begin while the one before it is computed: that is throughput.
         self.waits = data.device.type != "cpu"
@@ -148,10 +150,15 @@ class _Stopwatch:
         return self.calls * self.call_s
 
     def first(self) -> float:
-        """Seconds of the first call."""
+        """Seconds of the first call; of the next one if the model compiled itself in the first."""
+        before = _compilations()
         # What a module makes on its first call and keeps must be fit for training: not from inference mode.
         with torch.no_grad():
-            return self._timed()
+            seconds = self._timed()
+        if _compilations() == before:
+            return seconds
+        self.compiling_s, self.calls = seconds, 1
+        return self.block()
 
     def block(self) -> float:
         """Seconds a call takes, as the mean of a block."""
@@ -170,6 +177,12 @@ class _Stopwatch:
         return self.call_s
 
 
+def _compilations() -> int:
+    """How many graphs `torch.compile` has compiled in this process so far."""
+    dynamo = sys.modules.get("torch._dynamo.utils")  # importing it takes seconds
+    return int(dynamo.counters["stats"]["unique_graphs"]) if dynamo is not None else 0
+
+
 class _Budget:
     """The seconds that are there for all batch sizes together, and who is told about them."""
 
@@ -183,6 +196,10 @@ class _Budget:
         """The moment at which the first of so many equal parts of what is left ends."""
         now = time.perf_counter()
         return now + max(0.0, self.start + self.total_s - now) / parts
+
+    def exclude(self, seconds: float) -> None:
+        """What has just taken so long does not count."""
+        self.start += seconds
 
     def tell(self) -> None:
         """Report progress, ten times a second at most: what listens costs time and caches."""
@@ -200,6 +217,9 @@ class _Budget:
 def _time_in_turn(watches: Sequence[_Stopwatch], budget: _Budget, deadline: float) -> Timing:
     """Rounds of one block each, until the result is precise or the deadline near; one round at least."""
     warming = [watch.first() for watch in watches]
+    compiling_s = sum(watch.compiling_s for watch in watches)
+    budget.exclude(compiling_s)
+    deadline += compiling_s
     now = time.perf_counter()
     warm = now + min(WARM_UP_S, WARM_UP * (deadline - now))
     while _fits(watches, warm):

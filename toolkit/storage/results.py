@@ -24,7 +24,8 @@ FORMAT = 1
 @dataclass(frozen=True)
 class Result:
     """What a stage left: `values` of its row without what observers measured, (steps, 2) float64 loss and learning
-    rate of every training step, and the settings that it was trained with."""
+    rate of every training step, the settings that it was trained with, and by technique the params as they were
+    resolved, as tables of a recipe (None where they are the recipe's)."""
 
     model: nn.Module
     values: dict[str, Any]
@@ -32,6 +33,7 @@ class Result:
     steps: Tensor
     settings: TrainingSettings | None = None
     reused: bool = False
+    params: tuple[dict[str, Any] | None, ...] = ()
 
 
 def as_steps(steps: Sequence[tuple[float, float]]) -> Tensor:
@@ -53,6 +55,7 @@ def pack_result(result: Result, key: str, title: str) -> bytes:
         "zeros": named,
         "kinds": {path: _kind_to_json(kind) for path, kind in result.promises.kinds.items()},
         "reused": result.reused,
+        "params": result.params,
         "settings": result.settings.model_dump() if result.settings is not None else None,
     }
     tensors = {f"model/{name}": tensor for name, tensor in parts.tensors.items()}
@@ -75,6 +78,7 @@ def read_result(path: Path, key: str, allow: Sequence[type], trusted: Sequence[s
             tensors["steps"],
             TrainingSettings.model_validate(settings) if settings is not None else None,
             content["reused"],
+            tuple(content["params"]),
         )
     except ToolkitError as error:
         raise DamagedError(str(error)) from error

@@ -1,0 +1,93 @@
+"""`engine = "auto"`: every engine that can be had, guarded, and the fastest of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from toolkit import Data, Note, TechniqueError, masks
+from toolkit_quantization.compiled import Compiled
+from toolkit_quantization.conversion import Conversion
+from toolkit_quantization.engines import ENGINES, Engine
+from toolkit_quantization.guard import Guarded, guard
+from toolkit_quantization.judging import Judge
+from toolkit_quantization.params import Params
+from toolkit_quantization.selection import select
+from toolkit_quantization.turns import times_in_turn
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The engine that is used, what it made, and where there was a choice why it was taken."""
+
+    engine: str
+    guarded: Guarded
+    note: Note | None = None
+
+
+def by_name(model: nn.Module, params: Params, judge: Judge) -> Choice:
+    """What the engine that the recipe names makes; a `TechniqueError` if it cannot."""
+    return Choice(params.engine, _made(model, params, ENGINES[params.engine], judge))
+
+
+def fastest(model: nn.Module, params: Params, data: Data, judge: Judge) -> Choice:
+    """What the engine makes that is the fastest here, measured in turn, of those that keep within the bounds."""
+    made: dict[str, Guarded] = {}
+    refused: dict[str, str] = {}
+    for name, engine in ENGINES.items():
+        reason = engine.why_unavailable(data.device) or _why_not_compiled(engine, params)
+        if reason is None:
+            try:
+                made[name] = _made(model, params, engine, judge)
+            except TechniqueError as error:
+                reason = str(error)
+        if reason is not None:
+            refused[name] = reason
+    if not made:
+        raise TechniqueError("; ".join(f"{name}: {reason}" for name, reason in refused.items()))
+    times = times_in_turn({"float": masks.folded(model), **_as_run(made, params)}, data, _batch_sizes(params, data))
+    ratios = {name: {size: found[name] / found["float"] for size, found in times.items()} for name in made}
+    chosen = min(made, key=lambda name: _geometric_mean(ratios[name]))
+    return Choice(chosen, made[chosen], _note(chosen, made, ratios, refused, judge))
+
+
+def _made(model: nn.Module, params: Params, engine: Engine, judge: Judge) -> Guarded:
+    return guard(Conversion(model, select(model, params, engine), engine), judge, params.scan)
+
+
+def _why_not_compiled(engine: Engine, params: Params) -> str | None:
+    return "it cannot be compiled" if params.compile and not engine.compiles else None
+
+
+def _as_run(made: Mapping[str, Guarded], params: Params) -> dict[str, nn.Module]:
+    return {name: Compiled(found.model) if params.compile else found.model for name, found in made.items()}
+
+
+def _batch_sizes(params: Params, data: Data) -> list[int]:
+    return params.batch_sizes or sorted({1, min(data.batch_size, data.samples("train"))})
+
+
+def _geometric_mean(ratios: Mapping[int, float]) -> float:
+    return math.exp(sum(map(math.log, ratios.values())) / len(ratios))
+
+
+def _note(
+    chosen: str,
+    made: Mapping[str, Guarded],
+    ratios: Mapping[str, Mapping[int, float]],
+    refused: Mapping[str, str],
+    judge: Judge,
+) -> Note:
+    """By engine what it costs and how long it takes in units of the float model's time."""
+    rows: list[dict[str, Any]] = []
+    for name, found in made.items():
+        cost = {} if judge.metric is None else {f"drop of {judge.metric} ({judge.unit})": found.verdict.drop}
+        speed = {f"time of float's @{size}": ratio for size, ratio in ratios[name].items()}
+        row = {"engine": name, **speed, **cost, "output error": found.verdict.error}
+        rows.append({**row, "returned to float": len(found.returned)})
+    text = f"'{chosen}' is the fastest within max_drop, over all batch sizes, timed in turn with the float model"
+    return Note("; ".join([text, *(f"not {name}: {reason}" for name, reason in refused.items())]), rows)

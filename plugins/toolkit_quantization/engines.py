@@ -1,0 +1,80 @@
+"""Whose arithmetic a quantized layer uses, by name.
+
+An engine makes layers: modules of plain buffers that are saved with the model, run in eager mode and can be mixed
+with float ones. A runtime that takes a whole model that was exported (ONNX Runtime, a compiled library) is none: it
+begins where `toolkit.load` ends, and is no setting of this technique.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from toolkit_quantization import layers
+from toolkit_quantization.int8 import TorchInt8Linear, quantize_like_torch
+from toolkit_quantization.layers import Dtype
+from toolkit_quantization.torchao_int8 import TorchaoInt8Linear, quantize_like_torchao
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How layers are made.
+
+    `int8_linear` makes the successor of a linear layer in int8; without it all kinds of layers have one, of this
+    toolkit. Other dtypes are the same by every engine: they are stored, and computed with in float.
+    """
+
+    name: str
+    int8_linear: Callable[[nn.Module], nn.Module] | None = None
+    runs_on: tuple[str, ...] = ()  # the kinds of device; all of them where it is empty
+    package: str = "torch"  # that it needs
+    compiles: bool = True
+
+    def successor(self, module: nn.Module, dtype: Dtype) -> nn.Module:
+        """The layer that takes the place of `module`, which `why_float` has nothing against."""
+        if self.int8_linear is not None and dtype == "int8":
+            return self.int8_linear(module)
+        return layers.successor(module, dtype, "int8" if dtype == "int8" else "float")
+
+    def why_float(self, module: nn.Module, dtype: Dtype) -> str | None:
+        """The reason for which a layer stays in float, None if it can have a successor."""
+        reason = layers.why_float(module, dtype)
+        if reason is None and self.int8_linear is not None and dtype == "int8" and not isinstance(module, nn.Linear):
+            kind = parametrize.type_before_parametrizations(module).__name__
+            return f"{kind}: engine '{self.name}' has int8 for Linear layers only"
+        return reason
+
+    def why_unavailable(self, device: torch.device) -> str | None:
+        """The reason for which it cannot be used here, None if it can."""
+        if find_spec(self.package) is None:
+            return f"'{self.package}' is not installed: pip install 'torch-optimization-toolkit[{self.package}]'"
+        if self.runs_on and device.type not in self.runs_on:
+            places = " and ".join(place.upper() for place in self.runs_on)
+            return f"it runs on the {places} only, and this run is on {device}"
+        return None
+
+
+def _linear(quantize: Callable[..., Any], kind: Callable[..., nn.Module]) -> Callable[[nn.Module], nn.Module]:
+    def make(module: Any) -> nn.Module:
+        values, scale = quantize(module.weight.detach())
+        return kind(values, scale, None if module.bias is None else module.bias.detach().float())
+
+    return make
+
+
+ENGINES = {
+    engine.name: engine
+    for engine in (
+        Engine("toolkit"),
+        Engine("torch", _linear(quantize_like_torch, TorchInt8Linear), runs_on=("cpu",), compiles=False),
+        Engine(
+            "torchao", _linear(quantize_like_torchao, TorchaoInt8Linear), runs_on=("cpu", "cuda"), package="torchao"
+        ),
+    )
+}
