@@ -1,0 +1,129 @@
+"""A layer of any kind with its weights kept in fewer bits; the arithmetic is the layer's own, in float."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from toolkit_quantization.codecs import Encoded
+
+
+class Stored(nn.Module):
+    """A layer whose weights are encoded, and floats only for as long as a call takes.
+
+    Whatever else the layer has (sizes, biases, methods) can be read as before; a weight that is read is decoded.
+    There is nothing to train; gradients reach the inputs.
+    """
+
+    layer: nn.Module
+
+    def __init__(self, layer: nn.Module, replaces: str, weights: Mapping[str, Encoded]) -> None:
+        """Take over a layer and put encoded weights in place of its own.
+
+        Args:
+            layer: becomes part of this one; what it had as parameters are buffers from now on.
+            replaces: the class of `torch.nn` whose arithmetic it has.
+            weights: by the path within the layer: `weight_ih_l0`, `out_proj.weight`.
+        """
+        super().__init__()
+        self.replaces = replaces
+        self.names = [name for name, _ in layer.named_parameters(remove_duplicate=False)]
+        for name in self.names:
+            path, _, attribute = name.rpartition(".")
+            _put(layer.get_submodule(path), attribute, weights.get(name))
+        self.layer = layer.requires_grad_(False)
+        _list_weights(layer)
+
+    def dense_weights(self) -> dict[str, Tensor]:
+        """All that were the layer's parameters, in floats, by their paths within it."""
+        return {name: _read(self.layer, name) for name in self.names}
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return _decoded(self.layer)(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            layer = vars(self).get("_modules", {}).get("layer")
+            if layer is None or (name.startswith("__") and name.endswith("__")):
+                raise
+        value = getattr(layer, name)
+        return value() if isinstance(value, Encoded) else value
+
+
+class StoredWeight(Stored):
+    """A layer with one weight, `weight`, and at most a bias besides."""
+
+    def dense_weight(self) -> Tensor:
+        """The weight in floats."""
+        return _read(self.layer, "weight")
+
+
+class StoredEmbedding(StoredWeight):
+    """An embedding that decodes no entries but those that are looked up."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight: Any = self.layer.weight
+        rows: Tensor = weight(input.reshape(-1))
+        return rows.reshape(*input.shape, -1)
+
+
+class StoredEmbeddingBag(StoredWeight):
+    """An embedding bag that decodes no entries but those that are looked up."""
+
+    def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
+        weight: Any = self.layer.weight
+        found, places = input.unique(return_inverse=True)
+        bag: Any = _with_tensors(self.layer, {"weight": weight(found)})
+        if bag.padding_idx is not None:  # at the place where it is found; the one after the last is none of them
+            bag.padding_idx = int((found < bag.padding_idx).sum()) if bag.padding_idx in found else None
+        output: Tensor = bag(places.to(input.dtype), offsets, per_sample_weights)
+        return output
+
+
+def _put(module: nn.Module, attribute: str, weight: Encoded | None) -> None:
+    """Put an encoded weight, or else a buffer of the same value, in place of a parameter."""
+    parameter = module._parameters.pop(attribute)
+    if weight is not None:
+        module.add_module(attribute, weight)
+    else:
+        module.register_buffer(attribute, None if parameter is None else parameter.detach())
+
+
+def _read(layer: nn.Module, name: str) -> Tensor:
+    path, _, attribute = name.rpartition(".")
+    value: Any = getattr(layer.get_submodule(path), attribute)
+    tensor: Tensor = value() if isinstance(value, Encoded) else value
+    return tensor
+
+
+def _decoded(layer: nn.Module) -> nn.Module:
+    """A layer with the same parts as this one and floats in place of the encoded weights, for one call.
+
+    A second layer, because this one may be running in several threads, and keeps nothing that is left in it.
+    """
+    tensors: dict[str, Tensor] = {}
+    parts: dict[str, nn.Module] = {}
+    for name, child in layer.named_children():
+        if isinstance(child, Encoded):
+            tensors[name] = child()
+        else:
+            parts[name] = _decoded(child)
+    return _with_tensors(layer, tensors, parts)
+
+
+def _with_tensors(layer: nn.Module, tensors: Mapping[str, Tensor], parts: Mapping[str, nn.Module] = {}) -> nn.Module:
+    twin = object.__new__(type(layer))
+    vars(twin).update(vars(layer))
+    kept = {name: child for name, child in layer._modules.items() if name not in tensors}
+    vars(twin).update(_buffers={**layer._buffers, **tensors}, _modules={**kept, **parts})
+    _list_weights(twin)
+    return twin
+
+
+def _list_weights(layer: nn.Module) -> None:
+    if isinstance(layer, nn.RNNBase):  # keeps a list of its weights
+        layer._init_flat_weights()
