@@ -1,11 +1,12 @@
-"""Dynamic int8 quantization: Linear weights per output channel, activations per row; nothing to train.
+"""Dynamic int8 quantization: weights per output channel, activations per row where products are int8; nothing to train.
 
-Both are rounded symmetrically, so that a weight of zero stays zero and what a row gives depends on it alone.
+Both are rounded symmetrically, so that a weight of zero stays zero and what a row gives depends on it alone. Layers
+without int8 products keep their weights in int8 and compute in float.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -13,21 +14,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils import parametrize
 
 import toolkit
 from toolkit import Data, Note, TechniqueError, hookimpl, masks
-from toolkit_quantization.int8 import (
-    MAX_INPUTS,
-    Int8Linear,
-    TorchInt8Linear,
-    quantize_like_torch,
-    quantize_per_channel,
-)
+from toolkit_quantization import arithmetic, layers
+from toolkit_quantization.arithmetic import Choice
+from toolkit_quantization.int8 import TorchInt8Linear, quantize_like_torch
 
 # Noise of a quarter of the signal's power. Sound int8 gives 0.01 to 0.1, vanished outputs 1, unrelated ones 1.4.
 MAX_ERROR = 0.5
-ENGINES: Any = {"toolkit": (quantize_per_channel, Int8Linear), "torch": (quantize_like_torch, TorchInt8Linear)}
 
 
 class Params(toolkit.Params):
@@ -35,6 +30,10 @@ class Params(toolkit.Params):
 
     engine: Literal["toolkit", "torch"] = Field(
         default="toolkit", description="own int8, or PyTorch's quantize_dynamic to compare with (CPU only)"
+    )
+    arithmetic: Literal["auto", "int8", "float"] = Field(
+        default="int8",
+        description="int8 products where a layer has them, the layer's own in float, or the faster: measured",
     )
     layers: list[str] = Field(default=["*"], min_length=1, description="name patterns of layers to quantize")
     exclude: list[str] = Field(default=[], description="name patterns of layers to leave in float")
@@ -46,88 +45,67 @@ class Params(toolkit.Params):
 
 
 def weights_by_layer(model: nn.Module) -> dict[str, dict[str, masks.Weight]]:
-    """For every module with weights of its own, under its first name: these weights by attribute."""
-    layers: dict[str, dict[str, masks.Weight]] = {}
+    """For every layer with weights, under its first name: these weights by their path within it."""
+    found: dict[str, dict[str, masks.Weight]] = {}
+    wholes = layers.wholes(model)
     for weight in masks.named_weights(model):
-        layers.setdefault(weight.path.rpartition(".")[0], {})[weight.attribute] = weight
-    return layers
+        layer = wholes.get(weight.module, weight.path.rpartition(".")[0])
+        found.setdefault(layer, {})[weight.path.removeprefix(f"{layer}.")] = weight
+    return found
 
 
-def why_float(layer: str, weights: dict[str, masks.Weight], params: Params) -> str | None:
+def why_float(layer: str, module: nn.Module, params: Params) -> str | None:
     """The reason for which a layer stays in float, None if it becomes int8."""
-    module = next(iter(weights.values())).module
-    kind: Any = parametrize.type_before_parametrizations(module)
     if excluded := [pattern for pattern in params.exclude if fnmatchcase(layer, pattern)]:
         return f"excluded by '{excluded[0]}'"
     if not any(fnmatchcase(layer, pattern) for pattern in params.layers):
         return "not among the layers asked for"
-    if not isinstance(module, nn.Linear):
-        return f"{kind.__name__}: only Linear layers are quantized"
-    if kind is nn.modules.linear.NonDynamicallyQuantizableLinear:
-        return "the module around it reads its weight instead of calling it"
-    if kind.forward is not nn.Linear.forward or "forward" in vars(module):
-        return f"{kind.__name__} has a forward of its own"
-    if "weight" not in weights or weights.keys() - {"weight", "bias"}:
-        return f"its weights are {', '.join(sorted(weights))}"
-    if is_lazy(module.weight):
-        return None  # to be refused by name
-    if module._forward_hooks or module._forward_pre_hooks:
-        return "it has hooks, which would be lost"
-    shape, dtype = tuple(module.weight.shape), module.weight.dtype
-    possible = 0 < shape[1] <= MAX_INPUTS and shape[0] > 0 and dtype.is_floating_point
-    return None if possible else f"its weight is {shape} of {dtype}"
+    if params.engine == "torch" and not (isinstance(module, nn.Linear) and layers.can_multiply_int8(module)):
+        return "engine 'torch' quantizes only Linear layers"
+    return layers.why_float(module)
 
 
-def layers_to_quantize(model: nn.Module, params: Params) -> list[dict[str, masks.Weight]]:
-    """The weights of each layer that becomes int8; a TechniqueError if there are none or if they cannot."""
-    layers = weights_by_layer(model)
+def layers_to_quantize(model: nn.Module, params: Params) -> dict[str, nn.Module]:
+    """Each layer that becomes int8, by name; a TechniqueError if there are none or if they cannot."""
+    found = weights_by_layer(model)
     for pattern in (*params.layers, *params.exclude):
-        if layers and not any(fnmatchcase(name, pattern) for name in layers):
-            raise TechniqueError(f"no layer matches '{pattern}'; known: {', '.join(layers)}")
-    reasons = {name: why_float(name, weights, params) for name, weights in layers.items()}
-    chosen = [layers[name] for name, reason in reasons.items() if reason is None]
+        if found and not any(fnmatchcase(name, pattern) for name in found):
+            raise TechniqueError(f"no layer matches '{pattern}'; known: {', '.join(found)}")
+    modules = {name: model.get_submodule(name) for name in found}
+    reasons = {name: why_float(name, module, params) for name, module in modules.items()}
+    chosen = [name for name, reason in reasons.items() if reason is None]
     if not chosen:
         listed = "; ".join(sorted({str(reason) for reason in reasons.values()}))
         raise TechniqueError(f"nothing to quantize: {listed or 'no layer has float weights'}")
-    for weight in (weight for weights in chosen for weight in weights.values()):
+    for weight in (weight for name in chosen for weight in found[name].values()):
         if is_lazy(weight.parameter):
             raise TechniqueError(f"'{weight.path}' is not there yet: run the lazy model on a batch first")
         if not weight.value.isfinite().all():
             raise TechniqueError(f"'{weight.path}' is not finite")
-    return chosen
+    return {name: modules[name] for name in chosen}
 
 
-def convert(model: nn.Module, params: Params) -> nn.Module:
-    """Replace the chosen layers by int8 ones, in place; what they shared, their successors share."""
-    quantize, int8 = ENGINES[params.engine]
-    made: dict[int, tuple[Tensor, Any]] = {}
+def convert(model: nn.Module, params: Params, choices: Mapping[str, Choice] | None = None) -> nn.Module:
+    """Replace the chosen layers by int8 ones, in place; what they shared, their successors share.
 
-    def once(weight: masks.Weight, make: Callable[[Tensor], Any]) -> Any:
-        known = made.get(id(weight.parameter))
-        if known is None or not torch.equal(known[0], weight.value):  # of two that share, one may be masked
-            made[id(weight.parameter)] = known = weight.value, make(weight.value)
-        return known[1]
-
-    successors: dict[nn.Module | None, nn.Module] = {}
-    for weights in layers_to_quantize(model, params):
-        values, scale = once(weights["weight"], quantize)
-        bias = once(weights["bias"], Tensor.float) if "bias" in weights else None
-        successors[weights["weight"].module] = int8(values, scale, bias)
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            parent._modules[name] = successors.get(child, child)
-    _leave_fused_paths(model)
-    return successors.get(model, model)
+    `choices` are those of an arithmetic by layer; without them it is int8 wherever a layer has such products.
+    """
+    encodings = layers.Encodings()
+    successors: dict[nn.Module, nn.Module] = {}
+    for name, module in layers_to_quantize(model, params).items():
+        if params.engine == "torch":
+            successors[module] = _torch_successor(module, encodings)
+        else:
+            chosen = Choice("int8") if choices is None else choices[name]
+            successors[module] = layers.successor(module, "int8", chosen.arithmetic, encodings)
+    return layers.replace(model, successors)
 
 
-def _leave_fused_paths(model: nn.Module) -> None:
-    # In eval mode these two hand the float weights of the layers within them to one fused function.
-    for module in model.modules():
-        if any(isinstance(inner, Int8Linear) for inner in module.modules()):
-            if isinstance(module, nn.TransformerEncoderLayer):
-                module.activation_relu_or_gelu = 0
-            elif isinstance(module, nn.TransformerEncoder):
-                module.use_nested_tensor = False
+def _torch_successor(module: nn.Module, encodings: layers.Encodings) -> TorchInt8Linear:
+    weights = {weight.attribute: weight for weight in masks.named_weights(module)}
+    values, scale = encodings.of(weights["weight"], quantize_like_torch, "torch")
+    bias = encodings.of(weights["bias"], Tensor.float, "float32") if "bias" in weights else None
+    return TorchInt8Linear(values, scale, bias)
 
 
 def relative_error(outputs: Tensor, reference: Tensor) -> float:
@@ -138,7 +116,7 @@ def relative_error(outputs: Tensor, reference: Tensor) -> float:
 
 
 @hookimpl
-def prepare(params: Params, data: Data) -> dict[str, float]:
+def prepare(params: Params, data: Data) -> dict[str, float | Note]:
     """Refuse a device without the engine; what is returned takes the numbers that `optimize` finds."""
     if params.engine == "torch" and data.device.type != "cpu":
         raise TechniqueError(f"engine 'torch' runs on the CPU only, and this run is on {data.device}")
@@ -146,7 +124,7 @@ def prepare(params: Params, data: Data) -> dict[str, float]:
 
 
 @hookimpl
-def optimize(model: nn.Module, params: Params, data: Data, prepared: dict[str, float]) -> nn.Module:
+def optimize(model: nn.Module, params: Params, data: Data, prepared: dict[str, float | Note]) -> nn.Module:
     """Convert, and refuse a model whose outputs on a batch are no longer those of the one before."""
     batch = next(iter(data.batches(data.decisive, batch_size=256)))
 
@@ -155,7 +133,10 @@ def optimize(model: nn.Module, params: Params, data: Data, prepared: dict[str, f
             return data.task.logits(data.task.forward(network.eval(), batch)).double()
 
     before = logits(model)
-    model = convert(model, params)
+    chosen = layers_to_quantize(model, params)
+    choices = arithmetic.choose(chosen, params.arithmetic, lambda: logits(model))
+    model = convert(model, params, choices)
+    prepared["arithmetic"] = Note("", arithmetic.table(model, choices))
     try:
         prepared["output_error"] = error = relative_error(logits(model), before)
     except Exception as problem:
@@ -166,11 +147,12 @@ def optimize(model: nn.Module, params: Params, data: Data, prepared: dict[str, f
 
 
 @hookimpl
-def measure(model: nn.Module, params: Params, prepared: dict[str, float]) -> dict[str, float | Note]:
+def measure(model: nn.Module, params: Params, prepared: dict[str, float | Note]) -> dict[str, float | Note]:
     """The number of int8 layers, the relative change of the outputs, and what stays in float and why."""
     table = []
     for layer, weights in weights_by_layer(model).items():
         size = sum(weight.parameter.numel() for weight in weights.values())
-        table.append({"layer": layer, "weights": size, "reason": why_float(layer, weights, params)})
-    layers = sum(isinstance(module, Int8Linear) for module in model.modules())
-    return {"layers": layers, **prepared, "float": Note("" if table else "nothing with weights", table)}
+        reason = why_float(layer, model.get_submodule(layer), params)
+        table.append({"layer": layer, "weights": size, "reason": reason})
+    count = sum(1 for _ in layers.converted(model))
+    return {"layers": count, **prepared, "float": Note("" if table else "nothing with weights", table)}

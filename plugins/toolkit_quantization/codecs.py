@@ -49,6 +49,8 @@ def dequantize_groups(packed: Tensor, scale: Tensor, inputs: int) -> Tensor:
 class Encoded(nn.Module):
     """A weight in fewer bits, in buffers that have its rows as their first dimension."""
 
+    precision: str
+
     def __init__(self, weight: Tensor) -> None:
         """Take over the shape and the dtype of the weight, which it is decoded to."""
         super().__init__()
@@ -74,6 +76,7 @@ class Encoded(nn.Module):
 class Int8(Encoded):
     """A weight in int8 with a float32 scale per row."""
 
+    precision = "int8"
     values: Tensor
     scale: Tensor
 
@@ -91,6 +94,7 @@ class Int8(Encoded):
 class Int4(Encoded):
     """A weight in int4, two values a byte, with a bfloat16 scale for every `GROUP` inputs of a row."""
 
+    precision = "int4"
     values: Tensor
     scale: Tensor
 
@@ -101,7 +105,8 @@ class Int4(Encoded):
             self.register_buffer(name, tensor)
 
     def _decoded(self, *parts: Tensor) -> Tensor:
-        return dequantize_groups(*parts, self.inputs)
+        packed, scale = parts
+        return dequantize_groups(packed, scale, self.inputs)
 
 
 class Short(Encoded):
@@ -109,9 +114,10 @@ class Short(Encoded):
 
     values: Tensor
 
-    def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, weight: Tensor, dtype: Literal["float16", "bfloat16"]) -> None:
         super().__init__(weight)
-        self.register_buffer("values", weight.to(dtype))
+        self.precision = dtype
+        self.register_buffer("values", weight.to(getattr(torch, dtype)))
 
     def _decoded(self, *parts: Tensor) -> Tensor:
         return parts[0]
@@ -123,7 +129,7 @@ def encode(weight: Tensor, dtype: Dtype) -> Encoded:
         return Int8(weight)
     if dtype == "int4":
         return Int4(weight)
-    return Short(weight, getattr(torch, dtype))
+    return Short(weight, dtype)
 
 
 def why_not(weights: Sequence[Tensor], dtype: Dtype) -> str | None:

@@ -19,22 +19,27 @@ class Stored(nn.Module):
 
     layer: nn.Module
 
-    def __init__(self, layer: nn.Module, replaces: str, weights: Mapping[str, Encoded]) -> None:
-        """Take over a layer and put encoded weights in place of its own.
+    def __init__(self, layer: nn.Module, replaces: str, values: Mapping[str, Encoded | Tensor]) -> None:
+        """Take over a layer and put encoded weights, and buffers for its biases, in place of its parameters.
 
         Args:
-            layer: becomes part of this one; what it had as parameters are buffers from now on.
+            layer: becomes part of this one.
             replaces: the class of `torch.nn` whose arithmetic it has.
-            weights: by the path within the layer: `weight_ih_l0`, `out_proj.weight`.
+            values: for each of its parameters, by the path within the layer: `weight_ih_l0`, `out_proj.weight`.
         """
         super().__init__()
         self.replaces = replaces
-        self.names = [name for name, _ in layer.named_parameters(remove_duplicate=False)]
-        for name in self.names:
+        self.names = list(values)
+        for name, value in values.items():
             path, _, attribute = name.rpartition(".")
-            _put(layer.get_submodule(path), attribute, weights.get(name))
-        self.layer = layer.requires_grad_(False)
+            _put(layer.get_submodule(path), attribute, value)
+        self.layer = layer
         _list_weights(layer)
+
+    @property
+    def precision(self) -> str:
+        """What the weights are kept in: `int8`."""
+        return next(part.precision for part in self.modules() if isinstance(part, Encoded))
 
     def dense_weights(self) -> dict[str, Tensor]:
         """All that were the layer's parameters, in floats, by their paths within it."""
@@ -84,13 +89,12 @@ class StoredEmbeddingBag(StoredWeight):
         return output
 
 
-def _put(module: nn.Module, attribute: str, weight: Encoded | None) -> None:
-    """Put an encoded weight, or else a buffer of the same value, in place of a parameter."""
-    parameter = module._parameters.pop(attribute)
-    if weight is not None:
-        module.add_module(attribute, weight)
+def _put(module: nn.Module, attribute: str, value: Encoded | Tensor) -> None:
+    del module._parameters[attribute]
+    if isinstance(value, Encoded):
+        module.add_module(attribute, value)
     else:
-        module.register_buffer(attribute, None if parameter is None else parameter.detach())
+        module.register_buffer(attribute, value)
 
 
 def _read(layer: nn.Module, name: str) -> Tensor:
