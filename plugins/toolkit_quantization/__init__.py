@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -19,7 +19,7 @@ import toolkit
 from toolkit import Data, Note, TechniqueError, hookimpl, masks
 from toolkit_quantization import arithmetic, layers
 from toolkit_quantization.arithmetic import Choice
-from toolkit_quantization.int8 import TorchInt8Linear, quantize_like_torch
+from toolkit_quantization.int8 import MAX_INPUTS, TorchInt8Linear, quantize_like_torch
 
 # Noise of a quarter of the signal's power. Sound int8 gives 0.01 to 0.1, vanished outputs 1, unrelated ones 1.4.
 MAX_ERROR = 0.5
@@ -61,7 +61,8 @@ def why_float(layer: str, module: nn.Module, params: Params) -> str | None:
     if not any(fnmatchcase(layer, pattern) for pattern in params.layers):
         return "not among the layers asked for"
     if params.engine == "torch" and not (isinstance(module, nn.Linear) and layers.can_multiply_int8(module)):
-        return "engine 'torch' quantizes only Linear layers"
+        limit = f" of less than {MAX_INPUTS + 1} inputs" if isinstance(module, nn.Linear) else ""
+        return f"engine 'torch' quantizes only Linear layers{limit}"
     return layers.why_float(module)
 
 
