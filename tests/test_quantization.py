@@ -64,12 +64,13 @@ def formula(layer: Int8Linear, rows: Tensor) -> Tensor:
     return outputs if layer.bias is None else outputs + layer.bias.double()
 
 
-def torch_dynamic(model: nn.Module) -> nn.Module:
+def torch_dynamic(model: nn.Module, kinds: set[type[nn.Module]] | None = None) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
-        return quantize_dynamic(model.eval(), {nn.Linear: per_channel_dynamic_qconfig})
+        how = kinds or {nn.Linear: per_channel_dynamic_qconfig}
+        return quantize_dynamic(model.eval(), how)
 
 
 @pytest.fixture(params=[name for name in ("x86", "onednn") if name in torch.backends.quantized.supported_engines])
