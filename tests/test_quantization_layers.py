@@ -22,6 +22,8 @@ from torch.utils._pytree import tree_leaves
 
 import toolkit
 from toolkit import artifact, masks
+from toolkit.metrics import counts, macs
+from toolkit.report.layers import layers_of
 
 DTYPES = ["int8", "int4", "float16", "bfloat16"]
 
@@ -121,9 +123,9 @@ def tensors(outputs: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
 
 
-def assert_same(outputs: Any, expected: Any, **tolerances: float) -> None:
+def assert_same(outputs: Any, expected: Any, rtol: float = 1e-5, atol: float = 1e-6) -> None:
     for output, other in zip(tensors(outputs), tensors(expected), strict=True):
-        torch.testing.assert_close(output, other, **tolerances)
+        torch.testing.assert_close(output, other, rtol=rtol, atol=atol)
 
 
 # What a layer computes and keeps
@@ -136,9 +138,9 @@ def test_a_stored_layer_computes_what_the_layer_computes_with_the_weights_that_a
     expected = with_weights_of(layer, stored)
     for batch in (1, 3):
         args = inputs(batch)
-        assert_same(stored(*args), expected(*args), rtol=1e-5, atol=1e-6)
+        assert_same(stored(*args), expected(*args))
         with torch.no_grad():
-            assert_same(stored(*args), expected(*args), rtol=1e-5, atol=1e-6)
+            assert_same(stored(*args), expected(*args))
     kind = layer.__class__.__name__
     assert (stored.replaces, stored.precision) == (kind, dtype)
     assert not list(stored.parameters())
@@ -203,6 +205,45 @@ def test_an_output_does_not_depend_on_batch_mates(name, arithmetic):
     with torch.no_grad():
         outputs, expected = tensors(successor(*mixed))[0], tensors(successor(*args))[0]
     assert torch.equal(outputs.narrow(place, 0, 1), expected.narrow(place, 0, 1))
+
+
+# What the toolkit sees of a layer
+
+
+class Feeding(nn.Module):
+    """A model that gives its inputs to one layer, and returns the first of its outputs."""
+
+    def __init__(self, layer: nn.Module, times: int) -> None:
+        super().__init__()
+        self.layer, self.times = layer, times
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return tensors(self.layer(*[inputs] * self.times))[0]
+
+
+@pytest.mark.parametrize("arithmetic", ["int8", "float"])
+@pytest.mark.parametrize("name", [name for name in LAYERS if not name.startswith("EmbeddingBag of weights")])
+def test_parameters_macs_and_the_table_of_layers_are_those_of_the_layer(name, arithmetic):
+    layer, successor, inputs = made(name, arithmetic=arithmetic)
+    args = inputs(8)
+    times = 3 if "Attention" in name else 1
+    data = replace(DATA, train=(args[0], torch.zeros(len(args[0])).long()), validation=None)
+    before, after = Feeding(layer, times), Feeding(successor, times)
+    assert counts(after)["parameters"] == counts(before)["parameters"]
+    if not isinstance(layer, nn.MultiheadAttention) or layer.kdim == layer.vdim:
+        assert macs(after, data) == macs(before, data)
+    [row] = layers_of(after)
+    assert row.kind == f"{type(successor).__name__} for {type(layer).__name__}"
+    assert row.weights == sum(weight.numel() for weight in layer.parameters() if weight.dim() > 1)
+    assert row.precision == "int8"
+
+
+# Two groups of 32 take 40 inputs, each with a scale of two bytes.
+@pytest.mark.parametrize(("dtype", "bytes_"), [("int4", 40 * (32 + 2 * 2)), ("float16", 40 * 40 * 2)])
+def test_the_table_of_layers_names_the_bits_and_what_they_take(dtype, bytes_):
+    [row] = layers_of(layers.successor(nn.Linear(40, 40), dtype))
+    assert (row.precision, row.weights) == (dtype, 1600)
+    assert row.size_bytes == bytes_ + 4 * 40
 
 
 # Sequences
@@ -393,6 +434,7 @@ def test_an_embedding_and_the_output_layer_stay_tied_in_memory_and_in_the_file(a
     assert isinstance(result.enter, StoredEmbedding)
     held = {id(buffer): buffer for buffer in result.buffers() if buffer.dtype == torch.int8}
     assert [buffer.shape for buffer in held.values()] == [(20, 6)]
+    assert counts(result)["parameters"] == counts(model)["parameters"] == 20 * 6 + 20
     parts = artifact.take_apart(result)
     assert [tensor.shape for tensor in parts.tensors.values() if tensor.dtype == torch.int8] == [(20, 6)]
     loaded = artifact.put_together(parts, allow=[TiedWords]).eval()

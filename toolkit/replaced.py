@@ -3,7 +3,7 @@
 `replaces` is the name of the class in `torch.nn` that the layer had. A layer with one weight offers `dense_weight()`,
 the float tensor that this weight would be, and the attribute `bias`, a tensor or None. A layer of any kind offers
 `dense_weights()` instead: by the names that the replaced layer's parameters had (`weight_ih_l0`, `out_proj.weight`),
-weights and biases alike, the float tensors that they would be.
+weights and biases alike, the float tensors that they would be. It may name its bits in `precision`, a text.
 """
 
 from __future__ import annotations
@@ -36,8 +36,14 @@ class Replaced(NamedTuple):
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     @property
+    def precision(self) -> str | None:
+        """What the weights are kept in, such as `int4`, where the dtypes of the layer's tensors do not tell."""
+        precision = getattr(self.module, "precision", None)
+        return precision if isinstance(precision, str) else None
+
+    @property
     def weights(self) -> dict[str, Tensor]:
-        """The tensors that inputs are multiplied by, by name: all but the biases."""
+        """The tensors of two dimensions or more, by name: all but the biases."""
         tensors = self.tensors
         return {name: tensor for name, tensor in tensors.items() if tensor.dim() > 1} or tensors
 

@@ -51,7 +51,8 @@ def _replaced(model: nn.Module) -> Iterator[Layer]:
     for layer in replaced_layers(model):
         stored = [*layer.module.parameters(), *layer.module.buffers()]
         kind = f"{type(layer.module).__name__} for {layer.replaces}"
-        yield _layer(layer.path, kind, [*layer.weights.values()], stored)
+        made = _layer(layer.path, kind, [*layer.weights.values()], stored)
+        yield made if layer.precision is None else made.model_copy(update={"precision": layer.precision})
 
 
 def _layer(path: str, kind: str, weights: Sequence[Tensor], stored: Iterable[Tensor]) -> Layer:
