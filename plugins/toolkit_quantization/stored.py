@@ -34,7 +34,8 @@ class Stored(nn.Module):
             path, _, attribute = name.rpartition(".")
             _put(layer.get_submodule(path), attribute, value)
         self.layer = layer
-        _list_weights(layer)
+        if isinstance(layer, nn.RNNBase):  # keeps a list of its weights, which the one that is called brings up to date
+            layer._init_flat_weights()
 
     @property
     def precision(self) -> str:
@@ -124,10 +125,4 @@ def _with_tensors(layer: nn.Module, tensors: Mapping[str, Tensor], parts: Mappin
     vars(twin).update(vars(layer))
     kept = {name: child for name, child in layer._modules.items() if name not in tensors}
     vars(twin).update(_buffers={**layer._buffers, **tensors}, _modules={**kept, **parts})
-    _list_weights(twin)
     return twin
-
-
-def _list_weights(layer: nn.Module) -> None:
-    if isinstance(layer, nn.RNNBase):  # keeps a list of its weights
-        layer._init_flat_weights()
