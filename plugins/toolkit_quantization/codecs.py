@@ -61,6 +61,10 @@ class Encoded(nn.Module):
         parts = [part if rows is None else part.index_select(0, rows) for part in self.buffers()]
         return self._decoded(*parts).reshape(-1, *self.shape[1:]).to(self.dtype)
 
+    def write(self, floats: Tensor) -> None:
+        """Decode into a tensor of the weight's shape and dtype."""
+        floats.copy_(self())
+
     def _decoded(self, *parts: Tensor) -> Tensor:
         raise NotImplementedError
 
@@ -85,6 +89,9 @@ class Int8(Encoded):
         values, scale = quantize_per_channel(weight.flatten(1))
         self.register_buffer("values", values.view(weight.shape))
         self.register_buffer("scale", scale)
+
+    def write(self, floats: Tensor) -> None:
+        floats.copy_(self.values).mul_(self.scale.view(-1, *[1] * (floats.dim() - 1)))
 
     def _decoded(self, *parts: Tensor) -> Tensor:
         values, scale = parts

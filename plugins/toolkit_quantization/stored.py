@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from toolkit_quantization.codecs import Encoded
@@ -110,14 +112,27 @@ def _decoded(layer: nn.Module) -> nn.Module:
 
     A second layer, because this one may be running in several threads, and keeps nothing that is left in it.
     """
-    tensors: dict[str, Tensor] = {}
-    parts: dict[str, nn.Module] = {}
-    for name, child in layer.named_children():
-        if isinstance(child, Encoded):
-            tensors[name] = child()
-        else:
-            parts[name] = _decoded(child)
-    return _with_tensors(layer, tensors, parts)
+    weights = {name: child for name, child in layer.named_children() if isinstance(child, Encoded)}
+    parts = {name: _decoded(child) for name, child in layer.named_children() if name not in weights}
+    return _with_tensors(layer, _floats(weights), parts)
+
+
+def _floats(weights: Mapping[str, Encoded]) -> dict[str, Tensor]:
+    """Encoded weights as floats, all in one piece of memory.
+
+    The allocator gives memory back to the system beyond twice the largest piece that was freed: in as many pieces as
+    there are weights, an LSTM of 5 MB had page faults at each call, for 2 ms of its 12.
+    """
+    sizes = [prod(weight.shape) for weight in weights.values()]
+    if len({weight.dtype for weight in weights.values()}) != 1:
+        return {name: weight() for name, weight in weights.items()}
+    first = next(iter(weights.values()))
+    device = next(first.buffers()).device
+    pieces = torch.empty(sum(sizes), dtype=first.dtype, device=device).split(sizes)
+    floats = {name: piece.view(weight.shape) for (name, weight), piece in zip(weights.items(), pieces, strict=True)}
+    for name, weight in weights.items():
+        weight.write(floats[name])
+    return floats
 
 
 def _with_tensors(layer: nn.Module, tensors: Mapping[str, Tensor], parts: Mapping[str, nn.Module] = {}) -> nn.Module:
