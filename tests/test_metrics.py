@@ -1,5 +1,6 @@
 """Accuracy, counts and MACs against numbers worked out by hand; nothing of the model changes."""
 
+import copy
 import math
 from collections.abc import Callable
 from functools import partial
@@ -67,6 +68,25 @@ class Wrapped(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.inner(inputs)
+
+
+class Several(nn.Module):
+    """Stands for an LSTM by two tensors that all its weights are made of."""
+
+    replaces = "LSTM"
+
+    def __init__(self, layer: nn.LSTM) -> None:
+        super().__init__()
+        self.layer = layer.requires_grad_(False).to("meta")
+        self.shapes = {name: weight.shape for name, weight in layer.named_parameters()}
+        self.register_buffer("values", torch.cat([torch.randn(shape.numel()) for shape in self.shapes.values()]))
+
+    def dense_weights(self) -> dict[str, Tensor]:
+        parts = self.values.split([shape.numel() for shape in self.shapes.values()])  # type: ignore[operator]
+        return {name: part.view(self.shapes[name]) for name, part in zip(self.shapes, parts, strict=True)}
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.func.functional_call(self.layer, self.dense_weights(), (inputs,))[0]
 
 
 class Calls(nn.Module):
@@ -404,6 +424,17 @@ def test_macs_of_calls(model: nn.Module, expected: int) -> None:
 def test_a_replaced_layer_has_the_macs_of_the_layer(layer: Any, shape: tuple[int, ...]) -> None:
     data = samples_of(*shape)
     assert macs(Int8(layer), data) == macs(layer, data) > 0
+
+
+def test_a_replaced_layer_of_several_weights_has_the_macs_and_parameters_of_the_layer() -> None:
+    layer, data = nn.LSTM(8, 5, 2, batch_first=True), samples_of(6, 8)
+    model: Any = nn.Sequential(Several(copy.deepcopy(layer)))
+    assert macs(model, data) == macs(layer, data) == 6 * 20 * (8 + 5 + 5 + 5)
+    parameters = sum(weight.numel() for weight in layer.parameters())
+    assert counts(model) == {"parameters": parameters, "nonzero": parameters, "sparsity": 0.0}
+    model[0].values[:10] = 0
+    assert counts(model)["nonzero"] == parameters - 10
+    assert counts(nn.Sequential(model[0], model[0]))["parameters"] == parameters
 
 
 def test_macs_of_lenet5_are_the_same_plain_masked_and_replaced() -> None:

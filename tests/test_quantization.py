@@ -17,7 +17,12 @@ import toolkit_quantization
 import torch
 import torch.nn.functional as F
 from toolkit_quantization import Findings, Params, relative_error
+from toolkit_quantization.engines import ENGINES
 from toolkit_quantization.int8 import Int8Linear, TorchInt8Linear, int8_matmul, quantize_per_channel, quantize_rows
+from toolkit_quantization.layers import KINDS as ALL_KINDS
+from toolkit_quantization.layers import converted
+from toolkit_quantization.selection import select, weights_by_layer
+from toolkit_quantization.stored import StoredWeight
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -28,11 +33,12 @@ from toolkit.testing import TOY_MODELS, TiedToy, toy_cnn, toy_data, toy_mlp
 
 DATA = toy_data(samples=128).without_test()
 KINDS = {"toolkit": Int8Linear, "torch": TorchInt8Linear}
+KINDS_OF_ENGINE = {"toolkit": ALL_KINDS, "torch": (nn.Linear,)}
 SIZES = [(1, 1), (1, 7), (5, 3), (16, 16), (63, 17), (100, 10), (784, 33), (1025, 31), (1200, 64)]
 
 
 def quantize(model: nn.Module, data: Data = DATA, **params) -> nn.Module:
-    settings = Params(**params)
+    settings = Params(**{"arithmetic": "int8", **params})  # by default it is measured which one is faster
     prepared = toolkit_quantization.prepare(params=settings, data=data)
     return toolkit_quantization.optimize(model=masks.clone(model), params=settings, data=data, prepared=prepared)
 
@@ -59,12 +65,13 @@ def formula(layer: Int8Linear, rows: Tensor) -> Tensor:
     return outputs if layer.bias is None else outputs + layer.bias.double()
 
 
-def torch_dynamic(model: nn.Module) -> nn.Module:
+def torch_dynamic(model: nn.Module, kinds: set[type[nn.Module]] | None = None) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
-        return quantize_dynamic(model.eval(), {nn.Linear: per_channel_dynamic_qconfig})
+        how = kinds or {nn.Linear: per_channel_dynamic_qconfig}
+        return quantize_dynamic(model.eval(), how)
 
 
 @pytest.fixture(params=[name for name in ("x86", "onednn") if name in torch.backends.quantized.supported_engines])
@@ -357,32 +364,36 @@ def test_our_error_is_at_most_0_7_of_that_of_quantize_dynamic(torch_engine, size
 
 @pytest.mark.parametrize("engine", KINDS)
 @pytest.mark.parametrize("name", TOY_MODELS)
-def test_every_linear_layer_becomes_int8_and_the_rest_is_listed(engine, name):
+def test_every_layer_that_the_engine_has_becomes_int8_and_the_rest_is_listed(engine, name):
     model = TOY_MODELS[name]()
-    params, original = Params(engine=engine), {key: value.clone() for key, value in model.state_dict().items()}
+    params = Params(engine=engine, arithmetic="int8")
+    original = {key: value.clone() for key, value in model.state_dict().items()}
     prepared = toolkit_quantization.prepare(params=params, data=DATA)
     assert all(torch.equal(value, original[key]) for key, value in model.state_dict().items())
+    expected = {name: model.get_submodule(name) for name in select(model, params, ENGINES[engine])}
     result = toolkit_quantization.optimize(model=masks.clone(model), params=params, data=DATA, prepared=prepared)
     values = measured(result, prepared, engine=engine)
-    linears = [module for module in model.modules() if type(module) is nn.Linear]
-    assert values["layers"] == len(linears) == sum(isinstance(m, KINDS[engine]) for m in result.modules())
-    assert not any(type(module) is nn.Linear for module in result.modules())
+    assert values["layers"] == len(expected)
+    assert all(type(module) in KINDS_OF_ENGINE[engine] for module in expected.values())
+    assert not any(type(module) in KINDS_OF_ENGINE[engine] for module in outside_of_stored(result))
     batch = DATA.example(100)
-    logits = [DATA.task.logits(DATA.task.forward(network.eval(), batch)) for network in (result, model)]
+    outputs, floats = (DATA.task.logits(DATA.task.forward(network.eval(), batch)) for network in (result, model))
     assert 0 < values["output_error"] < 0.05
-    assert 0 < relative_error(*logits) < 0.05
-    kept = {path for path, module in model.named_modules() if list(module.parameters(recurse=False))}
-    assert {row["layer"] for row in values["float"].table} == kept - {
-        path for path, module in model.named_modules() if type(module) is nn.Linear
-    }
+    assert 0 < relative_error(outputs, floats) < 0.05
+    known = weights_by_layer(model)
+    assert {row["layer"] for row in values["float"].table} == known.keys() - expected.keys()
+
+
+def outside_of_stored(model: nn.Module) -> list[nn.Module]:
+    inside = {part for _, layer in converted(model) for part in layer.modules()}
+    return [module for module in model.modules() if module not in inside]
 
 
 def test_what_stays_in_float_is_listed_with_its_size_and_reason():
-    model = quantize(toy_cnn())
-    assert measured(model)["float"].table == [
-        {"layer": "0", "weights": 80, "reason": "Conv2d: only Linear layers are quantized"},
-        {"layer": "1", "weights": 16, "reason": "BatchNorm2d: only Linear layers are quantized"},
-        {"layer": "3", "weights": 584, "reason": "Conv2d: only Linear layers are quantized"},
+    model = quantize(toy_cnn(), exclude=["3"])
+    assert measured(model, exclude=["3"])["float"].table == [
+        {"layer": "1", "weights": 16, "reason": "BatchNorm2d: not a kind of layer that is quantized"},
+        {"layer": "3", "weights": 584, "reason": "excluded by '3'"},
     ]
 
 
@@ -404,8 +415,9 @@ def test_a_pattern_that_matches_nothing_is_refused_with_the_known_names(field):
 @pytest.mark.parametrize(
     ("model", "params", "message"),
     [
-        (toy_cnn(), {"exclude": ["6"]}, r"nothing to quantize: BatchNorm2d: .*; Conv2d: .*; excluded by '6'"),
-        (toy_cnn(), {"layers": ["0"]}, "nothing to quantize: Conv2d: only Linear layers are quantized; not among"),
+        (toy_cnn(), {"exclude": ["[036]"]}, r"nothing to quantize: BatchNorm2d: not a kind .*; excluded by '\[036\]'"),
+        (toy_cnn(), {"layers": ["1"]}, "nothing to quantize: BatchNorm2d: not a kind .*; not among the layers asked"),
+        (toy_cnn(), {"layers": ["0"], "engine": "torch"}, "nothing to quantize: Conv2d: engine 'torch' has int8"),
         (nn.Flatten(), {}, "nothing to quantize: no layer has float weights"),
         (nn.Sequential(own_layer(64, 4)), {}, "nothing to quantize: no layer has float weights"),
         (nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), {}, "'1.weight' is not there yet: run the lazy model"),
@@ -439,7 +451,7 @@ def test_zeros_of_masks_stay_zeros_and_other_layers_keep_their_masks(engine):
     keep["6.weight"][2] = False
     masks.apply(model, keep)
     seen = model[6].weight.detach()
-    result = quantize(model, engine=engine)
+    result = quantize(model, engine=engine, exclude=["3"])
     assert not parametrize.is_parametrized(result[6])
     assert (result[6].weight[~keep["6.weight"]] == 0).all()
     assert (result[6].dense_weight()[~keep["6.weight"]] == 0).all()
@@ -520,7 +532,6 @@ def test_layers_that_are_more_than_a_linear_layer_stay_in_float():
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
-        (nn.Linear(133_145, 1), "(1, 133145) of torch.float32"),  # 133,145 * 127 * 127 is the first beyond int32
         (nn.Linear(0, 3), "(3, 0) of torch.float32"),
         (nn.Linear(2, 3, dtype=torch.complex64), "(3, 2) of torch.complex64"),
     ],
@@ -530,6 +541,16 @@ def test_weights_that_int8_cannot_hold_stay_in_float(layer, reason):
     result = toolkit_quantization.convert(model, Params())
     assert reasons(result) == {"0": f"its weight is {reason}"}
     assert isinstance(result[1], Int8Linear)
+
+
+def test_a_layer_of_more_inputs_than_int32_can_add_up_products_of_computes_in_float():
+    model = nn.Sequential(nn.Linear(133_145, 1), nn.Linear(1, 1))  # 133,145 * 127 * 127 is the first beyond int32
+    with pytest.raises(toolkit.TechniqueError, match="engine 'torch' has int8 for at most 133144 inputs"):
+        toolkit_quantization.convert(model, Params(engine="torch", exclude=["1"]))
+    rows = torch.randn(2, 133_145)
+    result = toolkit_quantization.convert(model, Params())
+    assert isinstance(result[0], StoredWeight)
+    assert torch.equal(result[0](rows), F.linear(rows, result[0].dense_weight(), result[0].bias))
 
 
 # Transformers, whose fused path reads weights instead of calling layers
@@ -561,15 +582,11 @@ def test_transformer_encoders_run_in_eval_mode_with_int8_layers(engine, layers):
         expected = model(inputs)
         result = quantize(model, engine=engine)
         assert relative_error(result(inputs), expected) < 0.05
-    assert measured(result)["layers"] == 2 * max(layers, 1) + 1
-    floats = reasons(result)
-    assert {reason for name, reason in floats.items() if name.endswith("out_proj")} == {
-        "the module around it reads its weight instead of calling it"
-    }
-    assert {reason.partition(":")[0] for name, reason in floats.items() if "out_proj" not in name} == {
-        "MultiheadAttention",
-        "LayerNorm",
-    }
+    attentions = max(layers, 1)
+    assert measured(result)["layers"] == attentions * (3 if engine == "toolkit" else 2) + 1
+    floats = {reason for name, reason in reasons(result, engine=engine).items() if name.endswith("self_attn")}
+    limit = "MultiheadAttention: engine 'torch' has int8 for Linear layers only"
+    assert floats == (set() if engine == "toolkit" else {limit})
 
 
 def test_a_transformer_that_stays_in_float_keeps_its_fused_path():
@@ -594,15 +611,24 @@ class ReadsItsWeight(nn.Module):
         return used(inputs.flatten(1), self.layer.weight)
 
 
+@pytest.mark.parametrize("used", [F.linear, lambda inputs, weight: inputs @ weight.float().t()])
+def test_a_layer_that_is_read_and_never_called_can_be_read_as_before(used):
+    model = ReadsItsWeight(used)
+    result = quantize(model)
+    inputs = DATA.example(9).inputs
+    assert isinstance(result.layer, StoredWeight)
+    assert 0 < relative_error(result(inputs), model(inputs)) < 0.02
+
+
 def test_a_model_whose_outputs_become_others_is_refused():
     model = ReadsItsWeight(lambda inputs, weight: inputs @ weight.float().t())
     with pytest.raises(toolkit.TechniqueError, match=r"int8 changes the outputs by .* of their size, more than 0\.5"):
-        quantize(model)
+        quantize(model, engine="torch")
 
 
 def test_a_model_that_no_longer_runs_is_refused():
     with pytest.raises(toolkit.TechniqueError, match="the model fails with int8 layers, exclude those at fault: "):
-        quantize(ReadsItsWeight(F.linear))
+        quantize(ReadsItsWeight(F.linear), engine="torch")
 
 
 def test_a_model_without_finite_outputs_is_refused():

@@ -26,7 +26,7 @@ DATA = toy_data(samples=256).without_test()
 
 def quantize(model: nn.Module, **params) -> tuple[nn.Module, dict, Params]:
     """The result, what is reported of it, and the params as they are resolved."""
-    settings = Params(**params)
+    settings = Params(**{"arithmetic": "int8", **params})  # by default it is measured which one is faster
     prepared = toolkit_quantization.prepare(params=settings, data=DATA)
     result = toolkit_quantization.optimize(model=masks.clone(model), params=settings, data=DATA, prepared=prepared)
     values = toolkit_quantization.measure(model=result, params=settings, prepared=prepared)
@@ -138,7 +138,7 @@ def test_auto_takes_the_engine_that_is_the_fastest_over_all_batch_sizes(timed, m
     model, values, resolved = quantize(toy_mlp(), engine="auto", max_drop=5.0)
     assert asked == [(["float", "toolkit", "torch"], [1, 64])]
     assert isinstance(model[1], TorchInt8Linear)
-    assert resolved == Params(engine="torch", max_drop=5.0)
+    assert resolved == Params(engine="torch", max_drop=5.0, arithmetic="int8")
     note = values["engine"]
     assert note.text == (
         "'torch' is the fastest within max_drop, over all batch sizes, timed in turn with the float model; "

@@ -43,7 +43,8 @@ class TechniqueHooks:
 
         `model` is the stage's own copy and may be changed in place. What later stages must honour has to live in
         the model that is returned: a weight to be kept in shape is a parametrization (`toolkit.masks`), a module
-        that replaces a layer offers `dense_weight()` and `replaces`, the name of the layer's class.
+        that replaces a layer offers `dense_weight()`, or `dense_weights()` by name if the layer had several, and
+        `replaces`, the name of the layer's class.
         """
 
     @hookspec(firstresult=True)

@@ -13,7 +13,10 @@ import torch
 from torch import nn
 
 from toolkit import Data, Note, TechniqueError, hookimpl
-from toolkit_quantization.choosing import Choice, by_name, fastest
+from toolkit_quantization import arithmetic, layers
+from toolkit_quantization.arithmetic import Choice
+from toolkit_quantization.choosing import Choice as Chosen
+from toolkit_quantization.choosing import by_name, fastest
 from toolkit_quantization.compiled import Compiled
 from toolkit_quantization.conversion import Conversion
 from toolkit_quantization.engines import ENGINES
@@ -27,17 +30,20 @@ __all__ = ["Findings", "Params", "convert", "measure", "optimize", "prepare", "r
 
 @dataclass
 class Findings:
-    """What `optimize` finds and the report shows: numbers and notes, the engine, the layers returned to float."""
+    """What `optimize` finds and the report shows: numbers and notes, the engine, the layers returned to float, and the
+    arithmetic of each layer."""
 
     values: dict[str, float | Note] = field(default_factory=dict)
     engine: str | None = None
     returned: tuple[str, ...] = ()
+    choices: dict[str, Choice] = field(default_factory=dict)
 
 
 def convert(model: nn.Module, params: Params) -> nn.Module:
     """A copy whose chosen layers are all quantized, whatever that costs; what they shared, their successors share."""
     engine = ENGINES[params.engine]
-    conversion = Conversion(model, select(model, params, engine), engine)
+    dtypes = select(model, params, engine)
+    conversion = Conversion(model, dtypes, engine, arithmetic.choose(model, dtypes, params))
     return conversion.of([name for group in conversion.groups for name in group])
 
 
@@ -69,8 +75,11 @@ def _compiled(model: nn.Module, data: Data) -> nn.Module:
     return compiled
 
 
-def _note(choice: Choice, judge: Judge, findings: Findings) -> None:
+def _note(choice: Chosen, judge: Judge, findings: Findings) -> None:
     guarded = choice.guarded
+    findings.choices = dict(guarded.choices)
+    if choice.engine == "toolkit":
+        findings.values["arithmetic"] = Note("", arithmetic.table(guarded.model, guarded.choices))
     findings.engine, findings.returned = choice.engine, guarded.returned
     findings.values["output_error"] = guarded.verdict.error
     if guarded.verdict.drop is not None:
@@ -83,8 +92,9 @@ def _note(choice: Choice, judge: Judge, findings: Findings) -> None:
 
 @hookimpl
 def resolve(params: Params, prepared: Findings) -> Params:
-    """The engine that was the fastest instead of `auto`."""
-    return params.model_copy(update={"engine": prepared.engine or params.engine})
+    """The engine and the arithmetic that were the fastest instead of `auto`."""
+    found = arithmetic.resolved(params, prepared.choices)
+    return params.model_copy(update={"engine": prepared.engine or params.engine, "arithmetic": found})
 
 
 @hookimpl
@@ -99,5 +109,5 @@ def measure(model: nn.Module, params: Params, prepared: Findings) -> dict[str, f
         for layer, weights in weights_by_layer(inner).items()
     }
     table = [{"layer": layer, "weights": sizes[layer], "reason": why[layer]} for layer in sizes]
-    layers = sum(hasattr(module, "replaces") for module in inner.modules())
-    return {"layers": layers, **prepared.values, "float": Note("" if table else "nothing with weights", table)}
+    count = sum(1 for _ in layers.converted(inner))
+    return {"layers": count, **prepared.values, "float": Note("" if table else "nothing with weights", table)}

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from toolkit import Data, Note, TechniqueError, masks
+from toolkit_quantization.arithmetic import choose
 from toolkit_quantization.compiled import Compiled
 from toolkit_quantization.conversion import Conversion
 from toolkit_quantization.engines import ENGINES, Engine
@@ -56,7 +58,15 @@ def fastest(model: nn.Module, params: Params, data: Data, judge: Judge) -> Choic
 
 
 def _made(model: nn.Module, params: Params, engine: Engine, judge: Judge) -> Guarded:
-    return guard(Conversion(model, select(model, params, engine), engine), judge, params.scan)
+    data = judge.data
+    batch = data.example(min(data.batch_size, data.samples("train")))
+
+    def run() -> None:
+        with torch.no_grad():
+            data.task.forward(model.eval(), batch)
+
+    dtypes = select(model, params, engine)
+    return guard(Conversion(model, dtypes, engine, choose(model, dtypes, params, run)), judge, params.scan)
 
 
 def _why_not_compiled(engine: Engine, params: Params) -> str | None:

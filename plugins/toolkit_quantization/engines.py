@@ -13,12 +13,14 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from toolkit import masks
 from toolkit_quantization import layers
-from toolkit_quantization.int8 import TorchInt8Linear, quantize_like_torch
-from toolkit_quantization.layers import Dtype
+from toolkit_quantization.codecs import Dtype
+from toolkit_quantization.int8 import MAX_INPUTS, TorchInt8Linear, quantize_like_torch
+from toolkit_quantization.layers import Arithmetic, Encodings
 from toolkit_quantization.torchao_int8 import TorchaoInt8Linear, quantize_like_torchao
 
 
@@ -27,28 +29,32 @@ class Engine:
     """How layers are made.
 
     `int8_linear` makes the successor of a linear layer in int8; without it all kinds of layers have one, of this
-    toolkit. Other dtypes are the same by every engine: they are stored, and computed with in float.
+    toolkit, and a choice of arithmetic. Other dtypes are the same by every engine: they are stored, and computed with
+    in float.
     """
 
     name: str
-    int8_linear: Callable[[nn.Module], nn.Module] | None = None
+    int8_linear: Callable[[nn.Module, Encodings], nn.Module] | None = None
     runs_on: tuple[str, ...] = ()  # the kinds of device; all of them where it is empty
     package: str = "torch"  # that it needs
     compiles: bool = True
 
-    def successor(self, module: nn.Module, dtype: Dtype) -> nn.Module:
+    def successor(self, module: nn.Module, dtype: Dtype, arithmetic: Arithmetic, encodings: Encodings) -> nn.Module:
         """The layer that takes the place of `module`, which `why_float` has nothing against."""
         if self.int8_linear is not None and dtype == "int8":
-            return self.int8_linear(module)
-        return layers.successor(module, dtype, "int8" if dtype == "int8" else "float")
+            return self.int8_linear(module, encodings)
+        return layers.successor(module, dtype, arithmetic, encodings)
 
     def why_float(self, module: nn.Module, dtype: Dtype) -> str | None:
         """The reason for which a layer stays in float, None if it can have a successor."""
         reason = layers.why_float(module, dtype)
-        if reason is None and self.int8_linear is not None and dtype == "int8" and not isinstance(module, nn.Linear):
-            kind = parametrize.type_before_parametrizations(module).__name__
-            return f"{kind}: engine '{self.name}' has int8 for Linear layers only"
-        return reason
+        if reason is not None or self.int8_linear is None or dtype != "int8":
+            return reason
+        if isinstance(module, nn.Linear):
+            limit = f"engine '{self.name}' has int8 for at most {MAX_INPUTS} inputs"
+            return None if layers.can_multiply_int8(module) else limit
+        kind = parametrize.type_before_parametrizations(module).__name__
+        return f"{kind}: engine '{self.name}' has int8 for Linear layers only"
 
     def why_unavailable(self, device: torch.device) -> str | None:
         """The reason for which it cannot be used here, None if it can."""
@@ -60,10 +66,14 @@ class Engine:
         return None
 
 
-def _linear(quantize: Callable[..., Any], kind: Callable[..., nn.Module]) -> Callable[[nn.Module], nn.Module]:
-    def make(module: Any) -> nn.Module:
-        values, scale = quantize(module.weight.detach())
-        return kind(values, scale, None if module.bias is None else module.bias.detach().float())
+def _linear(
+    quantize: Callable[..., Any], kind: Callable[..., nn.Module]
+) -> Callable[[nn.Module, Encodings], nn.Module]:
+    def make(module: nn.Module, encodings: Encodings) -> nn.Module:
+        weights = {weight.attribute: weight for weight in masks.named_weights(module)}
+        values, scale = encodings.of(weights["weight"], quantize, quantize.__name__)
+        bias = encodings.of(weights["bias"], Tensor.float, "float32") if "bias" in weights else None
+        return kind(values, scale, bias)
 
     return make
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from toolkit import Note, TechniqueError
+from toolkit_quantization.arithmetic import Choice
 from toolkit_quantization.conversion import Conversion
 from toolkit_quantization.judging import Judge, Verdict
 
@@ -19,7 +20,7 @@ class Guarded:
     """A model within the bounds, the layers that are quantized in it, and what they cost.
 
     `returned` are the layers that were returned to float; `scan` has the verdict on each quantized alone, those that
-    hurt most first, and is empty where nobody needed it.
+    hurt most first, and is empty where nobody needed it; `choices` are the arithmetic of all that could be quantized.
     """
 
     model: nn.Module
@@ -27,6 +28,7 @@ class Guarded:
     verdict: Verdict
     returned: Layers = ()
     scan: Mapping[Layers, Verdict] = field(default_factory=dict)
+    choices: Mapping[str, Choice] = field(default_factory=dict)
 
 
 def guard(conversion: Conversion, judge: Judge, scan: bool = False) -> Guarded:
@@ -41,7 +43,8 @@ def guard(conversion: Conversion, judge: Judge, scan: bool = False) -> Guarded:
     model = conversion.of(every)
     verdict = judge(model)
     if judge.accepts(verdict):
-        return Guarded(model, every, verdict, scan=sensitivity(conversion, judge) if scan else {})
+        found = sensitivity(conversion, judge) if scan else {}
+        return Guarded(model, every, verdict, scan=found, choices=conversion.choices)
     found = sensitivity(conversion, judge) if len(conversion.groups) > 1 else {}
     order = list(found)
     accepted: list[Guarded] = []
@@ -51,7 +54,7 @@ def guard(conversion: Conversion, judge: Judge, scan: bool = False) -> Guarded:
         model = conversion.of(layers)
         verdict = judge(model)
         if judge.accepts(verdict):
-            accepted[:] = [Guarded(model, layers, verdict, _names(order[:count]), found)]
+            accepted[:] = [Guarded(model, layers, verdict, _names(order[:count]), found, conversion.choices)]
         return judge.accepts(verdict)
 
     if fewest(len(order) - 1, fits) is None:

@@ -145,5 +145,7 @@ class Judge:
             return correct
         assert self.metric is not None
         if self.metric in self.data.task.better:
-            return self.data.task.scores(outputs, batch)[self.metric]
-        return self.data.metrics[self.metric](outputs, batch)
+            found = self.data.task.scores(outputs, batch)[self.metric]
+        else:
+            found = self.data.metrics[self.metric](outputs, batch)
+        return found if isinstance(found, Tensor) else found.values()

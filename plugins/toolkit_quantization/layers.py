@@ -1,91 +1,190 @@
-"""What takes a layer's place: of each kind of layer, in each dtype."""
+"""Which layers can be kept in fewer bits, and what takes the place of one that is."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from toolkit import masks
-from toolkit_quantization.int8 import MAX_INPUTS, Int8Linear, quantize_per_channel
+from toolkit_quantization import codecs
+from toolkit_quantization.attention import IN, Int8Attention
+from toolkit_quantization.codecs import Dtype, Encoded, Int8
+from toolkit_quantization.int8 import MAX_INPUTS, Int8Linear
+from toolkit_quantization.stored import Stored, StoredEmbedding, StoredEmbeddingBag, StoredWeight
 
-Dtype: TypeAlias = Literal["int8", "int4", "float16", "bfloat16"]
-Arithmetic: TypeAlias = Literal["int8", "float"]
-GROUP = 32  # weights of int4 that share a scale
+Arithmetic = Literal["int8", "float"]
+Made = TypeVar("Made")
+
+_CONVOLUTIONS = (
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+)
+_RECURRENT = (nn.LSTM, nn.GRU, nn.RNN)
+_CELLS = (nn.LSTMCell, nn.GRUCell, nn.RNNCell)
+# TransformerEncoderLayer and its like are made of these.
+KINDS: tuple[type[nn.Module], ...] = (
+    *(nn.Linear, *_CONVOLUTIONS, nn.Embedding, nn.EmbeddingBag),
+    *(*_RECURRENT, *_CELLS, nn.MultiheadAttention),
+)
+_ATTENTION = {
+    *("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj.weight"),
+    *("in_proj_bias", "bias_k", "bias_v", "out_proj.bias"),
+}
 
 
-def successor(module: nn.Module, dtype: Dtype, arithmetic: Arithmetic) -> nn.Module:
-    """The layer that takes the place of `module`, which `why_float` has nothing against."""
-    layer: Any = module
-    weight = layer.weight.detach()
-    bias = None if layer.bias is None else layer.bias.detach().float()
-    if dtype == "int8" and arithmetic == "int8":
-        return Int8Linear(*quantize_per_channel(weight), bias)
-    return StoredLinear(weight, bias, dtype)
+class Encodings:
+    """What was made of weights so far: layers that shared one share what was made of it."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, str], tuple[Tensor, Tensor, Any]] = {}
+
+    def of(self, weight: masks.Weight, make: Callable[[Tensor], Made], name: str) -> Made:
+        """What `make`, known by its `name`, makes of a weight as its layer sees it."""
+        key, value = (id(weight.parameter), name), weight.value
+        known = self._made.get(key)
+        if known is None or not torch.equal(known[1], value):  # of two that share, one may be masked
+            # Together with the parameter, so that no other one can get its identity.
+            self._made[key] = known = weight.parameter, value, make(value)
+        made: Made = known[2]
+        return made
 
 
-def why_float(module: nn.Module, dtype: Dtype) -> str | None:
-    """The reason for which a layer stays in float, None if it can have a successor of this dtype."""
-    weights = {weight.attribute for weight in masks.named_weights(module) if "." not in weight.path}
-    kind: Any = parametrize.type_before_parametrizations(module)
-    if not isinstance(module, nn.Linear):
-        return f"{kind.__name__}: only Linear layers are quantized"
-    if kind is nn.modules.linear.NonDynamicallyQuantizableLinear:
+def kind_of(module: nn.Module) -> type[nn.Module] | None:
+    """The class of `torch.nn` that a layer is one of, None if it is none that can be kept in fewer bits."""
+    return next((kind for kind in KINDS if isinstance(module, kind)), None)
+
+
+def why_float(module: nn.Module, dtype: Dtype = "int8") -> str | None:
+    """The reason for which a layer cannot be kept in fewer bits, None if it can or if a lazy one has no weights yet."""
+    own: Any = parametrize.type_before_parametrizations(module)
+    kind: Any = kind_of(module)
+    if kind is None:
+        return f"{own.__name__}: not a kind of layer that is quantized"
+    if own is nn.modules.linear.NonDynamicallyQuantizableLinear:
         return "the module around it reads its weight instead of calling it"
-    if kind.forward is not nn.Linear.forward or "forward" in vars(module):
-        return f"{kind.__name__} has a forward of its own"
-    if "weight" not in weights or weights - {"weight", "bias"}:
+    if own.forward is not kind.forward or "forward" in vars(module):
+        return f"{own.__name__} has a forward of its own"
+    weights = {weight.path: weight for weight in masks.named_weights(module)}
+    unknown = weights.keys() - _names(module)
+    if unknown or not any(map(_is_encoded, weights)):
         return f"its weights are {', '.join(sorted(weights))}"
-    if is_lazy(module.weight):
-        return None  # to be refused by name
-    if module._forward_hooks or module._forward_pre_hooks:
+    if any(is_lazy(weight.parameter) for weight in weights.values()):
+        return None
+    if any(part._forward_hooks or part._forward_pre_hooks for part in module.modules()):
         return "it has hooks, which would be lost"
-    shape, kept = tuple(module.weight.shape), module.weight.dtype
-    possible = 0 < shape[1] <= MAX_INPUTS and shape[0] > 0 and kept.is_floating_point
-    return None if possible else f"its weight is {shape} of {kept}"
+    if getattr(module, "max_norm", None) is not None:
+        return "max_norm changes its weights when it is called"
+    return codecs.why_not([weight.value for weight in weights.values() if _is_encoded(weight.path)], dtype)
 
 
-class StoredLinear(nn.Module):
-    """A linear layer that keeps its weight in few bits and computes in float."""
-
-    replaces = "Linear"
-    values: Tensor
-    scale: Tensor | None
-    bias: Tensor | None
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: Dtype) -> None:
-        """Hold weight (out, in) as `dtype`, and bias (out,) float32."""
-        super().__init__()
-        self.out_features, self.in_features = weight.shape
-        values, scale = _stored(weight.float(), dtype)
-        for name, tensor in (("values", values), ("scale", scale), ("bias", bias)):
-            self.register_buffer(name, tensor)
-
-    def dense_weight(self) -> Tensor:
-        """The weight (out, in) float32 that is stored."""
-        values = self.values
-        if values.dtype == torch.uint8:
-            values = torch.stack([values & 15, values >> 4], dim=-1).flatten(1).to(torch.int8) - 8
-        if self.scale is None:
-            return values.float()
-        groups = values.float().unflatten(1, (self.scale.shape[1], -1)) * self.scale.unsqueeze(2)
-        return groups.flatten(1)[:, : self.in_features].contiguous()
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return F.linear(inputs.float(), self.dense_weight(), self.bias).to(inputs.dtype)
+def can_multiply_int8(module: nn.Module) -> bool:
+    """Whether there are int8 products for a layer that `why_float` has nothing against."""
+    if isinstance(module, nn.Linear):
+        return module.in_features <= MAX_INPUTS
+    if isinstance(module, nn.MultiheadAttention):
+        plain = module.bias_k is None and module.bias_v is None and not module.add_zero_attn
+        return plain and max(module.embed_dim, module.kdim, module.vdim) <= MAX_INPUTS
+    return False
 
 
-def _stored(weight: Tensor, dtype: Dtype) -> tuple[Tensor, Tensor | None]:
-    if dtype in ("float16", "bfloat16"):
-        return weight.to(getattr(torch, dtype)), None
-    if dtype == "int8":
-        values, scale = quantize_per_channel(weight)
-        return values, scale.unsqueeze(1)
-    groups = F.pad(weight, (0, -weight.shape[1] % GROUP)).unflatten(1, (-1, GROUP))
-    scale = groups.abs().amax(dim=2).clamp_min(torch.finfo(torch.float32).tiny * 7) / 7
-    values = (groups / scale.unsqueeze(2)).round().flatten(1).to(torch.int8) + 8
-    return (values[:, ::2] | values[:, 1::2] << 4).to(torch.uint8), scale
+def successor(
+    module: nn.Module, dtype: Dtype = "int8", arithmetic: Arithmetic = "float", encodings: Encodings | None = None
+) -> nn.Module:
+    """What takes the place of a layer, which is left as it is.
+
+    Args:
+        module: one that `why_float` has nothing against; masked or otherwise parametrized, its weights are those seen.
+        dtype: what the weights are kept in.
+        arithmetic: `int8` for int8 products, where there are any for this layer and the weights are int8: it rounds
+            its inputs row by row. `float` for those of the layer itself. What is kept is the same either way.
+        encodings: the same one for all layers of a model, so that what they shared is shared.
+    """
+    encodings = Encodings() if encodings is None else encodings
+    values: dict[str, Encoded | Tensor] = {}
+    for weight in masks.named_weights(module):
+        if _is_encoded(weight.path):
+            values[weight.path] = encodings.of(weight, lambda value: codecs.encode(value, dtype), dtype)
+        else:
+            values[weight.path] = encodings.of(weight, Tensor.clone, "copy")
+    if arithmetic == "int8" and dtype == "int8" and can_multiply_int8(module):
+        return _multiplying(module, values)
+    kind: Any = kind_of(module)
+    several = kind in (*_RECURRENT, *_CELLS, nn.MultiheadAttention)
+    own = {nn.Embedding: StoredEmbedding, nn.EmbeddingBag: StoredEmbeddingBag}
+    made = Stored if several else own.get(kind, StoredWeight)
+    return made(masks.folded(module), kind.__name__, values)
+
+
+def wholes(model: nn.Module) -> dict[nn.Module, str]:
+    """The layers that have weights in parts of their own, by each of these parts the path of the layer."""
+    attentions = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
+    called = [(path, module) for path, module in attentions if type(module).forward is nn.MultiheadAttention.forward]
+    return {part: path for path, module in called for part in module.modules()}
+
+
+def converted(model: nn.Module) -> Iterator[tuple[str, Stored | Int8Linear | Int8Attention]]:
+    """The layers that are kept in fewer bits, by path."""
+    inside: set[nn.Module] = set()
+    for path, module in model.named_modules():
+        if isinstance(module, Stored | Int8Linear | Int8Attention) and module not in inside:
+            inside.update(module.modules())
+            yield path, module
+
+
+def replace(model: nn.Module, successors: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """The model with modules replaced, in place, under all their names; it may be one of them itself."""
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is not None:
+                parent._modules[name] = successors.get(child, child)
+    _leave_fused_paths(model)
+    return successors.get(model, model)
+
+
+def _leave_fused_paths(model: nn.Module) -> None:
+    # In eval mode these two hand the float weights of the layers within them to one fused function.
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerEncoder) and any(converted(module)):
+            if isinstance(module, nn.TransformerEncoder):
+                module.use_nested_tensor = False
+            else:
+                module.activation_relu_or_gelu = 0
+
+
+def _is_encoded(path: str) -> bool:
+    return "bias" not in path.rpartition(".")[2]
+
+
+def _names(module: Any) -> set[str]:
+    """The paths of the parameters that a layer of its kind can have."""
+    if isinstance(module, nn.MultiheadAttention):
+        return _ATTENTION
+    if isinstance(module, nn.RNNBase):
+        return set(module._flat_weights_names)
+    return {"weight_ih", "weight_hh", "bias_ih", "bias_hh"} if isinstance(module, _CELLS) else {"weight", "bias"}
+
+
+def _multiplying(module: nn.Module, values: Mapping[str, Any]) -> nn.Module:
+    if not isinstance(module, nn.MultiheadAttention):
+        return _int8_linear(values["weight"], values.get("bias"))
+    if module._qkv_same_embed_dim:
+        whole: Int8 = values["in_proj_weight"]
+        weights = list(zip(whole.values.chunk(3), whole.scale.chunk(3), strict=True))
+    else:
+        parts: list[Int8] = [values[f"{name[0]}_proj_weight"] for name in IN]
+        weights = [(part.values, part.scale) for part in parts]
+    bias = values.get("in_proj_bias")
+    biases = [None] * 3 if bias is None else bias.float().chunk(3)
+    made = {name: Int8Linear(*weight, bias) for name, weight, bias in zip(IN, weights, biases, strict=True)}
+    return Int8Attention(
+        module, {**made, "output": _int8_linear(values["out_proj.weight"], values.get("out_proj.bias"))}
+    )
+
+
+def _int8_linear(weight: Int8, bias: Tensor | None) -> Int8Linear:
+    return Int8Linear(weight.values, weight.scale, None if bias is None else bias.float())

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 import toolkit
-from toolkit_quantization.layers import Dtype
+from toolkit_quantization.codecs import Dtype
+from toolkit_quantization.layers import Arithmetic
 
 EngineName = Literal["toolkit", "torch", "torchao", "auto"]
 
@@ -44,6 +45,11 @@ class Params(toolkit.Params):
     )
     batch_sizes: list[Annotated[int, Field(ge=1)]] = Field(
         default=[], description="that engine = auto is timed with; by default 1 and the data's, as in the report"
+    )
+    arithmetic: Literal["auto", "int8", "float"] | dict[str, Arithmetic] = Field(
+        default="auto",
+        description="of layers kept in int8: int8 products where there are any, the layer's own in float, or auto, the "
+        "faster of both, measured for each layer; or by name pattern, int8 for all others",
     )
     compile: bool = Field(
         default=False, description="whether the result, and what is loaded of it, compiles itself when first called"

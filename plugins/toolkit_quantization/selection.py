@@ -5,34 +5,51 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from typing import Literal, TypeVar
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from toolkit import TechniqueError, masks
+from toolkit_quantization import layers
+from toolkit_quantization.codecs import Dtype
 from toolkit_quantization.engines import Engine
-from toolkit_quantization.layers import Dtype
+from toolkit_quantization.layers import Arithmetic
 from toolkit_quantization.params import Params
+
+Said = TypeVar("Said", bound=str)
 
 
 def weights_by_layer(model: nn.Module) -> dict[str, dict[str, masks.Weight]]:
-    """For every module with weights of its own, under its first name: these weights by attribute."""
-    layers: dict[str, dict[str, masks.Weight]] = {}
+    """For every layer with weights, under its first name: these weights by their path within it."""
+    found: dict[str, dict[str, masks.Weight]] = {}
+    wholes = layers.wholes(model)
     for weight in masks.named_weights(model):
-        layers.setdefault(weight.path.rpartition(".")[0], {})[weight.attribute] = weight
-    return layers
+        layer = wholes.get(weight.module, weight.path.rpartition(".")[0])
+        found.setdefault(layer, {})[weight.path.removeprefix(f"{layer}.")] = weight
+    return found
 
 
 def dtype_of(layer: str, params: Params) -> Dtype:
-    """The dtype that a layer is to have: of the override with the most characters that are no wildcards."""
+    """The dtype that a layer is to have."""
+    return _most_exact(layer, params.overrides, "overrides") or params.dtype
+
+
+def arithmetic_of(layer: str, params: Params) -> Arithmetic | Literal["auto"]:
+    """The arithmetic that a layer is to have, where it has a choice."""
+    if isinstance(params.arithmetic, str):
+        return params.arithmetic
+    return _most_exact(layer, params.arithmetic, "arithmetic") or "int8"
+
+
+def _most_exact(layer: str, table: Mapping[str, Said], place: str) -> Said | None:
+    """What a table of patterns says of a layer: the one with the most characters that are no wildcards."""
     # Not the first one that matches: the order of a table's keys is nothing that two equal recipes must share.
-    found = sorted((-_literals(pattern), pattern) for pattern in params.overrides if fnmatchcase(layer, pattern))
-    if not found:
-        return params.dtype
+    found = sorted((-_literals(pattern), pattern) for pattern in table if fnmatchcase(layer, pattern))
     best = [pattern for length, pattern in found if length == found[0][0]]
-    if len({params.overrides[pattern] for pattern in best}) > 1:
-        raise TechniqueError(f"'{best[0]}' and '{best[1]}' in overrides disagree about '{layer}': make one more exact")
-    return params.overrides[best[0]]
+    if len({table[pattern] for pattern in best}) > 1:
+        raise TechniqueError(f"'{best[0]}' and '{best[1]}' in {place} disagree about '{layer}': make one more exact")
+    return table[best[0]] if best else None
 
 
 def _literals(pattern: str) -> int:
@@ -51,45 +68,46 @@ def why_not_asked(layer: str, params: Params) -> str | None:
 def reasons(model: nn.Module, params: Params, engine: Engine) -> dict[str, str | None]:
     """For every layer with weights the reason for which it stays in float, None if it is quantized."""
     found: dict[str, str | None] = {}
-    for layer, weights in weights_by_layer(model).items():
-        module = next(iter(weights.values())).module
-        found[layer] = why_not_asked(layer, params) or engine.why_float(module, dtype_of(layer, params))
+    for layer in weights_by_layer(model):
+        why_not = engine.why_float(model.get_submodule(layer), dtype_of(layer, params))
+        found[layer] = why_not_asked(layer, params) or why_not
     return found
 
 
 def select(model: nn.Module, params: Params, engine: Engine) -> dict[str, Dtype]:
     """The dtype of each layer to quantize, by name; a `TechniqueError` if there are none or if they cannot be."""
-    layers = weights_by_layer(model)
-    _require_matches([*params.layers, *params.exclude, *params.overrides], layers)
+    known = weights_by_layer(model)
+    by_name = params.arithmetic if isinstance(params.arithmetic, dict) else {}
+    _require_matches([*params.layers, *params.exclude, *params.overrides, *by_name], known)
     why = reasons(model, params, engine)
     chosen = {layer: dtype_of(layer, params) for layer, reason in why.items() if reason is None}
     if not chosen:
         listed = "; ".join(sorted({str(reason) for reason in why.values()}))
         raise TechniqueError(f"nothing to quantize: {listed or 'no layer has float weights'}")
     for layer in chosen:
-        _require_usable(layers[layer])
+        _require_usable(known[layer])
     return chosen
 
 
-def groups(model: nn.Module, layers: Iterable[str]) -> list[tuple[str, ...]]:
+def groups(model: nn.Module, names: Iterable[str]) -> list[tuple[str, ...]]:
     """The layers in the model's order, those that share a weight together: of them all are float, or none."""
     known = weights_by_layer(model)
     found: list[tuple[set[int], list[str]]] = []
-    for layer in layers:
+    for layer in names:
         parameters = {id(weight.parameter) for weight in known[layer].values()}
         sharing = [group for group in found if group[0] & parameters]
         for group in sharing:
             found.remove(group)
-        names = [name for group in sharing for name in group[1]]
-        found.append((parameters.union(*(group[0] for group in sharing)), [*names, layer]))
+        others = [name for group in sharing for name in group[1]]
+        found.append((parameters.union(*(group[0] for group in sharing)), [*others, layer]))
     order = {layer: position for position, layer in enumerate(known)}
-    return sorted((tuple(names) for _, names in found), key=lambda names: order[names[0]])
+    return sorted((tuple(group) for _, group in found), key=lambda group: order[group[0]])
 
 
-def _require_matches(patterns: Iterable[str], layers: Mapping[str, object]) -> None:
+def _require_matches(patterns: Iterable[str], known: Mapping[str, object]) -> None:
     for pattern in patterns:
-        if layers and not any(fnmatchcase(name, pattern) for name in layers):
-            close = get_close_matches(pattern, layers, n=5) or list(layers)[:10]
+        if known and not any(fnmatchcase(name, pattern) for name in known):
+            close = get_close_matches(pattern, known, n=5) or list(known)[:10]
             raise TechniqueError(f"no layer matches '{pattern}'; known: {', '.join(close)}")
 
 

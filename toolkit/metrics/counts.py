@@ -47,17 +47,25 @@ def _values(model: nn.Module) -> Iterator[tuple[Hashable, Tensor]]:
     inside: set[nn.Module] = set()
     for layer in replaced_layers(model):
         inside.update(layer.module.modules())
-        weight, bias = layer.weight, layer.bias
-        yield (_stored(layer, bias), weight.shape), weight
-        if bias is not None:
-            yield (bias, bias.shape), bias
+        yield from _values_of_replaced(layer)
     for named in named_weights(model):
         if named.module not in inside:
             value = named.value
             yield (named.parameter, value.shape), value
 
 
-def _stored(layer: Replaced, bias: Tensor | None) -> Hashable:
-    """The tensors that the weight is made of, or the layer itself if it keeps them elsewhere."""
-    tensors = (*layer.module.parameters(), *layer.module.buffers())
-    return tuple(tensor for tensor in tensors if tensor is not bias) or layer.module
+def _values_of_replaced(layer: Replaced) -> Iterator[tuple[Hashable, Tensor]]:
+    """A tensor that the layer keeps as it is, such as a bias, is known by itself; one that it makes, such as a weight
+    of integers, by all that the layer makes its tensors of, or by the layer if it keeps that elsewhere."""
+    tensors = layer.tensors
+    own = {*layer.module.parameters(), *layer.module.buffers()}
+    kept = own.intersection(tensors.values())
+    made = [name for name, tensor in tensors.items() if tensor not in kept]
+    source: Hashable = frozenset(own - kept) or layer.module
+    for name, tensor in tensors.items():
+        if name not in made:
+            yield (tensor, tensor.shape), tensor
+        elif len(made) == 1:
+            yield (source, tensor.shape), tensor
+        else:
+            yield (source, name), tensor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from math import prod
 from typing import Any, TypeAlias
@@ -21,7 +21,9 @@ Cost: TypeAlias = Callable[[Any, Any], int]  # of one call, from its inputs and 
 
 _PER_OUTPUT = frozenset({"Linear", "Bilinear", "Conv1d", "Conv2d", "Conv3d"})
 _PER_INPUT = frozenset({"ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"})
+_PER_STEP = frozenset({"LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"})
 _LOOK_UP = frozenset({"Embedding", "EmbeddingBag"})
+_AS_IT_RUNS = frozenset({"MultiheadAttention"})  # made of operations that are counted, and of layers
 
 
 @torch.no_grad()
@@ -79,41 +81,58 @@ class _Counter:
 
 
 def _by_formula(model: nn.Module) -> Iterator[tuple[nn.Module, Cost]]:
-    for layer in replaced_layers(model):
-        yield layer.module, _cost_of_replaced(layer)
+    found: dict[nn.Module, Cost] = {}
+    _add_replaced(found, model)
+    inside = {part for module in found for part in module.modules()}
     for module in model.modules():
+        if module in inside:
+            continue
         if isinstance(module, nn.RNNBase):
-            yield module, _cost_of_recurrent(module)
+            matrices = [weight for weights in module.all_weights for weight in weights if weight.dim() > 1]
+            found[module] = _cost_per_step(matrices)
         elif isinstance(module, nn.Bilinear):
-            yield module, _cost_per_output(module.weight)
+            found[module] = _cost_per_output([module.weight])
+    yield from found.items()
+
+
+def _add_replaced(found: dict[nn.Module, Cost], model: nn.Module) -> None:
+    for layer in replaced_layers(model):
+        if layer.replaces not in _AS_IT_RUNS:
+            found[layer.module] = _cost_of_replaced(layer)
+        else:
+            for child in layer.module.children():
+                _add_replaced(found, child)
 
 
 def _cost_of_replaced(layer: Replaced) -> Cost:
+    weights = list(layer.weights.values())
     if layer.replaces in _PER_OUTPUT:
-        return _cost_per_output(layer.weight)
+        return _cost_per_output(weights)
     if layer.replaces in _PER_INPUT:
-        return _cost_per_input(layer.weight)
+        return _cost_per_input(weights)
+    if layer.replaces in _PER_STEP:
+        return _cost_per_step(weights)
     if layer.replaces in _LOOK_UP:
         return lambda _inputs, _output: 0
-    known = ", ".join(sorted(_PER_OUTPUT | _PER_INPUT | _LOOK_UP))
+    known = ", ".join(sorted(_PER_OUTPUT | _PER_INPUT | _PER_STEP | _LOOK_UP | _AS_IT_RUNS))
     raise ToolkitError(f"cannot count the MACs of '{layer.path}', which replaces {layer.replaces!r}; known: {known}")
 
 
-def _cost_per_output(weight: Tensor) -> Cost:
+def _cost_per_output(weights: Sequence[Tensor]) -> Cost:
     """Weights are (outputs, …): a value put out is a sum of as many products as its channel has weights."""
-    products = weight[0].numel()
+    products = sum(weight[0].numel() for weight in weights)
     return lambda _inputs, output: products * output.numel()
 
 
-def _cost_per_input(weight: Tensor) -> Cost:
+def _cost_per_input(weights: Sequence[Tensor]) -> Cost:
     """Weights are (inputs, …): a value put in is multiplied by all weights of its channel."""
-    products = weight[0].numel()
+    products = sum(weight[0].numel() for weight in weights)
     return lambda inputs, _output: products * inputs.numel()
 
 
-def _cost_of_recurrent(layer: nn.RNNBase) -> Cost:
+def _cost_per_step(weights: Sequence[Tensor]) -> Cost:
     """Every weight matrix, of all layers and directions, meets every time step once."""
-    products = sum(weight.numel() for weights in layer.all_weights for weight in weights if weight.dim() > 1)
+    products = sum(weight.numel() for weight in weights)
 
     def cost(inputs: Any, _output: Any) -> int:
         steps = inputs.data  # of a tensor itself; of a packed sequence its steps without padding

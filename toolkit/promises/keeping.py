@@ -84,5 +84,6 @@ def _examine_zeros(kept: Kept, path: str, maker: str, zeros: Tensor, value: Tens
 def _values(model: nn.Module) -> dict[str, Tensor]:
     """Every weight as its layer sees it, by path, those of replaced layers included."""
     values = {weight.path: weight.value for weight in masks.named_weights(model)}
-    values.update({f"{layer.path}.weight".lstrip("."): layer.weight for layer in replaced_layers(model)})
+    for layer in replaced_layers(model):
+        values.update({f"{layer.path}.{name}".lstrip("."): tensor for name, tensor in layer.tensors.items()})
     return values

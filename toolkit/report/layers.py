@@ -50,7 +50,9 @@ def _plain(model: nn.Module) -> Iterator[Layer]:
 def _replaced(model: nn.Module) -> Iterator[Layer]:
     for layer in replaced_layers(model):
         stored = [*layer.module.parameters(), *layer.module.buffers()]
-        yield _layer(layer.path, f"{type(layer.module).__name__} for {layer.replaces}", [layer.weight], stored)
+        kind = f"{type(layer.module).__name__} for {layer.replaces}"
+        made = _layer(layer.path, kind, [*layer.weights.values()], stored)
+        yield made if layer.precision is None else made.model_copy(update={"precision": layer.precision})
 
 
 def _layer(path: str, kind: str, weights: Sequence[Tensor], stored: Iterable[Tensor]) -> Layer:

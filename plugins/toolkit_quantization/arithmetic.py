@@ -1,0 +1,134 @@
+"""Whether the products of a layer are int8 or float: decided by measuring both on the layer's own inputs."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import nn
+
+from toolkit_quantization.codecs import Dtype
+from toolkit_quantization.layers import Arithmetic, can_multiply_int8, converted, successor
+from toolkit_quantization.params import Params
+from toolkit_quantization.selection import arithmetic_of
+from toolkit_quantization.stored import Stored
+
+SECONDS, MIN_TURNS = 0.05, 5
+
+
+class Call(NamedTuple):
+    """What a layer was called with."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class Choice(NamedTuple):
+    """The arithmetic of a layer, and the time that its successor takes over that of the layer, None if not measured."""
+
+    arithmetic: Arithmetic
+    ratio: float | None = None
+
+
+def choose(
+    model: nn.Module, dtypes: Mapping[str, Dtype], params: Params, run: Callable[[], Any] | None = None
+) -> dict[str, Choice]:
+    """The arithmetic of each layer, by name: on `auto` the faster one, if there are two.
+
+    Args:
+        model: with the layers.
+        dtypes: of the layers that are quantized.
+        params: say what is asked for.
+        run: runs the model on a batch. A layer that it does not call is not given int8 products; without it, all that
+            have such products are.
+    """
+    asked = {path: arithmetic_of(path, params) for path in dtypes}
+    modules = {path: model.get_submodule(path) for path in dtypes}
+    having = {path: modules[path] for path, dtype in dtypes.items() if dtype == "int8" and asked[path] != "float"}
+    able = {path: module for path, module in having.items() if can_multiply_int8(module)}
+    calls = None if run is None or not able else first_calls(able, run)
+    choices = dict.fromkeys(dtypes, Choice("float"))
+    for path, module in able.items():
+        if calls is None:
+            choices[path] = Choice("int8")
+        elif path in calls:
+            choices[path] = measure(module, calls[path]) if asked[path] == "auto" else Choice("int8")
+    return choices
+
+
+def resolved(params: Params, choices: Mapping[str, Choice]) -> Literal["auto", "int8", "float"] | dict[str, Arithmetic]:
+    """What `Params.arithmetic` has to be, so that the same is chosen without measuring."""
+    measured = {path: choice.arithmetic for path, choice in choices.items() if choice.ratio is not None}
+    if params.arithmetic != "auto" or not measured:
+        return params.arithmetic
+    if set(measured.values()) == {"float"}:
+        return "float"
+    return {path: arithmetic for path, arithmetic in measured.items() if arithmetic == "float"} or "int8"
+
+
+@torch.no_grad()
+def first_calls(modules: Mapping[str, nn.Module], run: Callable[[], Any]) -> dict[str, Call]:
+    """What each module is called with first while `run` runs the model; those that are not called are left out.
+
+    A module may be read instead of called: its weight, by the module around it.
+    """
+    calls: dict[str, Call] = {}
+    with ExitStack() as hooks, _no_fused_paths():
+        for path, module in modules.items():
+
+            def keep(_: nn.Module, args: Any, kwargs: Any, path: str = path) -> None:
+                calls.setdefault(path, Call(args, kwargs))
+
+            hooks.callback(module.register_forward_pre_hook(keep, with_kwargs=True).remove)
+        run()
+    return calls
+
+
+@torch.no_grad()
+def measure(module: nn.Module, call: Call) -> Choice:
+    """The faster arithmetic for a layer that is kept in int8 and called so, on this machine."""
+    candidates: dict[Arithmetic, nn.Module] = {name: successor(module, "int8", name) for name in ("float", "int8")}
+    before, *times = _medians([module, *candidates.values()], call)
+    by_arithmetic = dict(zip(candidates, times, strict=True))
+    fastest = min(by_arithmetic, key=by_arithmetic.__getitem__)
+    return Choice(fastest, by_arithmetic[fastest] / before)
+
+
+def table(model: nn.Module, choices: Mapping[str, Choice]) -> list[dict[str, Any]]:
+    """A row for every layer in fewer bits: its kind, dtype and arithmetic, and its time over the float layer's."""
+    rows = []
+    for path, module in converted(model):
+        choice = choices.get(path, Choice("float"))
+        ratio = None if choice.ratio is None else round(choice.ratio, 2)
+        kept, arithmetic = (module.precision, "float") if isinstance(module, Stored) else ("int8", "int8")
+        rows.append(
+            {"layer": path, "kind": module.replaces, "dtype": kept, "arithmetic": arithmetic, "time to float": ratio}
+        )
+    return rows
+
+
+def _medians(modules: list[nn.Module], call: Call) -> list[float]:
+    """The median seconds of a call of each; they take turns, so that a busy machine slows them alike."""
+    times: list[list[float]] = [[] for _ in modules]
+    end = time.perf_counter() + SECONDS * len(modules)
+    while time.perf_counter() < end or len(times[0]) < MIN_TURNS + 1:
+        for module, own in zip(modules, times, strict=True):
+            started = time.perf_counter()
+            module(*call.args, **call.kwargs)
+            own.append(time.perf_counter() - started)
+    return [statistics.median(own[1:]) for own in times]  # without the first, which warms up
+
+
+@contextmanager
+def _no_fused_paths() -> Iterator[None]:
+    # A fused encoder layer calls nothing within it.
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
