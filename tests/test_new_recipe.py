@@ -17,6 +17,8 @@ class Net(nn.Sequential):
 class Conv(nn.Sequential):
     def __init__(self):
         super().__init__(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+def sized(hidden):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 4))
 class Big(nn.Sequential):
     def __init__(self):
         super().__init__(nn.Flatten(), nn.Linear(65, 4))
@@ -27,7 +29,9 @@ class Big(nn.Sequential):
 def new(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("nets.py").write_text(NETS)
-    Path("own.py").write_text("from toolkit.testing import toy_data\ndef load():\n    return toy_data()\n")
+    Path("own.py").write_text(
+        "from toolkit.testing import toy_data\ndef load(samples=512):\n    return toy_data(samples)\n"
+    )
 
     def new(net, *options):
         arguments = ["new", "recipe", "--model", f"nets.py:{net}", "--data", "own.py:load", *options]
@@ -51,6 +55,21 @@ def test_it_passes_a_rehearsal_and_shows_every_setting(new):
     for step in (step for stage in recipe.stages for step in stage.steps):
         for name in type(step.params).model_fields:
             assert any(line.startswith(f"# {name} =") and "  # " in line for line in lines), name
+
+
+def test_arguments_are_written_as_they_are(new):
+    options = ["--model-args", "{ hidden = 8 }", "--data-args", "{ samples = 40 }", "--technique", "quantization"]
+    assert new("sized", *options).exit_code == 0
+    assert "\nargs = { samples = 40 }\n" in Path("recipe.toml").read_text()
+    recipe = read_recipe("recipe.toml")
+    assert (recipe.model.args, recipe.data.args) == ({"hidden": 8}, {"samples": 40})
+
+
+@pytest.mark.parametrize("text", ["samples = 3", "[1]", "3", "{ samples = }", "{}\nb = 3"])
+def test_arguments_that_are_no_table(new, text):
+    result = new("Net", "--data-args", text)
+    assert result.exit_code == 2
+    assert "Invalid value for '--data-args'" in result.stderr
 
 
 def test_a_file_that_exists_is_left_alone(new):

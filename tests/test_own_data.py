@@ -27,6 +27,7 @@ from toolkit.datasets.returned import as_data
 from toolkit.datatable import DataTable
 from toolkit.errors import InputError, RecipeError
 from toolkit.recipe import parse_recipe
+from toolkit.resolved import resolved_recipe
 from toolkit.storage.identity import data_fingerprint
 
 
@@ -393,6 +394,26 @@ def test_mistakes_about_a_dataset_class(table, content, said):
     with pytest.raises(ValueError) as refused:
         table({**FAKE, **content})
     assert said in str(refused.value)
+
+
+def test_a_resolved_recipe_keeps_every_split(tmp_path):
+    (tmp_path / "more.py").write_text(MORE)
+    text = """
+    [model]
+    source = "mlp"
+    args = { hidden = [4], inputs = 1 }
+    training = { epochs = 1 }
+    [data]
+    source = "more.py:Split"
+    args = { split = "all" }
+    train_args = { count = 8 }
+    test_args = {}
+    [[stages]]
+    technique = "pruning"
+    """
+    recipe = parse_recipe(text, "own.toml", tmp_path)
+    again = parse_recipe(resolved_recipe(recipe, 1, "cpu", {}), "again.toml", tmp_path)
+    assert make_data(again.data).samples("test") == make_data(recipe.data).samples("test") == 6
 
 
 def test_a_target_that_the_model_cannot_answer_is_found_wherever_it_lies(tmp_path):

@@ -10,6 +10,8 @@ from torch import nn
 import toolkit
 from toolkit import Batch, Classification, Data, MultiLabel, Pooled, Regression, Task, TokenClassification
 from toolkit.datatable import DataTable
+from toolkit.errors import InputError
+from toolkit.evaluation import evaluate
 from toolkit.metrics import answers, quality
 from toolkit.recipe import parse_recipe
 from toolkit.sources import resolve
@@ -344,6 +346,29 @@ def test_the_task_of_the_recipe_is_taken_and_part_of_what_makes_a_result(tmp_pat
     assert first == key()
     other = recipe_for(tmp_path, "regression", "regression", args="outputs = 1, ")
     assert first != result_keys(other, run_identity(other, Data(train=(torch.zeros(2), torch.zeros(2))), FIXED))[0]
+
+
+def test_a_saved_model_is_measured_by_the_task_that_is_named(tmp_path, no_page):
+    (tmp_path / "own.py").write_text(OWN)
+    text = """
+    [model]
+    source = "own.py:net"
+    args = { outputs = 1 }
+    training = { epochs = 1 }
+    [data]
+    source = "own.py:regression"
+    task = "own.py:Huber"
+    [measure]
+    budget = 0.1
+    [[stages]]
+    technique = "pruning"
+    """
+    report = toolkit.run(parse_recipe(text, "own.toml", tmp_path), output=tmp_path / "run")
+    data, task = f"{tmp_path / 'own.py'}:regression", f"{tmp_path / 'own.py'}:Huber"
+    with pytest.raises(InputError, match="the run's task is Python code, which is run only if you name it: --task "):
+        evaluate(tmp_path / "run", data, budget_s=0.05)
+    assert evaluate(tmp_path / "run", data, task=task, budget_s=0.05).final["huber"] == report.final["huber"]
+    assert "r2" in evaluate(tmp_path / "run", data, task="regression", budget_s=0.05).final.values
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,20 @@
 """What the README says is what happens."""
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import toolkit
 from toolkit import techniques
 from toolkit.recipe import parse_recipe
+from toolkit.sources import resolve
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -75,3 +81,26 @@ def test_it_shows_the_hooks(hook):
 def test_every_path_it_names_exists():
     for path in re.findall(r"`((?:toolkit|plugins|recipes|tests)/[\w./*-]*)`", README):
         assert list(ROOT.glob(path.rstrip("/"))), path
+
+
+@pytest.mark.slow
+def test_its_way_in_works_as_it_is_written(tmp_path):
+    """A file with a network, a folder of photos, two commands: to a report."""
+    nets = next(block for block in blocks("python") if block.startswith("# nets.py"))
+    commands = next(block for block in blocks("sh") if "new recipe" in block)
+    (tmp_path / "nets.py").write_text(nets)
+    generator = np.random.default_rng(0)
+    for number, name in enumerate(("apple", "leaf", "sky")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for position in range(20):
+            pixels = generator.integers(0, 60, (40, 60, 3)) + np.eye(3)[number] * 150
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "photos" / name / f"{position}.jpg")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["sh", "-e", "-c", commands], cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "After 2 stages the model is" in done.stdout
+    assert (tmp_path / "runs" / "recipe" / "report.html").is_file()
+    Net = resolve(f"{tmp_path / 'nets.py'}:Net", "model")
+    assert isinstance(toolkit.load(tmp_path / "runs" / "recipe", allow=[Net]), Net)

@@ -49,5 +49,6 @@ def as_table(table: Table) -> dict[str, Any]:
 
 def _drop_empty(table: dict[str, Any]) -> None:
     """Leave out the tables and lists of a table that are empty, which they are by default; not what is in them."""
-    for key in [key for key, value in table.items() if value in ({}, [])]:
+    # But for the arguments of one split: that there are any, though none, says that there is such a split.
+    for key in [key for key, value in table.items() if value in ({}, []) and key not in ("train_args", "test_args")]:
         del table[key]

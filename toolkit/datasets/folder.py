@@ -74,7 +74,6 @@ def image_folder(
         raise InputError(f"there is no folder {folder}")
     standardized = Standardized(_values(mean, MEAN, channels, "mean"), _values(std, STD, channels, "std"))
     held: Any = {name: _held(files, size, channels) for name, files in _splits(folder, test).items()}
-
     return Data(**held, convert=standardized)
 
 

@@ -19,6 +19,7 @@ from torch.nn.utils.parametrizations import _OrthMaps
 from toolkit import techniques
 from toolkit.errors import ArtifactError, ToolkitError
 
+SHOWN = 20  # names in a sentence
 PACKAGES = ("torch.nn", "torchvision", "toolkit")
 FUNCTIONS: tuple[Callable[..., Any], ...] = (
     functools.partial,
@@ -61,7 +62,11 @@ def resolve_globals(
     Raises:
         ArtifactError: for a name that is neither allowed by default, nor in `allow`, nor of a `trusted` module.
     """
-    return [(_inert(_resolve(name, allow, trusted)), name) for name in sorted(names) if not _is_known(name)]
+    found = {name: _resolve(name, allow, trusted) for name in sorted(names) if not _is_known(name)}
+    unsafe = [name for name, value in found.items() if value is None]
+    if unsafe:
+        raise ArtifactError(_refusal(unsafe))
+    return [(_inert(value), name) for name, value in found.items()]
 
 
 def may_be_called(name: str, found: Any, allow: Sequence[type]) -> bool:
@@ -113,14 +118,24 @@ def _resolve(name: str, allow: Sequence[type], trusted: Sequence[str]) -> Any:
     # Only by its own name: "torch.nn.modules.module.torch.fx.GraphModule" is not of torch.nn.
     if isinstance(found, type) and issubclass(found, nn.Module) and name == f"{found.__module__}.{found.__qualname__}":
         return found
-    raise ArtifactError(f"it needs '{name}', which is not known to be safe: {_advice(name)}")
+    return None
 
 
-def _advice(name: str) -> str:
-    if name.partition(".")[0] in {*sys.stdlib_module_names, "torch"}:
-        return "no network of the toolkit's consists of it, so ask where the file comes from"
-    own_name = name.rpartition(".")[2]
-    return f"if it is yours, pass allow=[{own_name}], or --allow with its source on the command line"
+def _refusal(names: Sequence[str]) -> str:
+    """Why a file is not opened that needs these: the first that no network consists of, else all that one might."""
+    for name in names:
+        if name.partition(".")[0] in {*sys.stdlib_module_names, "torch"}:
+            advice = "no network of the toolkit's consists of it, so ask where the file comes from"
+            return f"it needs '{name}', which is not known to be safe: {advice}"
+    shown = names[:SHOWN]
+    listed = ", ".join(f"'{name}'" for name in shown) + (f" and {len(names) - SHOWN} more" if names[SHOWN:] else "")
+    own = ", ".join(name.rpartition(".")[2] for name in shown)
+    is_safe, it_is = ("which is", "it is") if len(names) == 1 else ("which are", "they are")
+    source = "its source" if len(names) == 1 else "the source of each"
+    return (
+        f"it needs {listed}, {is_safe} not known to be safe: "
+        f"if {it_is} yours, pass allow=[{own}], or --allow with {source} on the command line"
+    )
 
 
 def _lies_in(name: str, modules: Sequence[str]) -> bool:
