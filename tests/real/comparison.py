@@ -67,13 +67,13 @@ class Run:
 
     def drop(self, row: Mapping[str, Any]) -> float:
         """How much worse a row is than float, in points: below zero where it is better."""
-        change = 100 * (row[self.metric] - self.report.baseline[self.metric])
-        return -change if self.data.quality[self.metric] == "higher" else change
+        before, after = self.report.baseline[self.metric], row[self.metric]
+        return 100 * (before - after if self.data.quality[self.metric] == "higher" else after - before)
 
 
-def run(real: Real, folder: Path) -> Run:
+def run(real: Real, folder: Path, overrides: Mapping[str, Any] | None = None) -> Run:
     """Run the recipe of a model as anybody would, and open what it leaves behind."""
-    recipe = read_recipe(HERE / real.recipe)
+    recipe = read_recipe(HERE / real.recipe, overrides)
     report = toolkit.run(recipe, output=folder, cache=False)
     baseline = recipe.model.build().eval()
     return Run(report, make_data(recipe.data), baseline, toolkit.load(folder, allow=classes_of(baseline)))

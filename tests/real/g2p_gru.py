@@ -45,7 +45,7 @@ WEIGHTS = {
 
 
 class Pronouncer(nn.Module):
-    """Letters (N, L) int64, padded, and lengths (N,) int64 give the logits (N, 20, 74) of the likeliest phones in turn."""
+    """Letters (N, L) int64, padded, and lengths (N,) give the logits (N, 20, 74) of the likeliest phones in turn."""
 
     def __init__(self, size: int = 256) -> None:
         super().__init__()

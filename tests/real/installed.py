@@ -13,6 +13,11 @@ def missing(*packages: str) -> list[str]:
     return [package for package in packages if find_spec(package) is None]
 
 
+def why_skipped(*packages: str) -> str:
+    """The sentence that says what is missing, and how to install it."""
+    return f"{' and '.join(missing(*packages))} not installed: {HOW}"
+
+
 def folder(package: str) -> Path:
     """The folder of a package, which is not imported; a `FileNotFoundError` says how to install it."""
     spec = find_spec(package)

@@ -26,7 +26,9 @@ PIECES = ("query", "key", "value")
 class TorchEncoder(nn.Module):
     """BERT out of PyTorch's own layers: tokens (N, L) int64 and their mask give the states (N, L, 384)."""
 
-    def __init__(self, layers: int = 6, size: int = 384, heads: int = 12, words: int = 30522, longest: int = 512) -> None:
+    def __init__(
+        self, layers: int = 6, size: int = 384, heads: int = 12, words: int = 30522, longest: int = 512
+    ) -> None:
         super().__init__()
         self.words = nn.Embedding(words, size, padding_idx=0)
         self.positions = nn.Embedding(longest, size)
@@ -125,7 +127,9 @@ def paragraphs() -> dict[str, list[str]]:
     from pydoc_data.topics import topics
 
     found = {
-        topic: [re.sub(r"\s+", " ", text) for text in re.split(r"\n\s*\n", content) if re.match(r"[A-Z].{120}", text, re.S)]
+        topic: [
+            re.sub(r"\s+", " ", text) for text in re.split(r"\n\s*\n", content) if re.match(r"[A-Z].{120}", text, re.S)
+        ]
         for topic, content in sorted(topics.items())
     }
     return {topic: texts for topic, texts in found.items() if len(texts) >= 4}
@@ -138,7 +142,7 @@ def triplets(count: int, seed: int) -> list[tuple[str, str, str]]:
     for _ in range(count):
         topic, other = draw.sample(sorted(known), 2)
         place = draw.randrange(len(known[topic]) - 1)
-        drawn.append((*known[topic][place : place + 2], draw.choice(known[other])))
+        drawn.append((known[topic][place], known[topic][place + 1], draw.choice(known[other])))
     return drawn
 
 

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from comparison import MODELS, Measured, Run, measured_dynamic, measured_ours, run
-from installed import HOW, missing
+from installed import missing, why_skipped
 from tabulate import tabulate
 
 README = Path(__file__).parent / "README.md"
@@ -23,19 +23,26 @@ HEADERS = ["model", "metric", "by", "value", "drop, points", "same answers", "si
 
 
 def rows(name: str, folder: Path) -> list[list[str]]:
-    """Three lines of the table: float, the recipe's result, and `quantize_dynamic`'s."""
+    """Three lines of the table: float, the recipe's result, and `quantize_dynamic`'s, or that it fails."""
     real = MODELS[name]
     found = run(real, folder)
     before = found.report.baseline
-    sides = {"toolkit": measured_ours(real, found, BUDGET_S), "`quantize_dynamic`": measured_dynamic(real, found, BUDGET_S)}
+    sides = {
+        "toolkit": measured_ours(real, found, BUDGET_S),
+        "`quantize_dynamic`": measured_dynamic(real, found, BUDGET_S),
+    }
+    for side, measured in sides.items():
+        if measured.failure:
+            print(f"{name}, {side}: {measured.failure}", file=sys.stderr)
     size = f"{before['size_bytes'] / 1e6:.3g} MB"
-    first = [name, found.metric, "float", _percent(before[found.metric]), "", "", size, "×1", f"×1 (N = {real.batch_size})"]
+    value = _percent(before[found.metric])
+    first = [name, found.metric, "float", value, "", "", size, "×1", f"×1 (N = {real.batch_size})"]
     return [first, *(["", "", side, *_cells(found, measured)] for side, measured in sides.items())]
 
 
 def _cells(run: Run, measured: Measured) -> list[str]:
     if measured.failure:
-        return [f"fails: {measured.failure}", *[""] * 5]
+        return ["fails", *[""] * 5]
     row = measured.row
     ratio = measured.size_bytes / run.report.baseline["size_bytes"]
     same = _percent(row["agreement"]) if "agreement" in row else ""
@@ -53,19 +60,21 @@ def main() -> None:
     table = []
     with tempfile.TemporaryDirectory() as folder:
         for number, name in enumerate(names):
-            if lacking := missing(*MODELS[name].packages):
-                print(f"{name} is left out: {', '.join(lacking)} not installed: {HOW}", file=sys.stderr)
+            if missing(*MODELS[name].packages):
+                print(f"{name} is left out: {why_skipped(*MODELS[name].packages)}", file=sys.stderr)
             else:
                 table += rows(name, Path(folder) / str(number))
-                print(tabulate(table, HEADERS, tablefmt="github", disable_numparse=True), flush=True)
     text = tabulate(table, HEADERS, tablefmt="github", disable_numparse=True)
+    print(text)
     if not sys.argv[1:]:
         _write(text)
 
 
 def _write(table: str) -> None:
     text = README.read_text(encoding="utf-8")
-    replaced, count = re.subn(f"({BEGIN}).*?({END})", lambda match: match[1] + table + "\n" + match[2], text, flags=re.S)
+    replaced, count = re.subn(
+        f"({BEGIN}).*?({END})", lambda match: match[1] + table + "\n" + match[2], text, flags=re.S
+    )
     assert count == 1, f"{README} has lost the marks around its table"
     README.write_text(replaced, encoding="utf-8")
 

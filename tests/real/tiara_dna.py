@@ -57,7 +57,7 @@ def pieces(sequence: str, bases: int) -> list[str]:
 
 
 def count_kmers(sequence: str) -> npt.NDArray[np.float32]:
-    """How often each of the 4,096 6-mers occurs, in the order of the alphabet; those with other letters do not count."""
+    """How often each of the 4,096 6-mers occurs, in alphabetical order; those with other letters do not count."""
     codes = BASES[np.frombuffer(sequence.encode("ascii"), dtype=np.uint8)]
     windows = np.lib.stride_tricks.sliding_window_view(codes, K)
     known = windows[(windows >= 0).all(axis=1)]
@@ -92,7 +92,5 @@ def dna(bases: int = 1000, of_each: int = 400) -> Data:
             chosen = own[:: max(1, len(own) // of_each)][:of_each]
             sequences += chosen
             targets += [CLASSES.index(origin)] * len(chosen)
-    train, validation, test = (
-        (features(sequences), torch.tensor(targets)) for sequences, targets in splits
-    )
+    train, validation, test = ((features(sequences), torch.tensor(targets)) for sequences, targets in splits)
     return Data(train, validation, test, task=Origin())
