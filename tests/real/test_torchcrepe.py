@@ -6,13 +6,13 @@ from comparison import HERE
 from crepe_pitch import RATE_HZ, WINDOW, Pitch, crepe, pitch_cents, tones, tones_in_noise
 from installed import missing, why_skipped
 
+import toolkit
+from toolkit.metrics import answers
+
 pytestmark = [
     pytest.mark.real,
     pytest.mark.skipif(bool(missing("torchcrepe")), reason=why_skipped("torchcrepe")),
 ]
-
-import toolkit
-from toolkit.metrics import answers
 
 
 def test_a_pure_tone_is_heard_as_torchcrepe_hears_it():
