@@ -88,10 +88,24 @@ class Int8Linear(nn.Module):
         return self.weight * self.scale.float().unsqueeze(1)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        # Every line costs: after a large product, the caches hold nothing of what Python needs for the next one.
-        as_it_is = inputs.dtype == torch.float32 and inputs.dim() == 2 and not inputs.requires_grad
-        outputs = self._multiply(inputs if as_it_is else self._rows(inputs))
-        bias = self._buffers["bias"]
+        # One function, for each call and look-up costs: after a large product, the caches hold nothing of Python.
+        as_it_is = inputs.dtype is torch.float32 and inputs.dim() == 2 and not inputs.requires_grad
+        rows = inputs if as_it_is else self._rows(inputs)
+        buffers = self._buffers
+        # What is traced, or runs elsewhere, knows `_int_mm` and no packed weights.
+        if type(rows) is not Tensor or not rows.is_cpu or is_compiling() or torch._C._get_tracing_state():
+            values, row_scale = quantize_rows(rows)
+            outputs = int8_matmul(values, self.weight).float().mul_(self.scale)
+        else:
+            rows, row_scale = kernels.scaled_rows(rows)
+            if kernels.PACK is not None and self.in_features <= MOST_PACKED and kernels.packing_pays(rows.shape[0]):
+                kept = self._kept
+                outputs = (kept if kept is not None and kept.is_of(buffers) else self._keep()).made(rows)
+            else:
+                values = rows.round_().to(torch.int8, memory_format=torch.contiguous_format)
+                outputs = int8_matmul(values, self.weight).float().mul_(self.scale)
+        outputs.mul_(row_scale)
+        bias = buffers["bias"]
         if bias is not None:
             outputs.add_(bias)  # not addcmul: whether it rounds once or twice may depend on where a row lies
         return outputs if as_it_is else outputs.reshape(*inputs.shape[:-1], self.out_features).to(inputs.dtype)
@@ -102,25 +116,13 @@ class Int8Linear(nn.Module):
         rows = inputs.detach() if inputs.dim() == 2 else inputs.detach().reshape(-1, self.in_features)
         return rows.float()
 
-    def _multiply(self, rows: Tensor) -> Tensor:
-        # What is traced, or runs elsewhere, knows `_int_mm` and no packed weights.
-        if is_compiling() or torch._C._get_tracing_state() or type(rows) is not Tensor or not rows.is_cpu:
-            values, row_scale = quantize_rows(rows)
-            return int8_matmul(values, self.weight).float().mul_(self.scale).mul_(row_scale)
-        rows, row_scale = kernels.scaled_rows(rows)
-        if kernels.PACK and kernels.packing_pays(rows.shape[0]) and self.in_features <= MOST_PACKED:
-            return self._packed()(rows).mul_(row_scale)
-        values = rows.round_().to(torch.int8, memory_format=torch.contiguous_format)
-        return int8_matmul(values, self.weight).float().mul_(self.scale).mul_(row_scale)
-
-    def _packed(self) -> Any:
-        kept = self._kept
-        if kept is None or not kept.is_of(self._buffers.values()):
-            kept = self._kept = kernels.Kept(self._buffers.values(), self._pack())
-        return kept.made
+    def _keep(self) -> kernels.Kept:
+        self._kept = kernels.Kept(self._buffers, self._pack())
+        return self._kept
 
     def _pack(self) -> Any:
-        return kernels.PACK(self.weight, self.scale) if kernels.PACK else None
+        assert kernels.PACK is not None
+        return kernels.PACK(self.weight, self.scale)
 
     def __getstate__(self) -> dict[str, Any]:
         # What is packed can be neither copied nor saved.
@@ -134,7 +136,8 @@ class TorchInt8Linear(Int8Linear):
     """What `quantize_dynamic` computes, to the last bit, from plain buffers; rows share one 7-bit scale."""
 
     def forward(self, inputs: Tensor) -> Tensor:
-        outputs = torch.ops.quantized.linear_dynamic(inputs.float(), self._packed(), reduce_range=True)
+        kept = self._kept if self._kept is not None and self._kept.is_of(self._buffers) else self._keep()
+        outputs = torch.ops.quantized.linear_dynamic(inputs.float(), kept.made, reduce_range=True)
         return outputs.to(inputs.dtype)
 
     def _pack(self) -> Any:

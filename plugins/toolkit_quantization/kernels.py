@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -106,16 +106,17 @@ class Kept:
 
     __slots__ = ("_of", "made")
 
-    def __init__(self, buffers: Iterable[Tensor | None], made: Any) -> None:
+    def __init__(self, buffers: Mapping[str, Tensor | None], made: Any) -> None:
         self.made = made
-        self._of = [
-            (buffer, None if buffer is None or buffer.is_inference() else buffer._version) for buffer in buffers
+        self._of: list[Any] = [
+            (name, buffer, None if buffer is None or buffer.is_inference() else buffer._version)
+            for name, buffer in buffers.items()
         ]
 
-    def is_of(self, buffers: Iterable[Tensor | None]) -> bool:
+    def is_of(self, buffers: Mapping[str, Any]) -> bool:
         """Whether it was made of these, as they are now."""
-        for buffer, (known, version) in zip(buffers, self._of, strict=True):
-            if buffer is not known or (buffer is not None and version is not None and buffer._version != version):
+        for name, buffer, version in self._of:
+            if buffers[name] is not buffer or (version is not None and buffer._version != version):
                 return False
         return True
 

@@ -1,0 +1,94 @@
+"""Int8 models through `torch.compile`, with the products in kernels that Inductor writes and tunes for each size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from toolkit import TechniqueError, masks
+from toolkit_quantization.int8 import MOST_PACKED, Int8Linear, TorchInt8Linear
+from toolkit_quantization.kernels import LARGEST, SMALLEST, ZERO, is_exact, onednn_packed
+
+
+class CompilableInt8Linear(nn.Module):
+    """An `Int8Linear` in the form that Inductor knows: unsigned rows, and a packed weight that never changes."""
+
+    def __init__(self, layer: Int8Linear) -> None:
+        """Take over the buffers of the layer."""
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.register_buffer("packed", torch.ops.onednn.qlinear_prepack(layer.weight, None))
+        self.register_buffer("scale", layer.scale.float())
+        self.register_buffer("zeros", torch.zeros(layer.out_features, dtype=torch.int32))
+        self.register_buffer("bias", layer.bias)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        rows = inputs.detach().reshape(-1, self.in_features).float()
+        row_scale = rows.abs().amax(dim=1, keepdim=True).clamp(min=SMALLEST).div(LARGEST)
+        shifted = ((rows / row_scale).round() + ZERO).to(torch.uint8)
+        outputs = torch.ops.onednn.qlinear_pointwise(
+            shifted, 1.0, ZERO, self.packed, self.scale, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        outputs = outputs * row_scale
+        outputs = outputs if self.bias is None else outputs + self.bias
+        return outputs.reshape(*inputs.shape[:-1], self.out_features).to(inputs.dtype)
+
+
+def compiled(model: nn.Module) -> Callable[..., Any]:
+    """A function that runs a copy of the model compiled, in eval mode and without gradients.
+
+    It compiles when it is first called with inputs of some sizes, and again for each of up to eight others, which
+    takes from seconds to a minute, most of it to choose among kernels. Where oneDNN's product saturates, the
+    model is compiled as it is. Rows stay independent of each other; the last bit may differ from the model's.
+
+    Raises:
+        TechniqueError: there is no C++ compiler.
+    """
+    _require_a_compiler()
+    copy = masks.clone(model).eval()
+    if is_exact(onednn_packed):
+        copy = _with_compilable_layers(copy)
+    runner = torch.compile(copy, dynamic=False, options={"max_autotune": True})
+    known: set[Any] = set()
+
+    def run(*inputs: Tensor) -> Any:
+        if torch.is_grad_enabled() or torch.is_inference_mode_enabled():  # it would compile anew for each mode
+            with torch.inference_mode(False), torch.no_grad():
+                return run(*inputs)
+        sizes = tuple((tensor.shape, tensor.dtype) for tensor in inputs)
+        if sizes in known:
+            return runner(*inputs)
+        # Among the options it would come too late: what is frozen is decided while the model is traced.
+        with torch._inductor.config.patch(freezing=True):
+            outputs = runner(*inputs)
+        known.add(sizes)
+        return outputs
+
+    return run
+
+
+def _with_compilable_layers(model: nn.Module) -> nn.Module:
+    found = [m for m in model.modules() if isinstance(m, Int8Linear) and not isinstance(m, TorchInt8Linear)]
+    fitting = [layer for layer in found if layer.in_features <= MOST_PACKED and layer.weight.is_cpu]
+    made: dict[nn.Module, nn.Module] = {layer: CompilableInt8Linear(layer) for layer in fitting}
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is not None:
+                parent._modules[name] = made.get(child, child)
+    return made.get(model, model)
+
+
+def _require_a_compiler() -> None:
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as problem:
+        raise TechniqueError(
+            "a model can be compiled only where there is a C++ compiler, and none was found: "
+            "install g++ or clang, or do without compiling"
+        ) from problem

@@ -1,0 +1,39 @@
+"""Compiled int8 models: what they compute, and what is said where nothing can be compiled."""
+
+import pytest
+import torch
+import torch._inductor.config
+from toolkit_quantization import Params, convert, relative_error
+from toolkit_quantization.compiling import compiled
+from torch import nn
+
+import toolkit
+from toolkit.testing import toy_mlp
+
+
+def test_without_a_compiler_one_sentence_says_what_is_missing(monkeypatch):
+    from torch._inductor import cpp_builder
+
+    cpp_builder.cpp_compiler_search.cache_clear()
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
+    try:
+        with pytest.raises(toolkit.TechniqueError, match=r"none was found: install g\+\+ or clang"):
+            compiled(convert(toy_mlp(), Params()))
+    finally:
+        cpp_builder.cpp_compiler_search.cache_clear()
+
+
+@pytest.mark.slow
+def test_a_compiled_model_gives_what_the_model_gives_for_each_size_and_row():
+    model = convert(nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10)), Params()).eval()
+    run = compiled(model)
+    rows = torch.randn(32, 64) * torch.logspace(-3, 3, 32).unsqueeze(1)
+    whole = run(rows)
+    assert relative_error(whole, model(rows)) < 1e-6
+    assert not whole.requires_grad
+    other = rows.flip(0)
+    other[3:] = 0
+    assert torch.equal(run(other)[:3], whole.flip(0)[:3])  # whatever else is in the batch
+    assert relative_error(run(rows[:1]), model(rows[:1])) < 1e-6
+    with torch.inference_mode():
+        assert torch.equal(run(rows), whole)
