@@ -63,6 +63,11 @@ def int8_matmul(rows: Tensor, weight: Tensor) -> Tensor:
     return torch.stack([(left.float() @ right.float().t()).int() for left, right in parts]).sum(0).int()
 
 
+def _is_transformed() -> bool:
+    """Whether tensors are recorded by `torch.jit.trace`, or stand for many, as under `torch.vmap`."""
+    return bool(torch._C._get_tracing_state()) or torch._C._functorch.peek_interpreter_stack() is not None
+
+
 class Int8Linear(nn.Module):
     """A linear layer that rounds its inputs to int8 row by row and multiplies integers; no gradient.
 
@@ -92,10 +97,11 @@ class Int8Linear(nn.Module):
         as_it_is = inputs.dtype is torch.float32 and inputs.dim() == 2 and not inputs.requires_grad
         rows = inputs if as_it_is else self._rows(inputs)
         buffers = self._buffers
-        # What is traced, or runs elsewhere, knows `_int_mm` and no packed weights.
-        if type(rows) is not Tensor or not rows.is_cpu or is_compiling() or torch._C._get_tracing_state():
+        if type(rows) is not Tensor or not rows.is_cpu or is_compiling() or _is_transformed():
+            # What is traced, or runs elsewhere, knows `_int_mm` and neither packed weights nor a place for results.
             values, row_scale = quantize_rows(rows)
             outputs = int8_matmul(values, self.weight).float().mul_(self.scale)
+            outputs = kernels.scaled(outputs, row_scale, buffers["bias"])
         else:
             rows, row_scale = kernels.scaled_rows(rows)
             if kernels.PACK is not None and self.in_features <= MOST_PACKED and kernels.packing_pays(rows.shape[0]):
@@ -104,10 +110,7 @@ class Int8Linear(nn.Module):
             else:
                 values = rows.round_().to(torch.int8, memory_format=torch.contiguous_format)
                 outputs = int8_matmul(values, self.weight).float().mul_(self.scale)
-        outputs.mul_(row_scale)
-        bias = buffers["bias"]
-        if bias is not None:
-            outputs.add_(bias)  # not addcmul: whether it rounds once or twice may depend on where a row lies
+            outputs = kernels.scaled(outputs, row_scale, buffers["bias"], out=outputs)
         return outputs if as_it_is else outputs.reshape(*inputs.shape[:-1], self.out_features).to(inputs.dtype)
 
     def _rows(self, inputs: Tensor) -> Tensor:

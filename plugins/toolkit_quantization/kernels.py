@@ -34,8 +34,32 @@ def scaled_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
 
     The scale of a row with infinity is NaN, for kernels turn what cannot be rounded into any number.
     """
-    scale = rows.abs().amax(1, True).clamp_min_(_SMALLEST).div_(_LARGEST).fmod_(_INFINITY)
-    return rows / scale, scale
+    values = rows.abs()
+    scale = values.amax(1, True).clamp_min_(_SMALLEST).div_(_LARGEST).fmod_(_INFINITY)
+    return torch.div(rows, scale, out=values), scale
+
+
+def scaled(outputs: Tensor, row_scale: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
+    """Outputs (N, out), free to be overwritten, times a scale for each row (N, 1), plus a bias (out,).
+
+    What becomes of a row depends on nothing but that row, to the last bit. `out` may be `outputs` itself.
+    """
+    if bias is None:
+        return outputs.mul_(row_scale)
+    if ADDS_AND_MULTIPLIES_ALIKE and bias.dtype == torch.float32:
+        return torch.addcmul(bias, outputs, row_scale, out=out)
+    return outputs.mul_(row_scale).add_(bias)
+
+
+def _adds_and_multiplies_alike() -> bool:
+    """Whether `addcmul` rounds once, or twice, wherever in a tensor a value lies: some processors' does not."""
+    bias, outputs, scale = torch.linspace(1, 9, 3 * 333, device="cpu").frac().reshape(3, 1, 333)
+    rows, scales = torch.cat([outputs, outputs.flip(1), outputs]), scale[:, :3].t()
+    whole = torch.addcmul(bias, rows, scales)
+    parts = [
+        torch.addcmul(bias[:, i], row[i], factor) for row, factor in zip(rows, scales, strict=True) for i in range(333)
+    ]
+    return torch.equal(whole.flatten(), torch.cat(parts))
 
 
 def fbgemm_packed(weight: Tensor, scale: Tensor) -> Packed:
@@ -130,3 +154,4 @@ HAS_AMX = bool(torch.cpu.get_capabilities().get("amx_int8"))
 # FBGEMM does not know AMX; elsewhere it has less to do around the product than oneDNN.
 _FASTER = onednn_packed if HAS_AMX else fbgemm_packed
 PACK = _FASTER if is_exact(_FASTER) else None
+ADDS_AND_MULTIPLIES_ALIKE = _adds_and_multiplies_alike()
