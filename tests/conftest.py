@@ -1,6 +1,9 @@
 """What all tests share: one thread, because the models are small, one seed, and techniques made up on the spot."""
 
+import os
 from types import SimpleNamespace
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start, too
 
 import pytest
 import torch

@@ -48,6 +48,7 @@ with = [{ technique = "distillation", params = { teacher = "reference" } }]
 finetune = { epochs = 3, optimizer = "sgd", lr = 1e-2 }
 [[stages]]
 technique = "quantization"
+params = { arithmetic = "int8" }  # what is measured may be measured otherwise the next time
 """
 TOY = """
 name = "toy"
@@ -66,6 +67,7 @@ params = { sparsity = 0.5 }
 finetune = { epochs = 1 }
 [[stages]]
 technique = "quantization"
+params = { arithmetic = "int8" }  # what is measured may be measured otherwise the next time
 """
 TIMES = ("latency", "duration", "measuring", "peak")
 

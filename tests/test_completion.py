@@ -32,6 +32,7 @@ def test_commands(proposed):
 def test_recipes(proposed):
     assert proposed("run", "") == [
         "distillation",
+        "hints",
         "mnist",
         "pruning",
         "quantization",

@@ -11,13 +11,15 @@ import toolkit
 from toolkit.testing import toy_mlp
 
 
-def test_without_a_compiler_one_sentence_says_what_is_missing(monkeypatch):
+def test_without_a_compiler_one_sentence_says_what_is_missing():
     from torch._inductor import cpp_builder
 
     cpp_builder.cpp_compiler_search.cache_clear()
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
     try:
-        with pytest.raises(toolkit.TechniqueError, match=r"none was found: install g\+\+ or clang"):
+        with (
+            torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}),
+            pytest.raises(toolkit.TechniqueError, match=r"none was found: install g\+\+ or clang"),
+        ):
             compiled(convert(toy_mlp(), Params()))
     finally:
         cpp_builder.cpp_compiler_search.cache_clear()

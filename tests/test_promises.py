@@ -28,7 +28,7 @@ batch_size = 64
 budget = 0.1
 """
 PRUNE = '[[stages]]\ntechnique = "pruning"\nparams = { scope = "layer" }\n'
-QUANTIZE = '[[stages]]\ntechnique = "quantization"\n'
+QUANTIZE = '[[stages]]\ntechnique = "quantization"\nparams = { arithmetic = "int8" }\n'
 TRAIN = '[[stages]]\nname = "recovery"\ntechnique = "distillation"\nfinetune = { epochs = 1, weight_decay = 0.1 }\n'
 STUDENT = (
     '[[stages]]\ntechnique = "distillation"\nfinetune = { epochs = 1 }\n'
@@ -436,7 +436,7 @@ def test_chains_that_keep_their_promises(keeps):
         + "\nfinetune = { epochs = 1 }\n"
     )
     keeps(gradual + QUANTIZE)
-    some = stage("quantization", params='{ layers = ["1"] }') + "\n"
+    some = stage("quantization", params='{ layers = ["1"], arithmetic = "int8" }') + "\n"
     assert keeps(some + PRUNE.replace("scope", 'layers = ["3"], scope')).final["pruning.sparsity"] == 0.5
     keeps(stage("pruning", **{"with": '[{ technique = "quantization" }]'}))
 

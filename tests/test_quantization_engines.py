@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import toolkit_quantization
 import torch
-from toolkit_quantization import Params, choosing, compiled, engines
+from toolkit_quantization import Params, choosing, compiled, engines, relative_error
 from toolkit_quantization.compiled import Compiled
 from toolkit_quantization.int8 import Int8Linear, TorchInt8Linear
 from toolkit_quantization.turns import times_in_turn
@@ -283,7 +283,7 @@ def compiling(monkeypatch):
     """Compiles by wrapping, and counts."""
     made: list[SimpleNamespace] = []
 
-    def fake(model):
+    def fake(model, **options):
         made.append(SimpleNamespace(model=model, calls=0))
 
         def call(*args, **kwargs):
@@ -302,8 +302,8 @@ def test_on_request_the_result_compiles_itself_when_called(compiling, tmp_path):
     assert len(compiling) == 1  # it was tried
     inputs = DATA.example(16).inputs
     with torch.no_grad():
-        expected = model.model(inputs)
-        assert torch.equal(model(inputs), expected)
+        expected = model(inputs)
+        assert relative_error(expected, model.model(inputs)) < 1e-6  # another kernel's last bit
     assert (len(compiling), compiling[0].calls) == (1, 2)
     for name, content in artifact.pack(model).items():
         (tmp_path / name).write_bytes(content)
@@ -331,7 +331,7 @@ def test_a_model_that_somebody_looks_into_runs_as_it_is(compiling):
 
 @pytest.fixture
 def uncompilable(monkeypatch):
-    def fail(model):
+    def fail(model, **options):
         def call(*args, **kwargs):
             raise RuntimeError("no C++ compiler")
 

@@ -889,7 +889,7 @@ class TestWeights:
         [(_, sentence)] = problems(text, tmp_path, check=assembled)
         listed, _, rest = sentence.rpartition("; … and ")
         assert listed.count("; ") == 5
-        assert rest == "6 more"
+        assert rest == "5 more"
 
     @pytest.mark.parametrize(
         ("name", "content", "reason"),

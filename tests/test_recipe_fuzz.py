@@ -265,7 +265,7 @@ def named_modules(text, overrides):
     """What stands before a colon in any text of the recipe: all that may be imported."""
     try:
         content = tomllib.loads(text)
-    except (ValueError, RecursionError):
+    except (ValueError, TypeError, RecursionError):
         return set()
     return {word.rpartition(":")[0] for word in texts_in([content, overrides or {}])}
 
@@ -317,7 +317,7 @@ def written(content):
     """The TOML of it, or of nothing where it holds what cannot be written."""
     try:
         return tomli_w.dumps(content)
-    except (ValueError, RecursionError):
+    except (ValueError, TypeError, RecursionError):
         return ""
 
 

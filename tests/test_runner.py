@@ -116,7 +116,8 @@ def test_hooks_are_called_in_the_golden_order(install, run):
 @pytest.mark.memory
 def test_the_report_has_every_metric_in_every_row(run, tmp_path):
     report = run(
-        '[[stages]]\ntechnique = "pruning"\nparams = { sparsity = 0.5 }\n[[stages]]\ntechnique = "quantization"'
+        '[[stages]]\ntechnique = "pruning"\nparams = { sparsity = 0.5 }\n'
+        '[[stages]]\ntechnique = "quantization"\nparams = { arithmetic = "int8" }'
     )
     written = json.loads((tmp_path / "run" / "report.json").read_text())
     assert written == json.loads(json.dumps(report.to_json()))
@@ -173,6 +174,7 @@ def test_zeros_of_pruning_stay_zeros_through_training_and_int8(run, tmp_path):
         finetune = { epochs = 2, weight_decay = 0.1 }
         [[stages]]
         technique = "quantization"
+        params = { arithmetic = "int8" }
         """
     )
     pruned, recovered, quantized = (
@@ -236,6 +238,7 @@ def test_the_same_recipe_twice_gives_the_same_weights_and_numbers(tmp_path):
         finetune = { epochs = 2 }
         [[stages]]
         technique = "quantization"
+        params = { arithmetic = "int8" }
         """
     reports = [
         toolkit.run(parse_recipe(HEAD + stages, "toy.toml", tmp_path), output=tmp_path / name) for name in ("a", "b")

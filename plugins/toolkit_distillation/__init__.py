@@ -1,4 +1,4 @@
-"""Knowledge distillation: a student learns from the softened outputs of teachers, and from what is inside them.
+"""Knowledge distillation: a student learns from its teachers' softened outputs and from inside them.
 
 Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015. The loss of a stage becomes
 (1 − alpha) · loss + alpha · T² · KL(teacher ‖ student), both softened by the temperature T; where outputs are no

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from toolkit_quantization.compiling import compiled
+
 
 class Compiled(nn.Module):
-    """Runs `model` by `torch.compile`; where that fails, as without a C++ compiler, as it is, with a warning.
+    """Runs `model` as `compiled` makes it; where that fails, as without a C++ compiler, as it is, with a warning.
 
     Nothing compiled is kept in copies or files: a copy, and what `toolkit.load` gives back, compiles itself again.
     While somebody watches what goes on inside (hooks on layers, dispatch modes, tracing) it runs as it is, too.
@@ -27,12 +29,10 @@ class Compiled(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling() or _is_watched(self.model):
             return self.model(*args, **kwargs)
-        if self._runner is None:
-            self._runner = _Runner(torch.compile(self.model))
         try:
-            # Always in the same modes, for it is compiled anew for each.
-            with torch.inference_mode(False), torch.no_grad():
-                return self._runner.call(*args, **kwargs)
+            if self._runner is None:
+                self._runner = _Runner(compiled(self.model))
+            return self._runner.call(*args, **kwargs)
         except Exception as problem:
             expected = self.model(*args, **kwargs)  # if this fails too, the inputs are at fault
             warnings.warn(f"the model runs without being compiled: {problem}", RuntimeWarning, stacklevel=2)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from toolkit import TechniqueError, masks
 from toolkit_quantization.int8 import MOST_PACKED, Int8Linear, TorchInt8Linear
@@ -54,16 +55,16 @@ def compiled(model: nn.Module) -> Callable[..., Any]:
     runner = torch.compile(copy, dynamic=False, options={"max_autotune": True})
     known: set[Any] = set()
 
-    def run(*inputs: Tensor) -> Any:
+    def run(*args: Any, **kwargs: Any) -> Any:
         if torch.is_grad_enabled() or torch.is_inference_mode_enabled():  # it would compile anew for each mode
             with torch.inference_mode(False), torch.no_grad():
-                return run(*inputs)
-        sizes = tuple((tensor.shape, tensor.dtype) for tensor in inputs)
+                return run(*args, **kwargs)
+        sizes = tuple((leaf.shape, leaf.dtype) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
         if sizes in known:
-            return runner(*inputs)
+            return runner(*args, **kwargs)
         # Among the options it would come too late: what is frozen is decided while the model is traced.
         with torch._inductor.config.patch(freezing=True):
-            outputs = runner(*inputs)
+            outputs = runner(*args, **kwargs)
         known.add(sizes)
         return outputs
 

@@ -48,7 +48,7 @@ def quantize_dynamic(model: nn.Module, engine: str) -> nn.Module:
 
 def torchao_int8(model: nn.Module) -> nn.Module:
     """torchao's int8 with a scale for each row and each output channel."""
-    from torchao import quantization  # type: ignore[import-untyped]
+    from torchao import quantization
 
     model = masks.clone(model)
     quantization.quantize_(model, quantization.Int8DynamicActivationInt8WeightConfig())
