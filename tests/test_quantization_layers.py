@@ -734,3 +734,18 @@ def test_heavy_tails_cost_at_most_a_fifth_of_what_they_cost_quantize_dynamic(kin
         torch.testing.assert_close(stored(loud)[0][:4], stored(quiet)[0], rtol=1e-4, atol=1e-6)
     sizes_bytes = [sum(map(len, artifact.pack(model).values())) for model in (stored, layer)]
     assert sizes_bytes[0] <= 0.3 * sizes_bytes[1]
+
+
+def test_floats_that_are_kept_of_a_small_layer_follow_what_is_stored():
+    layer = nn.Linear(8, 4)
+    stored: Any = layers.successor(layer)
+    inputs = torch.randn(3, 8, requires_grad=True)
+    with torch.inference_mode():
+        first = stored(inputs)
+    stored(inputs).sum().backward()  # what is kept comes from no inference mode
+    assert inputs.grad is not None
+    assert torch.allclose(first, layer(inputs), atol=0.1)
+    stored.layer.weight.values.zero_()
+    assert torch.equal(stored(inputs), layer.bias.expand(3, 4))
+    assert stored.double()(inputs.double()).dtype == torch.float64
+    assert not {"_kept", "_floats_bytes"} & stored.__getstate__().keys()

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdRef
 
 from toolkit_quantization.codecs import Encoded
 
+# Floats of this size at most stay in memory: decoding them takes as long as the arithmetic of so small a layer.
+LARGEST_KEPT_BYTES = 2**18
+
 
 class Stored(nn.Module):
-    """A layer whose weights are encoded, and floats only for as long as a call takes.
+    """A layer whose weights are encoded, and floats only for as long as a call takes; of a small one, from then on.
 
     Whatever else the layer has (sizes, biases, methods) can be read as before; a weight that is read is decoded.
     There is nothing to train; gradients reach the inputs.
     """
 
     layer: nn.Module
+    _kept: _Kept | None = None
+    _floats_bytes: int | None = None
 
     def __init__(self, layer: nn.Module, replaces: str, values: Mapping[str, Encoded | Tensor]) -> None:
         """Take over a layer and put encoded weights, and buffers for its biases, in place of its parameters.
@@ -49,7 +55,23 @@ class Stored(nn.Module):
         return {name: _read(self.layer, name) for name in self.names}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return _decoded(self.layer)(*args, **kwargs)
+        return self._in_floats()(*args, **kwargs)
+
+    def _in_floats(self) -> nn.Module:
+        if self._floats_bytes is None:
+            self._floats_bytes = _floats_bytes(self.layer)
+        if self._floats_bytes > LARGEST_KEPT_BYTES or torch.compiler.is_compiling():
+            return _decoded(self.layer)
+        # Decoded when first used, and again after a buffer was replaced or written to.
+        state = [(WeakIdRef(buffer), buffer.is_inference() or buffer._version) for buffer in _buffers(self.layer)]
+        kept = self._kept
+        if kept is None or kept.state != state:
+            with torch.inference_mode(False), torch.no_grad():  # or gradients could not pass later
+                self._kept = kept = _Kept(state, _decoded(self.layer))
+        return kept.layer
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_kept", "_floats_bytes")}
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -60,6 +82,13 @@ class Stored(nn.Module):
                 raise
         value = getattr(layer, name)
         return value() if isinstance(value, Encoded) else value
+
+
+class _Kept:
+    """A layer in floats, and the state of the buffers that it was made from; neither a submodule nor to be saved."""
+
+    def __init__(self, state: list[Any], layer: nn.Module) -> None:
+        self.state, self.layer = state, layer
 
 
 class StoredWeight(Stored):
@@ -115,6 +144,19 @@ def _decoded(layer: nn.Module) -> nn.Module:
     weights = {name: child for name, child in layer.named_children() if isinstance(child, Encoded)}
     parts = {name: _decoded(child) for name, child in layer.named_children() if name not in weights}
     return _with_tensors(layer, _floats(weights), parts)
+
+
+def _buffers(layer: nn.Module) -> Iterator[Tensor]:
+    # `buffers()` takes longer than a small layer.
+    yield from (buffer for buffer in layer._buffers.values() if buffer is not None)
+    for child in layer._modules.values():
+        if child is not None:
+            yield from _buffers(child)
+
+
+def _floats_bytes(layer: nn.Module) -> int:
+    encoded = [part for part in layer.modules() if isinstance(part, Encoded)]
+    return sum(prod(part.shape) * part.dtype.itemsize for part in encoded)
 
 
 def _floats(weights: Mapping[str, Encoded]) -> dict[str, Tensor]:
