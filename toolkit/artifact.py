@@ -31,6 +31,7 @@ from toolkit.opening.skeleton import open_skeleton, pack_skeleton
 from toolkit.opening.tensorfile import read_tensors
 
 TENSORS, SKELETON = "model.safetensors", "model.skeleton"
+PACKED = "model.packed"  # all in one, see `toolkit.packed`
 FORMAT = 1
 MAX_TIES_BYTES = 1 << 20
 MAX_SKELETON_BYTES = MAX_BYTES + (1 << 16)
@@ -110,17 +111,25 @@ def load(directory: str | Path, allow: Sequence[type] = ()) -> nn.Module:
     Raises:
         ArtifactError: a file is missing, damaged, or asks for a class that is not allowed.
     """
-    folder = Path(directory)
-    if folder.is_file():
+    first, *rest = files_of(Path(directory))
+    if not rest:
         from toolkit.packed import open_packed  # which is made of what is here
 
-        return open_packed(folder, allow)
-    for name in (SKELETON, TENSORS):
-        if not (folder / name).is_file():
-            raise ArtifactError(f"{folder} holds no model: there is no {name} in it")
-    path = folder / SKELETON
-    parts = Parts(_read_skeleton(path), *_open_tensors(folder / TENSORS))
-    return put_together(parts, allow, where=str(path)).eval()
+        return open_packed(first, allow)
+    parts = Parts(_read_skeleton(first), *_open_tensors(rest[0]))
+    return put_together(parts, allow, where=str(first)).eval()
+
+
+def files_of(directory: Path) -> list[Path]:
+    """The files of the model in a directory: skeleton and tensors, or a packed file, which may be given itself."""
+    if directory.is_file():
+        return [directory]
+    missing = [name for name in (SKELETON, TENSORS) if not (directory / name).is_file()]
+    if len(missing) == 2 and (directory / PACKED).is_file():
+        return [directory / PACKED]
+    if missing:
+        raise ArtifactError(f"{directory} holds no model: there is no {missing[0]} in it")
+    return [directory / SKELETON, directory / TENSORS]
 
 
 def refuse_unsavable(model: nn.Module) -> None:

@@ -48,8 +48,7 @@ def evaluate(
         logits_shape(model, samples)
     except InputError as error:
         raise InputError(f"the model in {folder} {error}") from error
-    files = [folder] if folder.is_file() else [folder / name for name in (artifact.TENSORS, artifact.SKELETON)]
-    size = sum(file.stat().st_size for file in files)
+    size = sum(file.stat().st_size for file in artifact.files_of(folder))
     batch_sizes = sorted({1, samples.batch_size})
     with Measurer(model, samples, batch_sizes, budget_s, rows=1) as measurer:
         values = measurer.measure(model, folder)

@@ -21,7 +21,7 @@ def pack(directory: Path, output: Path | None, half: tuple[str, ...], norms: boo
     """
     from toolkit import artifact
     from toolkit.evaluation import class_of
-    from toolkit.packed import PACKED, pack, slimmed
+    from toolkit.packed import pack, slimmed
     from toolkit.report.numbers import bytes_text
     from toolkit.storage.files import write_file
 
@@ -29,7 +29,7 @@ def pack(directory: Path, output: Path | None, half: tuple[str, ...], norms: boo
     if half or norms:
         model = slimmed(model, half, norms)
     content = pack(model)
-    path = output or (directory.parent if directory.is_file() else directory) / PACKED
+    path = output or (directory.parent if directory.is_file() else directory) / artifact.PACKED
     write_file(path, content)
     dense = 4 * sum(parameter.numel() for parameter in model.parameters())
     ratio = f", {dense / len(content):.1f} times smaller than its parameters in float32" if dense else ""

@@ -5,7 +5,7 @@ indices, those with many zeros as entropy-coded positions and the rest, all othe
 loses nothing at all. `slimmed` makes a model that takes less where little is lost, before it is packed and measured.
 """
 
-from toolkit.packed.file import PACKED, open_packed, pack
+from toolkit.packed.file import open_packed, pack
 from toolkit.packed.slimming import slimmed
 
-__all__ = ["PACKED", "open_packed", "pack", "slimmed"]
+__all__ = ["open_packed", "pack", "slimmed"]

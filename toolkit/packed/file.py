@@ -20,7 +20,6 @@ from toolkit.opening.zipped import read_pickle
 from toolkit.packed import layers, tensors
 from toolkit.packed.streams import DamagedError, Reader, Writer
 
-PACKED = "model.packed"
 MAGIC = b"TKP1"  # its last character is the version
 CHECKSUM_BYTES = 4
 PLAIN, PICKLED = 0, 1  # skeletons
