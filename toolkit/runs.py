@@ -26,20 +26,8 @@ CHECKPOINT, LOCK = "checkpoint", ".lock"
 # Present in every run directory and in nothing else; a recipe.toml is a natural name in a folder of the user's. It
 # says whether the run is finished, what determines it, and which process works on it.
 MARK = ".toolkit-run"
-OWNED = (
-    RECIPE,
-    REPORT,
-    TABLE,
-    LOG,
-    "report.html",
-    "details.json",
-    TENSORS,
-    SKELETON,
-    PACKED,
-    STAGES,
-    CHECKPOINT,
-    PLUGINS,
-)
+MODEL = (TENSORS, SKELETON, PACKED)
+OWNED = (RECIPE, REPORT, TABLE, LOG, "report.html", "details.json", *MODEL, STAGES, CHECKPOINT, PLUGINS)
 SHOWN = 6  # differences between two recipes in an error
 
 

@@ -23,8 +23,9 @@ from toolkit.packed.streams import DamagedError, Reader, Writer
 MAGIC = b"TKP1"  # its last character is the version
 CHECKSUM_BYTES = 4
 PLAIN, PICKLED = 0, 1  # skeletons
-# What a file may ask for: a weight of which one in a thousand is not zero takes a hundredth of a bit an entry.
-FREE_BYTES, MOST_TIMES = 16 << 20, 4096
+# What a file may ask for. A weight of which one entry in a hundred is not zero, and one of eight values, takes a ninth
+# of a bit for the 32 of each.
+FREE_BYTES, MOST_TIMES = 64 << 20, 1024
 
 
 def pack(model: nn.Module) -> bytes:

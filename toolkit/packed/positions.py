@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from toolkit.packed.streams import LEVELS, SCALE, Reader, Writer
 
 Bits = NDArray[np.bool_]
-Levels = NDArray[np.int64]
+Levels = NDArray[np.uint8]
+CLASSES = 2 * LEVELS
 
 
 class Plan(NamedTuple):
@@ -46,7 +47,7 @@ def write_head(writer: Writer, bits: Bits, plan: Plan) -> NDArray[np.uint16]:
     classes = _classes(bits.shape, plan.rows, plan.columns)
     chances = _chances_by_class(bits, classes)
     used = np.unique(classes)
-    by_class = np.zeros(2 * LEVELS, dtype="<u2")
+    by_class = np.zeros(CLASSES, dtype="<u2")
     by_class[classes] = chances
     writer.raw(by_class[used].tobytes())
     return chances
@@ -54,18 +55,18 @@ def write_head(writer: Writer, bits: Bits, plan: Plan) -> NDArray[np.uint16]:
 
 def read_head(reader: Reader, shape: tuple[int, int], levelled: bool) -> NDArray[np.uint16]:
     """The chances that `write_head` wrote."""
-    rows = reader.nibbles(shape[0]).astype(np.int64) if levelled else None
-    columns = reader.nibbles(shape[1]).astype(np.int64) if levelled else None
+    rows = reader.nibbles(shape[0]) if levelled else None
+    columns = reader.nibbles(shape[1]) if levelled else None
     classes = _classes(shape, rows, columns)
     used = np.unique(classes)
-    by_class = np.zeros(2 * LEVELS, dtype=np.uint16)
+    by_class = np.zeros(CLASSES, dtype=np.uint16)
     by_class[used] = np.frombuffer(reader.raw(2 * len(used)), dtype="<u2")
     return np.maximum(by_class, 1)[classes]
 
 
-def _classes(shape: tuple[int, ...], rows: Levels | None, columns: Levels | None) -> NDArray[np.int64]:
+def _classes(shape: tuple[int, ...], rows: Levels | None, columns: Levels | None) -> Levels:
     if rows is None or columns is None:
-        return np.zeros(shape[0] * shape[1], dtype=np.int64)
+        return np.zeros(shape[0] * shape[1], dtype=np.uint8)
     return (rows[:, None] + columns[None, :]).reshape(-1)
 
 
@@ -73,7 +74,7 @@ def _levels(bits: Bits) -> tuple[Levels, Levels]:
     """Log-odds of rows and of columns in steps of one size, of which a sum stands for the log-odds of an entry."""
     odds = [_log_odds(bits, axis) for axis in (1, 0)]
     step = max(float(np.ptp(each)) for each in odds) / (LEVELS - 1) or 1.0
-    rows, columns = (np.round((each - each.min()) / step).astype(np.int64) for each in odds)
+    rows, columns = (np.round((each - each.min()) / step).astype(np.uint8) for each in odds)
     return rows, columns
 
 
@@ -83,9 +84,9 @@ def _log_odds(bits: Bits, axis: int) -> NDArray[np.float64]:
     return odds
 
 
-def _chances_by_class(bits: Bits, classes: NDArray[np.int64]) -> NDArray[np.uint16]:
-    entries = np.bincount(classes, minlength=2 * LEVELS)
-    ones = np.bincount(classes, weights=bits.reshape(-1), minlength=2 * LEVELS)
+def _chances_by_class(bits: Bits, classes: Levels) -> NDArray[np.uint16]:
+    entries = np.bincount(classes, minlength=CLASSES)
+    ones = np.bincount(classes, weights=bits.reshape(-1), minlength=CLASSES)
     share = np.round(SCALE * ones / np.maximum(entries, 1))
     chances: NDArray[np.uint16] = np.clip(share, 1, SCALE - 1).astype(np.uint16)[classes]
     return chances

@@ -19,6 +19,7 @@ SCALE = 1 << 16  # of probabilities of bits
 LEVELS = 16  # of the frequencies of symbols, each the square root of two times the one before
 WEIGHTS = np.array([isqrt(1 << (level + 16)) for level in range(LEVELS)], dtype=np.float64)
 MAX_VARINT_BYTES = 9
+PART = 1 << 20  # symbols
 
 
 class DamagedError(ValueError):
@@ -50,14 +51,15 @@ class Writer:
 
     def bits(self, bits: NDArray[np.bool_], chances: NDArray[np.uint16]) -> None:
         """Code bits, of which each is set with its chance out of `SCALE`, from 1."""
-        if len(bits):
-            model = _constriction().stream.model.Bernoulli(perfect=False)
-            self._coder.encode(bits.astype(np.int32), model, chances / SCALE)
+        model = _constriction().stream.model.Bernoulli(perfect=False)
+        for part in _parts(len(bits)):
+            self._coder.encode(bits[part].astype(np.int32), model, chances[part] / SCALE)
 
     def symbols(self, symbols: NDArray[Any], levels: NDArray[Any]) -> None:
         """Code symbols, each an index of `levels`, which say how frequent it is."""
-        if len(symbols):
-            self._coder.encode(symbols.astype(np.int32), _categorical(levels))
+        model = _categorical(levels)
+        for part in _parts(len(symbols)):
+            self._coder.encode(symbols[part].astype(np.int32), model)
 
     def content(self) -> bytes:
         """All that was written."""
@@ -103,17 +105,18 @@ class Reader:
 
     def bits(self, chances: NDArray[np.uint16]) -> NDArray[np.bool_]:
         """The next bits, one for each chance."""
-        if not len(chances):
-            return np.zeros(0, dtype=np.bool_)
         model = _constriction().stream.model.Bernoulli(perfect=False)
-        found: NDArray[np.bool_] = self._coder.decode(model, chances / SCALE).astype(np.bool_)
+        found = np.zeros(len(chances), dtype=np.bool_)
+        for part in _parts(len(chances)):
+            found[part] = self._coder.decode(model, chances[part] / SCALE)
         return found
 
     def symbols(self, count: int, levels: NDArray[Any]) -> NDArray[np.int32]:
         """The next `count` symbols."""
-        if not count:
-            return np.zeros(0, dtype=np.int32)
-        found: NDArray[np.int32] = self._coder.decode(_categorical(levels), count)
+        model = _categorical(levels)
+        found = np.zeros(count, dtype=np.int32)
+        for part in _parts(count):
+            found[part] = self._coder.decode(model, part.stop - part.start)
         return found
 
 
@@ -127,6 +130,11 @@ def bits_of(counts: NDArray[Any], levels: NDArray[Any]) -> float:
     """The bits that so many symbols of those levels take together."""
     shares = WEIGHTS[levels] / WEIGHTS[levels].sum()
     return float(-(counts * np.log2(shares)).sum())
+
+
+def _parts(length: int) -> list[slice]:
+    """The coder takes floats and integers of eight and four bytes: not for everything at once."""
+    return [slice(start, min(start + PART, length)) for start in range(0, length, PART)]
 
 
 def _categorical(levels: NDArray[Any]) -> Any:
