@@ -44,10 +44,7 @@ def pack(model: nn.Module) -> bytes:
     for path, source in parts.ties.items():
         writer.number(slots.index(path))
         writer.number(slots.index(source))
-    try:
-        written = [tensors.write(writer, parts.tensors[path]) for path in slots if path not in parts.ties]
-    except DamagedError as error:
-        raise ArtifactError(f"{type(model).__name__} cannot be packed: {error}") from error
+    written = [tensors.write(writer, parts.tensors[path]) for path in slots if path not in parts.ties]
     for write_symbols in written:
         write_symbols()
     content = writer.content()
