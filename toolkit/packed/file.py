@@ -23,6 +23,7 @@ from toolkit.packed.streams import DamagedError, Reader, Writer
 MAGIC = b"TKP1"  # its last character is the version
 CHECKSUM_BYTES = 4
 PLAIN, PICKLED = 0, 1  # skeletons
+DICTIONARIES = {PLAIN: layers.DICTIONARY, PICKLED: b""}
 # What a file may ask for. A weight of which one entry in a hundred is not zero, and one of eight values, takes a ninth
 # of a bit for the 32 of each.
 FREE_BYTES, MOST_TIMES = 64 << 20, 1024
@@ -97,7 +98,8 @@ def _parts(content: bytes, allow: Sequence[type], where: str) -> Parts:
 
 def _write_skeleton(writer: Writer, described: bytes | None, archive: bytes) -> None:
     kind, content = (PLAIN, described) if described is not None else (PICKLED, _bare_pickle(archive))
-    compressed = zlib.compress(content, level=9, wbits=-15)
+    deflating = zlib.compressobj(9, zlib.DEFLATED, -15, zdict=DICTIONARIES[kind])
+    compressed = deflating.compress(content) + deflating.flush()
     writer.number(kind)
     writer.number(len(compressed))
     writer.raw(compressed)
@@ -105,19 +107,17 @@ def _write_skeleton(writer: Writer, described: bytes | None, archive: bytes) -> 
 
 def _read_skeleton(reader: Reader) -> bytes:
     kind = reader.number()
+    if kind not in DICTIONARIES:
+        raise DamagedError(f"its skeleton is of the kind {kind}, which is none")
     compressed = reader.raw(reader.number())
-    inflating = zlib.decompressobj(wbits=-15)
+    inflating = zlib.decompressobj(-15, zdict=DICTIONARIES[kind])
     try:
         content = inflating.decompress(compressed, MAX_BYTES)
     except zlib.error as error:
         raise DamagedError(f"its skeleton is not compressed as it should be: {error}") from error
     if not inflating.eof or inflating.unused_data:
         raise DamagedError(f"its skeleton is cut short, or longer than {MAX_BYTES >> 20} MiB")
-    if kind == PLAIN:
-        return pack_skeleton(layers.build(content))
-    if kind == PICKLED:
-        return _archive(content)
-    raise DamagedError(f"its skeleton is of the kind {kind}, which is none")
+    return pack_skeleton(layers.build(content)) if kind == PLAIN else _archive(content)
 
 
 def _bare_pickle(archive: bytes) -> bytes:

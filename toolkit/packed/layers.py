@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from toolkit.masks import clone
 from toolkit.opening.skeleton import pack_skeleton
@@ -27,7 +28,17 @@ KINDS: dict[str, type[nn.Module]] = {
         *(nn.Flatten, nn.Dropout, nn.Dropout2d, nn.Identity, nn.LayerNorm),
     )
 }
-NOT_WRITTEN = ("self", "device", "dtype")
+NOT_WRITTEN = ("device", "dtype")
+# What descriptions of networks look like, for deflate to refer to; the likeliest at the end. Part of the format: a
+# changed dictionary reads no earlier file.
+DICTIONARY = (
+    b'["LayerNorm",["GELU"],["SiLU"],["Hardswish"],["LeakyReLU",["Tanh"],["Sigmoid"],["Softmax",["Identity"],'
+    b'["AvgPool1d",["MaxPool1d",["AdaptiveAvgPool1d",["Conv1d",["BatchNorm1d",["Conv3d",["BatchNorm3d",["ReLU6"],'
+    b'["Dropout",0.5],["Dropout2d",["AvgPool2d",{"conv1":["Conv2d",1,20,5],"pool1":["MaxPool2d",2,2],"conv2":'
+    b'"flatten":["Flatten"],"fc1":["Linear",784,300],"relu1":["ReLU"],"fc2":["Linear",100,10]}["MaxPool2d",2,2],'
+    b'["AdaptiveAvgPool2d",1],["Flatten"],["Linear",64,10]][["Conv2d",1,8,3],["Conv2d",1,8,3,1,1,1,1,false],'
+    b'["BatchNorm2d",8],["ReLU"],["Conv2d",16,32,3,1,0,1,1,false],["BatchNorm2d",16],["ReLU"],'
+)
 MAX_LAYERS, MAX_DEPTH, MAX_SIZES = 10_000, 20, 16
 
 
@@ -85,7 +96,7 @@ def _signature(kind: type[nn.Module]) -> list[tuple[str, Any]]:
 
 
 def _argument(module: nn.Module, name: str) -> Any:
-    """What a layer was made with, as it keeps it; sizes that are all the same as one of them."""
+    """What a layer was made with, as it keeps it; the sizes of a convolution as one, if they are the same."""
     value = getattr(module, name, _OtherError)
     if value is _OtherError:
         raise _OtherError
@@ -93,6 +104,8 @@ def _argument(module: nn.Module, name: str) -> Any:
         return value is not None
     if not isinstance(value, (bool, int, float, str, tuple, type(None))):
         raise _OtherError
+    if isinstance(module, _ConvNd) and isinstance(value, tuple) and len(set(value)) == 1:
+        return value[0]
     return value
 
 
