@@ -122,6 +122,11 @@ def test_it_is_idempotent_and_folds_to_what_the_layers_saw() -> None:
         assert torch.equal(again(weight), weight)
 
 
+def test_what_is_of_cluster_zero_is_zero_whatever_lies_below() -> None:
+    weight, clusters = torch.tensor([1.0, 5.0, 7.0, 0.0]), torch.tensor([0, 1, 1, 1])
+    assert Shared(clusters, 1)(weight).tolist() == [0.0, 6.0, 6.0, 0.0]
+
+
 def test_a_centroid_moves_by_the_sum_of_its_entries_gradients() -> None:
     layer = nn.Linear(6, 4)
     clusters = cluster(layer.weight.detach(), 4)
