@@ -22,22 +22,26 @@ import toolkit
 from toolkit import artifact, masks
 from toolkit.packed import pack
 
-EPOCHS = {"lenet-300-100": {"epochs": 8, "few": 2}, "lenet5": {"epochs": 4, "few": 1}}  # a minute or three
+# A minute or three on one core.
+TRAINING = {
+    "lenet-300-100": {"epochs": 8, "few": 2, "precision": "float32"},
+    "lenet5": {"epochs": 3, "few": 1, "precision": "bfloat16"},
+}
 RECIPE = """
 name = "packed"
-model = {{ source = "{model}", training = {{ epochs = {epochs}, lr = 2e-3 }} }}
+model = {{ source = "{model}", training = {{ epochs = {epochs}, lr = 2e-3, precision = "{precision}" }} }}
 data = {{ source = "mnist", validation = 0 }}
 output = {{ packed = true, half = ["*"] }}
 
 [[stages]]
 technique = "pruning"
 params = {{ sparsity = 0.92, schedule = "gradual" }}
-finetune = {{ epochs = {epochs} }}
+finetune = {{ epochs = {epochs}, precision = "{precision}" }}
 
 [[stages]]
 technique = "codebook"
 params = {{ bits = 5, overrides = {{ fc1 = 3 }} }}
-finetune = {{ epochs = {few}, lr = 2e-4 }}
+finetune = {{ epochs = {few}, lr = 2e-4, precision = "{precision}" }}
 """
 
 
@@ -74,7 +78,7 @@ def main(model: str) -> None:
     """Run the recipe and print the table."""
     with tempfile.TemporaryDirectory() as folder:
         recipe = Path(folder) / "packed.toml"
-        recipe.write_text(RECIPE.format(model=model, **EPOCHS[model]))
+        recipe.write_text(RECIPE.format(model=model, **TRAINING[model]))
         report = toolkit.run(recipe, output=Path(folder) / "run", cache=False)
         small = toolkit.load(Path(folder) / "run")
     dense = 4 * sum(parameter.numel() for parameter in small.parameters())

@@ -20,7 +20,9 @@ def pack(directory: Path, output: Path | None, half: tuple[str, ...], norms: boo
     what the model computes, a little: toolkit evaluate FILE measures it.
     """
     from toolkit import artifact
+    from toolkit.errors import InputError
     from toolkit.evaluation import class_of
+    from toolkit.metrics import counts
     from toolkit.packed import pack, slimmed
     from toolkit.report.numbers import bytes_text
     from toolkit.storage.files import write_file
@@ -30,7 +32,10 @@ def pack(directory: Path, output: Path | None, half: tuple[str, ...], norms: boo
         model = slimmed(model, half, norms)
     content = pack(model)
     path = output or (directory.parent if directory.is_file() else directory) / artifact.PACKED
-    write_file(path, content)
-    dense = 4 * sum(parameter.numel() for parameter in model.parameters())
+    try:
+        write_file(path, content)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+    dense = 4 * counts(model)["parameters"]
     ratio = f", {dense / len(content):.1f} times smaller than its parameters in float32" if dense else ""
     click.echo(f"{path}: {len(content)} bytes ({bytes_text(len(content))}){ratio}")
