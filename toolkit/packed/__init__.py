@@ -3,7 +3,8 @@
 Nothing here knows how a model became small. Tensors with few distinct values are written as a table and entropy-coded
 indices, those with many zeros as entropy-coded positions and the rest, all others as they are, or in float16 where that
 loses nothing at all, and the skeleton of a network of plain layers as what they are made with. All that it takes to run
-the model, besides code, is in the file. `slimmed` makes a model that takes less where little is lost, before it is packed and measured.
+the model, besides code, is in the file. `slimmed` makes a model that takes less where little is lost, before it is
+packed and measured.
 """
 
 from toolkit.packed.file import open_packed, pack
