@@ -24,7 +24,8 @@ from pydantic import Field
 import toolkit
 
 FOLDER = Path("plugins", "mlflow")
-ARTIFACTS = ("recipe.toml", "report.json", "report.md", "report.html", "model.safetensors", "model.skeleton")
+MODEL = ("model.safetensors", "model.skeleton", "model.packed")  # those that there are
+ARTIFACTS = ("recipe.toml", "report.json", "report.md", "report.html", *MODEL)
 LARGEST_BATCH = 100  # parameters or metrics that MLflow takes at once
 LONGEST_VALUE = 500
 

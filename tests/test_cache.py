@@ -58,6 +58,18 @@ def test_everything_is_reused_and_is_the_same(run, tmp_path):
     assert "↺" not in str(first)
 
 
+def test_packed_models_come_of_the_same_results_and_have_their_own_sizes(run, tmp_path):
+    change = ('name = "toy"', 'name = "toy"\noutput = { packed = true }')
+    first, packed = run(), [run(change), run(change)]
+    for number, report in enumerate(packed, start=1):
+        assert reused(report) == [True] * 3
+        assert report.rows[0]["size_bytes"] == first.rows[0]["size_bytes"]
+        for folder, row in zip(sorted((tmp_path / f"run{number}/stages").iterdir())[1:], report.rows[1:], strict=True):
+            assert row["size_bytes"] == (folder / "model.packed").stat().st_size
+        assert (tmp_path / f"run{number}/model.packed").read_bytes() == (folder / "model.packed").read_bytes()
+    assert packed[0].rows[2]["size_bytes"] < first.rows[2]["size_bytes"]
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

@@ -31,6 +31,7 @@ def test_commands(proposed):
 
 def test_recipes(proposed):
     assert proposed("run", "") == [
+        "codebook",
         "distillation",
         "hints",
         "mnist",

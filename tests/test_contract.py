@@ -10,6 +10,15 @@ from toolkit.techniques import installed, load
 from toolkit.testing import ObserverContract, TechniqueContract
 
 
+class TestCodebook(TechniqueContract):
+    technique = "codebook"
+
+
+class TestCodebookWithinABudget(TechniqueContract):
+    technique = "codebook"
+    params: ClassVar[dict[str, Any]] = {"budget_bytes": 100_000, "bits": 3, "values": "float32"}
+
+
 class TestDistillation(TechniqueContract):
     technique = "distillation"
     params: ClassVar[dict[str, Any]] = {"student": {"source": "toolkit.testing:toy_mlp"}}

@@ -31,6 +31,7 @@ from toolkit.opening.skeleton import open_skeleton, pack_skeleton
 from toolkit.opening.tensorfile import read_tensors
 
 TENSORS, SKELETON = "model.safetensors", "model.skeleton"
+PACKED = "model.packed"  # all in one, see `toolkit.packed`
 FORMAT = 1
 MAX_TIES_BYTES = 1 << 20
 MAX_SKELETON_BYTES = MAX_BYTES + (1 << 16)
@@ -103,20 +104,32 @@ def load(directory: str | Path, allow: Sequence[type] = ()) -> nn.Module:
     """The model that a run (or one of its stages) left in `directory`, on the CPU and in eval mode.
 
     Args:
-        directory: a run directory or one of the folders under its `stages`.
+        directory: a run directory or one of the folders under its `stages`, or the file of a packed model.
         allow: classes of your own that the network consists of; those of torch.nn, torchvision, the toolkit and
             installed techniques are known. Nothing that the files name is imported.
 
     Raises:
         ArtifactError: a file is missing, damaged, or asks for a class that is not allowed.
     """
-    folder = Path(directory)
-    for name in (SKELETON, TENSORS):
-        if not (folder / name).is_file():
-            raise ArtifactError(f"{folder} holds no model: there is no {name} in it")
-    path = folder / SKELETON
-    parts = Parts(_read_skeleton(path), *_open_tensors(folder / TENSORS))
-    return put_together(parts, allow, where=str(path)).eval()
+    first, *rest = files_of(Path(directory))
+    if not rest:
+        from toolkit.packed import open_packed  # which is made of what is here
+
+        return open_packed(first, allow)
+    parts = Parts(_read_skeleton(first), *_open_tensors(rest[0]))
+    return put_together(parts, allow, where=str(first)).eval()
+
+
+def files_of(directory: Path) -> list[Path]:
+    """The files of the model in a directory: skeleton and tensors, or a packed file, which may be given itself."""
+    if directory.is_file():
+        return [directory]
+    missing = [name for name in (SKELETON, TENSORS) if not (directory / name).is_file()]
+    if len(missing) == 2 and (directory / PACKED).is_file():
+        return [directory / PACKED]
+    if missing:
+        raise ArtifactError(f"{directory} holds no model: there is no {missing[0]} in it")
+    return [directory / SKELETON, directory / TENSORS]
 
 
 def refuse_unsavable(model: nn.Module) -> None:
@@ -165,7 +178,7 @@ def _refuse_attribute(where: str, name: str, value: Any, registered: Container[n
             _refuse_attribute(where, name, [leaf.func, *leaf.args, *leaf.keywords.values()], registered)
 
 
-def _named_tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
     """Parameters and buffers, also those that are not persistent; shared ones under each name."""
     for prefix, module in model.named_modules():
         for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
@@ -178,7 +191,7 @@ def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors: dict[str, Tensor] = {}
     ties: dict[str, str] = {}
     first: dict[int, str] = {}
-    for path, _, _, tensor in _named_tensors(model):
+    for path, _, _, tensor in named_tensors(model):
         if id(tensor) in first:
             ties[path] = first[id(tensor)]
         else:
@@ -221,7 +234,7 @@ def _open_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _fill(model: nn.Module, tensors: dict[str, Tensor], ties: dict[str, str], where: str) -> None:
     parameters: dict[str, nn.Parameter] = {}
-    slots = list(_named_tensors(model))
+    slots = list(named_tensors(model))
     unknown = set(tensors) - {path for path, *_ in slots}
     if unknown:
         raise ArtifactError(f"{where}: the tensor '{min(unknown)}' has no place in the skeleton")

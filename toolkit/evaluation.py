@@ -33,7 +33,7 @@ def evaluate(
     """Measure the model in a run directory or a stage's folder; the report has one row.
 
     Args:
-        directory: where `model.safetensors` and `model.skeleton` lie.
+        directory: where `model.safetensors` and `model.skeleton` lie, or the file of a packed model.
         data: a data source instead of the run's. Where the run's is Python code it has to be given, because
             nothing that a run directory names is executed.
         task: what the data is measured by, instead of the run's; to be given like `data` where that is Python code.
@@ -42,13 +42,13 @@ def evaluate(
         budget_s: seconds for the timing.
     """
     folder = Path(directory)
-    model = artifact.load(folder, [_class(source) for source in allow])
+    model = artifact.load(folder, [class_of(source) for source in allow])
     samples = _data(_table(folder, data, task, batch_size))
     try:
         logits_shape(model, samples)
     except InputError as error:
         raise InputError(f"the model in {folder} {error}") from error
-    size = sum((folder / name).stat().st_size for name in (artifact.TENSORS, artifact.SKELETON))
+    size = sum(file.stat().st_size for file in artifact.files_of(folder))
     batch_sizes = sorted({1, samples.batch_size})
     with Measurer(model, samples, batch_sizes, budget_s, rows=1) as measurer:
         values = measurer.measure(model, folder)
@@ -106,6 +106,7 @@ def _table_of(source: str, folder: Path) -> dict[str, Any]:
 
 def _recorded(folder: Path) -> dict[str, Any]:
     """The `[data]` table in the recipe of the run that left the model."""
+    folder = folder.parent if folder.is_file() else folder
     recipe = next((path for path in (folder / runs.RECIPE, folder / ".." / ".." / runs.RECIPE) if path.is_file()), None)
     if recipe is None:
         raise InputError(f"{folder} has no {runs.RECIPE}: name the data with --data")
@@ -125,7 +126,8 @@ def _data(table: DataTable) -> Data:
         raise InputError(f"data: {error}") from error
 
 
-def _class(source: str) -> type:
+def class_of(source: str) -> type:
+    """The class that `--allow` names, as files of a user's own and importable modules have it."""
     try:
         found = resolve(beside(source, Path()), "model")
     except ValueError as error:

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import nn
 
-from toolkit import artifact
 from toolkit.assembly import Assembly
 from toolkit.measured import Measurer, named_measures
 from toolkit.metrics import Answers
+from toolkit.output import Output
 from toolkit.promises.watch import Watch
 from toolkit.recipe import Recipe, Stage
 from toolkit.report import Note
@@ -48,6 +48,8 @@ class Measuring:
         self, recipe: Recipe, assembly: Assembly, directory: RunDirectory, key: str | None, on_measuring: OnMeasuring
     ) -> None:
         self._data, self._directory, self._key, self._on_measuring = assembly.data, directory, key, on_measuring
+        self._output = Output(recipe.table.output)
+        self._latest: tuple[nn.Module | None, nn.Module] = None, assembly.model
         default = {1, min(self._data.batch_size, self._data.samples("train"))}
         batch_sizes = recipe.measure.batch_sizes or sorted(default)
         rows = len(recipe.stages) + 1
@@ -79,13 +81,17 @@ class Measuring:
             kept = result.values.items()  # without what the core measures
             own = {name: value for name, value in kept if "." in name or isinstance(value, (list, Note))}
             return replace(result, values={**own, **self._core(stage, model), MEASURED_WITH: self._key})
-        self._directory.stage(stage.number, stage.name).write_all(artifact.pack(model))
+        self._directory.stage(stage.number, stage.name).write_all(self.files(model, stage.number))
         self._measurer.skip(model)
         return result
 
     def answers_of(self, model: nn.Module) -> Answers | None:
         """What the model answered if it was the last one that was asked."""
-        return self._measurer.answers_of(model)
+        return self._measurer.answers_of(self._latest[1] if self._latest[0] is model else model)
+
+    def files(self, model: nn.Module, number: int) -> dict[str, bytes]:
+        """The files of the model of a row, by name."""
+        return self._output.files(self._deployed(model, number), number)
 
     @contextmanager
     def timed(self) -> Iterator[Elapsed]:
@@ -97,9 +103,16 @@ class Measuring:
 
     def _core(self, stage: Stage, model: nn.Module) -> dict[str, Any]:
         folder = self._directory.stage(stage.number, stage.name)
-        size = folder.write_all(artifact.pack(model))
-        measured = self._measurer.measure(model, folder.path, partial(self._on_measuring, stage))
+        size = folder.write_all(self.files(model, stage.number))
+        deployed = self._deployed(model, stage.number)
+        measured = self._measurer.measure(deployed, folder.path, partial(self._on_measuring, stage))
         return {"size_bytes": size, **measured}
+
+    def _deployed(self, model: nn.Module, number: int) -> nn.Module:
+        """The model as it is written and measured; the last one is kept, for what it answered is asked for again."""
+        if self._latest[0] is not model:
+            self._latest = model, self._output.deployed(model, number)
+        return self._latest[1]
 
     def _by_techniques(self, stage: Stage, outcome: Outcome, watch: Watch, taken: Collection[str]) -> dict[str, Any]:
         """What the stage's techniques measure, which may not change anything, and what was noted while they worked."""

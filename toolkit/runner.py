@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from toolkit import artifact, masks, runs
+from toolkit import masks, runs
 from toolkit.assembly import Assembly, assemble, weight_files
 from toolkit.blame import named
 from toolkit.environment import describe, fixed_threads
@@ -121,7 +121,7 @@ class _Run:
                     with named(stage):
                         self._run_stage(stage)
             self._write_recipe()
-            self.directory.write_all(artifact.pack(self.models[-1]))
+            self.directory.write_all(self.measuring.files(self.models[-1], len(self.models) - 1))
             self.observers.end(self.report, self.directory.path)
         self.kept.finish()
         return self.report

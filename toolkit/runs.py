@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from toolkit.artifact import SKELETON, TENSORS
+from toolkit.artifact import PACKED, SKELETON, TENSORS
 from toolkit.errors import InputError, ToolkitError
 from toolkit.storage.differences import differences
 from toolkit.storage.files import PART, remove_parts, write_file
@@ -26,7 +26,8 @@ CHECKPOINT, LOCK = "checkpoint", ".lock"
 # Present in every run directory and in nothing else; a recipe.toml is a natural name in a folder of the user's. It
 # says whether the run is finished, what determines it, and which process works on it.
 MARK = ".toolkit-run"
-OWNED = (RECIPE, REPORT, TABLE, LOG, "report.html", "details.json", TENSORS, SKELETON, STAGES, CHECKPOINT, PLUGINS)
+MODEL = (TENSORS, SKELETON, PACKED)
+OWNED = (RECIPE, REPORT, TABLE, LOG, "report.html", "details.json", *MODEL, STAGES, CHECKPOINT, PLUGINS)
 SHOWN = 6  # differences between two recipes in an error
 
 

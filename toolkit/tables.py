@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -60,6 +61,22 @@ class MeasureTable(Table):
         default=None, min_length=1, description="of the timed inferences; by default 1 and the data's"
     )
     budget: float = Field(default=20.0, gt=0, description="seconds for measuring all rows together")
+
+
+class OutputTable(Table):
+    """`[output]`: the files that models are left in."""
+
+    packed: bool = Field(default=False, description="after each stage one file of as few bytes as it takes")
+    half: list[str] = Field(default=[], description="packed: names of tensors, as patterns, rounded to float16")
+    norms: bool = Field(default=False, description="packed: batch norms reduced to a scale and a shift")
+
+    @model_validator(mode="after")
+    def _is_of_use(self) -> OutputTable:
+        if (self.half or self.norms) and not self.packed:
+            raise ValueError("has half or norms, which are for packed models: give packed = true")
+        if self.packed and find_spec("constriction") is None:
+            raise ValueError("packed models need constriction: pip install 'torch-optimization-toolkit[packed]'")
+        return self
 
 
 class StepTable(Table):
@@ -137,6 +154,7 @@ class RecipeTable(Table):
     stages: list[StageTable] = Field(min_length=1)
     plugins: list[PluginTable] = Field(default=[])
     measure: MeasureTable = Field(default=MeasureTable())
+    output: OutputTable = Field(default=OutputTable())
 
 
 def _load(name: str, role: techniques.Role) -> techniques.Technique:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from toolkit.cli import completing, keeping, listing, running, showing, writing
+from toolkit.cli import completing, keeping, listing, packing, running, showing, writing
 from toolkit.errors import ToolkitError
 
 
@@ -44,7 +44,7 @@ for _command in (
     *(listing.techniques, listing.recipes),
     *(showing.report, showing.diff, showing.evaluate),
     *(writing.new, writing.schema, writing.doctor),
-    keeping.cache,
+    *(packing.pack, keeping.cache),
 ):
     main.add_command(_command)
 completing.complete(main.commands)

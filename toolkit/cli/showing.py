@@ -49,7 +49,7 @@ def diff(first: Path, second: Path, html: Path | None) -> None:
 def evaluate(
     directory: Path, data: str | None, task: str | None, allow: tuple[str, ...], batch_size: int | None, budget: float
 ) -> None:
-    """Measure the model in DIRECTORY, a run directory or one of its stages: accuracy, size and latency."""
+    """Measure the model in DIRECTORY, a run directory, a stage or a packed file: accuracy, size and latency."""
     from toolkit.evaluation import evaluate as evaluate_model
     from toolkit.report.table import as_text
 

@@ -63,7 +63,7 @@ def result_keys(recipe: Recipe, identity: Mapping[str, Any]) -> list[str | None]
 def measuring_key(recipe: Recipe, identity: Mapping[str, Any]) -> str | None:
     """What determines how a row is measured, as a hash."""
     texts = [text_of_source(source, "data") for source in recipe.data.metrics]
-    return _key([identity["recipe"].get("measure"), recipe.data.batch_size, texts])
+    return _key([identity["recipe"].get("measure"), identity["recipe"].get("output"), recipe.data.batch_size, texts])
 
 
 def _baseline_parts(recipe: Recipe, identity: Mapping[str, Any]) -> list[Any]:

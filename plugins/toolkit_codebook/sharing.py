@@ -1,0 +1,81 @@
+"""Weights that share a few values, as a parametrization: training moves the values, no entry changes its cluster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from toolkit import masks
+from toolkit_codebook.clustering import cluster_means
+
+LARGEST_HALF = torch.finfo(torch.float16).max
+
+
+class Shared(nn.Module):
+    """Parametrization that gives every entry the mean of its cluster's entries; cluster 0 is zero.
+
+    A centroid is no parameter of its own but the mean of what lies below, so that other techniques, masks and
+    optimizers meet the tensor that they know. Its gradient is the sum of its entries' gradients, as in Han et al.,
+    "Deep Compression", 2016. Zeros that a mask puts in later are zeros, and no part of a mean.
+    """
+
+    clusters: Tensor
+
+    def __init__(self, clusters: Tensor, count: int, half: bool = False) -> None:
+        """Take clusters of the weight's shape, int from 0 to `count`; with `half`, values are rounded to float16."""
+        super().__init__()
+        self.assign(clusters, count, half)
+
+    def assign(self, clusters: Tensor, count: int, half: bool) -> None:
+        """Take other clusters."""
+        self.count, self.half_values = count, half
+        dtype = torch.uint8 if count < 256 else torch.int32
+        self.register_buffer("clusters", clusters.to(dtype))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        means = _Centroids.apply(weight, self.clusters, self.count, self.half_values)
+        shared: Tensor = means[self.clusters.long()]
+        return shared.masked_fill(weight == 0, 0.0)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight
+
+
+class _Centroids(torch.autograd.Function):
+    """Means of clusters. Every entry gets the whole gradient of its centroid, not its share of the mean: they all move
+    as the centroid would, were it a parameter. Rounding to float16 lets the gradient through."""
+
+    @staticmethod
+    def forward(context: Any, weight: Tensor, clusters: Tensor, count: int, half: bool) -> Tensor:
+        context.save_for_backward(clusters)
+        means = cluster_means(weight, clusters, count)
+        return means.clamp(-LARGEST_HALF, LARGEST_HALF).half().to(means.dtype) if half else means
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (clusters,) = context.saved_tensors
+        (gradient,) = gradients
+        gradient = torch.cat([gradient.new_zeros(1), gradient[1:]])
+        return gradient[clusters.long()], None, None, None
+
+
+def share(model: nn.Module, path: str, clusters: Tensor, count: int, half: bool = False) -> None:
+    """Let the entries of the weight at `path` share the means of their clusters, in place; earlier sharing ends."""
+    existing = shared(model, path)
+    if existing is not None:
+        existing.assign(clusters, count, half)
+    else:
+        masks.keep_in_shape(model, path, lambda: Shared(clusters, count, half))
+
+
+def shared(model: nn.Module, path: str) -> Shared | None:
+    """What makes the weight at `path` share values, None if nothing does."""
+    prefix, _, attribute = path.rpartition(".")
+    module = model.get_submodule(prefix)
+    if not parametrize.is_parametrized(module, attribute):
+        return None
+    lists: Any = module.parametrizations
+    return next((part for part in lists[attribute] if isinstance(part, Shared)), None)
