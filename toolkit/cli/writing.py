@@ -67,7 +67,12 @@ def new() -> None:
 @click.option("--data-args", metavar="TOML", help="Its arguments: '{ root = \"photos\" }'.", callback=_inline_table)
 @click.option("--weights", type=click.Path(exists=True, dir_okay=False), help="What the model has learnt.")
 @click.option(
-    "--technique", "techniques", multiple=True, type=Plugin(), metavar="NAME", help="By default the toolkit's own."
+    "--technique",
+    "techniques",
+    multiple=True,
+    type=Plugin(),
+    metavar="NAME",
+    help="By default those of the recipe mnist.",
 )
 @click.option("--output", type=click.Path(path_type=Path), default="recipe.toml", show_default=True)
 def new_recipe(

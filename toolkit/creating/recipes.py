@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,10 @@ from toolkit.creating.templates import render
 from toolkit.errors import InputError, ToolkitError
 from toolkit.recipe import parse_recipe
 from toolkit.rehearsal import Rehearsal, rehearse
+from toolkit.shipped import shipped
 from toolkit.techniques import Technique
 
-OWN = "torch-optimization-toolkit "
+WHOLE_CHAIN = "mnist"
 
 
 @dataclass(frozen=True)
@@ -53,14 +55,14 @@ class Wish:
 
 
 def new_recipe(wish: Wish, names: Sequence[str] = ()) -> Rehearsal:
-    """Write a recipe that chains the techniques `names`, by default the toolkit's own, as far as they work here.
+    """Write a recipe that chains the techniques `names`, by default those of the recipe `mnist`, as far as they work.
 
     Raises:
         InputError: the file exists, the model and the data do not fit, or no technique works on them.
     """
     if wish.output.exists():
         raise InputError(f"{wish.output} exists: take another --output, or delete it")
-    loaded = [techniques.load(name) for name in names or _own_techniques()]
+    loaded = [techniques.load(name) for name in names or _usual_techniques()]
     stages, left_out = chain(loaded), dict[str, str]()
     assemble(parse_recipe(wish.text(stages), str(wish.output), wish.output.parent.resolve()))
     try:
@@ -75,16 +77,10 @@ def new_recipe(wish: Wish, names: Sequence[str] = ()) -> Rehearsal:
     return rehearsal
 
 
-def _own_techniques() -> list[str]:
-    """The techniques that come with the toolkit and can be loaded."""
-    found = []
-    for plugin in techniques.installed():
-        if plugin.distribution.startswith(OWN):
-            try:
-                found.append(techniques.load(plugin.name).name)
-            except ToolkitError:  # a run-wide plugin, or one whose packages are not installed
-                continue
-    return found
+def _usual_techniques() -> list[str]:
+    """The techniques that the shipped recipe of the whole chain names, by name."""
+    stages = tomllib.loads(shipped()[WHOLE_CHAIN].read_text(encoding="utf-8"))["stages"]
+    return sorted({step["technique"] for stage in stages for step in (stage, *stage.get("with", []))})
 
 
 def _refusals(wish: Wish, loaded: Sequence[Technique]) -> dict[str, str]:
