@@ -72,7 +72,7 @@ def new() -> None:
     multiple=True,
     type=Plugin(),
     metavar="NAME",
-    help="By default those of the recipe mnist.",
+    help="By default those of recipe mnist.",
 )
 @click.option("--output", type=click.Path(path_type=Path), default="recipe.toml", show_default=True)
 def new_recipe(
