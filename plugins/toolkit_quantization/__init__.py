@@ -15,8 +15,7 @@ from torch import nn
 from toolkit import Data, Note, TechniqueError, hookimpl
 from toolkit_quantization import arithmetic, layers
 from toolkit_quantization.arithmetic import Choice
-from toolkit_quantization.choosing import Choice as Chosen
-from toolkit_quantization.choosing import by_name, fastest
+from toolkit_quantization.choosing import Chosen, by_name, fastest
 from toolkit_quantization.compiled import Compiled
 from toolkit_quantization.conversion import Conversion
 from toolkit_quantization.engines import ENGINES

@@ -23,7 +23,7 @@ from toolkit_quantization.turns import times_in_turn
 
 
 @dataclass(frozen=True)
-class Choice:
+class Chosen:
     """The engine that is used, what it made, and where there was a choice why it was taken."""
 
     engine: str
@@ -31,12 +31,12 @@ class Choice:
     note: Note | None = None
 
 
-def by_name(model: nn.Module, params: Params, judge: Judge) -> Choice:
+def by_name(model: nn.Module, params: Params, judge: Judge) -> Chosen:
     """What the engine that the recipe names makes; a `TechniqueError` if it cannot."""
-    return Choice(params.engine, _made(model, params, ENGINES[params.engine], judge))
+    return Chosen(params.engine, _made(model, params, ENGINES[params.engine], judge))
 
 
-def fastest(model: nn.Module, params: Params, data: Data, judge: Judge) -> Choice:
+def fastest(model: nn.Module, params: Params, data: Data, judge: Judge) -> Chosen:
     """What the engine makes that is the fastest here, measured in turn, of those that keep within the bounds."""
     made: dict[str, Guarded] = {}
     refused: dict[str, str] = {}
@@ -54,7 +54,7 @@ def fastest(model: nn.Module, params: Params, data: Data, judge: Judge) -> Choic
     times = times_in_turn({"float": masks.folded(model), **_as_run(made, params)}, data, _batch_sizes(params, data))
     ratios = {name: {size: found[name] / found["float"] for size, found in times.items()} for name in made}
     chosen = min(made, key=lambda name: _geometric_mean(ratios[name]))
-    return Choice(chosen, made[chosen], _note(chosen, made, ratios, refused, judge))
+    return Chosen(chosen, made[chosen], _note(chosen, made, ratios, refused, judge))
 
 
 def _made(model: nn.Module, params: Params, engine: Engine, judge: Judge) -> Guarded:
