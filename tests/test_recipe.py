@@ -210,8 +210,8 @@ UNKNOWN_KEYS = [
         "batch_size",
         "zzz",
         "data.zzz",
-        "is not a known key; known: args, batch_size, metrics, source, task, test_args, train_args, train_transform, "
-        "transform, validation",
+        "is not a known key; known: args, augment, augment_args, batch_size, metrics, source, task, test_args, "
+        "train_args, train_transform, transform, validation",
     ),
     ("params", "parms", "stages.1.parms", "is not a known key; did you mean 'params'?"),
     ("sparsity", "sparsty", "stages.1.params.sparsty", "is not a known key; did you mean 'sparsity'?"),

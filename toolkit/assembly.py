@@ -68,6 +68,7 @@ def make_data(table: DataTable) -> Data:
         batch_size=table.batch_size,
         metrics={**data.metrics, **metrics},
         task=table.make_task() or data.task,
+        augment=table.make_augment() or data.augment,
     )
     if data.test is None and data.validation is None:
         raise InputError("has neither a test nor a validation split: there is nothing to measure on")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from toolkit.errors import InputError
-from toolkit.sources import Kind, Sourced, beside, directory_of, resolve
+from toolkit.sources import Kind, Sourced, beside, check_arguments, directory_of, resolve
 from toolkit.tasks import TASKS, Task
 
 FOLDERS = ("image-folder",)  # built-in sources of which a relative root lies beside the recipe
@@ -42,6 +44,12 @@ class DataTable(Sourced):
         "pictures of torchvision.datasets become tensors without one",
     )
     train_transform: str | None = Field(default=None, description="another transform for the train split")
+    augment: str | None = Field(
+        default=None,
+        description="changes batches of inputs at random while training: affine, translation, or 'file.py:function'; "
+        "by default what the source says",
+    )
+    augment_args: dict[str, Any] = Field(default={}, description="keyword arguments of augment")
 
     @field_validator("args", "train_args", "test_args")
     @classmethod
@@ -79,6 +87,24 @@ class DataTable(Sourced):
             raise ValueError(f"'{task}' is no task: make it a subclass of toolkit.Task")
         return placed
 
+    @field_validator("augment")
+    @classmethod
+    def _augments(cls, augment: str | None, info: ValidationInfo) -> str | None:
+        placed = augment and beside(augment, directory_of(info))
+        if placed is not None:
+            resolve(placed, "augmentation")
+        return placed
+
+    @field_validator("augment_args")
+    @classmethod
+    def _taken(cls, args: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        augment = info.data.get("augment")
+        if augment is not None:
+            check_arguments(resolve(augment, "augmentation"), args, before=1)
+        elif args and "augment" in info.data:
+            raise ValueError("are of augment, which is not given")
+        return args
+
     @model_validator(mode="after")
     def _splits(self) -> DataTable:
         self._calls()
@@ -87,7 +113,7 @@ class DataTable(Sourced):
     @property
     def code(self) -> list[str]:
         """The sources of Python code besides `source` itself that decide what the data is."""
-        named = (self.task, self.transform, self.train_transform)
+        named = (self.task, self.transform, self.train_transform, self.augment)
         return [source for source in named if source is not None and ":" in source]
 
     def call(self) -> Any:
@@ -108,6 +134,10 @@ class DataTable(Sourced):
         if not isinstance(made, Task):
             raise InputError(f"task '{self.task}' must make a toolkit.Task, not {type(made).__name__}")
         return made
+
+    def make_augment(self) -> Callable[[Any], Any] | None:
+        """What changes batches of inputs at random, if the table names it."""
+        return None if self.augment is None else partial(resolve(self.augment, "augmentation"), **self.augment_args)
 
     def _calls(self) -> dict[str, dict[str, Any]] | None:
         """The arguments for each split of a `Dataset` class; None for any other source."""

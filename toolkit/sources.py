@@ -21,7 +21,7 @@ from torch import nn
 from toolkit.errors import InputError, described, did_you_mean
 from toolkit.params import Table
 
-Kind = Literal["model", "data", "task"]
+Kind = Literal["model", "data", "task", "augmentation"]
 FILE_MODULE = re.compile(r".*_py_[0-9a-f]{8}", re.DOTALL)  # how `import_file` names a module
 
 
@@ -48,7 +48,7 @@ class Sourced(Table):
     @classmethod
     def _checked(cls, args: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         if "source" in info.data:
-            _check_arguments(resolve(info.data["source"], cls.kind), args)
+            check_arguments(resolve(info.data["source"], cls.kind), args)
         return args
 
     def call(self) -> Any:
@@ -118,6 +118,8 @@ def _built_in(name: str, kind: Kind) -> Any:
         from toolkit.models import MODELS as table
     elif kind == "task":
         from toolkit.tasks import TASKS as table
+    elif kind == "augmentation":
+        from toolkit.datasets.augmentation import AUGMENTATIONS as table
     else:
         from toolkit.datasets import DATASETS as table
     if name not in table:
@@ -174,13 +176,14 @@ def import_file(path: Path) -> ModuleType:
     return module
 
 
-def _check_arguments(target: Callable[..., Any], args: dict[str, Any]) -> None:
+def check_arguments(target: Callable[..., Any], args: dict[str, Any], before: int = 0) -> None:
+    """A `ValueError` where `target` cannot be called with these arguments by name, after `before` others."""
     try:
         signature = inspect.signature(target)
     except (TypeError, ValueError):  # some callables of C have no signature
         return
     try:
-        signature.bind(**args)
+        signature.bind(*[None] * before, **args)
     except TypeError as error:
         known = signature.parameters
         takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())

@@ -71,6 +71,8 @@ def perform(
         keeper: keeps how far the training has come.
     """
     data = data.without_test()
+    if stage.finetune is not None and not stage.finetune.augment:
+        data = data.without_augmentation()  # known before training, so that a teacher's answers can be kept
     watch = watch or Watch(stage, incoming, reference, data)
     prepared = tuple(_prepare(step, incoming, reference, data, watch) for step in stage.steps)
     model = masks.clone(incoming)

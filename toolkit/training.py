@@ -44,6 +44,7 @@ class TrainingSettings(Table):
         description="of the forward and backward pass; auto times both and takes the faster",
     )
     clip_norm: float | None = Field(default=None, gt=0, description="largest norm of all gradients together")
+    augment: bool = Field(default=True, description="whether the data's augmentation is used, if it has one")
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ def fit(
     settings = training.settings
     if settings.precision == "auto":
         raise TrainingError("precision 'auto' is decided by the runner: fit takes float32 or bfloat16")
+    data = data if settings.augment else data.without_augmentation()
     progress = Progress(order_seed=int(torch.randint(2**62, ())))
     with training_mode(model, training, data):
         stepper = Stepper(model, training, data.task)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
 from torchvision.datasets import MNIST
 
+from toolkit.datasets.augmentation import affine
 from toolkit.datasets.mnist import MEAN, STANDARD_DEVIATION, cache_directory, mnist
 from toolkit.models import lenet5, lenet_300_100
 from toolkit.tasks import Data
@@ -82,6 +84,7 @@ def rows(name: str, model: nn.Module, data: Data) -> list[list[object]]:
         "fit / shortest loop by hand": (ours, partial(by_hand, model, data)),
         "fit / DataLoader over transforms": (ours, partial(by_loader, model)),
         "fit in bfloat16 / fit in float32": (partial(by_toolkit, model, data, "bfloat16"), ours),
+        "fit with augment = affine / without": (partial(by_toolkit, model, replace(data, augment=affine)), ours),
     }
     return [[name, title, *ratios(*pair)] for title, pair in pairs.items()]
 

@@ -84,6 +84,10 @@ class Data:
         """The split that decisions look at: `validation`, or `train` without one; never `test`."""
         return "train" if self.validation is None else "validation"
 
+    def without_augmentation(self) -> Data:
+        """The same data, whose training samples look the same in every epoch, as far as the data source decides it."""
+        return replace(self, augment=None)
+
     def without_test(self) -> Data:
         """The same data as `prepare`, `optimize` and `finetune` see it."""
         return replace(self, test=None)
