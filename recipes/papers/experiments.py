@@ -1,0 +1,89 @@
+"""Which recipes reproduce which papers, with which variations of each, and what they have to reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+# The numbers of one row of one run, by name: errors, samples, size_bytes, sparsity, and what techniques measured.
+Numbers: TypeAlias = "dict[str, float]"
+# The rows of one run, by the name of their stage.
+Run: TypeAlias = "Mapping[str, Numbers]"
+Overrides: TypeAlias = "dict[str, Any]"
+
+SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99)
+KEPT = (0.5, 0.2, 0.15, 0.1, 0.05, 0.02)  # fractions of the weights of a ticket
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What the mean over the seeds of a number has to reach: at most, or at least, a limit."""
+
+    what: str
+    value: Callable[[Run], float]
+    most: float | None = None
+    least: float | None = None
+
+    def holds(self, mean: float) -> bool:
+        """Whether a mean reaches it."""
+        return (self.most is None or mean <= self.most) and (self.least is None or mean >= self.least)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A shipped recipe, and what is varied of it: overrides by the label of the variation."""
+
+    recipe: str
+    variations: Mapping[str, Overrides] = field(default_factory=lambda: {"": {}})
+    bars: tuple[Bar, ...] = ()
+
+
+def number(stage: str, name: str) -> Callable[[Run], float]:
+    """A number of a stage."""
+    return lambda run: run[stage][name]
+
+
+def fewer(stage: str, than: str) -> Callable[[Run], float]:
+    """The share of the errors of one stage that another one does not make, in percent."""
+    return lambda run: 100 * (1 - run[stage]["errors"] / run[than]["errors"])
+
+
+def error_percent(stage: str) -> Callable[[Run], float]:
+    """Wrong answers of a hundred."""
+    return lambda run: 100 * run[stage]["errors"] / run[stage]["samples"]
+
+
+def times_smaller(stage: str) -> Callable[[Run], float]:
+    """The bytes of the baseline's parameters in float32 over those of the file."""
+    return lambda run: 4 * run["baseline"]["parameters"] / run[stage]["size_bytes"]
+
+
+def _compressed(error_most: float, times_least: float) -> tuple[Bar, ...]:
+    return (
+        Bar("% of errors", error_percent("codebook"), most=error_most),
+        Bar("times smaller", times_smaller("codebook"), least=times_least),
+    )
+
+
+def _pruned(*stages: int) -> Callable[[float], Overrides]:
+    return lambda sparsity: {f"stages.{stage}.params.sparsity": sparsity for stage in stages}
+
+
+EXPERIMENTS = (
+    Experiment(
+        "papers/hinton-2015",
+        bars=(
+            Bar("errors of the teacher", number("baseline", "errors"), most=80),
+            Bar("errors of the distilled student", number("distilled", "errors"), most=80),
+            Bar("% fewer errors than alone", fewer("distilled", "alone"), least=35),
+        ),
+    ),
+    Experiment("papers/deep-compression-lenet-300-100", bars=_compressed(1.58, 48)),
+    Experiment("papers/deep-compression-lenet-5", bars=_compressed(0.74, 60)),
+    Experiment(
+        "papers/gradual-pruning-2017",
+        {f"{sparsity:.0%}": _pruned(1, 2, 3)(sparsity) for sparsity in SPARSITIES},
+    ),
+    Experiment("papers/lottery-ticket-2018", {f"{kept:.0%}": _pruned(2, 4)(1 - kept) for kept in KEPT}),
+)
