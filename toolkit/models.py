@@ -50,6 +50,37 @@ def mlp(hidden: list[int], inputs: int = 784, classes: int = 10, dropout: float 
     return nn.Sequential(layers)
 
 
+def convnet(
+    channels: list[int], pool_after: list[int] | None = None, size: int = 28, classes: int = 10
+) -> nn.Sequential:
+    """Convolutions 3 × 3 with batch norm and ReLU, and one linear layer: (N, 1, size, size) -> logits (N, classes).
+
+    Args:
+        channels: of each convolution; none is padded, and none has a bias, which the norm would take away.
+        pool_after: numbers of the convolutions, from 1, that 2 × 2 max pooling follows; all but the first and the last
+            unless given.
+        size: height and width of the pictures, in pixels.
+        classes: how many logits.
+    """
+    pooled = list(range(2, len(channels))) if pool_after is None else pool_after
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for number, (before, after) in enumerate(pairwise([1, *channels]), start=1):
+        layers[f"conv{number}"] = nn.Conv2d(before, after, 3, bias=False)
+        layers[f"norm{number}"] = nn.BatchNorm2d(after)
+        layers[f"relu{number}"] = nn.ReLU()
+        size -= 2
+        if number in pooled:
+            layers[f"pool{number}"] = nn.MaxPool2d(2)
+            size //= 2
+    if size < 1:
+        raise InputError(
+            f"convnet: nothing is left of the pictures after {len(channels)} convolutions: pool less often"
+        )
+    layers["flatten"] = nn.Flatten()
+    layers["fc"] = nn.Linear(channels[-1] * size**2, classes)
+    return nn.Sequential(layers)
+
+
 def _scaled(width: float, *units: int) -> list[int]:
     """Widths of layers times `width`, rounded, at least 1."""
     if not 0 < width < float("inf"):
@@ -61,4 +92,5 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet5": lenet5,
     "lenet-300-100": lenet_300_100,
     "mlp": mlp,
+    "convnet": convnet,
 }

@@ -1,4 +1,4 @@
-"""MNIST without its test split, for choosing hyper-parameters: the last 5,000 of a fixed shuffle of train are the test."""
+"""MNIST without its test split, for choosing hyper-parameters: 5,000 digits of train take its place."""
 
 from __future__ import annotations
 
