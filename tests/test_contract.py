@@ -29,6 +29,12 @@ class TestDistillationWithoutStudent(TechniqueContract):
     params: ClassVar[dict[str, Any]] = {"teacher": "reference"}
 
 
+class TestDistillationWithoutAClass(TechniqueContract):
+    technique = "distillation"
+    toys = ("cnn", "outputs")
+    params: ClassVar[dict[str, Any]] = {"without_classes": [0], "teacher": "reference"}
+
+
 class TestHints(TechniqueContract):
     technique = "distillation"
     toys = ("cnn", "mlp")  # whose layers these are
