@@ -10,6 +10,16 @@ from toolkit.techniques import installed, load
 from toolkit.testing import ObserverContract, TechniqueContract
 
 
+class TestBiasCorrection(TechniqueContract):
+    technique = "bias-correction"
+
+
+class TestBiasCorrectionAlone(TechniqueContract):
+    technique = "bias-correction"
+    params: ClassVar[dict[str, Any]] = {"classes": [3, 1]}
+    finetune = None
+
+
 class TestCodebook(TechniqueContract):
     technique = "codebook"
 
