@@ -10,6 +10,16 @@ from toolkit.techniques import installed, load
 from toolkit.testing import ObserverContract, TechniqueContract
 
 
+class TestBiasCorrection(TechniqueContract):
+    technique = "bias-correction"
+
+
+class TestBiasCorrectionAlone(TechniqueContract):
+    technique = "bias-correction"
+    params: ClassVar[dict[str, Any]] = {"classes": [3, 1]}
+    finetune = None
+
+
 class TestCodebook(TechniqueContract):
     technique = "codebook"
 
@@ -27,6 +37,12 @@ class TestDistillation(TechniqueContract):
 class TestDistillationWithoutStudent(TechniqueContract):
     technique = "distillation"
     params: ClassVar[dict[str, Any]] = {"teacher": "reference"}
+
+
+class TestDistillationWithoutAClass(TechniqueContract):
+    technique = "distillation"
+    toys = ("cnn", "outputs")
+    params: ClassVar[dict[str, Any]] = {"without_classes": [0], "teacher": "reference"}
 
 
 class TestHints(TechniqueContract):

@@ -238,6 +238,25 @@ def test_using_adds_and_leaves_the_original_alone() -> None:
     assert original.contexts == ()
 
 
+def test_only_the_samples_that_are_asked_for_are_seen() -> None:
+    spy, data = Spy(), toy_data(100)
+    plan = training(spy, epochs=2, batch_size=16)
+    told = recorded(toy_mlp(), plan.using(samples=torch.arange(40, 90)).using().using(samples=torch.arange(60)), data)
+    assert [step for step, *_ in told] == [1, 2, 3, 4], "two batches an epoch"
+    assert [steps for _, steps, *_ in told] == [4] * 4
+    for epoch in (spy.batches[:2], spy.batches[2:]):
+        index = torch.cat([batch.index for batch in epoch])
+        assert sorted(index.tolist()) == list(range(40, 60))
+        assert torch.equal(torch.cat([batch.targets for batch in epoch]), tensors(data)[1][index])
+    assert plan.samples is None
+
+
+def test_nothing_to_train_on_is_an_error() -> None:
+    plan = training().using(samples=torch.arange(3)).using(samples=torch.arange(3, 6))
+    with pytest.raises(TrainingError, match="no sample is left to train on"):
+        fit(toy_mlp(), plan, toy_data(64))
+
+
 @contextmanager
 def noting(events: list[str], name: str, model: nn.Module) -> Iterator[None]:
     hook = model.register_forward_hook(lambda *_: events.append(f"{name} pass"))

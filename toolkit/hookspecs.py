@@ -55,7 +55,8 @@ class TechniqueHooks:
         optimized; the runner then trains once. A loss is `(outputs, batch) -> scalar` and wraps `training.loss`;
         `after_step(step, steps)` counts from 1; modules in `trained_along` learn too and are dropped at the end;
         `around_step(model)` returns a context manager for the forward pass and the loss of one step, in which hooks
-        are put on layers. Losses and step functions keep what they remember in modules.
+        are put on layers; `samples` confines the training to some positions of the train split. Losses and step
+        functions keep what they remember in modules.
         """
 
     @hookspec(firstresult=True)

@@ -37,9 +37,18 @@ def lenet_300_100(width: float = 1.0) -> nn.Sequential:
     return mlp(hidden=_scaled(width, 300, 100))
 
 
-def mlp(hidden: list[int], inputs: int = 784, classes: int = 10, dropout: float = 0.0) -> nn.Sequential:
-    """Fully connected layers with ReLU between them: (N, …) with `inputs` values a sample -> logits (N, classes)."""
+def mlp(
+    hidden: list[int], inputs: int = 784, classes: int = 10, dropout: float = 0.0, input_dropout: float = 0.0
+) -> nn.Sequential:
+    """Fully connected layers with ReLU between them: (N, …) with `inputs` values a sample -> logits (N, classes).
+
+    `dropout` is the probability of zero for each hidden unit, and `input_dropout` for each input, while it is trained.
+    Hinton et al., "Improving neural networks by preventing co-adaptation of feature detectors", 2012, take 0.5 and 0.2.
+    """
+    _require_probabilities(dropout=dropout, input_dropout=input_dropout)
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+    if input_dropout:
+        layers["dropout0"] = nn.Dropout(input_dropout)
     widths = [inputs, *hidden]
     for number, (before, after) in enumerate(pairwise(widths), start=1):
         layers[f"fc{number}"] = nn.Linear(before, after)
@@ -79,6 +88,12 @@ def convnet(
     layers["flatten"] = nn.Flatten()
     layers["fc"] = nn.Linear(channels[-1] * size**2, classes)
     return nn.Sequential(layers)
+
+
+def _require_probabilities(**probabilities: float) -> None:
+    for name, probability in probabilities.items():
+        if not 0 <= probability < 1:
+            raise InputError(f"{name} must be at least 0 and below 1, not {probability}")
 
 
 def _scaled(width: float, *units: int) -> list[int]:

@@ -53,7 +53,8 @@ class Training:
 
     `loss` is `(outputs, batch) -> scalar` and always receives float32; `step_functions` are called after each step
     with `(step, steps)`, from 1; `modules` are trained along with the model and dropped afterwards; `contexts` are
-    entered with the model before each forward pass, and left after its loss.
+    entered with the model before each forward pass, and left after its loss; `samples` are the positions in the train
+    split, int64 (N,), that are trained on, None for all.
     """
 
     settings: TrainingSettings
@@ -61,6 +62,7 @@ class Training:
     step_functions: tuple[StepFunction, ...] = ()
     modules: tuple[nn.Module, ...] = ()
     contexts: tuple[AroundStep, ...] = ()
+    samples: Tensor | None = None
 
     def using(
         self,
@@ -69,8 +71,9 @@ class Training:
         after_step: StepFunction | None = None,
         trained_along: nn.Module | None = None,
         around_step: AroundStep | None = None,
+        samples: Tensor | None = None,
     ) -> Training:
-        """The same training with another loss, or with something more.
+        """The same training with another loss, with something more, or on fewer samples.
 
         Args:
             loss: instead of the one so far, which it wraps.
@@ -78,6 +81,8 @@ class Training:
             trained_along: a module that is trained too.
             around_step: called with the model that runs, which may be a copy; the context manager that it returns is
                 entered for the forward pass and the loss. Hooks on layers are put on in it, and taken off.
+            samples: positions in the train split, int64 (N,): of those so far, only these are trained on. The model
+                never sees the others, not even its batch norms, and a batch is as large as ever.
         """
         return replace(
             self,
@@ -85,6 +90,7 @@ class Training:
             step_functions=(*self.step_functions, *([after_step] if after_step else [])),
             modules=(*self.modules, *([trained_along] if trained_along else [])),
             contexts=(*self.contexts, *([around_step] if around_step else [])),
+            samples=_in_both(self.samples, samples),
         )
 
 
@@ -110,7 +116,8 @@ def fit(
     Args:
         model: on `data.device`; parameters that do not require gradients stay as they are.
         training: settings, loss, step functions and helper modules.
-        data: the train split is read in an order drawn from torch's global generator.
+        data: the train split, or what of it the training is for, is read in an order drawn from torch's global
+            generator.
         on_step: told `(step, steps, loss, lr)` after each step.
         keeper: keeps how far the training has come; where it has something kept already, the training goes on from
             there, and `on_step` is told of the steps before once more.
@@ -119,7 +126,8 @@ def fit(
         The mean loss of every epoch.
 
     Raises:
-        TrainingError: nothing to train, or a loss that is not finite (with epoch and step), or weights at the end.
+        TrainingError: nothing to train or to train on, or a loss that is not finite (with epoch and step), or weights
+            at the end.
     """
     settings = training.settings
     if settings.precision == "auto":
@@ -130,8 +138,8 @@ def fit(
         stepper = Stepper(model, training, data.task)
         if keeper is not None:
             keeper.restore(stepper, progress)
-        epochs = _epochs(settings, data, progress.order_seed)
-        stepper.schedule_for(_steps(settings, data), progress.schedule)
+        epochs = _epochs(training, data, progress.order_seed)
+        stepper.schedule_for(_steps(training, data), progress.schedule)
         for step, (loss, lr) in enumerate(progress.steps, start=1):
             if on_step is not None:
                 on_step(step, stepper.steps, loss, lr)
@@ -142,16 +150,32 @@ def fit(
     return progress.losses
 
 
-def _steps(settings: TrainingSettings, data: Data) -> int:
-    order = torch.arange(data.samples("train"))
-    return settings.epochs * len(data.training_batches(order, settings.batch_size or data.batch_size))
+def _in_both(samples: Tensor | None, others: Tensor | None) -> Tensor | None:
+    if samples is None or others is None:
+        return others if samples is None else samples
+    return samples[torch.isin(samples, others)]
 
 
-def _epochs(settings: TrainingSettings, data: Data, seed: int) -> Iterator[Batches]:
+def _trained_on(training: Training, data: Data) -> Tensor:
+    """Positions in the train split, on the CPU."""
+    if training.samples is None:
+        return torch.arange(data.samples("train"))
+    if not len(training.samples):
+        raise TrainingError("no sample is left to train on: the techniques of the stage leave all of them out")
+    return training.samples.cpu()
+
+
+def _steps(training: Training, data: Data) -> int:
+    settings, samples = training.settings, _trained_on(training, data)
+    return settings.epochs * len(data.training_batches(samples, settings.batch_size or data.batch_size))
+
+
+def _epochs(training: Training, data: Data, seed: int) -> Iterator[Batches]:
+    settings, samples = training.settings, _trained_on(training, data)
     # A generator of its own, so that what a loss or an augmentation draws does not change the order of the samples.
     generator = torch.Generator().manual_seed(seed)
     for _ in range(settings.epochs):
-        order = torch.randperm(data.samples("train"), generator=generator)
+        order = samples[torch.randperm(len(samples), generator=generator)]
         yield data.training_batches(order, settings.batch_size or data.batch_size)
 
 

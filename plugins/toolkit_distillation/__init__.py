@@ -12,6 +12,10 @@ between samples (Park et al. 2019). Their losses have scales of their own, which
 it. With several `teachers` the distances to all of them are averaged. `initialize` begins the student with the
 teacher's tensors where they fit.
 
+`without_classes` leaves classes out of the transfer set, as section 3 of the paper does with the digit 3: no sample
+of theirs takes part in the stage's training, whatever its techniques add to the loss, and no batch norm sees one. The
+bias of such a class is far too low afterwards: `bias-correction` in the next stage raises it.
+
 It does not help where the teacher is hardly better than the student alone, and it costs one pass of the teacher
 over the training data; in every epoch, if inputs are augmented or there are hints.
 """
@@ -28,6 +32,7 @@ import toolkit
 from toolkit_distillation.hints import Hint, Hinting, Hints, distances, make_hints, paths_of
 from toolkit_distillation.initialisation import copy_tensors
 from toolkit_distillation.likeness import likeness
+from toolkit_distillation.omission import samples_without
 from toolkit_distillation.settings import Params
 from toolkit_distillation.soft_targets import soft_loss
 from toolkit_distillation.teachers import Lesson, Teacher, make_teacher
@@ -37,9 +42,13 @@ __all__ = ["Hint", "Params", "Teacher", "finetune", "measure", "optimize", "prep
 
 @dataclass
 class Prepared:
-    """The teachers, frozen and in eval mode, and what is to be reported of their work."""
+    """The teachers, frozen and in eval mode, and what is to be reported of their work.
+
+    `samples` are the positions in the train split that are trained on, None for all.
+    """
 
     teachers: list[nn.Module]
+    samples: Tensor | None = None
     copied: toolkit.Note | None = None
     hinting: Hinting | None = None
 
@@ -72,10 +81,11 @@ class DistillationLoss(nn.Module):
 
 @toolkit.hookimpl
 def prepare(model: nn.Module, params: Params, data: toolkit.Data, reference: nn.Module) -> Prepared | None:
-    """The teachers; none where they have no share in the student."""
+    """The teachers, none where they have no share in the student, and the samples, where not all are trained on."""
+    samples = samples_without(params.without_classes, model, data) if params.without_classes else None
     if params.alpha == 0 and not params.hints and not params.initialize:
-        return None
-    return Prepared([make_teacher(choice, model, reference, data.device) for choice in params.choices])
+        return None if samples is None else Prepared([], samples)
+    return Prepared([make_teacher(choice, model, reference, data.device) for choice in params.choices], samples)
 
 
 @toolkit.hookimpl
@@ -93,8 +103,11 @@ def optimize(model: nn.Module, params: Params, prepared: Prepared | None) -> nn.
 def finetune(
     model: nn.Module, params: Params, data: toolkit.Data, prepared: Prepared | None, training: toolkit.Training
 ) -> toolkit.Training:
-    """Add the teachers to the loss, and the hints, whose projections learn along."""
-    if prepared is None or (params.alpha == 0 and not params.hints):
+    """Add the teachers to the loss, and the hints, whose projections learn along; leave classes out."""
+    if prepared is None:
+        return training
+    training = training.using(samples=prepared.samples)
+    if params.alpha == 0 and not params.hints:
         return training
     numbered = enumerate(prepared.teachers, start=1)
     hints = make_hints(params.hints, model, prepared.teachers, data) if params.hints else None
@@ -115,6 +128,8 @@ def measure(model: nn.Module, data: toolkit.Data, prepared: Prepared | None) -> 
     if prepared is None:
         return {}
     measured: dict[str, float | toolkit.Note] = {}
+    if prepared.samples is not None:
+        measured["samples_left_out"] = data.samples("train") - len(prepared.samples)
     for number, teacher in enumerate(prepared.teachers, start=1):
         name, value = likeness(model, teacher, data)
         measured[f"{name}_{number}" if len(prepared.teachers) > 1 else name] = value

@@ -45,6 +45,19 @@ class Params(toolkit.Params):
         '{ "layers.1" = "layers.2" }',
     )
 
+    without_classes: list[Annotated[int, Field(ge=0)]] = Field(
+        default=[],
+        description="classes of which the stage's training sees no sample; of them it learns by the teacher alone",
+    )
+
+    @field_validator("without_classes")
+    @classmethod
+    def _each_once(cls, classes: list[int]) -> list[int]:
+        twice = next((number for number in classes if classes.count(number) > 1), None)
+        if twice is not None:
+            raise ValueError(f"class {twice} is given twice")
+        return classes
+
     @field_validator("teacher")
     @classmethod
     def _has_learnt(cls, teacher: Choice | None) -> Choice | None:
@@ -96,7 +109,8 @@ class Params(toolkit.Params):
     @property
     def needs_finetune(self) -> bool:
         """Distillation is a loss: without training it does nothing, but for putting in a student that has learnt."""
-        return self.student is None or self.student.weights is None or bool(self.hints)
+        says_how_to_train = bool(self.hints or self.without_classes)
+        return self.student is None or self.student.weights is None or says_how_to_train
 
 
 def _is_or_are(count: int) -> str:

@@ -1,0 +1,228 @@
+"""Bias correction: the biases of some classes of the last layer are raised, or lowered, by one common offset.
+
+A student that was distilled without samples of a class hardly ever answers so, because the class's bias is far too
+low: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, section 3. They chose the offset on
+the test set; here it is the one with the fewest errors on the validation split, or on train without one. What else is
+rare in training is corrected alike: Menon et al., "Long-tail learning via logit adjustment", 2021.
+
+Give it a stage of its own behind the training, and without `finetune`, which would move the biases again; and put it
+before quantization, whose layers have no parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+import toolkit
+from toolkit import TechniqueError, hookimpl, masks
+
+SAMPLES = 8  # by which it is found out whether a bias adds to the logits
+TOLERANCE = 1e-3  # of the largest logit, for what rounding makes of a sum
+
+
+class Params(toolkit.Params):
+    """Which biases."""
+
+    classes: list[Annotated[int, Field(ge=0)]] = Field(
+        default=[0], min_length=1, description="numbers of the classes whose biases get the offset"
+    )
+    layer: str | None = Field(
+        default=None, description="whose bias it is; unless given, it is found by what its bias does to the logits"
+    )
+
+    @field_validator("classes")
+    @classmethod
+    def _each_once(cls, classes: list[int]) -> list[int]:
+        twice = next((number for number in classes if classes.count(number) > 1), None)
+        if twice is not None:
+            raise ValueError(f"class {twice} is given twice")
+        return classes
+
+
+@dataclass
+class Findings:
+    """What `optimize` did, and on the split that decides the errors, of so many samples, before and after it."""
+
+    offset: float = 0.0
+    path: str = ""
+    errors_before: int = 0
+    errors: int = 0
+    samples: int = 0
+
+
+def best_offset(logits: Tensor, targets: Tensor, classes: Sequence[int]) -> float:
+    """What to add to the logits of some classes for the fewest errors: exactly, in O(n log n).
+
+    With a growing offset the answer to a sample changes once, from the best of the other classes to the best of these,
+    so that it is right on one side of that end, or never. Between two neighbouring ends the errors are the same: of
+    those intervals with the fewest errors the widest is taken, and its middle; 1 beyond the last end where there is no
+    next one. 0 where no sample is of these classes, or none can be right.
+
+    Args:
+        logits: (N, C).
+        targets: (N,) int64.
+        classes: some of the numbers 0 to C - 1, not all.
+    """
+    raised = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
+    raised[list(classes)] = True
+    theirs, their_answers = logits.double().masked_fill(~raised, -torch.inf).max(dim=1)
+    others, other_answers = logits.double().masked_fill(raised, -torch.inf).max(dim=1)
+    right_above, right_below = their_answers == targets, other_answers == targets
+    if not raised[targets].any() or not (right_above | right_below).any():
+        return 0.0
+    ends, place = (others - theirs).unique(return_inverse=True)  # in ascending order
+    gained = torch.zeros(len(ends), dtype=torch.long, device=logits.device)
+    gained.index_add_(0, place, right_above.long() - right_below.long())
+    right = torch.cat([gained.new_zeros(1), gained.cumsum(0)])  # in each interval, and right_below.sum() more
+    bounds = torch.cat([ends[:1] - 2, ends, ends[-1:] + 2])
+    best = int(bounds.diff().masked_fill(right < right.max(), -1).argmax())
+    return float((bounds[best] + bounds[best + 1]) / 2)
+
+
+def add_to_bias(model: nn.Module, path: str, classes: Sequence[int], offset: float) -> None:
+    """Add to some entries of a bias, in place; a parametrized one is set to what its layer shall see.
+
+    A `RuntimeError` of torch where the parametrization cannot be inverted.
+    """
+    weight = next(weight for weight in masks.named_weights(model) if weight.path == path)
+    value = weight.value.clone()
+    value[list(classes)] += offset
+    with torch.no_grad():
+        if parametrize.is_parametrized(weight.module, weight.attribute):
+            setattr(weight.module, weight.attribute, value)
+        else:
+            weight.parameter.copy_(value)
+
+
+def find_bias(model: nn.Module, params: Params, data: toolkit.Data) -> str:
+    """The path of the bias that adds to the logits; a `TechniqueError` with all biases if there is not one."""
+    biases = {weight.path: weight for weight in masks.named_weights(model) if weight.attribute == "bias"}
+    asked = _each_once(biases) if params.layer is None else [f"{params.layer}.bias".lstrip(".")]
+    if params.layer is not None and asked[0] not in biases:
+        raise TechniqueError(f"the layer '{params.layer}' has no bias that can be changed; {_listed(biases)}")
+    found = [path for path in asked if _adds_to_logits(model, biases[path], params.classes, data)]
+    if not found:
+        what = "no bias adds" if params.layer is None else f"'{asked[0]}' does not add"
+        raise TechniqueError(f"{what} to the logits of these classes, and to nothing else; {_listed(biases)}")
+    if len(found) > 1:
+        raise TechniqueError(f"{' and '.join(found)} add to the logits alike: say which by 'layer'")
+    return found[0]
+
+
+@hookimpl
+def prepare(model: nn.Module, params: Params, data: toolkit.Data) -> Findings:
+    """Room for what `optimize` finds; a task of other answers is refused, and classes that the model has not."""
+    if not isinstance(data.task, toolkit.Classification):
+        found = type(data.task).__name__
+        raise TechniqueError(f"bias-correction is for tasks with one class a sample, and this is a {found}")
+    known = _logits(model, data, data.example(1)).shape[1]
+    if max(params.classes) >= known:
+        raise TechniqueError(f"classes has {max(params.classes)}, and the classes of the model are 0 to {known - 1}")
+    if len(params.classes) == known:
+        raise TechniqueError(f"classes has all {known} of the model, and one offset for all of them changes no answer")
+    return Findings()
+
+
+@hookimpl
+def optimize(model: nn.Module, params: Params, data: toolkit.Data, prepared: Findings) -> nn.Module:
+    """Add the best offset to the biases."""
+    prepared.path = find_bias(model, params, data)
+    logits, targets = _all_logits(model, data, data.decisive)
+    prepared.offset = best_offset(logits, targets, params.classes)
+    corrected = _shifted(logits, params.classes, prepared.offset)
+    prepared.errors_before, prepared.errors = _errors(logits, targets), _errors(corrected, targets)
+    prepared.samples = len(targets)
+    add_to_bias(model, prepared.path, params.classes, prepared.offset)
+    return model
+
+
+@hookimpl
+def measure(
+    model: nn.Module, params: Params, data: toolkit.Data, prepared: Findings
+) -> dict[str, float | toolkit.Note]:
+    """The offset and how it was chosen; on test, with it and without (`_before`), what it changed.
+
+    That is the share of right answers to the samples of each class, and the number of errors on those of all others.
+    """
+    logits, targets = _all_logits(model, data, "test" if data.test is not None else data.decisive)
+    after = _counts(logits, targets, params.classes)
+    before = _counts(_shifted(logits, params.classes, -prepared.offset), targets, params.classes)
+    text = f"{prepared.path}, by {prepared.samples} samples of {data.decisive}"
+    chosen = toolkit.Note(f"{text}: {prepared.errors_before} errors before, {prepared.errors} after")
+    without = {f"{name}_before": value for name, value in before.items()}
+    return {"offset": prepared.offset, **after, **without, "chosen": chosen}
+
+
+def _counts(logits: Tensor, targets: Tensor, classes: Sequence[int]) -> dict[str, float]:
+    counts = {}
+    others = torch.ones_like(targets, dtype=torch.bool)
+    for number in classes:
+        own = targets == number
+        others &= ~own
+        right = (logits[own].argmax(dim=1) == number).double()
+        counts[f"right_{number}"] = float(right.mean())  # NaN, which is "not measured", where there is no such sample
+    return {**counts, "errors_on_others": _errors(logits[others], targets[others])}
+
+
+def _errors(logits: Tensor, targets: Tensor) -> int:
+    return int((logits.argmax(dim=1) != targets).sum())
+
+
+def _shifted(logits: Tensor, classes: Sequence[int], offset: float) -> Tensor:
+    shifted = logits.clone()
+    shifted[:, list(classes)] += offset
+    return shifted
+
+
+def _all_logits(model: nn.Module, data: toolkit.Data, split: str) -> tuple[Tensor, Tensor]:
+    """Logits (N, C) in float64 and targets (N,) of all samples of a split."""
+    found = [(_logits(model, data, batch), batch.targets) for batch in data.batches(split)]
+    return torch.cat([logits for logits, _ in found]), torch.cat([targets for _, targets in found])
+
+
+@torch.no_grad()
+def _logits(model: nn.Module, data: toolkit.Data, batch: toolkit.Batch) -> Tensor:
+    """(N, C) in float64, in eval mode."""
+    was_training = model.training
+    try:
+        return data.task.logits(data.task.forward(model.eval(), batch)).double()
+    finally:
+        model.train(was_training)
+
+
+def _adds_to_logits(model: nn.Module, bias: masks.Weight, classes: Sequence[int], data: toolkit.Data) -> bool:
+    """Whether what is added to the entries of these classes is added to their logits, and nothing to the others."""
+    batch = data.example(SAMPLES)
+    logits = _logits(model, data, batch)
+    if bias.value.shape != logits.shape[1:]:
+        return False
+    changed = masks.clone(model)
+    try:
+        add_to_bias(changed, bias.path, classes, 1.0)
+    except RuntimeError:
+        return False
+    deviation = _logits(changed, data, batch) - _shifted(logits, classes, 1.0)
+    # Of a sample all logits together may lie higher or lower, as behind a `LogSoftmax`: its answer is the same.
+    deviation -= deviation.mean(dim=1, keepdim=True)
+    return float(deviation.abs().max()) <= TOLERANCE * max(1.0, float(logits.abs().max()))
+
+
+def _each_once(biases: Mapping[str, masks.Weight]) -> list[str]:
+    """The paths, without those of layers that share a bias with a layer before them."""
+    first: dict[int, str] = {}
+    for path, bias in biases.items():
+        first.setdefault(id(bias.parameter), path)
+    return list(first.values())
+
+
+def _listed(biases: Mapping[str, masks.Weight]) -> str:
+    if not biases:
+        return "the model has none, as quantized layers have none that can be changed"
+    return "there are " + ", ".join(f"{path} ({bias.value.numel()})" for path, bias in biases.items())
