@@ -1,6 +1,7 @@
 """Pruning: the least important weights of layers that multiply become zero, and stay zero.
 
 By magnitude, as in Han et al., "Learning both weights and connections for efficient neural networks", 2015;
+by layer-adaptive magnitude, as in Lee et al., "Layer-adaptive sparsity for the magnitude-based pruning", 2021;
 gradually, as in Zhu and Gupta, "To prune, or not to prune", 2017; N of every M weights, as in Mishra et al.,
 "Accelerating sparse deep neural networks", 2021. Zeros alone make a dense model neither smaller nor faster:
 they pay where weights are stored compressed, or multiplied by kernels that skip them.
@@ -65,7 +66,7 @@ def prepare() -> list[Selection]:
 
 
 @hookimpl
-def optimize(model: nn.Module, params: Params, prepared: list[Selection]) -> nn.Module:
+def optimize(model: nn.Module, params: Params, data: toolkit.Data, prepared: list[Selection]) -> nn.Module:
     """Mask the weights; on a gradual schedule with masks of ones, which `finetune` tightens."""
     prepared.append(select(model, params))
     layers = prepared[0].layers

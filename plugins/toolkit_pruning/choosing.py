@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from toolkit import masks
 from toolkit_pruning.params import Criterion, Params, n_of_m
 from toolkit_pruning.prunable import inputs_of, only_weight
 from toolkit_pruning.ranking import n_of_m_mask, smallest_masks
+from toolkit_pruning.saliency import SCORES
 
 
 def choose(model: nn.Module, layers: Sequence[str], params: Params, sparsity: float) -> dict[str, Tensor]:
@@ -28,6 +28,5 @@ def choose(model: nn.Module, layers: Sequence[str], params: Params, sparsity: fl
 
 
 def _score(weight: Tensor, kept: Tensor | None, criterion: Criterion) -> Tensor:
-    # Drawn on the processor, so that a seed means the same weights on every device.
-    score = weight.abs() if criterion == "magnitude" else torch.rand(weight.shape).to(weight.device)
+    score = SCORES[criterion](weight)
     return score if kept is None else score.masked_fill_(~kept, -1.0)

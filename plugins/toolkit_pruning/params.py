@@ -11,7 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 import toolkit
 from toolkit_pruning.ranking import Scope
 
-Criterion = Literal["magnitude", "random"]
+Criterion = Literal["magnitude", "lamp", "random"]
 
 
 class Params(toolkit.Params):
@@ -19,7 +19,11 @@ class Params(toolkit.Params):
 
     sparsity: float = Field(default=0.5, ge=0, lt=1, description="fraction of zeros, earlier ones included")
     scope: Scope = Field(default="global", description="rank and count all layers together, or each alone")
-    criterion: Criterion = Field(default="magnitude", description="the smallest go, or any (as a control)")
+    criterion: Criterion = Field(
+        default="magnitude",
+        description="the smallest weights go; or by lamp those that matter least to their layer, which is fairer to "
+        "small layers where all are ranked together; or any at random (as a control)",
+    )
     schedule: Literal["one-shot", "gradual"] = Field(default="one-shot", description="gradual: during finetune")
     schedule_end: float = Field(default=0.75, gt=0, le=1, description="gradual: fraction of steps until done")
     steps_between: int = Field(default=20, ge=1, description="gradual: training steps between prunings")
