@@ -1,6 +1,5 @@
 """Scores of weights: LAMP against the paper's sum written out, between layers, and on every kind of schedule."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,14 +14,6 @@ from toolkit.testing import toy_cnn, toy_data, toy_mlp, toy_tied
 from toolkit.training import Training, TrainingSettings, fit
 
 DATA = toy_data(256)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def by_hand(weight: Tensor) -> Tensor:

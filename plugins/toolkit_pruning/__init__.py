@@ -20,6 +20,7 @@ from toolkit_pruning.choosing import choose
 from toolkit_pruning.params import Params, n_of_m
 from toolkit_pruning.prunable import check_patterns, inputs_of, kind_of, match, only_weight, prunable_names
 from toolkit_pruning.ranking import cubic_sparsity
+from toolkit_pruning.scan import scan_note
 
 __all__ = ["Params", "Selection", "choose", "finetune", "measure", "optimize", "prepare", "select"]
 
@@ -33,6 +34,8 @@ class Selection(NamedTuple):
     layers: tuple[str, ...]
     left_alone: dict[str, str]
     never: dict[str, str]
+    scan: toolkit.Note | None = None
+    """What each layer costs alone, where that was asked for."""
 
 
 def select(model: nn.Module, params: Params) -> Selection:
@@ -68,8 +71,9 @@ def prepare() -> list[Selection]:
 @hookimpl
 def optimize(model: nn.Module, params: Params, data: toolkit.Data, prepared: list[Selection]) -> nn.Module:
     """Mask the weights; on a gradual schedule with masks of ones, which `finetune` tightens."""
-    prepared.append(select(model, params))
-    layers = prepared[0].layers
+    selected = select(model, params)
+    layers = selected.layers
+    prepared.append(selected._replace(scan=scan_note(model, layers, params, data)) if params.scan else selected)
     sparsity = 0.0 if params.schedule == "gradual" else params.sparsity
     masks.apply(model, choose(model, layers, params, sparsity))
     return model
@@ -99,13 +103,14 @@ def finetune(
 @hookimpl
 def measure(model: nn.Module, prepared: list[Selection]) -> dict[str, float | toolkit.Note]:
     """Count the zeros of the layers as they are now: of all together, and in a table of each."""
-    layers, left_alone, never = prepared[0]
+    layers, left_alone, never, scan = prepared[0]
+    scanned = {} if scan is None else {"scan": scan}
     rows = _rows(model, layers)
     told = [f"{layer} is left alone: {reason}" for layer, reason in left_alone.items()]
     text = "; ".join(told + [f"{path} is never pruned: it is the {kind}'s" for path, kind in never.items()])
     if not rows:  # a technique after this one put in another model
-        return {"layers": toolkit.Note("no layer that was pruned is left")}
-    return {"sparsity": _sparsity(rows), "layers": toolkit.Note(text, rows)}
+        return {"layers": toolkit.Note("no layer that was pruned is left"), **scanned}
+    return {"sparsity": _sparsity(rows), "layers": toolkit.Note(text, rows), **scanned}
 
 
 def _rows(model: nn.Module, layers: Sequence[str]) -> list[dict[str, Any]]:

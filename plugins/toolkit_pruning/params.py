@@ -32,6 +32,11 @@ class Params(toolkit.Params):
         description="'unstructured' for single weights, or 'N:M' with 0 < N < M such as '2:4': of every M "
         "consecutive weights along a layer's inputs N stay, whatever the scope; implies sparsity 1 - N/M",
     )
+    scan: bool = Field(
+        default=False,
+        description="prune each layer alone to several sparsities and measure the quality on the split that decides: "
+        "shown as a plot",
+    )
     layers: list[str] = Field(default=["*"], min_length=1, description="names as patterns such as 'fc*'")
     exclude: list[str] = Field(default=[], description="names of layers to leave alone, as patterns")
 
