@@ -174,15 +174,6 @@ class TestOfATechnique:
         assert outcome.rows[1]["drawer.scan"] == Note("told", TABLE[:2], PLOT)
         assert "note-1-drawer.scan" in outcome.report.plot()
 
-    @pytest.mark.cache
-    def test_it_comes_back_from_the_cache(self, make_plugin, recipe_run):
-        make_plugin("drawer", PLUGIN.replace("PLOT", "Plot('sparsity', 'drop', 'layer')"))
-        first = recipe_run('[[stages]]\ntechnique = "drawer"')
-        first.directory.rename(first.directory.with_name("first"))
-        second = recipe_run('[[stages]]\ntechnique = "drawer"')
-        assert second.rows[1]["reused"]
-        assert second.rows[1]["drawer.scan"] == first.rows[1]["drawer.scan"]
-
 
 PLUGIN = f"""
 import toolkit

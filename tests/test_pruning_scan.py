@@ -1,6 +1,7 @@
 """The sensitivity scan of pruning: what each layer costs alone, measured by hand as well, and nothing else changed."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -183,3 +184,13 @@ def test_in_a_run_it_is_drawn_on_the_page_and_a_table_elsewhere(recipe_run: Any)
     assert "<desc" in page
     assert f"{DROP} over sparsity: 1 goes from" in page
     assert "note-1-pruning.scan" in outcome.report.plot()
+
+
+@pytest.mark.cache
+@pytest.mark.usefixtures("no_page")
+def test_it_comes_back_from_the_cache(tmp_path: Path) -> None:
+    data = '[data]\nsource = "toolkit.testing:toy_data"\n[measure]\nbudget = 0.1\n'
+    (tmp_path / "recipe.toml").write_text(data + RECIPE)
+    first, second = (toolkit.run(tmp_path / "recipe.toml", output=tmp_path / name) for name in ("one", "two"))
+    assert second.rows[1]["reused"]
+    assert second.rows[1]["pruning.scan"] == first.rows[1]["pruning.scan"]
