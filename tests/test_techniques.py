@@ -31,7 +31,7 @@ def install(monkeypatch):
 
 def test_the_built_in_plugins_are_installed_like_any_other():
     own = [p.name for p in techniques.installed() if p.distribution.startswith("torch-optimization-toolkit ")]
-    assert own == ["codebook", "distillation", "mlflow", "profile", "pruning", "quantization", "tensorboard"]
+    assert own == ["codebook", "distillation", "mlflow", "profile", "pruning", "quantization", "rewind", "tensorboard"]
 
 
 def test_an_unknown_name_gets_a_close_one(install):
