@@ -650,7 +650,7 @@ def test_nothing_that_a_file_names_is_imported(
         "torchvision.datasets.MNIST",
         "toolkit.masks.copy.deepcopy",
         "toolkit.runner.run",
-        "toolkit_pruning.smallest_masks",
+        "toolkit_pruning.choose",
         "torch.nn.init.normal_",
         "torch.nn",
         "torch.nn.",

@@ -48,7 +48,7 @@ def distinct(weight: Tensor) -> int:
 
 def pruned(model: nn.Module, sparsity: float = 0.6) -> nn.Module:
     settings = toolkit_pruning.Params(sparsity=sparsity)
-    return toolkit_pruning.optimize(model=masks.clone(model), params=settings, prepared=[])
+    return toolkit_pruning.optimize(model=masks.clone(model), params=settings, data=DATA, prepared=[])
 
 
 # k-means

@@ -78,6 +78,15 @@ class TestTorchQuantization(TechniqueContract):
     params: ClassVar[dict[str, Any]] = {"engine": "torch"}
 
 
+class TestRewind(TechniqueContract):
+    technique = "rewind"
+
+
+class TestRedrawing(TechniqueContract):
+    technique = "rewind"
+    params: ClassVar[dict[str, Any]] = {"to": "random"}
+
+
 class TestTensorboard(ObserverContract):
     plugin = "tensorboard"
 

@@ -56,7 +56,7 @@ def assert_same(model: nn.Module, other: nn.Module) -> None:
 
 def pruned(model: nn.Module, sparsity: float = 0.9) -> nn.Module:
     settings = toolkit_pruning.Params(sparsity=sparsity)
-    return toolkit_pruning.optimize(model=masks.clone(model), params=settings, prepared=[])
+    return toolkit_pruning.optimize(model=masks.clone(model), params=settings, data=toy_data(), prepared=[])
 
 
 def shared(model: nn.Module, **params: Any) -> nn.Module:

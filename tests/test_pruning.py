@@ -33,7 +33,7 @@ def _one_thread() -> Iterator[None]:
 def pruned(model: nn.Module, **params: Any) -> nn.Module:
     """What a stage without training makes of a copy of `model`."""
     settings = Params(**params)
-    return toolkit_pruning.optimize(model=masks.clone(model), params=settings, prepared=[])
+    return toolkit_pruning.optimize(model=masks.clone(model), params=settings, data=DATA, prepared=[])
 
 
 def finetuned(model: nn.Module, settings: Params, training: Training) -> Training:
@@ -95,7 +95,7 @@ def test_layer_scope_chooses_what_l1_unstructured_chooses_in_each_layer(sparsity
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.003, 1 / 3, 0.5, 0.777, 0.999])
-@pytest.mark.parametrize("criterion", ["magnitude", "random"])
+@pytest.mark.parametrize("criterion", ["magnitude", "lamp", "random"])
 @pytest.mark.parametrize("scope", ["global", "layer"])
 def test_exactly_as_many_zeros_as_asked_for(sparsity: float, scope: str, criterion: str) -> None:
     model = pruned(toy_mlp(), sparsity=sparsity, scope=scope, criterion=criterion)
@@ -271,7 +271,7 @@ def test_n_of_m_and_gradual_pruning_reach_recurrent_and_attention_layers() -> No
 
 
 @pytest.mark.parametrize("scope", ["global", "layer"])
-@pytest.mark.parametrize("criterion", ["magnitude", "random"])
+@pytest.mark.parametrize("criterion", ["magnitude", "lamp", "random"])
 def test_a_second_pruning_only_adds_zeros_and_counts_those_there_are(scope: str, criterion: str) -> None:
     first = pruned(toy_cnn(), sparsity=0.4, criterion="random")
     second = pruned(first, sparsity=0.7, scope=scope, criterion=criterion)
@@ -285,7 +285,7 @@ def test_a_second_pruning_only_adds_zeros_and_counts_those_there_are(scope: str,
             assert int((~mask).sum()) == expected, path
 
 
-@pytest.mark.parametrize("criterion", ["magnitude", "random"])
+@pytest.mark.parametrize("criterion", ["magnitude", "lamp", "random"])
 def test_asking_for_less_than_there_is_adds_none(criterion: str) -> None:
     first = pruned(toy_mlp(), sparsity=0.8)
     second = pruned(first, sparsity=0.5, criterion=criterion)
@@ -409,7 +409,7 @@ def test_a_gradual_schedule_rises_and_ends_exactly(scope: str, steps: int, sched
     assert counts[-1] == sum(round(0.83 * size) for size in sizes)
 
 
-@pytest.mark.parametrize("criterion", ["magnitude", "random"])
+@pytest.mark.parametrize("criterion", ["magnitude", "lamp", "random"])
 @pytest.mark.parametrize("make", [toy_mlp, toy_cnn, TiedToy])
 def test_gradual_pruning_in_a_training_ends_exactly(make: Any, criterion: str) -> None:
     seen: list[int] = []
@@ -656,7 +656,9 @@ def test_measure_reads_layers_that_another_technique_of_the_stage_replaced() -> 
 @pytest.mark.parametrize("layers", [["*"], ["leave"]])
 def test_a_student_that_took_the_models_place_in_the_stage_is_pruned_instead(layers: list[str]) -> None:
     prepared = toolkit_pruning.prepare()
-    after = toolkit_pruning.optimize(model=TiedToy(), params=Params(sparsity=0.5, layers=layers), prepared=prepared)
+    after = toolkit_pruning.optimize(
+        model=TiedToy(), params=Params(sparsity=0.5, layers=layers), data=DATA, prepared=prepared
+    )
     found: Any = toolkit_pruning.measure(model=after, prepared=prepared)
     assert found["sparsity"] == 0.5
     expected = ["enter", "first", "leave"] if layers == ["*"] else layers
@@ -665,7 +667,7 @@ def test_a_student_that_took_the_models_place_in_the_stage_is_pruned_instead(lay
 
 def test_a_model_that_a_later_technique_put_in_has_nothing_to_measure() -> None:
     prepared = toolkit_pruning.prepare()
-    toolkit_pruning.optimize(model=TiedToy(), params=Params(), prepared=prepared)
+    toolkit_pruning.optimize(model=TiedToy(), params=Params(), data=DATA, prepared=prepared)
     found: Any = toolkit_pruning.measure(model=toy_mlp(), prepared=prepared)
     assert set(found) == {"layers"}
 

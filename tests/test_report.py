@@ -17,7 +17,7 @@ from toolkit import masks
 from toolkit.cli import main
 from toolkit.errors import InputError
 from toolkit.metrics import answers
-from toolkit.report import Note, Report, Row
+from toolkit.report import Note, Plot, Report, Row
 from toolkit.report.compare import compare, moved
 from toolkit.report.curves import POINTS, CurveRecorder
 from toolkit.report.details import Details
@@ -235,6 +235,15 @@ class TestReader:
         assert again.details is None
         assert Report.from_json(json.loads(json.dumps(whole.to_json()))) == whole
 
+    def test_a_plot_comes_back_and_a_note_without_one_is_written_as_ever(self, tmp_path):
+        table = [{"layer": "x", "sparsity": 0.5, "drop": 1.5}]
+        plots = [Plot("sparsity", "drop", "layer"), Plot("sparsity", "drop"), None]
+        notes = {f"note{place}": Note("text", table, plot) for place, plot in enumerate(plots)}
+        whole = report(row("a", change=-0.01, **notes), starts=(0, 0))
+        assert read_report(written(whole, tmp_path)) == whole
+        assert whole.rows[1]["note0"].to_json()["plot"] == {"x": "sparsity", "y": "drop", "series": "layer"}
+        assert whole.rows[1]["note2"].to_json() == {"text": "text", "table": table}
+
     def refused(self, directory):
         with pytest.raises(InputError) as caught:
             read_report(directory)
@@ -272,6 +281,12 @@ class TestReader:
             ("rows.1.size_bytes", True, "rows.1.size_bytes: "),
             ("rows.1.note", {"text": 1, "table": []}, "rows.1.note"),
             ("rows.1.note", {"text": "", "table": [1]}, "rows.1.note"),
+            ("rows.1.note", {"text": "", "table": [], "plot": {"x": "a"}}, "rows.1.note"),
+            ("rows.1.note", {"text": "", "table": [], "plot": {"x": "a", "y": 1}}, "rows.1.note"),
+            ("rows.1.note", {"text": "", "table": [], "plot": {"x": "a", "y": "b", "z": "c"}}, "rows.1.note"),
+            ("rows.1.note", {"text": "", "table": [], "plot": "a"}, "rows.1.note"),
+            ("rows.1.note", {"text": "", "table": [], "plot": {"x": "a", "y": "b"}}, None),
+            ("rows.1.note", {"text": 1.0, "table": 2.0}, None),  # a number by batch size
             ("environment", [], "environment: "),
             ("environment", None, "environment: "),
             ("quality", {"accuracy": "more"}, "quality.accuracy: "),

@@ -39,6 +39,7 @@ def test_the_built_in_plugins_are_installed_like_any_other():
         "profile",
         "pruning",
         "quantization",
+        "rewind",
         "tensorboard",
     ]
 

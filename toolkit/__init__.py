@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from toolkit.hookspecs import hookimpl
     from toolkit.params import Params
     from toolkit.recipe import Recipe, Stage
-    from toolkit.report import Note, Report, Row
+    from toolkit.report import Note, Plot, Report, Row
     from toolkit.runner import run
     from toolkit.sources import Source
     from toolkit.tasks import Batch, Classification, Data, MultiLabel, Pooled, Regression, Task, TokenClassification
@@ -26,6 +26,7 @@ _HOME = {
     "MultiLabel": "tasks",
     "Note": "report",
     "Params": "params",
+    "Plot": "report",
     "Pooled": "tasks",
     "Recipe": "recipe",
     "RecipeError": "errors",
@@ -53,6 +54,7 @@ __all__ = [
     "MultiLabel",
     "Note",
     "Params",
+    "Plot",
     "Pooled",
     "Recipe",
     "RecipeError",

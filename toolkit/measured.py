@@ -16,7 +16,7 @@ from torch import nn
 from toolkit.errors import TechniqueError
 from toolkit.metrics import Answers, MemoryMeter, answers, counts, latency, macs, quality
 from toolkit.recipe import Step
-from toolkit.report import Note
+from toolkit.report import Note, Plot
 from toolkit.tasks import Data
 from toolkit.techniques import Technique
 
@@ -108,12 +108,28 @@ def named_measures(step: Step, model: nn.Module, data: Data, prepared: Any) -> d
 def _checked(technique: Technique, name: str, value: Any) -> float | int | Note | None:
     if isinstance(value, Note):
         rows = [{str(key): _cell(cell) for key, cell in row.items()} for row in value.table]
-        return Note(str(value.text), rows)
+        return Note(str(value.text), rows, _checked_plot(technique, name, value, rows))
     value = _cell(value)
     if isinstance(value, (int, float)) or value is None:
         return value
     kind = type(value).__name__
     raise TechniqueError(f"{technique} must return numbers or toolkit.Note from measure, '{name}' is a {kind}")
+
+
+def _checked_plot(technique: Technique, name: str, note: Note, rows: list[dict[str, Any]]) -> Plot | None:
+    if note.plot is None:
+        return None
+    if not isinstance(note.plot, Plot):
+        kind = type(note.plot).__name__
+        raise TechniqueError(f"{technique} must give the note '{name}' a toolkit.Plot to be drawn by, not a {kind}")
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    missing = [column for column in note.plot.columns if column not in columns]
+    if missing and rows:
+        raise TechniqueError(
+            f"{technique} draws the note '{name}' by the column {missing[0]!r}, which its table has not: "
+            f"name one of {', '.join(columns)}"
+        )
+    return note.plot
 
 
 def _cell(value: Any) -> Any:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from toolkit import masks
+from toolkit.testing import toy_data
 
 ROUNDS, LAYERS, SPARSITY = 3, 10, 0.5
 INPUTS = 5000
@@ -40,7 +41,7 @@ def model_of(millions: int) -> nn.Module:
 
 def prune_here(model: nn.Module) -> None:
     """The technique, whole: ranked, and masked by parametrizations."""
-    toolkit_pruning.optimize(model=model, params=Params(sparsity=SPARSITY), prepared=[])
+    toolkit_pruning.optimize(model=model, params=Params(sparsity=SPARSITY), data=toy_data(), prepared=[])
 
 
 def rank_here(model: nn.Module) -> list[Tensor]:

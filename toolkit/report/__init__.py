@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,15 +15,44 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Plot:
+    """How the table of a note is drawn on the page: `y` over `x`, a line for each value of `series`.
+
+    All three are names of columns. Rows in which `x` or `y` is no number are not drawn; without `series` there is one
+    line. A line joins its rows in the order of the table.
+    """
+
+    x: str
+    y: str
+    series: str | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that it names."""
+        return (self.x, self.y) if self.series is None else (self.x, self.y, self.series)
+
+
+@dataclass(frozen=True)
 class Note:
-    """Something for the report that is not a number: a text, a small table (a list of rows by column), or both."""
+    """Something for the report that is not a number: a text, a small table (a list of rows by column), or both.
+
+    With a `plot` the page draws the table as lines, and shows the table beside them; elsewhere it is a table.
+    """
 
     text: str = ""
     table: Sequence[Mapping[str, Any]] = ()
+    plot: Plot | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The note as `{"text": …, "table": […]}`."""
-        return {"text": self.text, "table": [dict(row) for row in self.table]}
+        """The note as `{"text": …, "table": […]}`, with `"plot": {"x": …, "y": …, "series": …}` if it has one."""
+        plot = {} if self.plot is None else {"plot": asdict(self.plot)}
+        return {"text": self.text, "table": [dict(row) for row in self.table], **plot}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Note:
+        """The note that `to_json` made `content` of."""
+        plot = content.get("plot")
+        return cls(content["text"], content["table"], None if plot is None else Plot(**plot))
 
 
 @dataclass(frozen=True)

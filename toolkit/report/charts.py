@@ -9,6 +9,7 @@ from toolkit.report import Report
 from toolkit.report.details import Curve, Details, Layer
 from toolkit.report.drawing import Chart, style
 from toolkit.report.layer_charts import histograms, layer_charts
+from toolkit.report.note_charts import note_charts
 from toolkit.report.size_chart import quality_against_size
 from toolkit.report.stage_charts import waterfalls
 from toolkit.report.training_charts import learning_curves
@@ -23,9 +24,14 @@ class Charts:
     layers: Sequence[Chart]
     histograms: Sequence[Chart]
     curves: Sequence[Chart]
+    notes: Sequence[Chart]
+
+    def of_note(self, name: str) -> Chart | None:
+        """The chart of this name among those of the notes; None where a note has nothing to draw."""
+        return next((chart for chart in self.notes if chart.name == name), None)
 
     def __iter__(self) -> Iterator[Chart]:
-        for section in (self.stages, self.size, self.layers, self.histograms, self.curves):
+        for section in (self.stages, self.size, self.layers, self.histograms, self.curves, self.notes):
             yield from section
 
 
@@ -40,6 +46,7 @@ def charts(report: Report) -> Charts:
             list(layer_charts(before, after)),
             list(histograms(before, after)),
             list(learning_curves(details.curves or _curves_by_epoch(report))),
+            list(note_charts(report)),
         )
 
 

@@ -26,10 +26,18 @@ class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
+class _Plot(_Strict):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    x: str
+    y: str
+    series: str | None = None
+
+
 class _Note(_Strict):
     model_config = ConfigDict(strict=True, extra="forbid")
     text: str
     table: list[dict[str, Any]]
+    plot: _Plot | None = None
 
 
 Value = float | None | _Note | Pair | list[float] | BySize | dict[str, Pair]
@@ -152,8 +160,8 @@ def _values(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(value: Any) -> Any:
-    is_note = isinstance(value, dict) and value.keys() == {"text", "table"}
-    return Note(value["text"], value["table"]) if is_note else value
+    is_note = isinstance(value, dict) and isinstance(value.get("text"), str)  # a number for each batch size has none
+    return Note.from_json(value) if is_note else value
 
 
 def _first(error: ValidationError | RecursionError, content: Any) -> str:

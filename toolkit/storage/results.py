@@ -115,4 +115,4 @@ def _to_json(value: Any) -> Any:
 
 
 def _from_json(value: Any) -> Any:
-    return Note(**value["note"]) if isinstance(value, dict) and "note" in value else value
+    return Note.from_json(value["note"]) if isinstance(value, dict) and "note" in value else value

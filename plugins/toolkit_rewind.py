@@ -1,0 +1,145 @@
+"""Rewind: the weights that remain go back to what they were early in training; what is pruned stays pruned.
+
+As in Frankle and Carbin, "The lottery ticket hypothesis: finding sparse, trainable neural networks", ICLR 2019. The
+baseline of the recipe is where they go: one that was trained for a few steps makes it late rewinding, as in Frankle et
+al., "Linear mode connectivity and the lottery ticket hypothesis", ICML 2020. The control is to draw the weights anew.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+import toolkit
+from toolkit import hookimpl, masks
+
+MOST_NAMED = 4
+
+
+class Params(toolkit.Params):
+    """Where the weights go."""
+
+    to: Literal["reference", "random"] = Field(
+        default="reference",
+        description="to what the baseline has, or to fresh values by each layer's reset_parameters (as a control)",
+    )
+
+
+@dataclass
+class Findings:
+    """The baseline, and what `optimize` found for the report."""
+
+    reference: nn.Module
+    values: dict[str, float] = field(default_factory=dict)
+
+
+@hookimpl
+def prepare(reference: nn.Module) -> Findings:
+    """Keep the reference for `optimize`."""
+    return Findings(reference)
+
+
+@hookimpl
+def optimize(model: nn.Module, params: Params, prepared: Findings) -> nn.Module:
+    """Rewind every parameter and buffer, and note how far that was."""
+    before = {path: value.clone() for path, value in _weights(model).items()}
+    rewind(model, prepared.reference if params.to == "reference" else redrawn(model))
+    after, kept = _weights(model), masks.current(model)
+    distance = _norm([after[path] - value for path, value in before.items()])
+    prepared.values["weights"] = sum(int(kept.get(path, torch.ones_like(value)).sum()) for path, value in after.items())
+    prepared.values["relative_distance"] = distance / (_norm([*before.values()]) or 1.0)
+    return model
+
+
+@hookimpl
+def measure(prepared: Findings) -> dict[str, float]:
+    """The number of weights that no mask holds at zero, and how far all moved, relative to their norm before."""
+    return prepared.values
+
+
+@torch.no_grad()
+def rewind(model: nn.Module, source: nn.Module) -> None:
+    """Set the parameters and buffers of a model, in place, to those of the same name and shape in another one.
+
+    Masks stay, and what is below them is set, so that zeros are zeros. A masked weight of the source is read as its
+    layers see it.
+
+    Raises:
+        TechniqueError: the source has not all of them, because the model has another architecture, or weights that are
+            kept in another form, such as values that they share, which would undo it.
+    """
+    ours = dict(_tensors(model))
+    theirs = {**dict(_tensors(source)), **_weights(source, every=True)}
+    missing = [name for name, tensor in ours.items() if name not in theirs or theirs[name].shape != tensor.shape]
+    if missing:
+        named = [*dict.fromkeys(_readable(model, name) for name in missing)]
+        more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
+        raise toolkit.TechniqueError(
+            f"there is nothing to rewind {', '.join(named[:MOST_NAMED])}{more} to: rewind before another model is put "
+            "in or weights are kept in another form, or start from a row before that (from)"
+        )
+    for name, tensor in ours.items():
+        tensor.copy_(theirs[name])
+
+
+def redrawn(model: nn.Module) -> nn.Module:
+    """A copy on the processor, without masks, whose layers have drawn their weights anew from the global generator.
+
+    There, so that a seed means the same weights on every device. Buffers of layers that cannot draw are as they were.
+
+    Raises:
+        TechniqueError: a module has parameters and no `reset_parameters`.
+    """
+    fresh = masks.folded(model).cpu()
+    for path, module in reversed(list(fresh.named_modules())):  # layers before those around them, as when they are made
+        reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
+        if reset is not None:
+            reset()
+        elif any(True for _ in module.parameters(recurse=False)):
+            where = f"'{path}'" if path else "the model itself"
+            raise toolkit.TechniqueError(
+                f"the weights of {where} cannot be drawn anew: give {type(module).__name__} a method reset_parameters()"
+            )
+    return fresh
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers under the names that they have in a model without masks, and no masks."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    tensors = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+    for name, tensor in tensors:
+        path = name.rpartition(".")[0]
+        owner = modules[path]
+        if isinstance(owner, parametrize.ParametrizationList) and all(isinstance(part, masks.Mask) for part in owner):
+            yield path.replace("parametrizations.", ""), tensor
+        elif not isinstance(owner, masks.Mask):
+            yield name, tensor
+
+
+def _weights(model: nn.Module, every: bool = False) -> dict[str, Tensor]:
+    """Each parameter as its layers see it, by path; a shared one once, or under `every` name."""
+    found = {weight.path: weight for weight in masks.named_weights(model)}
+    first = {id(weight.parameter): path for path, weight in reversed(found.items())}
+    return {path: weight.value for path, weight in found.items() if every or first[id(weight.parameter)] == path}
+
+
+def _readable(model: nn.Module, name: str) -> str:
+    """`fc.weight (Shared)` for what a parametrization of that class keeps of it under a name of its own."""
+    found: Any = re.fullmatch(r"((?:.*\.)?)parametrizations\.(\w+)\..*", name)
+    if found is None:
+        return name
+    parts: Any = model.get_submodule(f"{found[1]}parametrizations.{found[2]}")
+    kinds = dict.fromkeys(type(part).__name__ for part in parts if not isinstance(part, masks.Mask))
+    return f"{found[1]}{found[2]} ({', '.join(kinds)})"
+
+
+def _norm(tensors: list[Tensor]) -> float:
+    return sum(float(tensor.double().square().sum()) for tensor in tensors) ** 0.5
