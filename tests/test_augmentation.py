@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import toolkit
 from toolkit.assembly import make_data
-from toolkit.datasets.augmentation import affine, translation
+from toolkit.datasets.augmentation import affine, elastic, translation
 from toolkit.errors import InputError, RecipeError
 from toolkit.recipe import parse_recipe
 from toolkit.testing import toy_data
@@ -51,6 +51,7 @@ def middles(pictures: Tensor) -> tuple[Tensor, Tensor]:
 def test_nothing_asked_for_changes_nothing() -> None:
     pictures = torch.rand(3, 2, 7, 9)
     assert torch.allclose(affine(pictures, **STILL), pictures, atol=1e-5)
+    assert torch.allclose(elastic(pictures, displacement=0.0, **STILL), pictures, atol=1e-5)
     assert torch.equal(translation(pictures, pixels=0), pictures)
 
 
@@ -86,6 +87,20 @@ def test_shifts_are_fractions_of_height_and_width() -> None:
         assert 0.95 * 0.1 * SIZE < moved.abs().max() < 1.02 * 0.1 * SIZE
 
 
+def test_elastic_bends_smoothly_and_no_farther_than_its_points_move() -> None:
+    bent = [middles(elastic(blobs(500, right, 0), 0.1, **STILL))[0] - right for right in (-12.0, 12.0)]
+    for moved in bent:
+        assert 0.5 * 0.1 * SIZE < moved.abs().max() < 1.3 * 0.1 * SIZE
+    torch.manual_seed(0)
+    left = middles(elastic(blobs(500, -12, 0), 0.1, **STILL))[0] + 12
+    torch.manual_seed(0)
+    near = middles(elastic(blobs(500, -11, 0), 0.1, **STILL))[0] + 11
+    torch.manual_seed(0)
+    far = middles(elastic(blobs(500, 12, 0), 0.1, **STILL))[0] - 12
+    assert torch.corrcoef(torch.stack([left, near]))[0, 1] > 0.95
+    assert torch.corrcoef(torch.stack([left, far]))[0, 1].abs() < 0.2
+
+
 def test_translation_is_by_whole_pixels_in_all_directions() -> None:
     pictures = torch.rand(1, 3, 6, 8)
     wide = torch.nn.functional.pad(pictures, (2, 2, 2, 2), mode="replicate")
@@ -95,7 +110,7 @@ def test_translation_is_by_whole_pixels_in_all_directions() -> None:
     assert found == set(range(25))
 
 
-@pytest.mark.parametrize("change", [affine, translation])
+@pytest.mark.parametrize("change", [affine, elastic, translation])
 def test_every_picture_is_changed_by_an_amount_of_its_own(change: Any) -> None:
     pictures = torch.rand(1, 1, 20, 20).expand(8, -1, -1, -1)
     kept = pictures.clone()
@@ -104,7 +119,7 @@ def test_every_picture_is_changed_by_an_amount_of_its_own(change: Any) -> None:
 
 
 @pytest.mark.parametrize("inputs", [torch.zeros(4, 10), torch.zeros(4, 1, 5, 5, dtype=torch.uint8), (1, 2)])
-@pytest.mark.parametrize("change", [affine, translation])
+@pytest.mark.parametrize("change", [affine, elastic, translation])
 def test_what_is_no_picture_is_refused(change: Any, inputs: Any) -> None:
     with pytest.raises(InputError, match=r"is for pictures \(N, C, H, W\) in floats, and the inputs are "):
         change(inputs)

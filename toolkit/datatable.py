@@ -46,8 +46,8 @@ class DataTable(Sourced):
     train_transform: str | None = Field(default=None, description="another transform for the train split")
     augment: str | None = Field(
         default=None,
-        description="changes batches of inputs at random while training: affine, translation, or 'file.py:function'; "
-        "by default what the source says",
+        description="changes batches of inputs at random while training: affine, elastic, translation, or "
+        "'file.py:function'; by default what the source says",
     )
     augment_args: dict[str, Any] = Field(default={}, description="keyword arguments of augment")
 
