@@ -17,26 +17,30 @@ KEPT = (0.5, 0.2, 0.1, 0.05, 0.02)  # fractions of the weights of a ticket
 
 
 @dataclass(frozen=True)
-class Bar:
-    """What the mean over the seeds of a number has to reach: at most, or at least, a limit."""
+class Measure:
+    """A number of a run that is told, and what its mean over the seeds has to reach: at most, or at least, a limit.
+
+    Of a recipe with variations `variation` says of which.
+    """
 
     what: str
     value: Callable[[Run], float]
     most: float | None = None
     least: float | None = None
+    variation: str = ""
 
-    def holds(self, mean: float) -> bool:
-        """Whether a mean reaches it."""
+    def is_reached_by(self, mean: float) -> bool:
+        """Whether a mean is within the limit, if there is one."""
         return (self.most is None or mean <= self.most) and (self.least is None or mean >= self.least)
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A shipped recipe, and what is varied of it: overrides by the label of the variation."""
+    """A shipped recipe, and what is varied of it: overrides by the label of the variation; what is told of the runs."""
 
     recipe: str
     variations: Mapping[str, Overrides] = field(default_factory=lambda: {"": {}})
-    bars: tuple[Bar, ...] = ()
+    measures: tuple[Measure, ...] = ()
 
 
 def number(stage: str, name: str) -> Callable[[Run], float]:
@@ -54,15 +58,23 @@ def error_percent(stage: str) -> Callable[[Run], float]:
     return lambda run: 100 * run[stage]["errors"] / run[stage]["samples"]
 
 
+def times(stage: str, of: str) -> Callable[[Run], float]:
+    """The errors of one stage over those of another."""
+    return lambda run: run[stage]["errors"] / run[of]["errors"]
+
+
 def times_smaller(stage: str) -> Callable[[Run], float]:
     """The bytes of the baseline's parameters in float32 over those of the file."""
     return lambda run: 4 * run["baseline"]["parameters"] / run[stage]["size_bytes"]
 
 
-def _compressed(error_most: float, times_least: float) -> tuple[Bar, ...]:
+def _compressed(
+    error_most: float, times_least: float | None = None, size_most: float | None = None
+) -> tuple[Measure, ...]:
     return (
-        Bar("% of errors", error_percent("codebook"), most=error_most),
-        Bar("times smaller", times_smaller("codebook"), least=times_least),
+        Measure("% of errors", error_percent("codebook"), most=error_most),
+        Measure("bytes", number("codebook", "size_bytes"), most=size_most),
+        Measure("times smaller", times_smaller("codebook"), least=times_least),
     )
 
 
@@ -73,24 +85,58 @@ def _pruned(*stages: int) -> Callable[[float], Overrides]:
 EXPERIMENTS = (
     Experiment(
         "papers/hinton-2015",
-        bars=(
-            Bar("errors of the teacher", number("baseline", "errors"), most=80),
-            Bar("errors of the distilled student", number("distilled", "errors"), most=80),
-            Bar("% fewer errors than alone", fewer("distilled", "alone"), least=35),
+        measures=(
+            Measure("errors of the teacher", number("baseline", "errors"), most=80),
+            Measure("errors of the student alone", number("alone", "errors")),
+            Measure("errors of the distilled student", number("distilled", "errors"), most=80),
+            Measure("% fewer errors than alone", fewer("distilled", "alone"), least=35),
         ),
     ),
     Experiment(
         "papers/hinton-2015-no-threes",
-        bars=(
-            Bar("errors after correction", number("corrected", "errors"), most=120),
-            Bar("% of threes right", lambda run: 100 * run["corrected"]["bias-correction.right_3"], least=97),
+        measures=(
+            Measure("errors", number("distilled", "errors")),
+            Measure("errors after correction", number("corrected", "errors"), most=120),
+            Measure("% of threes right", lambda run: 100 * run["corrected"]["bias-correction.right_3"], least=97),
         ),
     ),
-    Experiment("papers/deep-compression-lenet-300-100", bars=_compressed(1.58, 48)),
-    Experiment("papers/deep-compression-lenet-5", bars=_compressed(0.74, 60)),
+    Experiment("papers/deep-compression-lenet-300-100", measures=_compressed(1.58, 48)),
+    Experiment("papers/deep-compression-lenet-5", measures=_compressed(0.74, 60)),
     Experiment(
         "papers/gradual-pruning-2017",
         {f"{sparsity:.0%}": _pruned(1, 2, 3)(sparsity) for sparsity in SPARSITIES},
+        tuple(
+            Measure(
+                f"errors over those of one-shot at {sparsity:.0%}",
+                times("gradual", "one-shot"),
+                1.0,
+                None,
+                f"{sparsity:.0%}",
+            )
+            for sparsity in SPARSITIES
+            if sparsity >= 0.9
+        ),
     ),
-    Experiment("papers/lottery-ticket-2018", {f"{kept:.0%}": _pruned(2, 4)(1 - kept) for kept in KEPT}),
+    Experiment(
+        "papers/lottery-ticket-2018",
+        {f"{kept:.0%}": _pruned(2, 4)(1 - kept) for kept in KEPT},
+        tuple(
+            measure
+            for kept in ("20%", "10%")
+            for measure in (
+                Measure(
+                    f"errors of the ticket of {kept} over the dense network's",
+                    times("ticket", "dense"),
+                    1.05,
+                    None,
+                    kept,
+                ),
+                Measure(
+                    f"errors of random {kept} over the dense network's", times("random", "dense"), None, 1.05, kept
+                ),
+            )
+        ),
+    ),
+    Experiment("records/lenet-5-3kb", measures=_compressed(0.65, size_most=2_600)),
+    Experiment("records/lenet-5-1.5kb", measures=_compressed(0.80, size_most=1_500)),
 )

@@ -1,0 +1,98 @@
+"""Tables, figures and the recipes' own comments from the file of results: `python recipes/papers/show.py`."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
+from pathlib import Path
+
+import click
+from experiments import EXPERIMENTS, Experiment
+from figures import figures
+from means import limit_of, mean_of, minutes_a_seed, runs_of
+from results import FILE, Result, read
+from tabulate import tabulate
+
+from toolkit.shipped import locate
+
+FOLDER = Path(__file__).parent
+BEGIN, END = "<!-- made by `python recipes/papers/show.py` -->\n", "<!-- end -->"
+OURS = "# Ours, "
+
+
+def lines_of(experiment: Experiment, results: Sequence[Result]) -> Iterator[list[str]]:
+    """For every measure of a recipe: what, its mean over the seeds, each seed's, the limit, whether it is reached."""
+    for measure in experiment.measures:
+        runs = runs_of(results, experiment, measure.variation)
+        if not runs:
+            continue
+        mean = mean_of(runs, measure.value)
+        each = ", ".join(_short(measure.value(run.rows)) for run in sorted(runs, key=lambda run: run.seed))
+        limit = limit_of(measure)
+        reached = "" if not limit else ("yes" if measure.is_reached_by(mean.value) else "no")
+        yield [measure.what, _short(mean.value), each, limit, reached]
+
+
+def table(results: Sequence[Result]) -> str:
+    """All recipes with their measures, as Markdown."""
+    rows = []
+    for experiment in EXPERIMENTS:
+        for place, line in enumerate(lines_of(experiment, results)):
+            name = f"`{experiment.recipe}`" if place == 0 else ""
+            minutes = f"{minutes_a_seed(results, experiment):.0f}" if place == 0 else ""
+            rows.append([name, *line, minutes])
+    headers = ["recipe", "measured", "mean", "seeds 0, 1, 2", "to reach", "reached", "minutes a seed"]
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+def comment(experiment: Experiment, results: Sequence[Result]) -> list[str]:
+    """The lines of a recipe's comment that say what came of it here."""
+    told = "; ".join(f"{what} {mean}" for what, mean, *_ in lines_of(experiment, results))
+    seeds = len({result.seed for result in results if result.recipe == experiment.recipe})
+    minutes = minutes_a_seed(results, experiment)
+    text = f"{OURS}mean of {seeds} seeds, {minutes:.0f} minutes each on one core: {told}."
+    return textwrap.wrap(text, 118, subsequent_indent="# ")
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _replace_between(text: str, made: str) -> str:
+    replaced, count = re.subn(
+        f"({re.escape(BEGIN)}).*?({END})", lambda match: match[1] + made + match[2], text, flags=re.DOTALL
+    )
+    if count != 1:
+        raise click.ClickException("README.md has lost the marks around what is made")
+    return replaced
+
+
+def _write_comments(results: Sequence[Result]) -> None:
+    for experiment in EXPERIMENTS:
+        if not any(True for _ in lines_of(experiment, results)):
+            continue
+        path = locate(experiment.recipe)
+        content = path.read_text().splitlines()
+        end = next(place for place, line in enumerate(content) if not line.startswith("#"))
+        kept = list(takewhile(lambda line: not line.startswith(OURS), content[:end]))
+        lines = [*kept, *comment(experiment, results), *content[end:]]
+        path.write_text("\n".join(lines) + "\n")
+
+
+@click.command()
+def main() -> None:
+    """Write the figures, the table of README.md beside this file, and a line into each recipe."""
+    results = read(FILE)
+    shown = []
+    for name, title, figure in figures(results):
+        figure.savefig(FOLDER / f"{name}.svg", metadata={"Date": None})
+        shown.append(f"![{title}]({name}.svg)\n")
+    readme = FOLDER / "README.md"
+    readme.write_text(_replace_between(readme.read_text(), f"{table(results)}\n\n{chr(10).join(shown)}"))
+    _write_comments(results)
+
+
+if __name__ == "__main__":
+    main()
