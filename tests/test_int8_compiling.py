@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch._inductor.config
-from toolkit_quantization import Params, convert, relative_error
-from toolkit_quantization.compiling import compiled
+from toolkit_quantization import Params, compiling, convert, kernels, relative_error
+from toolkit_quantization.compiling import UncompiledInt8Linear, compiled
 from torch import nn
 
 import toolkit
@@ -39,3 +39,19 @@ def test_a_compiled_model_gives_what_the_model_gives_for_each_size_and_row():
     assert relative_error(run(rows[:1]), model(rows[:1])) < 1e-6
     with torch.inference_mode():
         assert torch.equal(run(rows), whole)
+
+
+def test_where_onednn_saturates_the_layers_run_as_they_are_in_what_is_compiled(monkeypatch):
+    """Tracing them would multiply by `_int_mm`, which is dozens of times slower than float there."""
+    given = []
+    monkeypatch.setattr(compiling, "is_exact", lambda pack: False)
+    monkeypatch.setattr(kernels, "PACK", kernels.fbgemm_signs_packed)
+    monkeypatch.setattr(torch, "compile", lambda model, **options: given.append(model) or model)
+    model = convert(nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10)), Params()).eval()
+    run = compiled(model)
+    assert [type(layer) for layer in given[0]] == [UncompiledInt8Linear, nn.ReLU, UncompiledInt8Linear]
+    rows = torch.randn(5, 64)
+    if kernels.is_exact(kernels.fbgemm_signs_packed):
+        assert torch.equal(run(rows), model(rows))
+        graphs = torch._dynamo.explain(given[0])(rows).graphs
+        assert "_int_mm" not in "".join(graph.code for graph in graphs)

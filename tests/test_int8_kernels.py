@@ -14,7 +14,12 @@ from torch import Tensor, nn
 
 from toolkit import artifact, masks
 
-KERNELS = {"fbgemm": kernels.fbgemm_packed, "onednn": kernels.onednn_packed, "none": None}
+KERNELS = {
+    "fbgemm": kernels.fbgemm_packed,
+    "fbgemm by signs": kernels.fbgemm_signs_packed,
+    "onednn": kernels.onednn_packed,
+    "none": None,
+}
 here = pytest.mark.skipif(kernels.PACK is None, reason="no packed kernel is exact on this processor")
 
 
@@ -32,7 +37,7 @@ def kernel(request, monkeypatch):
     if pack and not kernels.is_exact(pack):
         pytest.skip(f"{request.param} is not exact on this processor")
     monkeypatch.setattr(kernels, "PACK", pack)
-    monkeypatch.setattr(kernels, "HAS_AMX", request.param == "onednn")
+    monkeypatch.setattr(kernels, "packing_pays", lambda rows: rows > 0)
     return request.param
 
 
@@ -58,6 +63,20 @@ def test_every_kernel_gives_the_same_bits(kernel, inputs, outputs, bias):
         rows = torch.randn(count, inputs) * torch.logspace(-6, 6, count).unsqueeze(1)
         rows[1:2] = 0
         assert torch.equal(layer(rows), plain(layer, rows)), count
+        assert torch.equal(layer(rows.relu()), plain(layer, rows.relu())), count
+
+
+@pytest.mark.parametrize("inputs", [kernels.PIECE, kernels.PIECE + 1, 4 * kernels.PIECE + 3])
+@pytest.mark.parametrize("sign", [1, -1, 0])
+def test_products_that_float32_does_not_hold_are_rounded_once(kernel, inputs, sign):
+    weight = torch.randint(120, 128, (9, inputs)) * (torch.randint(0, 2, (9, inputs)) * 2 - 1 if sign == 0 else sign)
+    layer = Int8Linear(weight.to(torch.int8), torch.rand(9))
+    rows = torch.cat([torch.randint(-127, 128, (4, inputs)), torch.randint(100, 128, (4, inputs))]).float()
+    rows[:, 0] = 127  # so that each row's scale is 1
+    rows[1::4, 1:] = weight[:2, 1:].float()  # as large as a sum gets, with terms of both signs
+    expected = (rows.double() @ weight.double().t()).float() * layer.scale
+    for some in (slice(0, 8), slice(0, 1), slice(6, 8), slice(7, 8)):  # the last two without a negative value
+        assert torch.equal(layer(rows[some]), expected[some])
 
 
 def test_every_kernel_rounds_halves_to_even(kernel):
@@ -157,17 +176,40 @@ def test_a_kernel_that_saturates_or_is_missing_is_not_used(monkeypatch):
     assert [kernels.is_exact(pack) for pack in (saturating, missing, truncating, sound)] == [False, False, False, True]
 
 
+@pytest.mark.skipif("fbgemm" not in torch.backends.quantized.supported_engines, reason="FBGEMM is for x86")
+def test_products_by_signs_are_exact_on_every_processor_that_has_fbgemm():
+    assert kernels.is_exact(kernels.fbgemm_signs_packed)
+    assert kernels.PACK is not None
+
+
+def test_packing_pays_where_the_product_that_is_not_packed_is_slower(monkeypatch):
+    def paying() -> list[int]:
+        return [rows for rows in (0, 1, 2, 127, 128) if kernels.packing_pays(rows)]
+
+    for pack, rows in (
+        (kernels.fbgemm_packed, [2, 127]),
+        (kernels.fbgemm_signs_packed, [1, 2, 127, 128]),
+        (kernels.onednn_packed, [1, 2, 127, 128]),
+    ):
+        monkeypatch.setattr(kernels, "PACK", pack)
+        assert paying() == rows
+
+
 def test_a_processor_without_vnni_uses_no_kernel_that_saturates():
     code = (
         "import torch; from toolkit_quantization import kernels\n"
         "from toolkit_quantization.int8 import Int8Linear\n"
         "weight = torch.full((4, 64), 127, dtype=torch.int8)\n"
-        "print(kernels.is_exact(kernels.onednn_packed), Int8Linear(weight, torch.ones(4))(torch.full((3, 64), 127.0)))"
+        "rows = torch.full((3, 64), 127.0)\n"
+        "print(kernels.is_exact(kernels.onednn_packed), Int8Linear(weight, torch.ones(4))(rows))\n"
+        "print(kernels.is_exact(kernels.fbgemm_packed), kernels.PACK and kernels.PACK.__name__)"
     )
-    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "FBGEMM_ENABLE_INSTRUCTIONS": "AVX2"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("False")
     assert done.stdout.count(f"{64 * 127 * 127}.") == 12
+    if "fbgemm" in torch.backends.quantized.supported_engines:
+        assert done.stdout.splitlines()[-1] in ("False fbgemm_signs_packed", "True fbgemm_packed")
 
 
 def test_gradients_end_at_the_layer(kernel):

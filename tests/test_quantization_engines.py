@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import toolkit_quantization
 import torch
-from toolkit_quantization import Params, choosing, compiled, engines, relative_error
+from toolkit_quantization import Params, choosing, compiled, engines, relative_error, worthwhile
 from toolkit_quantization.compiled import Compiled
 from toolkit_quantization.int8 import Int8Linear, TorchInt8Linear
 from toolkit_quantization.turns import times_in_turn
@@ -296,7 +296,28 @@ def compiling(monkeypatch):
     return made
 
 
-def test_on_request_the_result_compiles_itself_when_called(compiling, tmp_path):
+@pytest.fixture
+def taking(monkeypatch):
+    """Lets a test say how long the compiled model takes, relative to as it is, by batch size."""
+
+    def say(*ratios: float) -> list:
+        asked = []
+
+        def times(models, data, batch_sizes):
+            asked.append((list(models), list(batch_sizes)))
+            return {
+                size: {"as it is": 3.0, "compiled": 3.0 * ratio}
+                for size, ratio in zip(batch_sizes, ratios, strict=True)
+            }
+
+        monkeypatch.setattr(worthwhile, "times_in_turn", times)
+        return asked
+
+    return say
+
+
+def test_on_request_the_result_compiles_itself_when_called(compiling, taking, tmp_path):
+    taking(0.5, 0.5)
     model, values, _ = quantize(toy_mlp(), compile=True, max_drop=5.0)
     assert values["layers"] == 2
     assert len(compiling) == 1  # it was tried
@@ -312,6 +333,47 @@ def test_on_request_the_result_compiles_itself_when_called(compiling, tmp_path):
             assert torch.equal(twin(inputs), expected)
         assert len(compiling) == number
         assert set(twin.state_dict()) == {f"model.{name}" for name in model.model.state_dict()}
+
+
+def test_on_auto_a_model_compiles_itself_where_that_is_faster(compiling, taking):
+    asked = taking(1.5, 0.5)
+    model, values, resolved = quantize(toy_mlp(), compile="auto", max_drop=5.0)
+    assert asked == [(["as it is", "compiled"], [1, 64])]
+    assert isinstance(model, Compiled)
+    assert resolved.compile is True
+    assert values["compile"].text == ("compiled, the model is faster over all batch sizes than as it is, timed in turn")
+    assert values["compile"].table == [{"compiled time of uncompiled @1": 1.5, "compiled time of uncompiled @64": 0.5}]
+
+
+def test_on_auto_a_model_stays_as_it_is_where_compiled_it_is_slower(compiling, taking):
+    asked = taking(0.9, 50.0, 1.0)
+    model, values, resolved = quantize(toy_mlp(), compile="auto", batch_sizes=[2, 3, 5], max_drop=5.0)
+    assert asked == [(["as it is", "compiled"], [2, 3, 5])]
+    assert not isinstance(model, Compiled)
+    assert resolved.compile is False
+    assert values["compile"].text.startswith("left as it is, for compiled it is not faster here")
+
+
+def test_a_model_that_has_to_compile_itself_does_and_it_is_said_that_this_is_slower(compiling, taking):
+    taking(1.2, 1.1)
+    model, values, resolved = quantize(toy_mlp(), compile=True, max_drop=5.0)
+    assert isinstance(model, Compiled)
+    assert resolved.compile is True
+    assert "not faster here than as it is: leave compile out" in values["compile"].text
+
+
+def test_on_auto_what_cannot_be_compiled_stays_as_it_is(uncompilable):
+    model, values, resolved = quantize(toy_mlp(), compile="auto", max_drop=5.0)
+    assert not isinstance(model, Compiled)
+    assert resolved.compile is False
+    assert "it cannot be compiled here: RuntimeError: no C++ compiler" in values["compile"].text
+
+
+def test_on_auto_an_engine_that_cannot_be_compiled_is_not():
+    model, values, resolved = quantize(toy_mlp(), engine="torch", compile="auto", max_drop=5.0)
+    assert isinstance(model[1], TorchInt8Linear)
+    assert resolved.compile is False
+    assert "compile" not in values
 
 
 def test_a_model_that_somebody_looks_into_runs_as_it_is(compiling):

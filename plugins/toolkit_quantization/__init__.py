@@ -6,10 +6,8 @@ costs is measured on the validation split: layers that cost too much are returne
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
 
-import torch
 from torch import nn
 
 from toolkit import Data, Note, TechniqueError, hookimpl
@@ -23,17 +21,19 @@ from toolkit_quantization.guard import scan_note
 from toolkit_quantization.judging import Judge, relative_error
 from toolkit_quantization.params import Params
 from toolkit_quantization.selection import reasons, select, weights_by_layer
+from toolkit_quantization.worthwhile import tried
 
 __all__ = ["Findings", "Params", "convert", "measure", "optimize", "prepare", "relative_error", "resolve"]
 
 
 @dataclass
 class Findings:
-    """What `optimize` finds and the report shows: numbers and notes, the engine, the layers returned to float, and the
-    arithmetic of each layer."""
+    """What `optimize` finds and the report shows: numbers and notes, the engine, whether the model
+    compiles itself, the layers returned to float, and the arithmetic of each layer."""
 
     values: dict[str, float | Note] = field(default_factory=dict)
     engine: str | None = None
+    compiles: bool = False
     returned: tuple[str, ...] = ()
     choices: dict[str, Choice] = field(default_factory=dict)
 
@@ -61,17 +61,11 @@ def optimize(model: nn.Module, params: Params, data: Data, prepared: Findings) -
     auto = params.engine == "auto"
     choice = fastest(model.eval(), params, data, judge) if auto else by_name(model, params, judge)
     _note(choice, judge, prepared)
-    return _compiled(choice.guarded.model, data) if params.compile else choice.guarded.model
-
-
-def _compiled(model: nn.Module, data: Data) -> nn.Module:
-    compiled = Compiled(model).eval()
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        data.task.forward(compiled, data.example(2))
-    if compiled.failure:
-        raise TechniqueError(f"the model cannot be compiled here, leave compile out: {compiled.failure}")
-    return compiled
+    if not params.compile or not ENGINES[choice.engine].compiles:
+        return choice.guarded.model
+    found = tried(choice.guarded.model, params, data)
+    prepared.compiles, prepared.values["compile"] = found.compiles, found.note
+    return found.model
 
 
 def _note(choice: Chosen, judge: Judge, findings: Findings) -> None:
@@ -91,9 +85,13 @@ def _note(choice: Chosen, judge: Judge, findings: Findings) -> None:
 
 @hookimpl
 def resolve(params: Params, prepared: Findings) -> Params:
-    """The engine and the arithmetic that were the fastest instead of `auto`."""
+    """The engine, the arithmetic and whether to compile, as they were the fastest, instead of `auto`."""
     found = arithmetic.resolved(params, prepared.choices)
-    return params.model_copy(update={"engine": prepared.engine or params.engine, "arithmetic": found})
+    engine, compiles = (
+        prepared.engine or params.engine,
+        prepared.compiles if params.compile == "auto" else params.compile,
+    )
+    return params.model_copy(update={"engine": engine, "arithmetic": found, "compile": compiles})
 
 
 @hookimpl

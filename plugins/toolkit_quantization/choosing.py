@@ -51,9 +51,9 @@ def fastest(model: nn.Module, params: Params, data: Data, judge: Judge) -> Chose
             refused[name] = reason
     if not made:
         raise TechniqueError("; ".join(f"{name}: {reason}" for name, reason in refused.items()))
-    times = times_in_turn({"float": masks.folded(model), **_as_run(made, params)}, data, _batch_sizes(params, data))
+    times = times_in_turn({"float": masks.folded(model), **_as_run(made, params)}, data, batch_sizes(params, data))
     ratios = {name: {size: found[name] / found["float"] for size, found in times.items()} for name in made}
-    chosen = min(made, key=lambda name: _geometric_mean(ratios[name]))
+    chosen = min(made, key=lambda name: geometric_mean(ratios[name]))
     return Chosen(chosen, made[chosen], _note(chosen, made, ratios, refused, judge))
 
 
@@ -70,18 +70,20 @@ def _made(model: nn.Module, params: Params, engine: Engine, judge: Judge) -> Gua
 
 
 def _why_not_compiled(engine: Engine, params: Params) -> str | None:
-    return "it cannot be compiled" if params.compile and not engine.compiles else None
+    return "it cannot be compiled" if params.compile is True and not engine.compiles else None
 
 
 def _as_run(made: Mapping[str, Guarded], params: Params) -> dict[str, nn.Module]:
-    return {name: Compiled(found.model) if params.compile else found.model for name, found in made.items()}
+    return {name: Compiled(found.model) if params.compile is True else found.model for name, found in made.items()}
 
 
-def _batch_sizes(params: Params, data: Data) -> list[int]:
+def batch_sizes(params: Params, data: Data) -> list[int]:
+    """What models are timed with: what the recipe names, or 1 and the data's."""
     return params.batch_sizes or sorted({1, min(data.batch_size, data.samples("train"))})
 
 
-def _geometric_mean(ratios: Mapping[int, float]) -> float:
+def geometric_mean(ratios: Mapping[int, float]) -> float:
+    """The mean of ratios of times, by batch size: two models change places when each is divided by the other."""
     return math.exp(sum(map(math.log, ratios.values())) / len(ratios))
 
 

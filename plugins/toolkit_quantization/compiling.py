@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from toolkit import TechniqueError, masks
+from toolkit_quantization import kernels
 from toolkit_quantization.int8 import MOST_PACKED, Int8Linear, TorchInt8Linear
 from toolkit_quantization.kernels import LARGEST, SMALLEST, ZERO, is_exact, onednn_packed
 
@@ -38,12 +39,31 @@ class CompilableInt8Linear(nn.Module):
         return outputs.reshape(*inputs.shape[:-1], self.out_features).to(inputs.dtype)
 
 
+class UncompiledInt8Linear(nn.Module):
+    """An `Int8Linear` that is called as it is.
+
+    Its packed weight cannot be traced, and `_int_mm`, which can be, is dozens of times slower than float on processors
+    without instructions for bytes.
+    """
+
+    def __init__(self, layer: Int8Linear) -> None:
+        """Hold the layer."""
+        super().__init__()
+        self.layer = layer
+
+    @torch.compiler.disable
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.layer(inputs)
+        return outputs
+
+
 def compiled(model: nn.Module) -> Callable[..., Any]:
     """A function that runs a copy of the model compiled, in eval mode and without gradients.
 
     It compiles when it is first called with inputs of some sizes, and again for each of up to eight others, which
-    takes from seconds to a minute, most of it to choose among kernels. Where oneDNN's product saturates, the
-    model is compiled as it is. Rows stay independent of each other; the last bit may differ from the model's.
+    takes from seconds to a minute, most of it to choose among kernels. Where oneDNN's product saturates, int8 layers
+    that have another kernel run as they are, amid what is compiled. Rows stay independent of each other; the last bit
+    may differ from the model's.
 
     Raises:
         TechniqueError: there is no C++ compiler.
@@ -51,7 +71,9 @@ def compiled(model: nn.Module) -> Callable[..., Any]:
     _require_a_compiler()
     copy = masks.clone(model).eval()
     if is_exact(onednn_packed):
-        copy = _with_compilable_layers(copy)
+        copy = _with_layers(copy, CompilableInt8Linear)
+    elif kernels.PACK is not None:
+        copy = _with_layers(copy, UncompiledInt8Linear)
     runner = torch.compile(copy, dynamic=False, options={"max_autotune": True})
     known: set[Any] = set()
 
@@ -71,10 +93,10 @@ def compiled(model: nn.Module) -> Callable[..., Any]:
     return run
 
 
-def _with_compilable_layers(model: nn.Module) -> nn.Module:
+def _with_layers(model: nn.Module, kind: Callable[[Int8Linear], nn.Module]) -> nn.Module:
     found = [m for m in model.modules() if isinstance(m, Int8Linear) and not isinstance(m, TorchInt8Linear)]
     fitting = [layer for layer in found if layer.in_features <= MOST_PACKED and layer.weight.is_cpu]
-    made: dict[nn.Module, nn.Module] = {layer: CompilableInt8Linear(layer) for layer in fitting}
+    made: dict[nn.Module, nn.Module] = {layer: kind(layer) for layer in fitting}
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -19,7 +19,9 @@ from torch import Tensor
 LARGEST = 127
 SMALLEST = LARGEST * torch.finfo(torch.float32).tiny  # a subnormal scale would be too coarse to keep ±127
 ZERO = 128  # where unsigned bytes have the zero of signed ones
-MOST_ROWS = 127  # of more, and of a single one, `_int_mm` is as fast
+MOST_ROWS = 127  # of more, and of a single one, `_int_mm` is as fast where the processor adds bytes in 32 bits
+MOST_HELD = 2**24  # up to here float32 holds every integer
+PIECE = MOST_HELD // LARGEST**2  # inputs of which it holds the product, whatever they are
 
 # Takes rows (N, in) float32 within ±127 and rounds them; gives their product with the weight, (N, out) float32.
 Packed: TypeAlias = Callable[[Tensor], Tensor]
@@ -64,10 +66,53 @@ def _adds_and_multiplies_alike() -> bool:
 
 def fbgemm_packed(weight: Tensor, scale: Tensor) -> Packed:
     """The weight (out, in) int8 with scale (out,) for the kernels of FBGEMM, which round as `torch.round`."""
+    return _fbgemm(weight, scale, ZERO)
+
+
+def fbgemm_signs_packed(weight: Tensor, scale: Tensor) -> Packed:
+    """As `fbgemm_packed` and to the same bits, but exact where the processor adds pairs of products in 16 bits.
+
+    A pair of 8 by 8 bits overflows them, one of 7 by 8 does not (2 * 127 * 127 < 2**15). So the positive and the
+    negative parts of the rows, both in 7 bits without a sign, are multiplied as rows of their own, and subtracted;
+    rows without a negative value, as they come out of ReLU, have but one part.
+    """
+    sums = weight.int()
+    largest = torch.maximum(sums.clamp(min=0).sum(1), -sums.clamp(max=0).sum(1)).max() * LARGEST
+    width = weight.shape[1] if largest <= MOST_HELD else PIECE
+    pieces = [_fbgemm(part, torch.ones(len(weight)), zero=0) for part in weight.split(width, dim=1)]
+    scale = scale.float()
+
+    def multiply(rows: Tensor) -> Tensor:
+        count = len(rows)
+        has_one_part = bool(rows.amin() >= 0)
+        parts = rows if has_one_part else _parts(rows)
+        products = [piece(part) for piece, part in zip(pieces, parts.split(width, dim=1), strict=True)]
+        if not has_one_part:
+            products = [both[:count].sub_(both[count:]) for both in products]
+        return (products[0] if len(products) == 1 else _sum_of_integers(products)).mul_(scale)
+
+    return multiply
+
+
+def _sum_of_integers(terms: Iterable[Tensor]) -> Tensor:
+    """The sum of integers in float32, rounded once: in float32 each addition might round."""
+    return torch.stack([term.int() for term in terms]).sum(0, dtype=torch.int32).float()
+
+
+def _parts(rows: Tensor) -> Tensor:
+    """The positive parts of rows (N, in), and below them, as positive numbers, the negative ones: (2 N, in)."""
+    parts = rows.new_empty(2 * len(rows), rows.shape[1])
+    positive, negative = parts.chunk(2)
+    torch.clamp_min(rows, 0, out=positive)
+    torch.sub(positive, rows, out=negative)
+    return parts
+
+
+def _fbgemm(weight: Tensor, scale: Tensor, zero: int) -> Packed:
     packed = linear_prepack(weight, scale, None, engine="fbgemm")
     multiply: Any = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
     multiply = getattr(multiply, "_op", multiply)  # without a search of the arguments, at each call, for fake objects
-    return lambda rows: multiply(rows, 1.0, ZERO, packed)
+    return lambda rows: multiply(rows, 1.0, zero, packed)
 
 
 def onednn_packed(weight: Tensor, scale: Tensor) -> Packed:
@@ -146,12 +191,15 @@ class Kept:
 
 
 def packing_pays(rows: int) -> bool:
-    """Whether the product of so many rows with a weight is faster when that is packed."""
-    return HAS_AMX or 1 < rows <= MOST_ROWS
+    """Whether the product of so many rows with a weight is faster when that is packed.
+
+    Without instructions for bytes, `_int_mm` is dozens of times slower than float: there it always is.
+    """
+    return 1 < rows <= MOST_ROWS if PACK is fbgemm_packed else rows > 0
 
 
 HAS_AMX = bool(torch.cpu.get_capabilities().get("amx_int8"))
 # FBGEMM does not know AMX; elsewhere it has less to do around the product than oneDNN.
-_FASTER = onednn_packed if HAS_AMX else fbgemm_packed
-PACK = _FASTER if is_exact(_FASTER) else None
+_FASTEST_FIRST = ([onednn_packed] if HAS_AMX else []) + [fbgemm_packed, fbgemm_signs_packed]
+PACK = next(filter(is_exact, _FASTEST_FIRST), None)
 ADDS_AND_MULTIPLIES_ALIKE = _adds_and_multiplies_alike()

@@ -44,15 +44,18 @@ class Params(toolkit.Params):
         "the fastest here of those that keep within max_drop",
     )
     batch_sizes: list[Annotated[int, Field(ge=1)]] = Field(
-        default=[], description="that engine = auto is timed with; by default 1 and the data's, as in the report"
+        default=[],
+        description="that engine = auto and compile are timed with; by default 1 and the data's, as in the report",
     )
     arithmetic: Literal["auto", "int8", "float"] | dict[str, Arithmetic] = Field(
         default="auto",
         description="of layers kept in int8: int8 products where there are any, the layer's own in float, or auto, the "
         "faster of both, measured for each layer; or by name pattern, int8 for all others",
     )
-    compile: bool = Field(
-        default=False, description="whether the result, and what is loaded of it, compiles itself when first called"
+    compile: bool | Literal["auto"] = Field(
+        default=False,
+        description="whether the result, and what is loaded of it, compiles itself when first called; or auto: "
+        "if that is faster here, over the batch_sizes",
     )
 
     @field_validator("engine")
@@ -64,7 +67,7 @@ class Params(toolkit.Params):
 
     @model_validator(mode="after")
     def _compilable(self) -> Params:
-        if self.compile and self.engine == "torch":
+        if self.compile is True and self.engine == "torch":
             raise ValueError("engine 'torch' cannot be compiled: take another engine, or leave compile out")
         return self
 
