@@ -20,7 +20,7 @@ from toolkit.testing import toy_data
 from toolkit.training import Training, TrainingSettings, fit
 
 SIZE = 41
-STILL = {"degrees": 0.0, "scale": 0.0, "shear_degrees": 0.0, "shift": 0.0}
+STILL: dict[str, Any] = {"degrees": 0.0, "scale": 0.0, "shear_degrees": 0.0, "shift": 0.0}
 RECIPE = """
 [model]
 source = "toolkit.testing:toy_cnn"
