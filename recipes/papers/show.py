@@ -69,7 +69,8 @@ def _replace_between(text: str, made: str) -> str:
     return replaced
 
 
-def _write_comments(results: Sequence[Result]) -> None:
+def write_comments(results: Sequence[Result]) -> None:
+    """Say in each recipe what came of it, where there are results."""
     for experiment in EXPERIMENTS:
         if not any(True for _ in lines_of(experiment, results)):
             continue
@@ -91,7 +92,7 @@ def main() -> None:
         shown.append(f"![{title}]({name}.svg)\n")
     readme = FOLDER / "README.md"
     readme.write_text(_replace_between(readme.read_text(), f"{table(results)}\n\n{chr(10).join(shown)}"))
-    _write_comments(results)
+    write_comments(results)
 
 
 if __name__ == "__main__":
