@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from toolkit import masks
+from toolkit.errors import TrainingError
 from toolkit.stepping import training_loss
 from toolkit.tasks import Data
 from toolkit.training import Precision, Training, training_mode
@@ -21,7 +23,10 @@ WARM_UP, TIMED = 2, 5
 
 
 def with_fixed_precision(model: nn.Module, training: Training, data: Data) -> Training:
-    """The same training, with `auto` replaced by the precision whose forward and backward pass is faster here."""
+    """The same training, with `auto` replaced by the precision whose forward and backward pass is faster here.
+
+    A precision in which the model cannot be run on this processor is not taken.
+    """
     if training.settings.precision != "auto":
         return training
     candidates = [name for name in get_args(Precision) if name != "auto"]
@@ -29,7 +34,7 @@ def with_fixed_precision(model: nn.Module, training: Training, data: Data) -> Tr
         replace(training, settings=training.settings.model_copy(update={"precision": name})) for name in candidates
     ]
     with torch.random.fork_rng(), _restored(training.modules):
-        return min(trainings, key=lambda candidate: _seconds(masks.clone(model), candidate, data))
+        return min(trainings, key=lambda candidate: _seconds_if_any(masks.clone(model), candidate, data))
 
 
 @contextmanager
@@ -40,6 +45,13 @@ def _restored(modules: Sequence[nn.Module]) -> Iterator[None]:
     for module, state in zip(modules, states, strict=True):
         module.load_state_dict(state)
         module.zero_grad()
+
+
+def _seconds_if_any(model: nn.Module, training: Training, data: Data) -> float:
+    try:
+        return _seconds(model, training, data)
+    except TrainingError:
+        return math.inf
 
 
 def _seconds(model: nn.Module, training: Training, data: Data) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
-from toolkit.errors import TrainingError
+from toolkit.errors import TrainingError, described
 from toolkit.tasks import Batch, Task, to_float32
 
 if TYPE_CHECKING:
@@ -96,9 +96,19 @@ def training_loss(model: nn.Module, training: Training, task: Task, batch: Batch
     with ExitStack() as contexts:
         for around_step in training.contexts:
             contexts.enter_context(around_step(model))
-        with _autocast(training.settings.precision, batch.index.device):
-            outputs = task.forward(model, batch)
+        outputs = _outputs(model, training.settings.precision, task, batch)
         return training.loss(to_float32(outputs), batch)
+
+
+def _outputs(model: nn.Module, precision: Precision, task: Task, batch: Batch) -> Any:
+    if precision != "bfloat16":
+        return task.forward(model, batch)
+    try:
+        with torch.autocast(batch.index.device.type, torch.bfloat16):
+            return task.forward(model, batch)
+    except RuntimeError as error:  # some processors have no bfloat16 for some layers, such as LSTMs
+        reason = described(error).partition(". Run workload")[0]
+        raise TrainingError(f"the model cannot be run in bfloat16 here, take precision float32: {reason}") from error
 
 
 def _parameters(model: nn.Module, training: Training) -> list[nn.Parameter]:
@@ -122,7 +132,3 @@ def _schedule(optimizer: Optimizer, settings: TrainingSettings, steps: int) -> L
     if settings.schedule == "cosine":
         return CosineAnnealingLR(optimizer, T_max=steps)
     return None
-
-
-def _autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
