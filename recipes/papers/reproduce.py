@@ -63,27 +63,24 @@ def perform(job: Job) -> Result:
 
 def reproduce(jobs: Sequence[Job], file: Path, workers: int) -> list[Result]:
     """Do what is not in the file yet, so many runs at a time, and write each result into it as it comes."""
-    results = [result for result in read(file) if not _is_outdated(result, jobs)]
-    missing = [job for job in jobs if not job.is_done(results)]
+    missing = [job for job in jobs if not job.is_done(read(file))]
     click.echo(f"{len(jobs) - len(missing)} of {len(jobs)} runs are in {file} already")
     # A process that is started anew computes as one that is run alone does.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         running = {pool.submit(perform, job): job for job in missing}
         for done in as_completed(running):
             job, result = running[done], done.result()
-            results.append(result)
-            write(results, file)
+            write([*_current(file, jobs), result], file)  # read again: other reproductions may go on
             errors = ", ".join(f"{stage} {row['errors']:.0f}" for stage, row in result.rows.items())
             click.echo(f"{job.recipe} {job.variation} seed {job.seed}: errors {errors} ({result.minutes:.1f} min)")
-    return results
+    return _current(file, jobs)
 
 
-def _is_outdated(result: Result, jobs: Sequence[Job]) -> bool:
-    """Whether the recipe says something else by now."""
-    same = [
-        job for job in jobs if (job.recipe, job.variation, job.seed) == (result.recipe, result.variation, result.seed)
-    ]
-    return any(job.text_sha256 != result.text_sha256 for job in same)
+def _current(file: Path, jobs: Sequence[Job]) -> list[Result]:
+    """What is in the file, without what came of recipes as they were before."""
+    wanted = {(job.recipe, job.variation, job.seed): job.text_sha256 for job in jobs}
+    found = ((result, (result.recipe, result.variation, result.seed)) for result in read(file))
+    return [result for result, run in found if wanted.get(run, result.text_sha256) == result.text_sha256]
 
 
 @click.command()
