@@ -460,7 +460,8 @@ class TestTechniques:
         assert "by magnitude" in output.lower()
         for name, field in techniques.load("pruning").params_class.model_fields.items():
             [line] = [line for line in output.splitlines() if line.startswith(f"{name} ")]
-            assert str(field.default).strip("[]'") in line
+            default = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
+            assert default.strip("[]'") in line
         assert "≥ 0 < 1" in output
         assert '"one-shot", "gradual"' in output
 

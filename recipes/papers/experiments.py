@@ -68,12 +68,10 @@ def times_smaller(stage: str) -> Callable[[Run], float]:
     return lambda run: 4 * run["baseline"]["parameters"] / run[stage]["size_bytes"]
 
 
-def _compressed(
-    error_most: float, times_least: float | None = None, size_most: float | None = None
-) -> tuple[Measure, ...]:
+def _compressed(error_most: float, times_least: float) -> tuple[Measure, ...]:
     return (
         Measure("% of errors", error_percent("codebook"), most=error_most),
-        Measure("bytes", number("codebook", "size_bytes"), most=size_most),
+        Measure("bytes", number("codebook", "size_bytes")),
         Measure("times smaller", times_smaller("codebook"), least=times_least),
     )
 
@@ -137,6 +135,4 @@ EXPERIMENTS = (
             )
         ),
     ),
-    Experiment("records/lenet-5-3kb", measures=_compressed(0.65, size_most=2_600)),
-    Experiment("records/lenet-5-1.5kb", measures=_compressed(0.80, size_most=1_500)),
 )
