@@ -12,12 +12,13 @@ from torch.utils.weak import WeakIdRef
 
 from toolkit_quantization.codecs import Encoded
 
-# Floats of this size at most stay in memory: decoding them takes as long as the arithmetic of so small a layer.
-LARGEST_KEPT_BYTES = 2**18
+# Floats of this size at most stay in memory, once decoded: what decoding takes at every call is up to ten times what the
+# layer itself does at batch 1. Of larger layers, which are mostly embeddings, memory counts more.
+LARGEST_KEPT_BYTES = 2**26
 
 
 class Stored(nn.Module):
-    """A layer whose weights are encoded, and floats only for as long as a call takes; of a small one, from then on.
+    """A layer whose weights are encoded, and decoded when it is first called; of a very large one, at every call.
 
     Whatever else the layer has (sizes, biases, methods) can be read as before; a weight that is read is decoded.
     There is nothing to train; gradients reach the inputs.
