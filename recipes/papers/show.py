@@ -53,7 +53,7 @@ def comment(experiment: Experiment, results: Sequence[Result]) -> list[str]:
     seeds = len({result.seed for result in results if result.recipe == experiment.recipe})
     minutes = minutes_a_seed(results, experiment)
     text = f"{OURS}mean of {seeds} seeds, {minutes:.0f} minutes each on one core: {told}."
-    return textwrap.wrap(text, 118, subsequent_indent="# ")
+    return textwrap.wrap(text, 118, subsequent_indent="# ", break_on_hyphens=False)
 
 
 def _short(value: float) -> str:
