@@ -12,8 +12,8 @@ from torch.utils.weak import WeakIdRef
 
 from toolkit_quantization.codecs import Encoded
 
-# Floats of this size at most stay in memory, once decoded: what decoding takes at every call is up to ten times what the
-# layer itself does at batch 1. Of larger layers, which are mostly embeddings, memory counts more.
+# Floats of this size at most stay in memory, once decoded: decoding them at every call takes up to ten times as long as
+# the layer itself at batch 1. Of larger layers memory counts more.
 LARGEST_KEPT_BYTES = 2**26
 
 
