@@ -6,12 +6,14 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import toolkit_quantization
 import torch
 from test_quantization import DATA, quantize, reasons, torch_dynamic, torch_engine  # noqa: F401
 from toolkit_quantization import Params, layers, relative_error
+from toolkit_quantization import stored as stored_layers
 from toolkit_quantization.attention import Int8Attention
 from toolkit_quantization.codecs import Encoded
 from toolkit_quantization.int8 import Int8Linear, quantize_per_channel
@@ -749,3 +751,27 @@ def test_floats_that_are_kept_of_a_small_layer_follow_what_is_stored():
     assert torch.equal(stored(inputs), layer.bias.expand(3, 4))
     assert stored.double()(inputs.double()).dtype == torch.float64
     assert not {"_kept", "_floats_bytes"} & stored.__getstate__().keys()
+
+
+@pytest.mark.parametrize(("largest", "decodings"), [(2**26, 1), (0, 3)], ids=["kept", "too large to be kept"])
+def test_how_often_a_stored_layer_is_decoded(largest: int, decodings: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, inputs = nn.GRUCell(64, 128), torch.randn(3, 64)
+    expected = layers.successor(module, "int8", "float")(inputs)
+    decode = Mock(wraps=stored_layers._decoded)
+    monkeypatch.setattr(stored_layers, "_decoded", decode)
+    monkeypatch.setattr("toolkit_quantization.stored.LARGEST_KEPT_BYTES", largest)
+    stored = layers.successor(module, "int8", "float")
+    for _ in range(3):
+        assert torch.equal(stored(inputs), expected)
+    assert decode.call_count == decodings
+
+
+def test_floats_that_were_kept_follow_what_is_written_into_the_layer() -> None:
+    stored = layers.successor(nn.Linear(600, 200), "int8", "float")
+    inputs = torch.randn(3, 600)
+    before = stored(inputs)
+    with torch.no_grad():
+        for buffer in stored.buffers():
+            if buffer.is_floating_point():
+                buffer.mul_(2)
+    assert torch.allclose(stored(inputs), 2 * before, rtol=1e-4, atol=1e-5)

@@ -80,6 +80,19 @@ def _pruned(*stages: int) -> Callable[[float], Overrides]:
     return lambda sparsity: {f"stages.{stage}.params.sparsity": sparsity for stage in stages}
 
 
+def _over_one_shot(zeros: str) -> Measure:
+    value = times("gradual", "one-shot")
+    return Measure(f"errors over those of one-shot at {zeros}", value, most=1.0, variation=zeros)
+
+
+def _over_dense(kept: str) -> tuple[Measure, Measure]:
+    told = "over the dense network's"
+    return (
+        Measure(f"errors of the ticket of {kept} {told}", times("ticket", "dense"), most=1.05, variation=kept),
+        Measure(f"errors of random {kept} {told}", times("random", "dense"), least=1.05, variation=kept),
+    )
+
+
 EXPERIMENTS = (
     Experiment(
         "papers/hinton-2015",
@@ -103,36 +116,11 @@ EXPERIMENTS = (
     Experiment(
         "papers/gradual-pruning-2017",
         {f"{sparsity:.0%}": _pruned(1, 2, 3)(sparsity) for sparsity in SPARSITIES},
-        tuple(
-            Measure(
-                f"errors over those of one-shot at {sparsity:.0%}",
-                times("gradual", "one-shot"),
-                1.0,
-                None,
-                f"{sparsity:.0%}",
-            )
-            for sparsity in SPARSITIES
-            if sparsity >= 0.9
-        ),
+        tuple(_over_one_shot(f"{sparsity:.0%}") for sparsity in SPARSITIES if sparsity >= 0.9),
     ),
     Experiment(
         "papers/lottery-ticket-2018",
         {f"{kept:.0%}": _pruned(2, 4)(1 - kept) for kept in KEPT},
-        tuple(
-            measure
-            for kept in ("20%", "10%")
-            for measure in (
-                Measure(
-                    f"errors of the ticket of {kept} over the dense network's",
-                    times("ticket", "dense"),
-                    1.05,
-                    None,
-                    kept,
-                ),
-                Measure(
-                    f"errors of random {kept} over the dense network's", times("random", "dense"), None, 1.05, kept
-                ),
-            )
-        ),
+        tuple(measure for kept in ("20%", "10%") for measure in _over_dense(kept)),
     ),
 )

@@ -43,7 +43,7 @@ def table(results: Sequence[Result]) -> str:
             name = f"`{experiment.recipe}`" if place == 0 else ""
             minutes = f"{minutes_a_seed(results, experiment):.0f}" if place == 0 else ""
             rows.append([name, *line, minutes])
-    headers = ["recipe", "measured", "mean", "seeds 0, 1, 2", "to reach", "reached", "minutes a seed"]
+    headers = ["recipe", "measured", "mean", "by seed", "to reach", "reached", "minutes a seed on one core"]
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
