@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch._inductor.config
 from toolkit_quantization import Params, compiling, convert, kernels, relative_error
-from toolkit_quantization.compiling import UncompiledInt8Linear, compiled
+from toolkit_quantization.compiling import CompilableInt8Linear, UncompiledInt8Linear, compiled
+from toolkit_quantization.torchao_int8 import TorchaoInt8Linear
 from torch import nn
 
 import toolkit
@@ -55,3 +56,14 @@ def test_where_onednn_saturates_the_layers_run_as_they_are_in_what_is_compiled(m
         assert torch.equal(run(rows), model(rows))
         graphs = torch._dynamo.explain(given[0])(rows).graphs
         assert "_int_mm" not in "".join(graph.code for graph in graphs)
+
+
+@pytest.mark.parametrize("onednn_is_exact", [False, True])
+def test_layers_of_other_engines_are_compiled_as_they_are(monkeypatch, onednn_is_exact):
+    given = []
+    monkeypatch.setattr(compiling, "is_exact", lambda pack: onednn_is_exact)
+    monkeypatch.setattr(torch, "compile", lambda model, **options: given.append(model) or model)
+    own, other = convert(nn.Sequential(nn.Linear(64, 48), nn.Linear(48, 10)), Params()).eval()
+    compiled(nn.Sequential(own, TorchaoInt8Linear(other.weight, other.scale, other.bias)))
+    replacement = CompilableInt8Linear if onednn_is_exact else UncompiledInt8Linear
+    assert [type(layer) for layer in given[0]] == [replacement, TorchaoInt8Linear]

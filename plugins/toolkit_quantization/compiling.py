@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from toolkit import TechniqueError, masks
 from toolkit_quantization import kernels
-from toolkit_quantization.int8 import MOST_PACKED, Int8Linear, TorchInt8Linear
+from toolkit_quantization.int8 import MOST_PACKED, Int8Linear
 from toolkit_quantization.kernels import LARGEST, SMALLEST, ZERO, is_exact, onednn_packed
 
 
@@ -94,7 +94,7 @@ def compiled(model: nn.Module) -> Callable[..., Any]:
 
 
 def _with_layers(model: nn.Module, kind: Callable[[Int8Linear], nn.Module]) -> nn.Module:
-    found = [m for m in model.modules() if isinstance(m, Int8Linear) and not isinstance(m, TorchInt8Linear)]
+    found = [module for module in model.modules() if type(module) is Int8Linear]  # others compute otherwise
     fitting = [layer for layer in found if layer.in_features <= MOST_PACKED and layer.weight.is_cpu]
     made: dict[nn.Module, nn.Module] = {layer: kind(layer) for layer in fitting}
     for parent in list(model.modules()):
