@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 import toolkit
 from toolkit import TechniqueError, masks
-from toolkit.tasks import Batch, Classification, Data, Task
+from toolkit.tasks import Batch, Classification, Data, Regression, Task
 from toolkit.testing import TiedToy, toy_cnn, toy_data, toy_mlp
 from toolkit.training import Training, TrainingSettings, fit
 
@@ -336,6 +336,25 @@ def test_a_metric_of_the_recipe_is_foremost_where_nothing_is_right():
         values = model(inputs)[:, 0].double()
         expected = 100 * (values.mean() - worse(inputs)[:, 0].double().mean()) / values.mean().abs()
     assert judge(worse).drop == pytest.approx(expected.item())
+
+
+def test_a_metric_that_is_no_mean_over_samples_is_taken_of_all_of_them_together():
+    """R² of batches of seven is not that of all, and its shares of single samples leave 0 to 1."""
+    model, data = regression(OnlyLoss(), noise=0.5)
+    r2 = {"r2": lambda outputs, batch: Regression().scores(outputs, batch)["r2"]}
+    judge = Judge(model, replace(data, batch_size=7, metrics=r2), Params())
+    pair: Any = data.validation
+    inputs, targets = pair
+
+    @torch.no_grad()
+    def explained(net: nn.Module) -> float:
+        errors, spread = net(inputs) - targets, targets - targets.mean(dim=0)
+        return 1 - (errors.double().square().sum() / spread.double().square().sum()).item()
+
+    worse = nn.Sequential(model, nn.ReLU())
+    assert 0 < explained(model) < 1
+    assert (judge.metric, judge.unit) == ("r2", "points")
+    assert judge(worse).drop == pytest.approx(100 * (explained(model) - explained(worse)))
 
 
 def test_the_samples_are_spread_over_the_deciding_split():

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from toolkit import Batch, Data
+from toolkit import Batch, Data, Pooled
 from toolkit_quantization.params import Params
 
 # Noise of a quarter of the signal's power. Sound int8 gives 0.01 to 0.1, vanished outputs 1, unrelated ones 1.4.
@@ -121,31 +121,37 @@ class Judge:
 
     @torch.no_grad()
     def _ask(self, model: nn.Module) -> tuple[Tensor | None, Tensor]:
-        """The score of every sample, float64, and the outputs of the first of them."""
-        scores: list[Tensor] = []
+        """The score of every sample, float64, or the one of all of them, and the outputs of the first of them."""
+        scores: list[Tensor | Pooled] = []
         outputs: list[Tensor] = []
         compared = 0
         task = self.data.task
         for batch in self._batches():
             found = task.forward(model.eval(), batch)
             if self.metric is not None:
-                scores.append(self._score(found, batch).double().cpu())
+                scores.append(self._score(found, batch))
             if compared < COMPARED:
                 outputs.append(task.logits(found).double().flatten().cpu())
                 compared += len(batch)
-        return torch.cat(scores) if scores else None, torch.cat(outputs)
+        return _together(scores) if scores else None, torch.cat(outputs)
 
     def _batches(self) -> Iterator[Batch]:
         return iter(self.data.batches(self.data.decisive, order=self._order))
 
-    def _score(self, outputs: object, batch: Batch) -> Tensor:
+    def _score(self, outputs: object, batch: Batch) -> Tensor | Pooled:
         if self.metric == "accuracy" and self.data.has_right_answers:
             correct = self.data.task.correct(outputs, batch)
             assert correct is not None  # as the toolkit has checked before the run
             return correct
         assert self.metric is not None
         if self.metric in self.data.task.better:
-            found = self.data.task.scores(outputs, batch)[self.metric]
-        else:
-            found = self.data.metrics[self.metric](outputs, batch)
-        return found if isinstance(found, Tensor) else found.values()
+            return self.data.task.scores(outputs, batch)[self.metric]
+        return self.data.metrics[self.metric](outputs, batch)
+
+
+def _together(batches: Sequence[Tensor | Pooled]) -> Tensor:
+    """The scores of all samples, (N,) float64; of what is no mean over samples the one score of all of them, (1,)."""
+    pooled = [batch for batch in batches if isinstance(batch, Pooled)]
+    if pooled:
+        return Pooled.joined(pooled).metric().reshape(1)
+    return torch.cat([batch.double().cpu() for batch in batches if isinstance(batch, Tensor)])

@@ -121,8 +121,7 @@ def _values(found: list[Tensor | Pooled]) -> Floats:
     """One value a sample of the whole split."""
     pooled = [part for part in found if isinstance(part, Pooled)]
     if pooled:
-        joined = Pooled(torch.cat([part.parts.double().cpu() for part in pooled]), pooled[0].value)
-        values: Floats = joined.values().numpy()
+        values: Floats = Pooled.joined(pooled).values().numpy()
         return values
     return np.concatenate([part.double().cpu().numpy() for part in found if isinstance(part, Tensor)])
 

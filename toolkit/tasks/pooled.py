@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,15 @@ class Pooled:
 
     parts: Tensor
     value: Callable[[Tensor], Tensor]
+
+    @classmethod
+    def joined(cls, batches: Sequence[Pooled]) -> Pooled:
+        """The metric over all batches together, its parts float64 on the CPU."""
+        return cls(torch.cat([batch.parts.double().cpu() for batch in batches]), batches[0].value)
+
+    def metric(self) -> Tensor:
+        """The metric, a scalar float64."""
+        return self.value(self.parts.double().cpu().mean(dim=0))
 
     def values(self) -> Tensor:
         """One value a sample, (N,) float64, with the metric as their mean.
