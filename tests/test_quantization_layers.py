@@ -646,7 +646,7 @@ def test_on_auto_what_is_stored_does_not_depend_on_what_is_faster(monkeypatch):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4))
     results = []
     for slow in ("float", "int8"):
-        monkeypatch.setattr(toolkit_quantization.arithmetic, "_medians", lambda modules, call, slow=slow: times(slow))
+        monkeypatch.setattr(toolkit_quantization.arithmetic, "medians_in_turn", lambda *args, slow=slow: times(slow))
         results.append(quantize(model, arithmetic="auto"))
     assert [type(result[1]) for result in results] == [Int8Linear, StoredWeight]
     int8, stored = results
@@ -656,12 +656,12 @@ def test_on_auto_what_is_stored_does_not_depend_on_what_is_faster(monkeypatch):
     assert torch.equal(stored[1].layer.weight.scale, int8[1].scale)
 
 
-def times(slow: str) -> list[float]:
-    return [1.0, 3.0, 2.0] if slow == "float" else [1.0, 2.0, 3.0]
+def times(slow: str) -> dict[str, float]:
+    return {"before": 1.0, "float": 2.0, "int8": 2.0, slow: 3.0}
 
 
 def test_the_report_says_what_was_chosen_and_how_fast_it_is(recipe_run, monkeypatch):
-    monkeypatch.setattr(toolkit_quantization.arithmetic, "_medians", lambda modules, call: times("float"))
+    monkeypatch.setattr(toolkit_quantization.arithmetic, "medians_in_turn", lambda *args: times("float"))
     outcome = recipe_run('[[stages]]\ntechnique = "quantization"\nparams = { arithmetic = "auto" }')
     assert outcome.error == ""
     row = {"kind": "Linear", "dtype": "int8", "arithmetic": "int8", "time to float": 2.0}
@@ -678,11 +678,11 @@ def test_the_report_says_what_was_chosen_and_how_fast_it_is(recipe_run, monkeypa
 )
 def test_what_was_chosen_by_timing_is_in_the_resolved_recipe_and_needs_none(recipe_run, monkeypatch, slow, chosen):
     waiting = list(slow.values())
-    monkeypatch.setattr(toolkit_quantization.arithmetic, "_medians", lambda modules, call: times(waiting.pop(0)))
+    monkeypatch.setattr(toolkit_quantization.arithmetic, "medians_in_turn", lambda *args: times(waiting.pop(0)))
     outcome = recipe_run('[[stages]]\ntechnique = "quantization"')
     [stage] = tomllib.loads((outcome.directory / "recipe.toml").read_text())["stages"]
     assert stage["params"]["arithmetic"] == chosen
-    monkeypatch.setattr(toolkit_quantization.arithmetic, "_medians", None)  # not to be called again
+    monkeypatch.setattr(toolkit_quantization.arithmetic, "medians_in_turn", None)  # not to be called again
     again = toolkit.run(outcome.directory / "recipe.toml", output=outcome.directory.parent / "again", cache=False)
     kinds = [
         [row["arithmetic"] for row in found["quantization.arithmetic"].table]

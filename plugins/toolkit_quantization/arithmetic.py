@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -16,8 +15,9 @@ from toolkit_quantization.layers import Arithmetic, can_multiply_int8, converted
 from toolkit_quantization.params import Params
 from toolkit_quantization.selection import arithmetic_of
 from toolkit_quantization.stored import Stored
+from toolkit_quantization.turns import medians_in_turn
 
-SECONDS, MIN_TURNS = 0.05, 5
+SECONDS = 0.05  # for each candidate
 
 
 class Call(NamedTuple):
@@ -92,10 +92,14 @@ def first_calls(modules: Mapping[str, nn.Module], run: Callable[[], Any]) -> dic
 def measure(module: nn.Module, call: Call) -> Choice:
     """The faster arithmetic for a layer that is kept in int8 and called so, on this machine."""
     candidates: dict[Arithmetic, nn.Module] = {name: successor(module, "int8", name) for name in ("float", "int8")}
-    before, *times = _medians([module, *candidates.values()], call)
-    by_arithmetic = dict(zip(candidates, times, strict=True))
-    fastest = min(by_arithmetic, key=by_arithmetic.__getitem__)
-    return Choice(fastest, by_arithmetic[fastest] / before)
+    timed: list[tuple[str, nn.Module]] = [("before", module), *candidates.items()]
+    calls = {name: partial(each, *call.args, **call.kwargs) for name, each in timed}
+    for first in calls.values():  # it packs
+        first()
+    # Nothing warms the caches before a call: in the model another layer comes before it, too.
+    times = medians_in_turn(calls, SECONDS * len(calls))
+    fastest = min(candidates, key=times.__getitem__)
+    return Choice(fastest, times[fastest] / times["before"])
 
 
 def table(model: nn.Module, choices: Mapping[str, Choice]) -> list[dict[str, Any]]:
@@ -109,18 +113,6 @@ def table(model: nn.Module, choices: Mapping[str, Choice]) -> list[dict[str, Any
             {"layer": path, "kind": module.replaces, "dtype": kept, "arithmetic": arithmetic, "time to float": ratio}
         )
     return rows
-
-
-def _medians(modules: list[nn.Module], call: Call) -> list[float]:
-    """The median seconds of a call of each; they take turns, so that a busy machine slows them alike."""
-    times: list[list[float]] = [[] for _ in modules]
-    end = time.perf_counter() + SECONDS * len(modules)
-    while time.perf_counter() < end or len(times[0]) < MIN_TURNS + 1:
-        for module, own in zip(modules, times, strict=True):
-            started = time.perf_counter()
-            module(*call.args, **call.kwargs)
-            own.append(time.perf_counter() - started)
-    return [statistics.median(own[1:]) for own in times]  # without the first, which warms up
 
 
 @contextmanager
