@@ -237,6 +237,7 @@ def test_a_budget_is_kept_and_used() -> None:
         ({"budget_bytes": 3}, "budget_bytes is 3, and one bit a weight takes"),
         ({"layers": ["fc9"]}, "no layer matches 'fc9'; known: "),
         ({"overrides": {"fc9": 2}}, "no layer matches 'fc9'"),
+        ({"overrides": {"1*": 2, "*1": 3}}, r"'\*1' and '1\*' in overrides disagree about '1.weight'"),
         ({"exclude": ["*"]}, "no weight is left"),
     ],
 )

@@ -24,7 +24,7 @@ from toolkit.testing.distributions import write_distribution
 ROOT = Path(__file__).parents[1]
 FROZEN = ROOT / "tests" / "frozen"
 PLUGINS = sorted([*(ROOT / "plugins").rglob("*.py"), *(ROOT / "tests/third_party").rglob("*.py"), *FROZEN.glob("*.py")])
-MODULES = ("toolkit", "toolkit.masks", "toolkit.testing", "toolkit.training")
+MODULES = ("toolkit", "toolkit.masks", "toolkit.patterns", "toolkit.testing", "toolkit.training")
 # Of 2026-11: an edit of a frozen file is no longer a test of compatibility. Write another one beside it.
 CHECKSUMS = {
     "toolkit_frozen.py": "3b686dbbc43d1f13",
@@ -102,7 +102,8 @@ def test_the_public_names_of_the_package():
         *("Batch", "Data", "Note", "Params", "Plot", "Recipe", "RecipeError", "Report", "Row", "Source", "Stage"),
         "Task",
         *("Classification", "MultiLabel", "Pooled", "Regression", "TokenClassification"),
-        *("TechniqueError", "ToolkitError", "Training", "hookimpl", "load", "masks", "run", "testing", "training"),
+        *("TechniqueError", "ToolkitError", "Training", "hookimpl", "load", "masks", "patterns", "run"),
+        *("testing", "training"),
     }
 
 

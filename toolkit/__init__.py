@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from toolkit import masks, testing, training
+    from toolkit import masks, patterns, testing, training
     from toolkit.artifact import load
     from toolkit.errors import RecipeError, TechniqueError, ToolkitError
     from toolkit.hookspecs import hookimpl
@@ -45,7 +45,7 @@ _HOME = {
     "run": "runner",
 }
 
-_MODULES = ("masks", "testing", "training")
+_MODULES = ("masks", "patterns", "testing", "training")
 
 __all__ = [
     "Batch",
@@ -71,6 +71,7 @@ __all__ = [
     "hookimpl",
     "load",
     "masks",
+    "patterns",
     "run",
     "testing",
     "training",

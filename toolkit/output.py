@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
 from torch import nn
 
 from toolkit import artifact
 from toolkit.packed import pack, slimmed
+from toolkit.patterns import match
 from toolkit.tables import OutputTable
 
 
@@ -36,4 +36,4 @@ class Output:
 def _matching(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     """The patterns that match a tensor: the models of a chain need not all have the same layers."""
     names = [name for name, _ in [*model.named_parameters(), *model.named_buffers()]]
-    return [pattern for pattern in patterns if any(fnmatchcase(name, pattern) for name in names)]
+    return [pattern for pattern in patterns if match(names, [pattern])]

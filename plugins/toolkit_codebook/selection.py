@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from toolkit import TechniqueError, masks
+from toolkit import TechniqueError, masks, patterns
 from toolkit_codebook.params import Params
 
 
@@ -25,8 +23,8 @@ def select(model: nn.Module, params: Params) -> dict[str, masks.Weight]:
     known = {found[0].path: [weight.path for weight in found] for found in sharing.values() if _may_share(found[0])}
     first = {found[0].path: found[0] for found in sharing.values()}
     _require_matches([*params.layers, *params.exclude, *params.overrides], known.values())
-    asked = [path for path, paths in known.items() if match(paths, params.layers)]
-    chosen = {path: first[path] for path in asked if not match(known[path], params.exclude)}
+    asked = [path for path, paths in known.items() if patterns.match(_names(paths), params.layers)]
+    chosen = {path: first[path] for path in asked if not patterns.match(_names(known[path]), params.exclude)}
     if not chosen:
         raise TechniqueError("no weight is left to share values: all that were asked for are excluded")
     for path, weight in chosen.items():
@@ -37,18 +35,12 @@ def select(model: nn.Module, params: Params) -> dict[str, masks.Weight]:
 
 def bits_by_path(weights: Iterable[str], params: Params) -> dict[str, int]:
     """The bits of each weight, by the most exact of the patterns that match it."""
-    found = {}
-    for path in weights:
-        patterns = [pattern for pattern in params.overrides if match([path], [pattern])]
-        best = max(patterns, key=_literals, default=None)
-        found[path] = params.bits if best is None else params.overrides[best]
-    return found
+    return {path: patterns.most_exact(_names([path]), params.overrides, "overrides") or params.bits for path in weights}
 
 
-def match(paths: Iterable[str], patterns: Iterable[str]) -> bool:
-    """Whether a pattern matches one of the paths, or the layer of one."""
-    names = [name for path in paths for name in (path, path.rpartition(".")[0])]
-    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+def _names(paths: Iterable[str]) -> list[str]:
+    """What weights go by: their paths, and their layers'."""
+    return [name for path in paths for name in (path, path.rpartition(".")[0])]
 
 
 def _may_share(weight: masks.Weight) -> bool:
@@ -56,16 +48,10 @@ def _may_share(weight: masks.Weight) -> bool:
     return parameter.is_floating_point() and not is_lazy(parameter) and weight.value.dim() > 1
 
 
-def _literals(pattern: str) -> int:
-    return sum(character not in "*?[]" for character in pattern)
-
-
-def _require_matches(patterns: Iterable[str], known: Iterable[list[str]]) -> None:
+def _require_matches(asked: Iterable[str], known: Iterable[list[str]]) -> None:
     paths = [path for sharing in known for path in sharing]
     if not paths:
         raise TechniqueError("the model has no weight of two dimensions or more whose entries could share values")
-    for pattern in patterns:
-        if not match(paths, [pattern]):
-            names = list(dict.fromkeys(path.rpartition(".")[0] or path for path in paths))
-            close = get_close_matches(pattern, names, n=5) or names[:10]
-            raise TechniqueError(f"no layer matches '{pattern}'; known: {', '.join(close)}")
+    layers = list(dict.fromkeys(path.rpartition(".")[0] or path for path in paths))
+    if problem := patterns.unmatched(asked, _names(paths), layers):
+        raise TechniqueError(problem)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
 from torch.nn.utils import parametrize
 
 import toolkit
-from toolkit import masks
+from toolkit import masks, patterns
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 ONE_WEIGHT = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
@@ -58,17 +56,18 @@ def inputs_of(weight: masks.Weight) -> tuple[int, int]:
     return 1, weight.value.shape[1]
 
 
-def match(names: Sequence[str], patterns: Sequence[str]) -> bool:
+def match(names: Sequence[str], asked: Sequence[str]) -> bool:
     """Whether a pattern matches one of the names, or the layer of a weight that has a name of its own."""
-    known = {*names, *(layer for layer, _, weight in (name.rpartition(".") for name in names) if "weight" in weight)}
-    return any(fnmatchcase(name, pattern) for name in known for pattern in patterns)
+    return patterns.match(_with_layers(names), asked)
 
 
-def check_patterns(patterns: Sequence[str], names: Sequence[str]) -> None:
+def check_patterns(asked: Sequence[str], names: Sequence[str]) -> None:
     """A `TechniqueError` where there is nothing to prune, or a pattern has nothing to match."""
     if not names:
         raise toolkit.TechniqueError("the model has no linear, convolutional, recurrent or attention layer to prune")
-    for pattern in patterns:
-        if not match(names, [pattern]):
-            close = get_close_matches(pattern, names, n=5) or names[:10]
-            raise toolkit.TechniqueError(f"'{pattern}' matches no prunable layer; known: {', '.join(close)}")
+    if problem := patterns.unmatched(asked, _with_layers(names), names, "prunable layer"):
+        raise toolkit.TechniqueError(problem)
+
+
+def _with_layers(names: Sequence[str]) -> set[str]:
+    return {*names, *(layer for layer, _, weight in (name.rpartition(".") for name in names) if "weight" in weight)}

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
-from typing import Literal, TypeVar
+from typing import Literal
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from toolkit import TechniqueError, masks
+from toolkit import TechniqueError, masks, patterns
 from toolkit_quantization import layers
 from toolkit_quantization.codecs import Dtype
 from toolkit_quantization.engines import Engine
 from toolkit_quantization.layers import Arithmetic
 from toolkit_quantization.params import Params
-
-Said = TypeVar("Said", bound=str)
 
 
 def weights_by_layer(model: nn.Module) -> dict[str, dict[str, masks.Weight]]:
@@ -32,35 +28,21 @@ def weights_by_layer(model: nn.Module) -> dict[str, dict[str, masks.Weight]]:
 
 def dtype_of(layer: str, params: Params) -> Dtype:
     """The dtype that a layer is to have."""
-    return _most_exact(layer, params.overrides, "overrides") or params.dtype
+    return patterns.most_exact([layer], params.overrides, "overrides") or params.dtype
 
 
 def arithmetic_of(layer: str, params: Params) -> Arithmetic | Literal["auto"]:
     """The arithmetic that a layer is to have, where it has a choice."""
     if isinstance(params.arithmetic, str):
         return params.arithmetic
-    return _most_exact(layer, params.arithmetic, "arithmetic") or "int8"
-
-
-def _most_exact(layer: str, table: Mapping[str, Said], place: str) -> Said | None:
-    """What a table of patterns says of a layer: the one with the most characters that are no wildcards."""
-    # Not the first one that matches: the order of a table's keys is nothing that two equal recipes must share.
-    found = sorted((-_literals(pattern), pattern) for pattern in table if fnmatchcase(layer, pattern))
-    best = [pattern for length, pattern in found if length == found[0][0]]
-    if len({table[pattern] for pattern in best}) > 1:
-        raise TechniqueError(f"'{best[0]}' and '{best[1]}' in {place} disagree about '{layer}': make one more exact")
-    return table[best[0]] if best else None
-
-
-def _literals(pattern: str) -> int:
-    return sum(character not in "*?[]" for character in pattern)
+    return patterns.most_exact([layer], params.arithmetic, "arithmetic") or "int8"
 
 
 def why_not_asked(layer: str, params: Params) -> str | None:
     """The reason for which the recipe leaves a layer in float, None if it does not."""
-    if excluded := [pattern for pattern in params.exclude if fnmatchcase(layer, pattern)]:
+    if excluded := [pattern for pattern in params.exclude if patterns.match([layer], [pattern])]:
         return f"excluded by '{excluded[0]}'"
-    if not any(fnmatchcase(layer, pattern) for pattern in params.layers):
+    if not patterns.match([layer], params.layers):
         return "not among the layers asked for"
     return None
 
@@ -78,7 +60,9 @@ def select(model: nn.Module, params: Params, engine: Engine) -> dict[str, Dtype]
     """The dtype of each layer to quantize, by name; a `TechniqueError` if there are none or if they cannot be."""
     known = weights_by_layer(model)
     by_name = params.arithmetic if isinstance(params.arithmetic, dict) else {}
-    _require_matches([*params.layers, *params.exclude, *params.overrides, *by_name], known)
+    asked = [*params.layers, *params.exclude, *params.overrides, *by_name]
+    if known and (problem := patterns.unmatched(asked, known)):
+        raise TechniqueError(problem)
     why = reasons(model, params, engine)
     chosen = {layer: dtype_of(layer, params) for layer, reason in why.items() if reason is None}
     if not chosen:
@@ -102,13 +86,6 @@ def groups(model: nn.Module, names: Iterable[str]) -> list[tuple[str, ...]]:
         found.append((parameters.union(*(group[0] for group in sharing)), [*others, layer]))
     order = {layer: position for position, layer in enumerate(known)}
     return sorted((tuple(group) for _, group in found), key=lambda group: order[group[0]])
-
-
-def _require_matches(patterns: Iterable[str], known: Mapping[str, object]) -> None:
-    for pattern in patterns:
-        if known and not any(fnmatchcase(name, pattern) for name in known):
-            close = get_close_matches(pattern, known, n=5) or list(known)[:10]
-            raise TechniqueError(f"no layer matches '{pattern}'; known: {', '.join(close)}")
 
 
 def _require_usable(weights: Mapping[str, masks.Weight]) -> None:

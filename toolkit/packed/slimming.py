@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from toolkit.errors import InputError
 from toolkit.masks import folded
+from toolkit.patterns import match, unmatched
 
 LARGEST_HALF = float(torch.finfo(torch.float16).max)
 
@@ -65,11 +65,10 @@ def _reduce(norm: _BatchNorm) -> None:
 
 
 def _round(tensors: Sequence[tuple[str, Tensor]], patterns: Sequence[str]) -> None:
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name, _ in tensors):
-            raise InputError(f"no tensor matches '{pattern}'; known: {', '.join(name for name, _ in tensors[:10])}")
+    if problem := unmatched(patterns, [name for name, _ in tensors], what="tensor"):
+        raise InputError(problem)
     for name, tensor in tensors:
-        if tensor.dtype == torch.float32 and any(fnmatchcase(name, pattern) for pattern in patterns):
+        if tensor.dtype == torch.float32 and match([name], patterns):
             if tensor.numel() and float(tensor.abs().max()) > LARGEST_HALF:
                 raise InputError(f"'{name}' has values that float16 cannot hold")
             tensor.copy_(tensor.half())
