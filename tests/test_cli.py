@@ -476,7 +476,10 @@ class TestRecipes:
         assert code == 0
         lines = dict(line.split(maxsplit=1) for line in output.splitlines())
         assert {"mnist", "distillation", "pruning", "quantization"} <= set(lines)
-        assert lines["mnist"] == (ROOT / "recipes/mnist.toml").read_text().splitlines()[1].lstrip("# ")
+        summary = (ROOT / "recipes/mnist.toml").read_text().splitlines()[1].lstrip("# ")
+        assert lines["mnist"] == summary
+        widths = {line.index(lines[line.split()[0]]) for line in output.splitlines()}
+        assert len(widths) == 1, "one below the other"
 
     def test_one_is_printed_as_it_is_and_runs_from_a_file(self, here):
         code, output = invoke("recipes", "mnist")

@@ -676,5 +676,7 @@ def test_it_is_installed_and_its_hooks_are_what_the_toolkit_calls() -> None:
     technique = techniques.load("pruning")
     assert technique.params_class is Params
     assert all(technique.implements(hook) for hook in ("prepare", "optimize", "finetune", "measure"))
-    with pytest.raises(toolkit.TechniqueError, match=r"'pruning' \(.*\) refused in optimize: no prunable layer matches 'x'"):
+    with pytest.raises(
+        toolkit.TechniqueError, match=r"'pruning' \(.*\) refused in optimize: no prunable layer matches 'x'"
+    ):
         technique.call("optimize", model=toy_mlp(), params=Params(layers=["x"]), data=DATA, prepared=[])

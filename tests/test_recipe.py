@@ -161,6 +161,7 @@ class TestFile:
         [
             ("minst", "did you mean 'mnist'?"),
             ("recipes/prunning.toml", "did you mean 'pruning'?"),
+            ("lenet-5-1.5k", "did you mean 'records/lenet-5-1.5kb'?"),
             ("a" * 5000, "known"),
         ],
     )

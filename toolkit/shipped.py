@@ -12,7 +12,8 @@ from toolkit.errors import InputError, did_you_mean
 def shipped() -> dict[str, Path]:
     """The recipes that come with the toolkit, by name."""
     folder = Path(str(files("toolkit.recipes")))
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.toml"))}
+    found = {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.toml")}
+    return dict(sorted(found.items()))
 
 
 def locate(recipe: str | Path) -> Path:
@@ -25,7 +26,7 @@ def locate(recipe: str | Path) -> Path:
         return known[str(recipe)]
     if os.path.isdir(path):
         raise InputError(f"{str(recipe)!r} is a directory: name a recipe, which is a file")
-    hint = did_you_mean(path.stem, known)
+    hint = did_you_mean(path.name.removesuffix(".toml"), known)
     raise InputError(f"there is no recipe {str(recipe)!r}{hint} (a file, or a shipped recipe)")
 
 

@@ -55,5 +55,7 @@ def recipes(name: str | None) -> None:
             raise InputError(f"no recipe '{name}' is shipped{did_you_mean(name, known)}")
         click.echo(known[name].read_text(encoding="utf-8"), nl=False)
         return
-    for recipe, path in shipped().items():
-        click.echo(f"{recipe:<16} {summary(path)}")
+    found = shipped()
+    width = max(map(len, found))
+    for recipe, path in found.items():
+        click.echo(f"{recipe:<{width}}  {summary(path)}")
