@@ -29,8 +29,8 @@ class Published(NamedTuple):
 PUBLISHED = (
     Published("Deep Compression, LeNet-300-100", 27e3, 1.58),
     Published("Deep Compression, LeNet-5", 44e3, 0.74),
-    Published("MIRACLE (Havasi et al. 2018), LeNet-5", 3.03e3, 0.69),
-    Published("MIRACLE, LeNet-5, smaller", 1.52e3, 0.96),
+    Published("MIRACLE", 3.03e3, 0.69),  # Havasi et al. 2018, LeNet-5
+    Published("MIRACLE, smaller", 1.52e3, 0.96),
 )
 
 
