@@ -71,14 +71,14 @@ def _against_bytes(results: Sequence[Result]) -> tuple[str, str, Figure]:
     sizes = [point.size_bytes for point in PUBLISHED]
     for point in PUBLISHED:
         axes.plot(point.size_bytes, point.error_percent, "x", color=BAD)
-        _label(axes, point.label, point.size_bytes, point.error_percent)
+        _label(axes, point.label, point.size_bytes, point.error_percent, above=True)
     for experiment in EXPERIMENTS:
         if stage := _sized(experiment, results):
             runs = runs_of(results, experiment)
             size, error = mean_of(runs, number(stage, "size_bytes")).value, mean_of(runs, error_percent(stage))
             margin = None if len(runs) < 2 else error.margin
             axes.errorbar(size, error.value, margin, fmt="o", color=SERIES, capsize=2)
-            _label(axes, experiment.recipe.rpartition("/")[2], size, error.value)
+            _label(axes, experiment.recipe.rpartition("/")[2], size, error.value, above=False)
             sizes.append(size)
     size_axis(axes, sizes)
     axes.set_xlim(right=8 * max(sizes))  # room for the labels
@@ -88,8 +88,9 @@ def _against_bytes(results: Sequence[Result]) -> tuple[str, str, Figure]:
     return "error-against-bytes", "errors against the bytes of the file", figure
 
 
-def _label(axes: Axes, text: str, x: float, y: float) -> None:
-    axes.annotate(text, (x, y), (6, -3), textcoords="offset points", fontsize=7, color=INK)
+def _label(axes: Axes, text: str, x: float, y: float, above: bool) -> None:
+    """Beside a point; ours below and others above, since points of equal error are close to each other."""
+    axes.annotate(text, (x, y), (6, 3 if above else -10), textcoords="offset points", fontsize=7, color=INK)
 
 
 def _sized(experiment: Experiment, results: Sequence[Result]) -> str:
