@@ -133,6 +133,21 @@ def test_what_came_of_a_recipe_is_written_into_its_comment(tmp_path: Path, monke
     assert list(show.lines_of(experiment, results)) == [["errors", "85", "80, 90", "≤ 90", "yes"]]
 
 
+def test_minutes_that_do_not_count_what_is_shared_say_so() -> None:
+    names = {experiment.recipe for experiment in EXPERIMENTS}
+    assert all(experiment.begins_like in names for experiment in EXPERIMENTS if experiment.begins_like)
+    experiment = Experiment("papers/x", measures=(Measure("errors", number("codebook", "errors")),), begins_like="y")
+    told = "# Ours, mean of 1 seeds, 2 minutes each on one core besides what it shares with y: errors 100."
+    assert show.comment(experiment, [result()]) == [told]
+
+
+def test_what_shares_a_beginning_has_the_same_baseline() -> None:
+    for experiment in EXPERIMENTS:
+        for mine in runs_of(RESULTS, experiment) if experiment.begins_like else []:
+            theirs = [run for run in RESULTS if (run.recipe, run.seed) == (experiment.begins_like, mine.seed)]
+            assert [run.rows["baseline"] for run in theirs] == [mine.rows["baseline"]]
+
+
 def test_results_are_of_the_recipes_as_they_are_and_of_every_seed() -> None:
     jobs = list(jobs_of(EXPERIMENTS, (0, 1, 2), {}))
     for kept in RESULTS:

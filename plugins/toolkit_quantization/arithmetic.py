@@ -94,8 +94,8 @@ def measure(module: nn.Module, call: Call) -> Choice:
     candidates: dict[Arithmetic, nn.Module] = {name: successor(module, "int8", name) for name in ("float", "int8")}
     timed: list[tuple[str, nn.Module]] = [("before", module), *candidates.items()]
     calls = {name: partial(each, *call.args, **call.kwargs) for name, each in timed}
-    for first in calls.values():  # it packs
-        first()
+    for call_once in calls.values():  # a first call packs weights, which is not to be timed
+        call_once()
     # Nothing warms the caches before a call: in the model another layer comes before it, too.
     times = medians_in_turn(calls, SECONDS * len(calls))
     fastest = min(candidates, key=times.__getitem__)

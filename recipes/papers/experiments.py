@@ -36,11 +36,16 @@ class Measure:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A shipped recipe, and what is varied of it: overrides by the label of the variation; what is told of the runs."""
+    """A shipped recipe, and what is varied of it: overrides by the label of the variation; what is told of the runs.
+
+    `begins_like` is the recipe whose baseline, and maybe first stages, its runs find in the cache: their minutes are
+    what they take besides.
+    """
 
     recipe: str
     variations: Mapping[str, Overrides] = field(default_factory=lambda: {"": {}})
     measures: tuple[Measure, ...] = ()
+    begins_like: str = ""
 
 
 def number(stage: str, name: str) -> Callable[[Run], float]:
@@ -112,6 +117,7 @@ EXPERIMENTS = (
             Measure("errors after correction", number("corrected", "errors"), most=120),
             Measure("% of threes right", lambda run: 100 * run["corrected"]["bias-correction.right_3"], least=97),
         ),
+        begins_like="papers/hinton-2015",
     ),
     Experiment("papers/deep-compression-lenet-300-100", measures=_compressed(1.58, times_least=48)),
     Experiment("papers/deep-compression-lenet-5", measures=_compressed(0.74, times_least=60)),
@@ -126,5 +132,5 @@ EXPERIMENTS = (
         tuple(measure for kept in ("20%", "10%") for measure in _over_dense(kept)),
     ),
     Experiment("records/lenet-5-3kb", measures=_compressed(0.65, size_most=2_600)),
-    Experiment("records/lenet-5-1.5kb", measures=_compressed(0.80, size_most=1_500)),
+    Experiment("records/lenet-5-1.5kb", measures=_compressed(0.80, size_most=1_500), begins_like="records/lenet-5-3kb"),
 )

@@ -41,7 +41,7 @@ def table(results: Sequence[Result]) -> str:
     for experiment in EXPERIMENTS:
         for place, line in enumerate(lines_of(experiment, results)):
             name = f"`{experiment.recipe}`" if place == 0 else ""
-            minutes = f"{minutes_a_seed(results, experiment):.0f}" if place == 0 else ""
+            minutes = f"{minutes_a_seed(results, experiment):.0f}{_besides(experiment)}" if place == 0 else ""
             rows.append([name, *line, minutes])
     headers = ["recipe", "measured", "mean", "by seed", "to reach", "reached", "minutes a seed on one core"]
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
@@ -51,9 +51,13 @@ def comment(experiment: Experiment, results: Sequence[Result]) -> list[str]:
     """The lines of a recipe's comment that say what came of it here."""
     told = "; ".join(f"{what} {mean}" for what, mean, *_ in lines_of(experiment, results))
     seeds = len({result.seed for result in results if result.recipe == experiment.recipe})
-    minutes = minutes_a_seed(results, experiment)
-    text = f"{OURS}mean of {seeds} seeds, {minutes:.0f} minutes each on one core: {told}."
+    minutes = f"{minutes_a_seed(results, experiment):.0f} minutes each on one core{_besides(experiment)}"
+    text = f"{OURS}mean of {seeds} seeds, {minutes}: {told}."
     return textwrap.wrap(text, 118, subsequent_indent="# ", break_on_hyphens=False)
+
+
+def _besides(experiment: Experiment) -> str:
+    return f" besides what it shares with {experiment.begins_like}" if experiment.begins_like else ""
 
 
 def _short(value: float) -> str:
