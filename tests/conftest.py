@@ -8,7 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests sta
 import pytest
 import torch
 
-from toolkit import techniques
+from toolkit.hooks import loading as techniques
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import toolkit
-from toolkit.recipe import parse_recipe
+from toolkit.recipe.read import parse_recipe
 
 SLICE = """
 import torch

@@ -25,11 +25,13 @@ from torch.nn.utils import parametrizations, parametrize
 from torchvision.models import mobilenet_v3_small, resnet18
 
 import toolkit
-from toolkit import artifact, masks, sources, techniques
+from toolkit import masks, sources
+from toolkit import model_files as artifact
 from toolkit.errors import ArtifactError
+from toolkit.hooks import loading as techniques
 from toolkit.models import lenet5
-from toolkit.recipe import Stage, Step
-from toolkit.stages import perform
+from toolkit.recipe.read import Stage, Step
+from toolkit.runner.stage import perform
 from toolkit.testing import TiedToy, toy_cnn, toy_data, toy_mlp
 from toolkit.training import Training, TrainingSettings, fit
 
@@ -659,7 +661,7 @@ def test_nothing_that_a_file_names_is_imported(
     ],
 )
 def test_only_modules_of_known_packages_are_allowed(name: str) -> None:
-    from toolkit.opening.allowed import resolve_globals
+    from toolkit.model_files.safe.allowed import resolve_globals
 
     with pytest.raises(ArtifactError, match="not known to be safe"):
         resolve_globals([name], ())

@@ -23,10 +23,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from toolkit import artifact
+from toolkit import model_files as artifact
 from toolkit.errors import InputError
+from toolkit.model_files.weights import load_weights, read_state
 from toolkit.testing import TiedToy, toy_mlp
-from toolkit.weights import load_weights, read_state
 
 HUGE = 10**9
 ALLOWED_MB = 200

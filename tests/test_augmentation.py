@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import toolkit
-from toolkit.assembly import make_data
-from toolkit.datasets.augmentation import affine, elastic, translation
+from toolkit.data.augmentation import affine, elastic, translation
 from toolkit.errors import InputError, RecipeError
-from toolkit.recipe import parse_recipe
+from toolkit.recipe.read import parse_recipe
+from toolkit.runner.assembly import make_data
 from toolkit.testing import toy_data
 from toolkit.training import Training, TrainingSettings, fit
 

@@ -12,11 +12,12 @@ from toolkit_bias import add_to_bias, best_offset
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from toolkit import Data, TechniqueError, masks, techniques
-from toolkit.measured import named_measures
-from toolkit.recipe import Stage, Step
+from toolkit import Data, TechniqueError, masks
+from toolkit.hooks import loading as techniques
+from toolkit.recipe.read import Stage, Step
+from toolkit.runner.stage import Outcome, perform
+from toolkit.runner.technique_numbers import named_measures
 from toolkit.seeding import reseed
-from toolkit.stages import Outcome, perform
 from toolkit.tasks import MultiLabel
 from toolkit.testing import TiedToy, toy_cnn, toy_data, toy_mlp
 from toolkit.training import Training, TrainingSettings, fit

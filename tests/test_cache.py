@@ -11,7 +11,7 @@ from click.testing import CliRunner
 import toolkit
 from toolkit.cli import main
 from toolkit.interruption import Interrupted, Stop
-from toolkit.recipe import parse_recipe
+from toolkit.recipe.read import parse_recipe
 from toolkit.report.reader import read_report
 from toolkit.storage.cache import cache_folder, entries
 from toolkit.storage.lock import locked

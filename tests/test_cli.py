@@ -14,12 +14,12 @@ import torch
 from click.testing import CliRunner
 
 import toolkit
-from toolkit import techniques
 from toolkit.cli import main
-from toolkit.datasets.returned import FORMS
+from toolkit.data.coerce import FORMS
 from toolkit.errors import InputError
-from toolkit.evaluation import evaluate
-from toolkit.recipe import read_recipe
+from toolkit.hooks import loading as techniques
+from toolkit.recipe.read import read_recipe
+from toolkit.runner.evaluation import evaluate
 from toolkit.testing import toy_cnn
 
 ROOT = Path(__file__).parents[1]

@@ -6,7 +6,7 @@ import pytest
 
 import toolkit
 from toolkit.errors import TechniqueError
-from toolkit.techniques import installed, load
+from toolkit.hooks.loading import installed, load
 from toolkit.testing import ObserverContract, TechniqueContract
 
 

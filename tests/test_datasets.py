@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from toolkit import Data
-from toolkit.datasets import DATASETS, with_validation
-from toolkit.datasets.mnist import CHECKSUMS, cache_directory, mnist
+from toolkit.data.built_in import DATASETS, with_validation
+from toolkit.data.mnist import CHECKSUMS, cache_directory, mnist
 from toolkit.errors import InputError
 
 TRAIN_COUNTS = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]

@@ -15,13 +15,14 @@ from toolkit_distillation import teachers as teachers_module
 from torch import Tensor, nn
 
 import toolkit
-from toolkit import Batch, Data, Task, Training, masks, techniques
-from toolkit.datasets import with_validation
+from toolkit import Batch, Data, Task, Training, masks
+from toolkit.data.built_in import with_validation
 from toolkit.errors import InputError
-from toolkit.measured import named_measures
-from toolkit.recipe import Stage, Step
+from toolkit.hooks import loading as techniques
+from toolkit.recipe.read import Stage, Step
+from toolkit.runner.stage import Outcome, perform
+from toolkit.runner.technique_numbers import named_measures
 from toolkit.seeding import reseed
-from toolkit.stages import Outcome, perform
 from toolkit.tasks.classification import softened_divergence as distillation_loss
 from toolkit.testing import toy_cnn, toy_data, toy_mlp
 from toolkit.training import TrainingSettings, fit

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from toolkit import techniques
-from toolkit.hookchecks import hook_names
-from toolkit.hookspecs import ObserverHooks, TechniqueHooks
+from toolkit.hooks import loading as techniques
+from toolkit.hooks.checks import hook_names
+from toolkit.hooks.specs import ObserverHooks, TechniqueHooks
 from toolkit.params import Params
 from toolkit.testing import ObserverContract, TechniqueContract, check_contract
 from toolkit.testing.distributions import write_distribution

@@ -19,12 +19,14 @@ from toolkit_distillation.teachers import Lesson
 from torch import Tensor, nn
 
 import toolkit
-from toolkit import Training, artifact, masks, techniques
+from toolkit import Training, masks
+from toolkit import model_files as artifact
 from toolkit.errors import RecipeError, TechniqueError
-from toolkit.measured import named_measures
-from toolkit.recipe import Stage, Step
+from toolkit.hooks import loading as techniques
+from toolkit.recipe.read import Stage, Step
+from toolkit.runner.stage import Outcome, perform
+from toolkit.runner.technique_numbers import named_measures
 from toolkit.seeding import reseed
-from toolkit.stages import Outcome, perform
 from toolkit.tasks import Classification
 from toolkit.testing import toy_cnn, toy_data, toy_lstm, toy_mlp, toy_outputs, toy_transformer
 from toolkit.training import TrainingSettings, fit

@@ -12,7 +12,8 @@ from toolkit_quantization import kernels
 from toolkit_quantization.int8 import MOST_PACKED, Int8Linear, int8_matmul, quantize_per_channel, quantize_rows
 from torch import Tensor, nn
 
-from toolkit import artifact, masks
+from toolkit import masks
+from toolkit import model_files as artifact
 
 KERNELS = {
     "fbgemm": kernels.fbgemm_packed,

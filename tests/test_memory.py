@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from toolkit import artifact
+from toolkit import model_files as artifact
 from toolkit.metrics import MemoryMeter
 from toolkit.models import lenet5
 from toolkit.sources import import_file

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from toolkit import masks
+from toolkit.data.splits import Data
 from toolkit.errors import ToolkitError
 from toolkit.metrics import answers, counts, macs, quality
 from toolkit.models import lenet5
-from toolkit.tasks import Batch, Classification, Data, Task
+from toolkit.tasks import Batch, Classification, Task
 from toolkit.testing import TiedToy, toy_cnn, toy_data, toy_mlp
 
 LENET5_PARAMETERS = 20 * 25 + 20 + 50 * 20 * 25 + 50 + 500 * 800 + 500 + 10 * 500 + 10

@@ -6,8 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from toolkit.cli import main
-from toolkit.creating.templates import toml
-from toolkit.recipe import read_recipe
+from toolkit.recipe.read import read_recipe
+from toolkit.scaffold.templates import toml
 
 NETS = """
 from torch import nn

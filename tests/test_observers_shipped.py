@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-from toolkit import techniques
+from toolkit.hooks import loading as techniques
 
 STAGES = '[[stages]]\ntechnique = "pruning"\nfinetune = { epochs = 3 }\n[[stages]]\ntechnique = "quantization"\n'
 # Looks at what another plugin has written whenever a step was taken.

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from toolkit import Data, TechniqueError
-from toolkit.measured import named_measures
+from toolkit.runner.technique_numbers import named_measures
 from toolkit.tasks import MultiLabel, TokenClassification
 from toolkit.testing import toy_cnn, toy_data, toy_mlp
 

@@ -18,16 +18,17 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from torchvision import datasets
 
 from toolkit import Data
-from toolkit.assembly import assemble, make_data
-from toolkit.batches import in_memory
-from toolkit.datasets import folder, with_validation
-from toolkit.datasets.downloaded import CIFAR10, FASHION, cifar10, cifar100, fashion_mnist
-from toolkit.datasets.folder import image_folder
-from toolkit.datasets.returned import as_data
-from toolkit.datatable import DataTable
+from toolkit.data import folder
+from toolkit.data.batches import in_memory
+from toolkit.data.built_in import with_validation
+from toolkit.data.coerce import as_data
+from toolkit.data.downloaded import CIFAR10, FASHION, cifar10, cifar100, fashion_mnist
+from toolkit.data.folder import image_folder
 from toolkit.errors import InputError, RecipeError
-from toolkit.recipe import parse_recipe
-from toolkit.resolved import resolved_recipe
+from toolkit.recipe.data_table import DataTable
+from toolkit.recipe.read import parse_recipe
+from toolkit.recipe.resolved import resolved_recipe
+from toolkit.runner.assembly import assemble, make_data
 from toolkit.storage.identity import data_fingerprint
 
 

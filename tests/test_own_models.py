@@ -14,16 +14,16 @@ from safetensors.torch import save_file
 from torch import nn
 
 import toolkit
-from toolkit import artifact
-from toolkit.assembly import assemble
-from toolkit.datasets.returned import as_data
+from toolkit import model_files as artifact
+from toolkit.data.coerce import as_data
 from toolkit.errors import InputError
 from toolkit.metrics import MemoryMeter
-from toolkit.recipe import parse_recipe
+from toolkit.model_files.weights import load_weights
+from toolkit.recipe.read import parse_recipe
+from toolkit.runner.assembly import assemble
 from toolkit.sources import Source, resolve
 from toolkit.tasks import Classification, to_float32
 from toolkit.testing import toy_mlp
-from toolkit.weights import load_weights
 
 NETS = """
 from collections import namedtuple

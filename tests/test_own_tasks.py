@@ -9,11 +9,11 @@ from torch import nn
 
 import toolkit
 from toolkit import Batch, Classification, Data, MultiLabel, Pooled, Regression, Task, TokenClassification
-from toolkit.datatable import DataTable
 from toolkit.errors import InputError
-from toolkit.evaluation import evaluate
 from toolkit.metrics import answers, quality
-from toolkit.recipe import parse_recipe
+from toolkit.recipe.data_table import DataTable
+from toolkit.recipe.read import parse_recipe
+from toolkit.runner.evaluation import evaluate
 from toolkit.sources import resolve
 from toolkit.storage.identity import result_keys, run_identity
 

@@ -19,13 +19,14 @@ from click.testing import CliRunner
 from torch import Tensor, nn
 
 import toolkit
-from toolkit import artifact, masks, models
+from toolkit import masks, models
+from toolkit import model_files as artifact
 from toolkit.cli import main
 from toolkit.errors import ArtifactError, InputError, ToolkitError
-from toolkit.evaluation import evaluate
-from toolkit.packed import file as packed_file
-from toolkit.packed import layers, pack, slimmed, tensors
-from toolkit.packed.streams import DamagedError, Reader, Writer
+from toolkit.model_files.packed import file as packed_file
+from toolkit.model_files.packed import layers, pack, slimmed, tensors
+from toolkit.model_files.packed.streams import DamagedError, Reader, Writer
+from toolkit.runner.evaluation import evaluate
 from toolkit.testing import TOY_MODELS, toy_cnn, toy_data, toy_mlp
 
 START = 8  # after mark and checksum
@@ -139,7 +140,7 @@ def test_a_tensor_comes_back_bit_by_bit(name: str) -> None:
 
 
 def test_many_tensors_in_one_stream_and_more_symbols_than_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("toolkit.packed.streams.PART", 1000)
+    monkeypatch.setattr("toolkit.model_files.packed.streams.PART", 1000)
     made = list(TENSORS.values())
     again, _ = through(*made)
     assert all(torch.equal(one, other) for one, other in zip(made, again, strict=True))

@@ -17,9 +17,9 @@ from reproduce import HELD_OUT, Job, jobs_of, reproduce
 from results import FILE, Result, read, text_of, write
 from scipy import stats
 
-from toolkit.assembly import make_data
-from toolkit.recipe import read_recipe
-from toolkit.shipped import shipped
+from toolkit.recipe.read import read_recipe
+from toolkit.recipe.shipped import shipped
+from toolkit.runner.assembly import make_data
 
 SMALL = {
     "data.args.samples": 256,

@@ -11,9 +11,9 @@ import toolkit
 from toolkit import masks
 from toolkit.errors import TechniqueError
 from toolkit.promises import Promises
+from toolkit.promises.examine import examine
 from toolkit.promises.fingerprint import changes, fingerprint
-from toolkit.promises.keeping import examine
-from toolkit.recipe import parse_recipe
+from toolkit.recipe.read import parse_recipe
 
 HEAD = """
 name = "toy"

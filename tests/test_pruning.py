@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import toolkit
-from toolkit import masks, techniques
+from toolkit import masks
+from toolkit.hooks import loading as techniques
 from toolkit.testing import TiedToy, toy_cnn, toy_data, toy_mlp
 from toolkit.training import Training, TrainingSettings, fit
 

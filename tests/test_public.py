@@ -15,9 +15,9 @@ import pluggy
 import pytest
 
 import toolkit
-from toolkit import techniques
 from toolkit.errors import TechniqueError
-from toolkit.hookspecs import ObserverHooks, TechniqueHooks, hookspec
+from toolkit.hooks import loading as techniques
+from toolkit.hooks.specs import ObserverHooks, TechniqueHooks, hookspec
 from toolkit.testing import TechniqueContract
 from toolkit.testing.distributions import write_distribution
 

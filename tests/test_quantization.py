@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import toolkit
-from toolkit import artifact, masks
-from toolkit.tasks import Data
+from toolkit import masks
+from toolkit import model_files as artifact
+from toolkit.data.splits import Data
 from toolkit.testing import TOY_MODELS, TiedToy, toy_cnn, toy_data, toy_mlp
 
 DATA = toy_data(samples=128).without_test()

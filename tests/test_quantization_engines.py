@@ -18,7 +18,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import toolkit
-from toolkit import TechniqueError, artifact, hookimpl, masks
+from toolkit import TechniqueError, hookimpl, masks
+from toolkit import model_files as artifact
 from toolkit.testing import TOY_MODELS, toy_cnn, toy_data, toy_mlp
 
 DATA = toy_data(samples=256).without_test()

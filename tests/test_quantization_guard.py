@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 
 import toolkit
 from toolkit import TechniqueError, masks
-from toolkit.tasks import Batch, Classification, Data, Regression, Task
+from toolkit.data.splits import Data
+from toolkit.tasks import Batch, Classification, Regression, Task
 from toolkit.testing import TiedToy, toy_cnn, toy_data, toy_mlp
 from toolkit.training import Training, TrainingSettings, fit
 

@@ -24,7 +24,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from torch.utils._pytree import tree_leaves
 
 import toolkit
-from toolkit import artifact, masks
+from toolkit import masks
+from toolkit import model_files as artifact
 from toolkit.metrics import counts, macs
 from toolkit.report.layers import layers_of
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 import toolkit
-from toolkit import techniques
-from toolkit.recipe import parse_recipe
+from toolkit.hooks import loading as techniques
+from toolkit.recipe.read import parse_recipe
 from toolkit.sources import resolve
 
 ROOT = Path(__file__).parents[1]

@@ -11,13 +11,13 @@ import torch
 from pydantic import Field, field_validator
 
 import toolkit
-from toolkit import techniques
-from toolkit.assembly import assemble
-from toolkit.datasets.returned import FORMS
+from toolkit.data.coerce import FORMS
 from toolkit.errors import InputError, RecipeError
-from toolkit.overrides import parse_settings
-from toolkit.recipe import parse_recipe, read_recipe
-from toolkit.resolved import resolved_recipe
+from toolkit.hooks import loading as techniques
+from toolkit.recipe.overrides import parse_settings
+from toolkit.recipe.read import parse_recipe, read_recipe
+from toolkit.recipe.resolved import resolved_recipe
+from toolkit.runner.assembly import assemble
 from toolkit.testing import toy_cnn, toy_mlp
 
 RECIPE = """\

@@ -22,15 +22,16 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 import toolkit
-from toolkit import sources, techniques
-from toolkit.assembly import assemble
-from toolkit.datatable import DataTable
+from toolkit import sources
 from toolkit.errors import InputError, RecipeError
-from toolkit.overrides import parse_settings
-from toolkit.recipe import Recipe, parse_recipe, read_recipe
-from toolkit.resolved import resolved_recipe
-from toolkit.shipped import shipped
-from toolkit.tables import MeasureTable, ModelTable, PluginTable, RecipeTable, StageTable
+from toolkit.hooks import loading as techniques
+from toolkit.recipe.data_table import DataTable
+from toolkit.recipe.overrides import parse_settings
+from toolkit.recipe.read import Recipe, parse_recipe, read_recipe
+from toolkit.recipe.resolved import resolved_recipe
+from toolkit.recipe.shipped import shipped
+from toolkit.recipe.tables import MeasureTable, ModelTable, PluginTable, RecipeTable, StageTable
+from toolkit.runner.assembly import assemble
 from toolkit.testing import toy_mlp
 from toolkit.training import TrainingSettings
 

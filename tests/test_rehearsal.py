@@ -9,8 +9,8 @@ import torch
 from click.testing import CliRunner
 
 from toolkit.cli import main
-from toolkit.recipe import parse_recipe
-from toolkit.rehearsal import rehearse
+from toolkit.recipe.read import parse_recipe
+from toolkit.runner.rehearsal import rehearse
 
 HEAD = """
 [model]
@@ -133,7 +133,7 @@ def test_data_sets_sorted_by_class_keep_all_classes(check, tmp_path):
 
 
 def _few_batches(folder):
-    from toolkit.rehearsal import _FewBatches
+    from toolkit.runner.rehearsal import _FewBatches
 
     recipe = parse_recipe(HEAD.replace("toolkit.testing.toys:toy_data", "own.py:data") + PRUNING, "toy", folder)
     few = _FewBatches.model_construct(**dict(recipe.data))

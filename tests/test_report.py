@@ -17,6 +17,7 @@ from toolkit import masks
 from toolkit.cli import main
 from toolkit.errors import InputError
 from toolkit.metrics import answers
+from toolkit.recipe.differences import settings_of
 from toolkit.report import Note, Plot, Report, Row
 from toolkit.report.compare import compare, moved
 from toolkit.report.curves import POINTS, CurveRecorder
@@ -27,7 +28,6 @@ from toolkit.report.reader import read_details, read_report
 from toolkit.report.samples import SHOWN, lost_samples, picture
 from toolkit.report.table import as_markdown, as_text
 from toolkit.report.verdicts import speed, stage_verdicts, verdict
-from toolkit.storage.differences import settings_of
 from toolkit.testing import TiedToy, toy_cnn, toy_data, toy_mlp
 
 ENVIRONMENT = {"processor": "a processor", "threads": 1, "device": "cpu", "torch": "2.14"}
@@ -461,7 +461,7 @@ class TestLayers:
         assert sum(layer.histogram.counts) == 256
 
     def test_replaced_layers_are_known_by_what_they_store(self, tmp_path):
-        from toolkit.recipe import parse_recipe
+        from toolkit.recipe.read import parse_recipe
 
         recipe = parse_recipe(RECIPE + '[[stages]]\ntechnique = "quantization"\n', "r.toml", tmp_path)
         toolkit.run(recipe, output=tmp_path / "run")

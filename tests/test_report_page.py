@@ -17,17 +17,18 @@ from click.testing import CliRunner
 
 import toolkit
 from toolkit.cli import main
+from toolkit.data.splits import Data
 from toolkit.report import Note, Report, Row
 from toolkit.report.charts import charts
+from toolkit.report.charts.drawing import BAD, BASE, GOOD, STYLE
+from toolkit.report.charts.svg import SVG, XLINK, inline_svg
 from toolkit.report.compare import compare
+from toolkit.report.compare_text import as_page
 from toolkit.report.details import Curve, Details, Histogram, Layer, Lost, Sample
-from toolkit.report.difference import as_page
-from toolkit.report.drawing import BAD, BASE, GOOD, STYLE
 from toolkit.report.numbers import printable
 from toolkit.report.page import render
 from toolkit.report.reader import read_report
-from toolkit.report.svg import SVG, XLINK, inline_svg
-from toolkit.tasks import Data, Task
+from toolkit.tasks import Task
 
 XHTML = "{http://www.w3.org/1999/xhtml}"
 RECIPE = """

@@ -10,7 +10,7 @@ from torch import nn
 import toolkit
 from toolkit import masks
 from toolkit.errors import TechniqueError, TrainingError
-from toolkit.recipe import parse_recipe
+from toolkit.recipe.read import parse_recipe
 from toolkit.report import Note
 from toolkit.testing import toy_data
 

@@ -8,9 +8,9 @@ from click.testing import CliRunner
 
 from toolkit.cli import main
 from toolkit.errors import RecipeError
-from toolkit.recipe import read_recipe
-from toolkit.schema import FILE, recipe_schema
-from toolkit.shipped import shipped
+from toolkit.recipe.read import read_recipe
+from toolkit.recipe.schema import FILE, recipe_schema
+from toolkit.recipe.shipped import shipped
 
 RECIPES = shipped()
 GOOD = """

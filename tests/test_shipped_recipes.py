@@ -3,7 +3,7 @@
 import pytest
 
 import toolkit
-from toolkit.shipped import shipped, summary
+from toolkit.recipe.shipped import shipped, summary
 
 RECIPES = shipped()
 

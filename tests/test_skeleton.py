@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from toolkit import masks
-from toolkit.artifact import Parts, pack, put_together, take_apart
 from toolkit.errors import ArtifactError
+from toolkit.model_files import Parts, pack, put_together, take_apart
 from toolkit.testing import TiedToy, toy_cnn, toy_mlp
 
 PICTURES = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))

@@ -15,13 +15,13 @@ from survival import RECIPE, TOY, assert_same, make_recipe, outcome, start
 
 import toolkit
 from toolkit.errors import InputError, ToolkitError
+from toolkit.hooks.loading import from_module
 from toolkit.interruption import Interrupted, Stop
 from toolkit.params import Params
-from toolkit.recipe import Step
-from toolkit.runs import RunDirectory
+from toolkit.recipe.read import Step
 from toolkit.storage import files
 from toolkit.storage.record import DamagedError, read_record
-from toolkit.techniques import from_module
+from toolkit.storage.run_directory import RunDirectory
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -203,7 +203,9 @@ class TestDirectory:
 def test_a_run_that_is_killed_at_its_very_end_is_finished(undisturbed, tmp_path, monkeypatch):
     recipe, expected, _ = undisturbed
     with monkeypatch.context() as patch:
-        patch.setattr("toolkit.runs.shutil.rmtree", lambda *_, **__: None)  # as if it had been killed before
+        patch.setattr(
+            "toolkit.storage.run_directory.shutil.rmtree", lambda *_, **__: None
+        )  # as if it had been killed before
         toolkit.run(recipe, output=tmp_path / "run", cache=False)
     assert (tmp_path / "run" / "checkpoint").is_dir()
     with pytest.raises(InputError, match="exists"):

@@ -9,9 +9,9 @@ import pytest
 from pydantic import Field
 
 import toolkit
-from toolkit import techniques
 from toolkit.errors import InputError, TechniqueError
-from toolkit.manual import manual, parameters
+from toolkit.hooks import loading as techniques
+from toolkit.hooks.manual import manual, parameters
 
 
 def entry_point(name, value, distribution, version="1.0"):

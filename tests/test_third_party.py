@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from toolkit import techniques
+from toolkit.hooks import loading as techniques
 from toolkit.testing import ObserverContract, TechniqueContract
 from toolkit.testing.distributions import write_distribution
 

@@ -16,11 +16,11 @@ from torch.utils.data import Dataset, TensorDataset
 
 from toolkit import Batch, Data, Task, masks
 from toolkit.errors import TrainingError
-from toolkit.precision import with_fixed_precision
-from toolkit.stages import train
+from toolkit.runner.stage import train
 from toolkit.tasks import Classification
 from toolkit.testing import TOY_MODELS, toy_cnn, toy_data, toy_mlp
 from toolkit.training import Training, TrainingSettings, fit
+from toolkit.training.precision import with_fixed_precision
 
 SCHEDULES = ("one-cycle", "cosine", "constant")
 OPTIMIZERS: dict[str, dict[str, Any]] = {
@@ -696,7 +696,7 @@ def test_integer_outputs_are_left_as_they_are() -> None:
 def test_auto_takes_the_faster_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     for faster in ("float32", "bfloat16"):
         seconds = lambda model, training, data: float(training.settings.precision != faster)  # noqa: B023, E731
-        monkeypatch.setattr("toolkit.precision._seconds", seconds)
+        monkeypatch.setattr("toolkit.training.precision._seconds", seconds)
         found = with_fixed_precision(toy_mlp(), training(precision="auto", lr=0.5), toy_data(64))
         assert found.settings == TrainingSettings(precision=faster, lr=0.5)
 

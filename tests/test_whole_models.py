@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from toolkit import artifact, masks
+from toolkit import masks
+from toolkit import model_files as artifact
 from toolkit.seeding import reseed
 from toolkit.tasks import Task
 from toolkit.testing import TiedToy, toy_cnn, toy_data, toy_mlp

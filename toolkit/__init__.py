@@ -8,40 +8,41 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from toolkit import masks, patterns, testing, training
-    from toolkit.artifact import load
+    from toolkit.data.splits import Data
     from toolkit.errors import RecipeError, TechniqueError, ToolkitError
-    from toolkit.hookspecs import hookimpl
+    from toolkit.hooks.specs import hookimpl
+    from toolkit.model_files import load
     from toolkit.params import Params
-    from toolkit.recipe import Recipe, Stage
+    from toolkit.recipe.read import Recipe, Stage
     from toolkit.report import Note, Plot, Report, Row
     from toolkit.runner import run
     from toolkit.sources import Source
-    from toolkit.tasks import Batch, Classification, Data, MultiLabel, Pooled, Regression, Task, TokenClassification
+    from toolkit.tasks import Batch, Classification, MultiLabel, Pooled, Regression, Task, TokenClassification
     from toolkit.training import Training
 
 _HOME = {
     "Batch": "tasks",
     "Classification": "tasks",
-    "Data": "tasks",
+    "Data": "data.splits",
     "MultiLabel": "tasks",
     "Note": "report",
     "Params": "params",
     "Plot": "report",
     "Pooled": "tasks",
-    "Recipe": "recipe",
+    "Recipe": "recipe.read",
     "RecipeError": "errors",
     "Regression": "tasks",
     "Report": "report",
     "Row": "report",
     "Source": "sources",
-    "Stage": "recipe",
+    "Stage": "recipe.read",
     "Task": "tasks",
     "TechniqueError": "errors",
     "TokenClassification": "tasks",
     "ToolkitError": "errors",
     "Training": "training",
-    "hookimpl": "hookspecs",
-    "load": "artifact",
+    "hookimpl": "hooks.specs",
+    "load": "model_files",
     "run": "runner",
 }
 

@@ -81,7 +81,7 @@ class Source(Sourced):
 
     def build(self) -> nn.Module:
         """A new instance with its weights loaded; an `InputError` says what went wrong."""
-        from toolkit.weights import load_weights
+        from toolkit.model_files.weights import load_weights
 
         model = self.call()
         if not isinstance(model, nn.Module):
@@ -119,9 +119,9 @@ def _built_in(name: str, kind: Kind) -> Any:
     elif kind == "task":
         from toolkit.tasks import TASKS as table
     elif kind == "augmentation":
-        from toolkit.datasets.augmentation import AUGMENTATIONS as table
+        from toolkit.data.augmentation import AUGMENTATIONS as table
     else:
-        from toolkit.datasets import DATASETS as table
+        from toolkit.data.built_in import DATASETS as table
     if name not in table:
         hint = did_you_mean(name, table)
         raise ValueError(f"unknown {kind} '{name}'{hint} (or write 'package.module:name' or 'file.py:name')")

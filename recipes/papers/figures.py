@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from means import mean_of, runs_of
 from results import Result
 
-from toolkit.report.drawing import BAD, BASE, GOOD, INK, SERIES, new_axes, size_axis, style
+from toolkit.report.charts.drawing import BAD, BASE, GOOD, INK, SERIES, new_axes, size_axis, style
 
 COLOURS = {"gradual": SERIES, "ticket": SERIES, "one-shot": GOOD, "random": BAD, "dense": BASE}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from toolkit import Data
-from toolkit.datasets import with_validation
-from toolkit.datasets.mnist import mnist as complete
+from toolkit.data.built_in import with_validation
+from toolkit.data.mnist import mnist as complete
 
 
 def mnist(samples: int | None = None) -> Data:

@@ -21,7 +21,7 @@ from experiments import EXPERIMENTS, Experiment
 from results import FILE, Result, of_report, read, text_of, write
 
 import toolkit
-from toolkit.overrides import parse_settings
+from toolkit.recipe.overrides import parse_settings
 
 HELD_OUT = f"{Path(__file__).parent / 'held_out.py'}:mnist"
 QUICKLY = {"measure.budget": 0.5}  # how fast the networks are is not what the papers are about

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import toolkit
-from toolkit.shipped import locate
+from toolkit.recipe.shipped import locate
 from toolkit.storage.files import write_file
 
 FILE = Path(__file__).parent / "results.json"

@@ -15,7 +15,7 @@ from means import limit_of, mean_of, minutes_a_seed, runs_of
 from results import FILE, Result, read
 from tabulate import tabulate
 
-from toolkit.shipped import locate
+from toolkit.recipe.shipped import locate
 
 FOLDER = Path(__file__).parent
 BEGIN, END = "<!-- made by `python recipes/papers/show.py` -->\n", "<!-- end -->"

@@ -10,12 +10,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from toolkit.datasets.mnist import mnist
+from toolkit.data.mnist import mnist
 from toolkit.interruption import Stop
 from toolkit.models import lenet5
-from toolkit.runs import RunDirectory
 from toolkit.seeding import reseed
 from toolkit.storage.checkpoints import TrainingKeeper
+from toolkit.storage.run_directory import RunDirectory
 from toolkit.training import Training, TrainingSettings, fit
 
 ROUNDS, EPOCHS = 5, 2

@@ -14,9 +14,9 @@ import sys
 import torch
 
 from toolkit import masks
+from toolkit.data.splits import Data
 from toolkit.metrics import timings
 from toolkit.models import lenet5
-from toolkit.tasks import Data
 
 REPEATS, PROCESSES, BUDGET_S = 20, 6, 3.0
 

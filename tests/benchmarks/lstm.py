@@ -14,7 +14,8 @@ from tabulate import tabulate
 from toolkit_quantization import Params, convert, relative_error
 from torch import Tensor, nn
 
-from toolkit import artifact, masks
+from toolkit import masks
+from toolkit import model_files as artifact
 
 SHAPES = [(1, 1), (1, 20), (1, 160), (8, 160), (32, 160)]  # sequences at once, steps
 TURNS = 25

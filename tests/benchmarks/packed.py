@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 import toolkit
-from toolkit import artifact, masks
-from toolkit.packed import pack
+from toolkit import masks
+from toolkit import model_files as artifact
+from toolkit.model_files.packed import pack
 
 # A minute or three on one core.
 TRAINING = {

@@ -22,10 +22,10 @@ from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
 from torchvision.datasets import MNIST
 
-from toolkit.datasets.augmentation import affine
-from toolkit.datasets.mnist import MEAN, STANDARD_DEVIATION, cache_directory, mnist
+from toolkit.data.augmentation import affine
+from toolkit.data.mnist import MEAN, STANDARD_DEVIATION, cache_directory, mnist
+from toolkit.data.splits import Data
 from toolkit.models import lenet5, lenet_300_100
-from toolkit.tasks import Data
 from toolkit.training import Precision, Training, TrainingSettings, fit
 
 SAMPLES, BATCH, ROUNDS = 12_800, 128, 7

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import MNIST
 
-from toolkit.datasets.mnist import MEAN, STANDARD_DEVIATION, cache_directory
+from toolkit.data.mnist import MEAN, STANDARD_DEVIATION, cache_directory
 from toolkit.models import lenet5
 
 TEMPERATURE, ALPHA = 4.0, 0.7

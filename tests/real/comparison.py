@@ -14,10 +14,10 @@ from torch import nn
 
 import toolkit
 from toolkit import Data, Report, masks
-from toolkit.assembly import make_data
-from toolkit.environment import fixed_threads
 from toolkit.metrics import answers, latency, quality
-from toolkit.recipe import read_recipe
+from toolkit.recipe.read import read_recipe
+from toolkit.runner.assembly import make_data
+from toolkit.runner.environment import fixed_threads
 
 HERE = Path(__file__).parent
 

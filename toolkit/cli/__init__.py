@@ -6,7 +6,13 @@ from typing import Any
 
 import click
 
-from toolkit.cli import completing, keeping, listing, packing, running, showing, writing
+from toolkit.cli import cache as keeping
+from toolkit.cli import completion as completing
+from toolkit.cli import list as listing
+from toolkit.cli import new as writing
+from toolkit.cli import pack as packing
+from toolkit.cli import report as showing
+from toolkit.cli import run as running
 from toolkit.errors import ToolkitError
 
 

@@ -4,7 +4,7 @@ One module is one metric: a function that takes the model and, where it needs th
 and returns numbers with their units in their names. A metric that every row of a report should have gets a
 module here, is exported below and called by the runner; what only one technique can know belongs into its
 `measure` hook; what a right answer is, and anything else that a data set brings, into its `Task`. Models that
-techniques changed are read through `toolkit.masks` and `toolkit.replaced` only, so that a metric is
+techniques changed are read through `toolkit.masks` and `toolkit.replacements` only, so that a metric is
 right for techniques that nobody has written yet.
 """
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.masks import named_weights
-from toolkit.metrics.deployed import in_eval_mode
-from toolkit.replaced import Replaced, replaced_layers
+from toolkit.metrics.support.deployed import in_eval_mode
+from toolkit.replacements import Replaced, replaced_layers
 
 
 @torch.no_grad()

@@ -14,9 +14,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from toolkit.metrics.deployed import as_deployed
-from toolkit.metrics.statistics import Interval, bootstrap_median_interval, median_interval
-from toolkit.tasks import Batch, Data
+from toolkit.data.splits import Data
+from toolkit.metrics.support.deployed import as_deployed
+from toolkit.metrics.support.statistics import Interval, bootstrap_median_interval, median_interval
+from toolkit.tasks import Batch
 
 Seconds = npt.NDArray[np.float64]
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from toolkit.data.splits import Data
 from toolkit.errors import ToolkitError
-from toolkit.metrics.deployed import as_deployed
-from toolkit.replaced import Replaced, replaced_layers
-from toolkit.tasks import Data
+from toolkit.metrics.support.deployed import as_deployed
+from toolkit.replacements import Replaced, replaced_layers
 
 Cost: TypeAlias = Callable[[Any, Any], int]  # of one call, from its inputs and its output
 

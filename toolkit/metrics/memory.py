@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from toolkit.metrics.memory_worker import receive, send
+from toolkit.metrics.support.memory_worker import receive, send
 from toolkit.sources import imported_files
 from toolkit.tasks import Batch, Task
 
@@ -79,7 +79,7 @@ def _start() -> subprocess.Popen[bytes]:
     # once: otherwise the allocator would keep some, and decide by what came before.
     path = os.pathsep.join(part or os.getcwd() for part in sys.path)
     environment = {**os.environ, "PYTHONPATH": path, "MALLOC_MMAP_THRESHOLD_": "65536"}
-    command = [sys.executable, "-m", "toolkit.metrics.memory_worker"]
+    command = [sys.executable, "-m", "toolkit.metrics.support.memory_worker"]
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
     )

@@ -9,16 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from toolkit.data.splits import Data
 from toolkit.errors import ToolkitError
-from toolkit.metrics.deployed import in_eval_mode
-from toolkit.metrics.statistics import (
-    Floats,
-    mcnemar_p,
-    mean_interval,
-    paired_change_interval,
-    share_interval,
-)
-from toolkit.tasks import Batch, Data, Pooled, Task
+from toolkit.metrics.support.deployed import in_eval_mode
+from toolkit.metrics.support.statistics import Floats, mcnemar_p, mean_interval, paired_change_interval, share_interval
+from toolkit.tasks import Batch, Pooled, Task
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from toolkit import masks
-from toolkit.replaced import replaced_layers
+from toolkit.replacements import replaced_layers
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Literal
 
 from toolkit.errors import TechniqueError
 from toolkit.promises import Promises
+from toolkit.promises.examine import listed, summary
 from toolkit.promises.fingerprint import Change
-from toolkit.promises.keeping import listed, summary
 from toolkit.report import Note
 
 OnBreach = Literal["stop", "warn"]

@@ -8,7 +8,7 @@ from torch import nn
 
 from toolkit import masks
 from toolkit.promises.fingerprint import Change
-from toolkit.recipe import Stage
+from toolkit.recipe.read import Stage
 
 
 def trained_later(stages: Sequence[Stage], stage: Stage) -> Stage | None:

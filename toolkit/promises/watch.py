@@ -5,16 +5,16 @@ from __future__ import annotations
 from torch import nn
 
 from toolkit import masks
-from toolkit.assembly import logits_shape
+from toolkit.data.splits import Data
 from toolkit.errors import InputError, TechniqueError
 from toolkit.promises import Promises, kinds_of
 from toolkit.promises.breaches import Breaches, OnBreach
+from toolkit.promises.examine import examine
 from toolkit.promises.fingerprint import Fingerprint, changes, fingerprint
-from toolkit.promises.keeping import examine
 from toolkit.promises.trainable import frozen, trainable_weights
-from toolkit.recipe import Stage, Step
+from toolkit.recipe.read import Stage, Step
 from toolkit.report import Note
-from toolkit.tasks import Data
+from toolkit.runner.assembly import logits_shape
 
 
 class Watch:

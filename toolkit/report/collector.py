@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 from torch import nn
 
+from toolkit.data.splits import Data
 from toolkit.metrics import Answers, answers
 from toolkit.report.curves import CurveRecorder
 from toolkit.report.details import Details, Layer, Lost
 from toolkit.report.layers import layers_of
 from toolkit.report.samples import lost_samples
-from toolkit.tasks import Data
 
 AnswersOf = Callable[[nn.Module], Answers | None]
 log = logging.getLogger("toolkit")

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from toolkit.errors import InputError
+from toolkit.recipe.differences import settings_of
 from toolkit.report import Report, Row
-from toolkit.report.metrics import Interval, interval_of, quality_metric, shown_qualities, value_of
 from toolkit.report.numbers import bytes_text, half_width, milliseconds, plain, printable
 from toolkit.report.reader import read_report
-from toolkit.runs import RECIPE
-from toolkit.storage.differences import settings_of
+from toolkit.report.row_values import Interval, interval_of, quality_metric, shown_qualities, value_of
+from toolkit.storage.run_directory import RECIPE
 
 # `moved`: beyond the intervals, or a count that is another; `unknown`: another number, and nobody knows its noise.
 Outcome = Literal["moved", "within", "unknown"]

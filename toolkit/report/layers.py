@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from toolkit.masks import named_weights
-from toolkit.replaced import replaced_layers
+from toolkit.replacements import replaced_layers
 from toolkit.report.details import Histogram, Layer
 
 BINS = 41  # odd, so that small weights of both signs share the bin in the middle

@@ -18,7 +18,7 @@ from toolkit.report.notes import shown_notes, shown_numbers
 from toolkit.report.numbers import bytes_text, plain, printable, seconds
 from toolkit.report.table import REUSED_MEANS, cells
 from toolkit.report.verdicts import stage_verdicts, verdict
-from toolkit.runs import RECIPE
+from toolkit.storage.run_directory import RECIPE
 
 PAGE = "report.html"
 
@@ -26,7 +26,7 @@ PAGE = "report.html"
 def render(report: Report) -> str:
     """The page of a report; its curves, layers, samples and recipe come from the run directory, if there is one."""
     from toolkit.report.charts import charts
-    from toolkit.report.svg import inline_svg
+    from toolkit.report.charts.svg import inline_svg
 
     details = report.details or Details()
     layers = layer_table(details.layers[0], details.layers[-1]) if details.layers else []

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from toolkit.errors import InputError
 from toolkit.report import Note, Report, Row
 from toolkit.report.details import DETAILS, Details
-from toolkit.runs import REPORT
+from toolkit.storage.run_directory import REPORT
 
 Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
 BySize = dict[str, float]

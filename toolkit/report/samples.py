@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from toolkit.data.splits import Data
 from toolkit.metrics import Answers
 from toolkit.report.details import Lost, Sample
-from toolkit.tasks import Data
 
 SHOWN = 24
 LARGEST = 64  # pixels a side

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from tabulate import tabulate
 
 from toolkit.report import Note, Report, Row
-from toolkit.report.metrics import interval_of, quality_metric, shown_qualities, value_of
 from toolkit.report.numbers import bytes_text, count_text, half_width, percent, printable
+from toolkit.report.row_values import interval_of, quality_metric, shown_qualities, value_of
 from toolkit.report.verdicts import stage_verdicts, verdict
 
 REUSED = "↺"

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from torch import nn
 
-from toolkit.hookspecs import hookimpl
+from toolkit.data.splits import Data
+from toolkit.hooks.loading import from_module
+from toolkit.hooks.specs import hookimpl
 from toolkit.params import Params
-from toolkit.recipe import Recipe, Stage, Step
+from toolkit.recipe.read import Recipe, Stage, Step
 from toolkit.report import Report
 from toolkit.report.collector import AnswersOf, Collector
 from toolkit.report.details import DETAILS
 from toolkit.report.table import as_markdown
-from toolkit.runs import REPORT, TABLE, RunDirectory
-from toolkit.tasks import Data
-from toolkit.techniques import from_module
+from toolkit.storage.run_directory import REPORT, TABLE, RunDirectory
 
 log = logging.getLogger("toolkit")
 

@@ -6,11 +6,11 @@ import logging
 import time
 
 from toolkit.interruption import Stop
-from toolkit.runs import CHECKPOINT, RunDirectory
-from toolkit.stepping import Progress, Stepper
 from toolkit.storage.record import DamagedError, pack_record, read_record
+from toolkit.storage.run_directory import CHECKPOINT, RunDirectory
 from toolkit.storage.training_state import State, fits, restore_state, take_state
 from toolkit.training import TrainingSettings
+from toolkit.training.step import Progress, Stepper
 
 log = logging.getLogger("toolkit")
 

@@ -21,12 +21,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 import toolkit
-from toolkit.batches import Split, in_memory, split_length
+from toolkit.data.batches import Split, in_memory, split_length
+from toolkit.data.splits import Data
 from toolkit.promises.trainable import trained_later
-from toolkit.recipe import Recipe, Stage
+from toolkit.recipe.read import Recipe, Stage
 from toolkit.seeding import undisturbed
 from toolkit.sources import Kind, Source, resolve
-from toolkit.tasks import Data
 
 PROBED = 32  # samples of a split that does not lie in memory
 SPLITS = ("train", "validation", "test")

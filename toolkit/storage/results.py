@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toolkit import artifact
+from toolkit import model_files as artifact
 from toolkit.errors import ToolkitError
 from toolkit.promises import Kind, Promises
 from toolkit.report import Note

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from toolkit.stepping import Progress, Stepper
+from toolkit.training.step import Progress, Stepper
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
 COUNTERS = ("order_seed", "epoch", "step", "total", "samples", "losses")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from torch.utils.data import Dataset
 
-from toolkit.batches import Split
 from toolkit.tasks.classification import Classification
-from toolkit.tasks.data import Data, Metric
 from toolkit.tasks.multilabel import MultiLabel
 from toolkit.tasks.outputs import to_float32
 from toolkit.tasks.pooled import Pooled
@@ -25,14 +23,11 @@ __all__ = [
     "TASKS",
     "Batch",
     "Classification",
-    "Data",
     "Dataset",
     "Direction",
-    "Metric",
     "MultiLabel",
     "Pooled",
     "Regression",
-    "Split",
     "Task",
     "TokenClassification",
     "to_float32",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from toolkit.testing.checking import Verdict, check_contract
     from toolkit.testing.contract import TechniqueContract
-    from toolkit.testing.observing import ObserverContract
+    from toolkit.testing.observer_contract import ObserverContract
     from toolkit.testing.outcome import Outcome, run_text
     from toolkit.testing.toys import (
         TOY_MODELS,

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toolkit import techniques
 from toolkit.errors import TechniqueError, ToolkitError, described
+from toolkit.hooks import loading as techniques
 from toolkit.testing.contract import TechniqueContract
-from toolkit.testing.observing import ObserverContract
+from toolkit.testing.observer_contract import ObserverContract
 
 
 class Verdict(NamedTuple):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from toolkit.testing.on_models import ModelClauses
-from toolkit.testing.on_state import StateClauses
-from toolkit.testing.on_training import TrainingClauses
+from toolkit.testing.clauses_models import ModelClauses
+from toolkit.testing.clauses_state import StateClauses
+from toolkit.testing.clauses_training import TrainingClauses
 
 
 class TechniqueContract(ModelClauses, StateClauses, TrainingClauses):

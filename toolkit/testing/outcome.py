@@ -14,12 +14,12 @@ from typing import Any
 import tomli_w
 from torch import nn
 
-from toolkit import artifact
+from toolkit import model_files as artifact
 from toolkit.errors import ToolkitError
-from toolkit.recipe import parse_recipe
+from toolkit.recipe.read import parse_recipe
 from toolkit.report import Report, Row
 from toolkit.runner import run
-from toolkit.runs import LOG
+from toolkit.storage.run_directory import LOG
 
 # What a recipe of a test need not say.
 TOYS: dict[str, Any] = {

@@ -35,7 +35,7 @@ def make_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
 
     Recipes of this process can name it; its distribution is `mine-plugin 1.0`.
     """
-    from toolkit import techniques
+    from toolkit.hooks import loading as techniques
     from toolkit.testing.distributions import write_distribution
 
     made: list[str] = []

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from toolkit.tasks import Data
+from toolkit.data.splits import Data
 
 CLASSES = 4
 SIDE = 8

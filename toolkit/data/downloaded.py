@@ -1,0 +1,113 @@
+"""Fashion-MNIST, CIFAR-10 and CIFAR-100: downloaded by torchvision, once, into the user's cache directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchvision import datasets
+
+from toolkit.data.mnist import cache_directory
+from toolkit.data.pictures import Standardized
+from toolkit.data.splits import Data
+from toolkit.errors import InputError, described
+
+
+@dataclass(frozen=True)
+class Known:
+    """A data set: its class, where its files belong below the cache directory, and what to know of its pixels."""
+
+    title: str
+    make: Callable[..., Any]
+    folder: str
+    files: tuple[str, ...]
+    home: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def data(self, samples: int | None) -> Data:
+        """Train and test, the first so many samples of each."""
+        if samples is not None and samples < 1:
+            raise InputError(f"{self.title}: samples must be at least 1, not {samples}")
+        root = cache_directory() / "datasets"
+        try:
+            splits = [self.make(str(root), train=train, download=True) for train in (True, False)]
+        except Exception as error:  # of the network, of archives, of pickles
+            raise InputError(self._remedy(root, error)) from error
+        train, test = ((_pixels(split, samples), _targets(split, samples)) for split in splits)
+        return Data(train=train, test=test, convert=Standardized(self.mean, self.std))
+
+    def _remedy(self, root: Path, error: Exception) -> str:
+        return (
+            f"{self.title} is not in {root} and cannot be downloaded ({described(error)}): put {', '.join(self.files)} "
+            f"from {self.home} into {root / self.folder}, or set TOOLKIT_CACHE to a folder that has it in datasets"
+        )
+
+
+def _pixels(split: Any, samples: int | None) -> torch.Tensor:
+    """(N, C, H, W) uint8."""
+    pixels = torch.as_tensor(split.data[:samples])
+    return pixels.unsqueeze(1).clone() if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2).contiguous()
+
+
+def _targets(split: Any, samples: int | None) -> torch.Tensor:
+    return torch.as_tensor(split.targets[:samples]).clone()
+
+
+FASHION = Known(
+    "Fashion-MNIST",
+    datasets.FashionMNIST,
+    "FashionMNIST/raw",
+    tuple(
+        f"{name}-ubyte.gz"
+        for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    ),
+    "https://github.com/zalandoresearch/fashion-mnist",
+    (0.2860,),
+    (0.3530,),
+)
+CIFAR10 = Known(
+    "CIFAR-10",
+    datasets.CIFAR10,
+    "",
+    (datasets.CIFAR10.filename,),
+    "https://www.cs.toronto.edu/~kriz/cifar.html",
+    (0.4914, 0.4822, 0.4465),
+    (0.2470, 0.2435, 0.2616),
+)
+CIFAR100 = Known(
+    "CIFAR-100",
+    datasets.CIFAR100,
+    "",
+    (datasets.CIFAR100.filename,),
+    CIFAR10.home,
+    (0.5071, 0.4865, 0.4409),
+    (0.2673, 0.2564, 0.2762),
+)
+
+
+def fashion_mnist(samples: int | None = None) -> Data:
+    """60,000 and 10,000 pieces of clothing: inputs (N, 1, 28, 28) float32, standardized; targets (N,) int64.
+
+    `samples` keeps the first so many of train and of test. Xiao, Rasul and Vollgraf, 2017.
+    """
+    return FASHION.data(samples)
+
+
+def cifar10(samples: int | None = None) -> Data:
+    """50,000 and 10,000 photographs of 10 kinds: inputs (N, 3, 32, 32) float32, standardized; targets (N,) int64.
+
+    `samples` keeps the first so many of train and of test. Krizhevsky, 2009.
+    """
+    return CIFAR10.data(samples)
+
+
+def cifar100(samples: int | None = None) -> Data:
+    """50,000 and 10,000 photographs of 100 kinds: inputs (N, 3, 32, 32) float32, standardized; targets (N,) int64.
+
+    `samples` keeps the first so many of train and of test. Krizhevsky, 2009.
+    """
+    return CIFAR100.data(samples)

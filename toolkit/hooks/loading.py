@@ -1,0 +1,159 @@
+"""From an entry point of the group `toolkit` to a technique or a run-wide plugin whose hooks have been checked.
+
+Only what a recipe names is imported; listing what is installed reads metadata alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
+from typing import Any, Literal
+
+import pluggy
+
+from toolkit.errors import InputError, TechniqueError, TechniqueRefusal, ToolkitError, described, did_you_mean
+from toolkit.hooks import checks as hookchecks
+from toolkit.hooks.specs import PROJECT, ObserverHooks, TechniqueHooks
+from toolkit.params import Params
+
+GROUP = "toolkit"
+Role = Literal["technique", "observer"]
+SPECIFICATIONS: dict[Role, type] = {"technique": TechniqueHooks, "observer": ObserverHooks}
+# The other kind of plugin, and how a recipe names those of that kind.
+OTHER: dict[Role, tuple[Role, str]] = {
+    "technique": ("observer", "under [[plugins]], for it observes the whole run"),
+    "observer": ("technique", "as the technique of a stage, for a run-wide plugin only observes"),
+}
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What metadata says about an installed plugin; nothing of it has been imported."""
+
+    entry_point: EntryPoint
+
+    @property
+    def name(self) -> str:
+        """The name that recipes use."""
+        return self.entry_point.name
+
+    @property
+    def distribution(self) -> str:
+        """Name and version of the distribution that brings it."""
+        dist = self.entry_point.dist
+        return f"{dist.name} {dist.version}" if dist else "an unknown distribution"
+
+    @property
+    def summary(self) -> str:
+        """The distribution's one-line description."""
+        return str(self.entry_point.dist.metadata.json.get("summary", "")) if self.entry_point.dist else ""
+
+
+@dataclass(frozen=True)
+class Technique:
+    """An imported plugin: its settings' class and its hooks, behind a plugin manager of its own."""
+
+    name: str
+    distribution: str
+    module: ModuleType
+    params_class: type[Params]
+    hooks: Any
+
+    def __str__(self) -> str:
+        return f"'{self.name}' ({self.distribution})"
+
+    def implements(self, hook: str) -> bool:
+        """Whether the plugin has this hook."""
+        caller = getattr(self.hooks, hook, None)
+        return caller is not None and bool(caller.get_hookimpls())
+
+    def call(self, hook: str, **arguments: Any) -> Any:
+        """Call a hook; whatever it raises becomes a `TechniqueError` that names plugin, distribution and hook."""
+        from toolkit.hooks.isolation import unchanged
+
+        with unchanged(str(self), f"in {hook}"):
+            try:
+                return getattr(self.hooks, hook)(**arguments)
+            except ToolkitError as error:
+                raise TechniqueRefusal(f"{self} refused in {hook}: {error}") from error
+            except (Exception, SystemExit) as error:
+                remedy = remedy_for(error, list(arguments))
+                raise TechniqueError(f"{self} failed in {hook} with {described(error)}: {remedy}") from error
+
+
+def installed() -> list[Installed]:
+    """All installed plugins, by name, from metadata."""
+    return sorted((Installed(point) for point in entry_points(group=GROUP)), key=lambda plugin: plugin.name)
+
+
+def find(name: str, role: Role = "technique") -> Installed:
+    """The installed plugin with this name; an `InputError` where there is none, or more than one."""
+    plugins = installed()
+    matches = [plugin for plugin in plugins if plugin.name == name]
+    if not matches:
+        hint = did_you_mean(name, (plugin.name for plugin in plugins))
+        kind = "technique" if role == "technique" else "run-wide plugin"
+        raise InputError(f"no {kind} '{name}' is installed{hint}")
+    if len(matches) > 1:
+        owners = " and ".join(sorted(plugin.distribution for plugin in matches))
+        raise InputError(f"'{name}' is brought by both {owners}: uninstall one of them")
+    return matches[0]
+
+
+@cache
+def load(name: str, role: Role = "technique") -> Technique:
+    """Import an installed plugin and check its hooks; a `ToolkitError` says what is wrong with it."""
+    plugin = find(name, role)
+    module = _imported(plugin)
+    return from_module(module, name, plugin.distribution, role)
+
+
+def _imported(plugin: Installed) -> ModuleType:
+    from toolkit.hooks.isolation import unchanged
+
+    who = f"'{plugin.name}' ({plugin.distribution})"
+    try:
+        with unchanged(who, "when it was imported"):
+            module: ModuleType = plugin.entry_point.load()
+    except TechniqueError:
+        sys.modules.pop(plugin.entry_point.module, None)  # or it would pass as imported when asked for again
+        raise
+    except (Exception, SystemExit) as error:
+        remedy = _import_remedy(plugin, error)
+        raise TechniqueError(f"{who} cannot be imported: {described(error)}: {remedy}") from error
+    return module
+
+
+def _import_remedy(plugin: Installed, error: BaseException) -> str:
+    """What to do about a plugin that cannot be imported; an extra of the plugin's name is what it alone needs."""
+    dist = plugin.entry_point.dist
+    if dist is None:
+        return "uninstall it"
+    if not isinstance(error, ModuleNotFoundError):
+        return f"update or uninstall {dist.name}"
+    extra = f"[{plugin.name}]" if plugin.name in dist.metadata.json.get("provides_extra", []) else ""
+    return f"install what it needs with pip install '{dist.name}{extra}'"
+
+
+def remedy_for(error: BaseException, passed: Collection[str | None]) -> str:
+    """What the author of a plugin is told about an error of it; its users find the traceback in the log."""
+    if isinstance(error, NameError) and error.name in passed:
+        return f"take '{error.name}' as an argument"
+    if isinstance(error, SystemExit):
+        return "raise toolkit.TechniqueError where it cannot work"
+    return "it has a bug (the run's log has the traceback), or should raise toolkit.TechniqueError where it cannot work"
+
+
+def from_module(module: Any, name: str, distribution: str = "not installed", role: Role = "technique") -> Technique:
+    """Check a module (or an object with the same attributes) that implements hooks, as `load` does."""
+    plugin = f"'{name}' ({distribution})"
+    other, use = OTHER[role]
+    hookchecks.check_functions(module, plugin, SPECIFICATIONS[role], SPECIFICATIONS[other], use)
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(SPECIFICATIONS[role])
+    hookchecks.register(manager, module, plugin)
+    return Technique(name, distribution, module, hookchecks.checked_params(module, plugin), manager.hook)

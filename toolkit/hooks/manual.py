@@ -1,0 +1,94 @@
+"""What a technique does and takes, from its docstrings and its `Params`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+from tabulate import tabulate
+
+from toolkit.errors import InputError, TechniqueError
+from toolkit.hooks.loading import Role, Technique, find, load
+from toolkit.params import Params
+
+
+def manual(name: str) -> str:
+    """The page that `toolkit techniques NAME` prints."""
+    plugin = find(name)
+    technique = _either(name)
+    about = inspect.getdoc(technique.module) or plugin.summary
+    return f"{name} ({plugin.distribution})\n\n{about}\n\n{parameters(technique.params_class)}"
+
+
+def parameters(params: type[Params]) -> str:
+    """A table of the settings: name, type or choices, range, default, description; and one of each table in them."""
+    if not params.model_fields:
+        return "It has no params."
+    inner = [
+        _table(table, f"{name}: each")
+        for name, field in params.model_fields.items()
+        for table in _tables_in(field.annotation)
+    ]
+    return "\n\n".join([_table(params, "params"), *inner])
+
+
+def _table(params: type[Params], title: str) -> str:
+    rows = [[*_field(name, field)] for name, field in params.model_fields.items()]
+    headers = [title, "takes", "default", "description"]
+    return tabulate(rows, headers, tablefmt="simple", maxcolwidths=[None, 24, 14, 48], disable_numparse=True)
+
+
+def _tables_in(annotation: Any) -> Iterator[type[Params]]:
+    if isinstance(annotation, type) and issubclass(annotation, Params):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _tables_in(argument)
+
+
+def _either(name: str) -> Technique:
+    roles: tuple[Role, Role] = ("technique", "observer")
+    try:
+        return load(name, roles[0])
+    except TechniqueError as error:
+        try:
+            return load(name, roles[1])
+        except TechniqueError:
+            raise InputError(str(error)) from error
+
+
+def _field(name: str, field: FieldInfo) -> Iterator[str]:
+    yield name
+    yield " ".join([_type(field.annotation), *_bounds(field.metadata)])
+    yield "required" if field.is_required() else _default(field.get_default(call_default_factory=True))
+    yield field.description or ""
+
+
+def _default(value: Any) -> str:
+    # As TOML writes it; tabulate takes the word False for a truth, and shows True.
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _type(annotation: Any) -> str:
+    choices = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return " ".join([_type(choices[0]), *_bounds(choices[1:])])
+    if not choices:
+        return getattr(annotation, "__name__", str(annotation)).replace("NoneType", "none").lower()
+    if all(isinstance(choice, (str, int)) for choice in choices):
+        return ", ".join(f'"{choice}"' if isinstance(choice, str) else str(choice) for choice in choices)
+    if get_origin(annotation) is dict:
+        return f"table of {_type(choices[1])}"
+    inner = " or ".join(_type(choice) for choice in choices if choice is not type(None))
+    return f"list of {inner}" if get_origin(annotation) in (list, tuple) else inner
+
+
+def _bounds(metadata: Iterable[Any]) -> Iterator[str]:
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    for constraint in metadata:
+        if isinstance(constraint, FieldInfo):  # of what is in a list
+            yield from _bounds(constraint.metadata)
+        for name, sign in signs.items():
+            if hasattr(constraint, name):
+                yield f"{sign} {getattr(constraint, name):g}"

@@ -1,0 +1,41 @@
+"""What a technique's hooks return, and a sentence for the author where it is something else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from toolkit.errors import TechniqueError
+from toolkit.hooks.loading import Technique
+from toolkit.params import Params
+from toolkit.training import Training
+
+
+def require_model(technique: Technique, made: Any) -> nn.Module:
+    """What `optimize` returned, if it is a model."""
+    if isinstance(made, nn.Module):
+        return made
+    remedy = "return it alone" if isinstance(made, tuple) else "end it with 'return model'"
+    raise TechniqueError(f"{technique} must return the model from optimize, not {_kind(made)}: {remedy}")
+
+
+def require_training(technique: Technique, made: Any) -> Training:
+    """What `finetune` returned, if it is a training."""
+    if isinstance(made, Training):
+        return made
+    remedy = "the runner trains, it only says how" if isinstance(made, nn.Module) else "or training as it is"
+    raise TechniqueError(f"{technique} must return training.using(…) from finetune, not {_kind(made)}: {remedy}")
+
+
+def require_params(technique: Technique, made: Any) -> Params:
+    """What `resolve` returned, if it is params of the technique that a recipe can hold."""
+    wanted = technique.params_class
+    if not isinstance(made, wanted):
+        remedy = 'return params.model_copy(update={"…": …})'
+        raise TechniqueError(f"{technique} must return its Params from resolve, not {_kind(made)}: {remedy}")
+    return made
+
+
+def _kind(made: Any) -> str:
+    return type(made).__name__

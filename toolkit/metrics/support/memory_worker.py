@@ -1,0 +1,119 @@
+"""The process that measures memory: it forks for every request, so that each starts from the same clean state.
+
+Run as `python -m toolkit.metrics.support.memory_worker` by `toolkit.metrics.memory`, which talks to it by pickles:
+both ends are the same program, and nothing that a file holds comes this way. Linux only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import signal
+import struct
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from toolkit import model_files as artifact
+from toolkit.sources import import_file
+
+LONGEST_S = 60
+
+
+def main() -> None:
+    """Answer requests from standard input until it ends; whatever else prints, prints to standard error."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with the pipe
+    while request := receive(sys.stdin.buffer):
+        send(answers, _in_a_fork(request))
+
+
+def send(stream: Any, content: bytes) -> None:
+    """Write a message: its length, then its bytes."""
+    stream.write(struct.pack(">Q", len(content)) + content)
+    stream.flush()
+
+
+def receive(stream: Any) -> bytes:
+    """Read a message; empty at the end of the stream."""
+    header = stream.read(8)
+    return stream.read(struct.unpack(">Q", header)[0]) if len(header) == 8 else b""
+
+
+def _in_a_fork(request: bytes) -> bytes:
+    """What a child answers, or an empty answer if it dies."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(LONGEST_S)
+        os.close(reading)
+        with os.fdopen(writing, "wb") as answer:
+            answer.write(_answer(request))
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as found:
+        content = found.read()
+    os.waitpid(child, 0)
+    return content
+
+
+def _answer(request: bytes) -> bytes:
+    try:
+        return pickle.dumps(_peak_bytes(*pickle.loads(request)))
+    except BaseException as error:
+        traceback.print_exc()
+        return pickle.dumps(f"{type(error).__name__}: {error}")
+
+
+def _peak_bytes(folder: Path, files: list[str], threads: int, pickled: bytes) -> int:
+    for file in files:
+        import_file(Path(file))
+    classes, task, batch = pickle.loads(pickled)  # which imports what they are made of
+    torch.set_num_threads(threads)
+    _warm_up()
+    before = _status("RssAnon")
+    model = artifact.load(folder, classes)
+    resident = _inference(model, task, batch) - before
+    # The first inference has brought in the code of every kernel; the second shows what the tensors take.
+    standing = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    _inference(model, task, batch)
+    return resident + _status("VmHWM") - standing
+
+
+def _warm_up() -> None:
+    """What a first convolution and a first product make and keep is no model's."""
+    with torch.inference_mode():
+        nn.Conv2d(1, 4, 3)(torch.zeros(2, 1, 8, 8))
+        nn.Linear(64, 64)(torch.zeros(32, 64))
+    _trim()
+
+
+def _inference(model: nn.Module, task: Any, batch: Any) -> int:
+    """Answer one batch; the bytes of its own that the process holds afterwards, without what is free."""
+    with torch.inference_mode():
+        task.forward(model, batch)
+    _trim()
+    return _status("RssAnon")
+
+
+def _trim() -> None:
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
+    if trim is not None:
+        trim(0)
+
+
+def _status(key: str) -> int:
+    """A size of this process in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(f"{key}:")).split()[1]) * 1024
+
+
+if __name__ == "__main__":
+    main()

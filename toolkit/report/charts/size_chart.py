@@ -1,0 +1,99 @@
+"""Quality against size: which stage is worth its bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+
+from toolkit.report import Report
+from toolkit.report.charts.drawing import BASE, MUTED, SERIES, Chart, new_axes, shortened, size_axis
+from toolkit.report.numbers import bytes_text, printable
+from toolkit.report.row_values import Interval, Quality, interval_of, quality_metric, shown_qualities, value_of
+
+MOST_NAMED = 5
+
+
+class Point(NamedTuple):
+    """One row: its size in bytes, its quality and interval in units of the axis."""
+
+    number: int
+    stage: str
+    size: float
+    quality: float
+    interval: Interval | None
+    text: str
+
+
+def quality_against_size(report: Report) -> Iterator[Chart]:
+    """One chart of the foremost metric, if two rows have it."""
+    for metric in shown_qualities(report)[:1]:
+        shown = quality_metric(metric)
+        points = _points(report, metric, shown)
+        if len(points) > 1:
+            yield _chart(points, shown)
+
+
+def _points(report: Report, metric: str, shown: Quality) -> list[Point]:
+    points = []
+    for number, row in enumerate(report.rows):
+        quality, size = value_of(row, metric), value_of(row, "size_bytes")
+        if quality is not None and size:
+            around = interval_of(row, metric)
+            scaled = around and (around[0] * shown.scale, around[1] * shown.scale)
+            points.append(Point(number, printable(row.stage), size, quality * shown.scale, scaled, shown.text(quality)))
+    return points
+
+
+def _chart(points: Sequence[Point], shown: Quality) -> Chart:
+    figure, axes = new_axes(2.9, "both")
+    for point in points:
+        colour = SERIES if point.number else BASE
+        if point.interval is not None:
+            axes.plot([point.size] * 2, point.interval, color=colour, linewidth=1.3, alpha=0.8)
+        axes.plot(point.size, point.quality, "o", color=colour, markersize=7)
+    _scale(axes, [point.size for point in points])
+    axes.margins(y=0.15)
+    _name_points(axes, points)
+    axes.tick_params(axis="y", labelcolor=MUTED)
+    axes.set_ylabel(shown.axis)
+    table = [{"stage": f"{p.number} {p.stage}", "size": bytes_text(p.size), shown.title: p.text} for p in points]
+    told = "; ".join(f"{line['stage']}: {line['size']}, {line[shown.title]}" for line in table)
+    return Chart("quality-size", f"{shown.title} against size", f"{told}.", figure, table)
+
+
+def _scale(axes: Axes, sizes: Sequence[float]) -> None:
+    """A logarithmic axis with room at both sides for the labels."""
+    size_axis(axes, sizes)
+    smallest, largest = min(sizes), max(sizes)
+    room = 1.6 * (largest / smallest) ** 0.45
+    axes.set_xlim(smallest / room, largest * room)
+    axes.set_xlabel("size of the file, logarithmic")
+
+
+def _name_points(axes: Axes, points: Sequence[Point]) -> None:
+    """Write the stages beside their points, the smallest at its left; those that (nearly) coincide share a label."""
+    low, high = axes.get_ylim()
+    groups: list[list[Point]] = []
+    for point in points:
+        near = next((group for group in groups if _coincide(group[0], point, 0.09 * (high - low))), None)
+        groups.append([point]) if near is None else near.append(point)
+    smallest = min(point.size for point in points)
+    for group in groups:
+        name = _name(group, named=len(points) <= MOST_NAMED)
+        at = (group[0].size, sum(point.quality for point in group) / len(group))
+        left = len(groups) > 1 and group[0].size == smallest
+        side, place = ("right", (-8, 0)) if left else ("left", (8, 0))
+        axes.annotate(name, at, place, textcoords="offset points", fontsize=9, ha=side, va="center")
+
+
+def _name(group: Sequence[Point], named: bool) -> str:
+    """Where there are too many for names, the numbers by which every chart and table knows them."""
+    if named:
+        return "\n".join(f"{point.number} {shortened(point.stage, 14)}" for point in group)
+    return ", ".join(str(point.number) for point in group)
+
+
+def _coincide(one: Point, other: Point, near: float) -> bool:
+    return abs(one.size / other.size - 1) < 0.15 and abs(one.quality - other.quality) <= near

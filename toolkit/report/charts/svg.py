@@ -1,0 +1,79 @@
+"""A chart as an inline SVG: no fixed size, the page's own colours and font, a title and a description."""
+
+from __future__ import annotations
+
+import io
+import re
+from xml.etree import ElementTree
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from toolkit.report.charts import drawing
+from toolkit.report.charts.drawing import Chart, style
+
+SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+# Every colour of the drawings by the name of the variable that the page gives it in light and in dark.
+COLOURS = {
+    drawing.INK: "ink",
+    drawing.MUTED: "muted",
+    drawing.FAINT: "faint",
+    drawing.BASE: "base",
+    drawing.SERIES: "series",
+    drawing.GOOD: "good",
+    drawing.BAD: "bad",
+    **{colour: f"precision-{number}" for number, colour in enumerate(drawing.PRECISIONS)},
+}
+_REFERENCE = re.compile(r"(?<=url\(#)|(?<=^#)")
+
+
+def inline_svg(chart: Chart) -> str:
+    """The chart's figure as an `<svg>` element whose ids no other chart of the page has."""
+    ElementTree.register_namespace("", SVG)
+    ElementTree.register_namespace("xlink", XLINK)
+    root = ElementTree.fromstring(_drawn(chart.figure))
+    for metadata in root.findall(f"{{{SVG}}}metadata"):
+        root.remove(metadata)
+    _prefix_ids(root, f"{_identifier(chart.name)}-")
+    _describe(root, chart)
+    return _coloured(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _drawn(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    with style(), matplotlib.rc_context({"svg.hashsalt": "report"}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    return file.getvalue()
+
+
+def _prefix_ids(root: ElementTree.Element, prefix: str) -> None:
+    for element in root.iter():
+        for name, value in element.attrib.items():
+            if name == "id":
+                element.set(name, prefix + value)
+            elif "#" in value:
+                element.set(name, _REFERENCE.sub(prefix, value))
+
+
+def _describe(root: ElementTree.Element, chart: Chart) -> None:
+    """For those who hear the page: the role of a picture, its title, and what it shows in words."""
+    identifier = _identifier(chart.name)
+    for attribute in ("width", "height"):
+        root.attrib.pop(attribute, None)
+    root.set("role", "img")
+    root.set("aria-labelledby", f"{identifier}-title {identifier}-text")
+    for place, (tag, text) in enumerate((("title", chart.title), ("desc", chart.text))):
+        element = ElementTree.Element(f"{{{SVG}}}{tag}", {"id": f"{identifier}-{'text' if place else 'title'}"})
+        element.text = text
+        root.insert(place, element)
+
+
+def _coloured(svg: str) -> str:
+    for colour, variable in COLOURS.items():
+        svg = svg.replace(colour, f"var(--{variable})")
+    return re.sub(r"font: ([^;\"]*?)'DejaVu Sans'", r"font: \1system-ui, sans-serif", svg)
+
+
+def _identifier(name: str) -> str:
+    """An id for any name, and another one for any other name."""
+    return "chart-" + re.sub(r"[^A-Za-z0-9-]", lambda found: f"_{ord(found[0]):x}_", name)

@@ -1,0 +1,248 @@
+"""The order of a run: baseline, then each stage with its hooks, its training and its row; and nothing else."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from toolkit import masks
+from toolkit.errors import InputError
+from toolkit.interruption import Stop, stopping_on_signals
+from toolkit.promises import Promises
+from toolkit.promises.trainable import trained_later
+from toolkit.promises.watch import Watch
+from toolkit.recipe.read import Recipe, Stage, Step, read_recipe
+from toolkit.recipe.resolved import as_table, resolved_recipe
+from toolkit.report import Report, Row
+from toolkit.report.writer import report_writer
+from toolkit.runner.assembly import Assembly, assemble, weight_files
+from toolkit.runner.environment import describe, fixed_threads
+from toolkit.runner.measure_stage import MEASURED_WITH, Measuring
+from toolkit.runner.observers import Observers
+from toolkit.runner.stage import Outcome, perform, train
+from toolkit.runner.stage_errors import named
+from toolkit.seeding import reseed
+from toolkit.storage import run_directory as runs
+from toolkit.storage.cache import Cache, cache_folder
+from toolkit.storage.checkpoints import TrainingKeeper
+from toolkit.storage.identity import run_identity
+from toolkit.storage.results import Result, as_steps
+from toolkit.storage.resume import Kept
+from toolkit.training import OnStep, Training, TrainingSettings
+
+log = logging.getLogger("toolkit")
+
+
+def run(
+    recipe: str | Path | Recipe,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    observers: Iterable[Step] = (),
+    cache: bool = True,
+) -> Report:
+    """Run a recipe and return its report; the run directory holds the model, the report and all that led to them.
+
+    An unfinished run of the same recipe in that directory goes on where it was interrupted. SIGINT and SIGTERM end a
+    run at its next step, with a checkpoint; the second one ends it at once.
+
+    Args:
+        recipe: a file, the name of a shipped recipe, or what `read_recipe` returned.
+        overrides: new values by place, such as `{"stages.1.params.sparsity": 0.9}`.
+        output: the run directory, by default `runs/<name of the recipe>`.
+        overwrite: whether an existing run directory is replaced.
+        observers: run-wide plugins besides those of the recipe.
+        cache: whether stages that an earlier run has computed are taken from the user's cache, and new ones kept there.
+
+    Raises:
+        RecipeError: with every mistake in the recipe; nothing has been written then.
+        ToolkitError: a stage failed; the stages done before it stay in the run directory.
+        Interrupted: a `KeyboardInterrupt`; the same call goes on from there.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = read_recipe(recipe, overrides)
+    elif overrides:
+        raise InputError("overrides are for a file or the name of a recipe: give them to read_recipe")
+    path = Path(output) if output is not None else Path("runs") / recipe.name
+    runs.RunDirectory.sweep(path)
+    runs.RunDirectory.refuse_existing(path, overwrite)
+    for file in weight_files(recipe):
+        if file.resolve().is_relative_to(path.resolve()):
+            raise InputError(f"{file} lies in the run directory {path}, which this run replaces: take another --output")
+    with fixed_threads(recipe.table.threads):
+        assembly = assemble(recipe)
+        environment = describe(assembly.data.device)
+        identity = run_identity(recipe, assembly.data, environment)
+        with (
+            runs.RunDirectory.held(path, identity, overwrite) as directory,
+            runs.logging_to(directory, log),
+            stopping_on_signals() as stop,
+        ):
+            kept = Kept(directory, recipe, identity, Cache(cache_folder() if cache else None), stop)
+            return _Run(recipe, assembly, directory, observers, environment, kept, stop).execute()
+
+
+class _Run:
+    """One run under way: the model and the row of every stage so far."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        assembly: Assembly,
+        directory: runs.RunDirectory,
+        observers: Iterable[Step],
+        environment: dict[str, Any],
+        kept: Kept,
+        stop: Stop,
+    ) -> None:
+        self.recipe, self.data, self.directory = recipe, assembly.data, directory
+        self.environment, self.kept, self.stop = environment, kept, stop
+        self.models: list[nn.Module] = [assembly.model]
+        self.promises: list[Promises] = []  # by row: what its stage and those before it achieved
+        self.rows: list[Row] = []
+        self.settings: dict[int, TrainingSettings] = {}
+        self.params: dict[int, tuple[dict[str, Any] | None, ...]] = {}
+        self.measuring = Measuring(recipe, assembly, directory, kept.measuring, self._on_measuring)
+        self.observers = Observers([*recipe.observers, report_writer(self.measuring.answers_of), *observers])
+
+    def execute(self) -> Report:
+        """Run all stages and leave the last one's model as the run's artifact."""
+        self._write_recipe()
+        with self.observers.told_of_failure(self.directory.path):
+            self.observers.start(self.recipe, self.directory.path)
+            with self.measuring:
+                for stage in (self.recipe.baseline, *self.recipe.stages):
+                    with named(stage):
+                        self._run_stage(stage)
+            self._write_recipe()
+            self.directory.write_all(self.measuring.files(self.models[-1], len(self.models) - 1))
+            self.observers.end(self.report, self.directory.path)
+        self.kept.finish()
+        return self.report
+
+    @property
+    def report(self) -> Report:
+        """The rows so far."""
+        starts = (0, *(stage.start for stage in self.recipe.stages))[: len(self.rows)]
+        return Report(
+            self.recipe.name,
+            self.recipe.seed,
+            tuple(self.rows),
+            self.environment,
+            self.data.quality,
+            starts,
+            self.directory.path,
+        )
+
+    def _run_stage(self, stage: Stage) -> None:
+        self.stop.here()
+        started = time.perf_counter()
+        reseed(self.recipe.seed, stage.number)
+        log.info("stage %d (%s) begins", stage.number, stage.name)
+        self.observers.tell("on_stage", stage=stage)
+        result = self.kept.own(stage.number, self.models[0])
+        if result is not None:
+            result = self._take_over(stage, result)
+        else:
+            with self.kept.computing(stage.number):
+                result = self.kept.cached(stage.number, self.models[0])
+                result = self._take_over(stage, result) if result is not None else self._compute(stage, started)
+                self.kept.keep(stage.number, result)
+        self._add_row(stage, result, started)
+
+    def _take_over(self, stage: Stage, result: Result) -> Result:
+        """Go on with what is kept of a stage, as if it had been computed now."""
+        model = result.model.to(self.data.device).eval()
+        if stage.number:
+            self.models.append(model)
+        else:
+            self.models[0] = model
+        self._set_up(stage, result)
+        on_step = self._on_step(stage)
+        for step, (loss, lr) in enumerate(result.steps.tolist(), start=1):
+            on_step(step, len(result.steps), loss, lr)
+        return self.measuring.again(stage, result, model)
+
+    def _compute(self, stage: Stage, started: float) -> Result:
+        """Train or perform a stage, and measure what came of it."""
+        keeper = self.kept.keeper(stage.number)
+        steps: list[tuple[float, float]] = []
+        on_step = self._on_step(stage, steps)
+        watch = self._watch(stage) if stage.number else None
+        if watch is None:
+            outcome = self._baseline(stage, on_step, keeper)
+        else:
+            incoming = self.models[stage.start]
+            outcome = perform(stage, incoming, self.reference, self.data, on_step, watch, keeper)
+            self.models.append(outcome.model)
+        promises = watch.promises if watch is not None else Promises().and_of(outcome.model, "the baseline")
+        params = tuple(None if made is None else as_table(made) for made in outcome.params)
+        result = Result(outcome.model, {}, promises, as_steps(steps), outcome.settings, params=params)
+        self._set_up(stage, result)
+        self.stop.here()
+        values = self.measuring.first(stage, outcome, watch)
+        values["duration_s"] = time.perf_counter() - started
+        return replace(result, values=values)
+
+    def _set_up(self, stage: Stage, result: Result) -> None:
+        """What later stages and the resolved recipe need of this one."""
+        self.promises.append(result.promises)
+        self.params[stage.number] = result.params
+        if result.settings is not None:
+            self.settings[stage.number] = result.settings
+        if stage.number == 0:
+            self.reference = masks.clone(self.models[0].eval()).requires_grad_(False)
+
+    def _watch(self, stage: Stage) -> Watch:
+        return Watch(
+            stage,
+            self.models[stage.start],
+            self.reference,
+            self.data,
+            promises=self.promises[stage.start],
+            trained_by=trained_later(self.recipe.stages, stage),
+            on_breach=self.recipe.promises,
+        )
+
+    def _baseline(self, stage: Stage, on_step: OnStep, keeper: TrainingKeeper) -> Outcome:
+        model = self.models[0]
+        if stage.finetune is None:
+            return Outcome(model)
+        return train(model, Training(stage.finetune, self.data.task.loss), self.data, on_step, keeper)
+
+    def _on_step(self, stage: Stage, taken: list[tuple[float, float]] | None = None) -> OnStep:
+        def on_step(step: int, steps: int, loss: float, lr: float) -> None:
+            if taken is not None:
+                taken.append((loss, lr))
+            self.observers.tell("on_step", stage=stage, step=step, steps=steps, loss=loss, lr=lr)
+
+        return on_step
+
+    def _add_row(self, stage: Stage, result: Result, started: float) -> None:
+        values = {name: value for name, value in result.values.items() if name != MEASURED_WITH}
+        if result.reused:
+            values |= {"reused": True, "measuring_s": 0.0, "duration_s": time.perf_counter() - started}
+        with self.measuring.timed() as measuring:
+            values.update(self.observers.measure(result.model, self.data))
+        for name in ("measuring_s", "duration_s"):
+            values[name] = values.get(name, 0.0) + measuring.seconds
+        row = Row(stage.name, values)
+        self.rows.append(row)
+        log.info("stage %d (%s) done: %s", stage.number, stage.name, row.to_json())
+        self.observers.tell("on_row", stage=stage, row=row, report=self.report)
+
+    def _on_measuring(self, stage: Stage, done_s: float, total_s: float) -> None:
+        self.stop.here()
+        self.observers.tell("on_progress", stage=stage, activity="measuring", done=done_s, total=total_s)
+
+    def _write_recipe(self) -> None:
+        threads, device = self.environment["threads"], self.data.device.type
+        text = resolved_recipe(self.recipe, threads, device, self.settings, self.params)
+        self.directory.write(runs.RECIPE, text)

@@ -1,0 +1,126 @@
+"""What the rows of one run hold: what the core measures, and then what the stage's techniques do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from toolkit.metrics import Answers
+from toolkit.promises.watch import Watch
+from toolkit.recipe.read import Recipe, Stage
+from toolkit.report import Note
+from toolkit.runner.assembly import Assembly
+from toolkit.runner.output import Output
+from toolkit.runner.stage import Outcome
+from toolkit.runner.technique_numbers import Measurer, named_measures
+from toolkit.storage.results import Result
+from toolkit.storage.run_directory import RunDirectory
+
+OnMeasuring = Callable[[Stage, float, float], None]
+MEASURED_WITH = "measured_with"  # among a result's values: what determined how the core measured it
+
+
+@dataclass
+class Elapsed:
+    """The seconds that a block took, once it has ended."""
+
+    seconds: float = 0.0
+
+
+class Measuring:
+    """Saves the model of each stage and measures it; a context manager, as `Measurer` is.
+
+    Args:
+        recipe: its `[measure]` table says how.
+        assembly: the data, and the model that becomes the baseline.
+        directory: every stage has a folder there.
+        key: what determines how the core measures, or None.
+        on_measuring: told `(stage, done_s, total_s)` now and then.
+    """
+
+    def __init__(
+        self, recipe: Recipe, assembly: Assembly, directory: RunDirectory, key: str | None, on_measuring: OnMeasuring
+    ) -> None:
+        self._data, self._directory, self._key, self._on_measuring = assembly.data, directory, key, on_measuring
+        self._output = Output(recipe.table.output)
+        self._latest: tuple[nn.Module | None, nn.Module] = None, assembly.model
+        default = {1, min(self._data.batch_size, self._data.samples("train"))}
+        batch_sizes = recipe.measure.batch_sizes or sorted(default)
+        rows = len(recipe.stages) + 1
+        self._measurer = Measurer(assembly.model, self._data, batch_sizes, recipe.measure.budget, rows)
+
+    def __enter__(self) -> Measuring:
+        self._measurer.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._measurer.__exit__(*error)
+
+    def first(self, stage: Stage, outcome: Outcome, watch: Watch | None) -> dict[str, Any]:
+        """The values of a stage that was just done; `watch` sees that its techniques change nothing any more."""
+        started = time.perf_counter()
+        values = self._core(stage, outcome.model)
+        with self.timed():
+            if watch is not None:
+                values.update(self._by_techniques(stage, outcome, watch, values.keys()))
+        if outcome.losses:
+            values["training_loss"] = list(outcome.losses)
+        return {**values, MEASURED_WITH: self._key, "measuring_s": time.perf_counter() - started}
+
+    def again(self, stage: Stage, result: Result, model: nn.Module) -> Result:
+        """The kept result of a stage, whose `model` is now here; measured anew where other measuring is asked for."""
+        if stage.number == 0:
+            self._measurer.baseline = model
+        if result.reused and result.values.get(MEASURED_WITH) != self._key:
+            kept = result.values.items()  # without what the core measures
+            own = {name: value for name, value in kept if "." in name or isinstance(value, (list, Note))}
+            return replace(result, values={**own, **self._core(stage, model), MEASURED_WITH: self._key})
+        self._directory.stage(stage.number, stage.name).write_all(self.files(model, stage.number))
+        self._measurer.skip(model)
+        return result
+
+    def answers_of(self, model: nn.Module) -> Answers | None:
+        """What the model answered if it was the last one that was asked."""
+        return self._measurer.answers_of(self._latest[1] if self._latest[0] is model else model)
+
+    def files(self, model: nn.Module, number: int) -> dict[str, bytes]:
+        """The files of the model of a row, by name."""
+        return self._output.files(self._deployed(model, number), number)
+
+    @contextmanager
+    def timed(self) -> Iterator[Elapsed]:
+        """What goes on inside belongs to measuring: it is taken from the budget."""
+        started, elapsed = time.perf_counter(), Elapsed()
+        yield elapsed
+        elapsed.seconds = time.perf_counter() - started
+        self._measurer.took(elapsed.seconds)
+
+    def _core(self, stage: Stage, model: nn.Module) -> dict[str, Any]:
+        folder = self._directory.stage(stage.number, stage.name)
+        size = folder.write_all(self.files(model, stage.number))
+        deployed = self._deployed(model, stage.number)
+        measured = self._measurer.measure(deployed, folder.path, partial(self._on_measuring, stage))
+        return {"size_bytes": size, **measured}
+
+    def _deployed(self, model: nn.Module, number: int) -> nn.Module:
+        """The model as it is written and measured; the last one is kept, for what it answered is asked for again."""
+        if self._latest[0] is not model:
+            self._latest = model, self._output.deployed(model, number)
+        return self._latest[1]
+
+    def _by_techniques(self, stage: Stage, outcome: Outcome, watch: Watch, taken: Collection[str]) -> dict[str, Any]:
+        """What the stage's techniques measure, which may not change anything, and what was noted while they worked."""
+        values: dict[str, Any] = {}
+        watch.before_measure(outcome.model)
+        for position, (step, prepared) in enumerate(zip(stage.steps, outcome.prepared, strict=True)):
+            measured = named_measures(step, outcome.model, self._data, prepared)
+            watch.after_hook(str(step.technique), "in measure")
+            again = any(name in taken or name in values for name in measured)  # one technique may come twice in a stage
+            values.update({f"with.{position}.{name}" if again else name: value for name, value in measured.items()})
+        return {**values, **watch.notes()}

@@ -1,0 +1,109 @@
+"""A first recipe for a model and data of the user's: commented, and tried before it is written."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolkit.errors import InputError, ToolkitError
+from toolkit.hooks import loading as techniques
+from toolkit.hooks.loading import Technique
+from toolkit.recipe.read import parse_recipe
+from toolkit.recipe.shipped import shipped
+from toolkit.runner.assembly import assemble
+from toolkit.runner.rehearsal import Rehearsal, rehearse
+from toolkit.scaffold.drafts import Draft, chain
+from toolkit.scaffold.templates import render
+
+WHOLE_CHAIN = "mnist"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the user asked for; sources are written relative to the folder of `output`, arguments as they are: TOML."""
+
+    model: str
+    data: str
+    output: Path
+    weights: str | None = None
+    model_args: str = ""
+    data_args: str = ""
+
+    def text(self, stages: Sequence[Draft], left_out: dict[str, str] | None = None) -> str:
+        """The recipe with these stages."""
+        return render(
+            "recipe.toml.j2",
+            name=self.output.stem,
+            file=self.output.name,
+            chain=", then ".join(" with ".join([s.name, *(other.name for other in s.others)]) for s in stages),
+            model=_beside(self.model, self.output.parent),
+            data=_beside(self.data, self.output.parent),
+            model_args=self.model_args,
+            data_args=self.data_args,
+            weights=self.weights and os.path.relpath(self.weights, self.output.parent),
+            epochs=5,
+            stages=stages,
+            left_out=left_out or {},
+        )
+
+    def rehearsed(self, stages: Sequence[Draft]) -> Rehearsal:
+        """How the recipe with these stages goes; a `ToolkitError` where it does not."""
+        return rehearse(parse_recipe(self.text(stages), str(self.output), self.output.parent.resolve()))
+
+
+def new_recipe(wish: Wish, names: Sequence[str] = ()) -> Rehearsal:
+    """Write a recipe that chains the techniques `names`, by default those of the recipe `mnist`, as far as they work.
+
+    Raises:
+        InputError: the file exists, the model and the data do not fit, or no technique works on them.
+    """
+    if wish.output.exists():
+        raise InputError(f"{wish.output} exists: take another --output, or delete it")
+    loaded = [techniques.load(name) for name in names or _usual_techniques()]
+    stages, left_out = chain(loaded), dict[str, str]()
+    assemble(parse_recipe(wish.text(stages), str(wish.output), wish.output.parent.resolve()))
+    try:
+        rehearsal = wish.rehearsed(stages)
+    except ToolkitError:
+        left_out = _refusals(wish, loaded)
+        stages = chain([technique for technique in loaded if technique.name not in left_out])
+        if not stages:
+            raise InputError("no technique works on this model: " + "; ".join(left_out.values())) from None
+        rehearsal = wish.rehearsed(stages)
+    _write(wish.output, wish.text(stages, left_out))
+    return rehearsal
+
+
+def _usual_techniques() -> list[str]:
+    """The techniques that the shipped recipe of the whole chain names, by name."""
+    stages = tomllib.loads(shipped()[WHOLE_CHAIN].read_text(encoding="utf-8"))["stages"]
+    return sorted({step["technique"] for stage in stages for step in (stage, *stage.get("with", []))})
+
+
+def _refusals(wish: Wish, loaded: Sequence[Technique]) -> dict[str, str]:
+    """Why techniques do not work on the model, each tried alone."""
+    refusals = {}
+    for technique in loaded:
+        try:
+            wish.rehearsed(chain([technique]))
+        except ToolkitError as error:
+            refusals[technique.name] = " ".join(str(error).split())
+    return refusals
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _beside(source: str, folder: Path) -> str:
+    """A source that is relative to the working directory, relative to `folder`; other sources as they are."""
+    place, _, name = source.rpartition(":")
+    return f"{Path(os.path.relpath(place, folder)).as_posix()}:{name}" if place.endswith(".py") else source

@@ -1,0 +1,120 @@
+"""What all clauses of the contract do: make a model, run a stage of the technique on it, look at the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from toolkit import masks
+from toolkit.data.splits import Data
+from toolkit.errors import TechniqueRefusal
+from toolkit.hooks import loading as techniques
+from toolkit.hooks.specs import hookimpl
+from toolkit.params import Params
+from toolkit.recipe.read import Stage, Step
+from toolkit.runner.stage import Outcome, perform
+from toolkit.seeding import reseed
+from toolkit.storage.checkpoints import TrainingKeeper
+from toolkit.testing.toys import TOY_MODELS, toy_cnn, toy_data
+from toolkit.training import OnStep, Training, TrainingSettings, fit
+
+
+class Performing:
+    """The settings of a contract, and what its clauses are made of."""
+
+    technique: ClassVar[str]
+    params: ClassVar[dict[str, Any]] = {}
+    finetune: ClassVar[dict[str, Any] | None] = {"epochs": 1}
+    toys: ClassVar[Sequence[str]] = tuple(TOY_MODELS)
+
+    def make_model(self) -> nn.Module:
+        """The model that the stage starts from, where a clause does not try all toys."""
+        return toy_cnn()
+
+    def make_data(self) -> Data:
+        """What it is trained and measured on."""
+        return toy_data()
+
+    def pytest_generate_tests(self, metafunc: Any) -> None:
+        """Let pytest call a clause that takes `toy` for each of the `toys`."""
+        if "toy" in metafunc.fixturenames:
+            metafunc.parametrize("toy", self.toys)
+
+    def _loaded(self) -> techniques.Technique:
+        return techniques.load(self.technique)
+
+    def _step(self) -> Step:
+        loaded = self._loaded()
+        return Step(loaded, loaded.params_class.model_validate(self.params, context={"directory": Path()}))
+
+    def _stage(self, *before: Step) -> Stage:
+        step = self._step()
+        trains = self.finetune is not None and step.params.trainable_after
+        return Stage(1, self.technique, (*before, step), 0, TrainingSettings(**self.finetune or {}) if trains else None)
+
+    def _perform(
+        self,
+        model: nn.Module,
+        *before: Step,
+        reference: nn.Module | None = None,
+        data: Data | None = None,
+        on_step: OnStep | None = None,
+        keeper: TrainingKeeper | None = None,
+    ) -> Outcome:
+        reseed(0, 1)
+        reference = reference if reference is not None else masks.clone(model)
+        reference.eval().requires_grad_(False)
+        data = data or self.make_data()
+        return perform(self._stage(*before), model.eval(), reference, data, on_step, keeper=keeper)
+
+    def _perform_or_refuse(self, model: nn.Module, *before: Step, data: Data | None = None) -> Outcome | None:
+        """As above; None where the technique says itself, before or in optimize, that it cannot work."""
+        try:
+            return self._perform(model, *before, data=data)
+        except TechniqueRefusal:
+            return None
+
+    def _trained(self, make: Callable[[], nn.Module] | None = None, seed: int = 0) -> nn.Module:
+        reseed(seed, 0)
+        model = (make or self.make_model)()
+        fit(model, Training(TrainingSettings(epochs=2, lr=1e-2), self.make_data().task.loss), self.make_data())
+        return model
+
+    @torch.no_grad()
+    def _logits(self, model: nn.Module) -> Tensor:
+        data = self.make_data()
+        return data.task.logits(data.task.forward(model.eval(), data.example(16)))
+
+
+def made_up(**hooks: Any) -> Step:
+    """A technique with these hooks, to stand before another one in its stage."""
+    from types import SimpleNamespace
+
+    marked = {name: hookimpl(hook) for name, hook in hooks.items()}
+    return Step(techniques.from_module(SimpleNamespace(**marked), "another", "of the contract"), Params())
+
+
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of all tensors of a model."""
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether two states are equal to the last bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def traces(model: nn.Module) -> dict[str, Any]:
+    """What may be left on a model besides its tensors: hooks, attributes, another class, train mode."""
+    return {
+        path: (type(module), sorted(vars(module)), module.training, sum(len(hooks) for hooks in _hooks(module)))
+        for path, module in model.named_modules()
+    }
+
+
+def _hooks(module: nn.Module) -> list[Any]:
+    return [value for name, value in vars(module).items() if name.endswith("_hooks") and hasattr(value, "__len__")]

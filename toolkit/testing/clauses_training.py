@@ -1,0 +1,122 @@
+"""Clauses about training: in the technique's own stage, along with other techniques, and in later stages."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from toolkit import masks
+from toolkit.interruption import Interrupted, Stop
+from toolkit.runner.stage import perform
+from toolkit.seeding import reseed
+from toolkit.storage.checkpoints import TrainingKeeper
+from toolkit.storage.run_directory import RunDirectory
+from toolkit.tasks import Batch
+from toolkit.testing.base import Performing, made_up, same, state_of
+from toolkit.testing.toys import TOY_MODELS
+from toolkit.training import Training, TrainingSettings, fit
+
+CONTRACT = "contract"
+
+
+class TrainingClauses(Performing):
+    """What a technique says about training is true, and what others said is kept."""
+
+    def test_it_tells_the_truth_about_training(self, toy: str) -> None:
+        outcome = self._perform_or_refuse(self._trained(TOY_MODELS[toy]))
+        if outcome is None or not self._step().params.trainable_after:
+            return
+        before = state_of(outcome.model)
+        fit(outcome.model, Training(TrainingSettings(epochs=1), self.make_data().task.loss), self.make_data())
+        assert not same(state_of(outcome.model), before), (
+            "a later training changes nothing: leave requires_grad on, or let Params.trainable_after be False"
+        )
+
+    def test_masks_of_the_result_survive_a_later_training(self) -> None:
+        model = self._perform(self._trained()).model
+        zeros = {path: ~mask for path, mask in masks.current(model).items()}
+        if not self._step().params.trainable_after:
+            return
+        fit(model, Training(TrainingSettings(epochs=1, weight_decay=0.1), self.make_data().task.loss), self.make_data())
+        values = {weight.path: weight.value for weight in masks.named_weights(model)}
+        refilled = [path for path, zero in zeros.items() if path not in values or values[path][zero].any()]
+        assert not refilled, f"zeros of {refilled} are gone: keep weights in shape by toolkit.masks alone"
+
+    def test_an_interrupted_training_goes_on_to_the_same_result(self, tmp_path: Path) -> None:
+        steps: list[int] = []
+        expected = state_of(self._perform(self._trained(), on_step=lambda step, *_: steps.append(step)).model)
+        if not steps:  # it is not trained
+            return
+        self._interrupted(RunDirectory(tmp_path), max(1, len(steps) // 2))
+        keeper = TrainingKeeper(RunDirectory(tmp_path), CONTRACT, Stop())
+        assert keeper.settings is not None, "a training was interrupted, and nothing of it was kept"
+        assert same(state_of(self._perform(self._trained(), keeper=keeper).model), expected), (
+            "losses and step functions keep what they remember in modules (trained_along), or an interrupted training "
+            "goes on to another result"
+        )
+
+    def _interrupted(self, directory: RunDirectory, last: int) -> None:
+        stop = Stop()
+
+        def on_step(step: int, *_: float) -> None:
+            if step == last:
+                stop.take(signal.SIGINT, None)
+
+        with suppress(Interrupted):
+            self._perform(self._trained(), on_step=on_step, keeper=TrainingKeeper(directory, CONTRACT, stop))
+
+    def test_it_adds_to_the_training_that_it_is_given(self) -> None:
+        if self._stage().finetune is None or not self._loaded().implements("finetune"):
+            return
+        calls: list[tuple[int, ...]] = []
+        helper = nn.Linear(1, 1)
+
+        def around_step(model: nn.Module) -> AbstractContextManager[nn.Module]:
+            return nullcontext(model)
+
+        def finetune(training: Training) -> Training:
+            return training.using(
+                after_step=lambda *step: calls.append(step), trained_along=helper, around_step=around_step
+            )
+
+        seen: list[Training] = []
+
+        def look(training: Training) -> Training:
+            seen.append(training)
+            return training
+
+        self._perform_between(made_up(finetune=finetune), made_up(finetune=look))
+        assert helper in seen[0].modules, "finetune dropped another technique's module: return training.using(…)"
+        assert calls, "finetune dropped another technique's step function: return training.using(…)"
+        assert around_step in seen[0].contexts, "finetune dropped another technique's context: return training.using(…)"
+
+    def test_its_loss_is_a_scalar_with_a_gradient(self) -> None:
+        stage = self._stage()
+        if stage.finetune is None or not self._loaded().implements("finetune"):
+            return
+
+        def finetune(training: Training) -> Training:
+            def loss(outputs: Any, batch: Batch) -> Tensor:
+                value = training.loss(outputs, batch)
+                assert value.shape == torch.Size(), "its loss must be one number: take the mean"
+                assert value.dtype == torch.float32, "its loss must be float32"
+                assert value.requires_grad, "its loss has no gradient: compute it from the outputs"
+                return value
+
+            return training.using(loss=loss)
+
+        self._perform_between(None, made_up(finetune=finetune))
+
+    def _perform_between(self, before: Any, after: Any) -> None:
+        stage = self._stage()
+        steps = [step for step in (before, *stage.steps, after) if step is not None]
+        model = self._trained()
+        reseed(0, 1)
+        reference = masks.clone(model).eval().requires_grad_(False)
+        perform(replace(stage, steps=tuple(steps)), model, reference, self.make_data())
