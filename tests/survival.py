@@ -13,8 +13,8 @@ from toolkit.recipe.read import parse_recipe
 
 SLICE = """
 import torch
-from toolkit.datasets.mnist import mnist
-from toolkit.tasks import Data
+from toolkit.data.mnist import mnist
+from toolkit.data.splits import Data
 
 def load(samples=384):
     data = mnist()

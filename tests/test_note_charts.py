@@ -7,13 +7,14 @@ from xml.etree import ElementTree
 import matplotlib.colors
 import pytest
 
-from toolkit.report import Note, Plot, Report, Row
+from toolkit.report import Report
 from toolkit.report.charts import charts
 from toolkit.report.charts.drawing import BASE
 from toolkit.report.charts.note_charts import MOST_CHARTS, MOST_LINES, MOST_ROWS, lines_of
 from toolkit.report.page import render
 from toolkit.report.reader import read_report
 from toolkit.report.table import as_markdown, as_text
+from toolkit.rows import Note, Plot, Row
 
 PLOT = Plot("sparsity", "drop", "layer")
 TABLE = [

@@ -18,7 +18,7 @@ from toolkit.cli import main
 from toolkit.errors import InputError
 from toolkit.metrics import answers
 from toolkit.recipe.differences import settings_of
-from toolkit.report import Note, Plot, Report, Row
+from toolkit.report import Report
 from toolkit.report.compare import compare, moved
 from toolkit.report.curves import POINTS, CurveRecorder
 from toolkit.report.details import Details
@@ -28,6 +28,7 @@ from toolkit.report.reader import read_details, read_report
 from toolkit.report.samples import SHOWN, lost_samples, picture
 from toolkit.report.table import as_markdown, as_text
 from toolkit.report.verdicts import speed, stage_verdicts, verdict
+from toolkit.rows import Note, Plot, Row
 from toolkit.testing import TiedToy, toy_cnn, toy_data, toy_mlp
 
 ENVIRONMENT = {"processor": "a processor", "threads": 1, "device": "cpu", "torch": "2.14"}

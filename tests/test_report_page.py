@@ -18,7 +18,7 @@ from click.testing import CliRunner
 import toolkit
 from toolkit.cli import main
 from toolkit.data.splits import Data
-from toolkit.report import Note, Report, Row
+from toolkit.report import Report
 from toolkit.report.charts import charts
 from toolkit.report.charts.drawing import BAD, BASE, GOOD, STYLE
 from toolkit.report.charts.svg import SVG, XLINK, inline_svg
@@ -28,6 +28,7 @@ from toolkit.report.details import Curve, Details, Histogram, Layer, Lost, Sampl
 from toolkit.report.numbers import printable
 from toolkit.report.page import render
 from toolkit.report.reader import read_report
+from toolkit.rows import Note, Row
 from toolkit.tasks import Task
 
 XHTML = "{http://www.w3.org/1999/xhtml}"
@@ -383,8 +384,9 @@ def test_a_change_within_its_interval_is_grey():
 def test_matplotlib_is_imported_only_to_draw():
     code = """
 import sys
-from toolkit.report import Report, Row
-from toolkit.report.difference import as_page
+from toolkit.report import Report
+from toolkit.rows import Row
+from toolkit.report.compare_text import as_page
 Report("r", 0, (Row("baseline"),), {})._repr_html_()
 print([name for name in sys.modules if name.startswith("matplotlib")])
 """

@@ -11,7 +11,7 @@ import toolkit
 from toolkit import masks
 from toolkit.errors import TechniqueError, TrainingError
 from toolkit.recipe.read import parse_recipe
-from toolkit.report import Note
+from toolkit.rows import Note
 from toolkit.testing import toy_data
 
 DATA = toy_data()

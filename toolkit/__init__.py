@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from toolkit.model_files import load
     from toolkit.params import Params
     from toolkit.recipe.read import Recipe, Stage
-    from toolkit.report import Note, Plot, Report, Row
+    from toolkit.report import Report
+    from toolkit.rows import Note, Plot, Row
     from toolkit.runner import run
     from toolkit.sources import Source
     from toolkit.tasks import Batch, Classification, MultiLabel, Pooled, Regression, Task, TokenClassification
@@ -25,15 +26,15 @@ _HOME = {
     "Classification": "tasks",
     "Data": "data.splits",
     "MultiLabel": "tasks",
-    "Note": "report",
+    "Note": "rows",
     "Params": "params",
-    "Plot": "report",
+    "Plot": "rows",
     "Pooled": "tasks",
     "Recipe": "recipe.read",
     "RecipeError": "errors",
     "Regression": "tasks",
     "Report": "report",
-    "Row": "report",
+    "Row": "rows",
     "Source": "sources",
     "Stage": "recipe.read",
     "Task": "tasks",

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
-
 from pydantic import BaseModel, ConfigDict
-
-if TYPE_CHECKING:
-    from toolkit.sources import Source
 
 
 class Table(BaseModel):
@@ -46,18 +40,3 @@ class Params(Table):
     def needs_finetune(self) -> bool:
         """Whether the technique does nothing unless its stage has a `finetune` table."""
         return False
-
-    def sources(self) -> Iterator[tuple[str, Source]]:
-        """Every model among the fields, with its dotted place."""
-        yield from _sources_in(dict(self), "")
-
-
-def _sources_in(value: Any, place: str) -> Iterator[tuple[str, Source]]:
-    from toolkit.sources import Source
-
-    if isinstance(value, Source):
-        yield place, value
-    elif isinstance(value, (dict, list, tuple)):
-        items = value.items() if isinstance(value, dict) else enumerate(value, start=1)
-        for key, item in items:
-            yield from _sources_in(item, f"{place}.{key}" if place else str(key))

@@ -9,7 +9,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +19,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import nn
 
 from toolkit.errors import InputError, described, did_you_mean
-from toolkit.params import Table
+from toolkit.params import Params, Table
 
 Kind = Literal["model", "data", "task", "augmentation"]
 FILE_MODULE = re.compile(r".*_py_[0-9a-f]{8}", re.DOTALL)  # how `import_file` names a module
@@ -190,3 +190,17 @@ def check_arguments(target: Callable[..., Any], args: dict[str, Any], before: in
         unknown = [name for name in args if name not in known and not takes_any]
         sentences = [f"there is no argument '{name}'{did_you_mean(name, known)}" for name in unknown]
         raise ValueError("; ".join(sentences) or str(error)) from error
+
+
+def models_in(params: Params) -> Iterator[tuple[str, Source]]:
+    """Every model among the fields of a technique's params, with its dotted place."""
+    yield from _models_in(dict(params), "")
+
+
+def _models_in(value: Any, place: str) -> Iterator[tuple[str, Source]]:
+    if isinstance(value, Source):
+        yield place, value
+    elif isinstance(value, (dict, list, tuple)):
+        items = value.items() if isinstance(value, dict) else enumerate(value, start=1)
+        for key, item in items:
+            yield from _models_in(item, f"{place}.{key}" if place else str(key))

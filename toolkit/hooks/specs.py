@@ -14,11 +14,7 @@ import pluggy
 if TYPE_CHECKING:
     from torch import nn
 
-    from toolkit.data.splits import Data
-    from toolkit.params import Params
-    from toolkit.recipe.read import Recipe, Stage
-    from toolkit.report import Note, Report, Row
-    from toolkit.training import Training
+    from toolkit import Data, Note, Params, Recipe, Report, Row, Stage, Training
 
 PROJECT = "toolkit"
 hookspec = pluggy.HookspecMarker(PROJECT)

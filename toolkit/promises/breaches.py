@@ -10,7 +10,7 @@ from toolkit.errors import TechniqueError
 from toolkit.promises import Promises
 from toolkit.promises.examine import listed, summary
 from toolkit.promises.fingerprint import Change
-from toolkit.report import Note
+from toolkit.rows import Note
 
 OnBreach = Literal["stop", "warn"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from toolkit import masks
+from toolkit.data.shapes import logits_shape
 from toolkit.data.splits import Data
 from toolkit.errors import InputError, TechniqueError
 from toolkit.promises import Promises, kinds_of
@@ -13,8 +14,7 @@ from toolkit.promises.examine import examine
 from toolkit.promises.fingerprint import Fingerprint, changes, fingerprint
 from toolkit.promises.trainable import frozen, trainable_weights
 from toolkit.recipe.read import Stage, Step
-from toolkit.report import Note
-from toolkit.runner.assembly import logits_shape
+from toolkit.rows import Note
 
 
 class Watch:

@@ -54,7 +54,7 @@ class DataTable(Sourced):
     @field_validator("args", "train_args", "test_args")
     @classmethod
     def _accepted(cls, args: Any, info: ValidationInfo) -> Any:
-        from toolkit.data.per_split import is_dataset, known_arguments, placed
+        from toolkit.recipe.dataset_class import is_dataset, known_arguments, placed
 
         source = info.data.get("source")
         if args is None or source is None:
@@ -141,7 +141,7 @@ class DataTable(Sourced):
 
     def _calls(self) -> dict[str, dict[str, Any]] | None:
         """The arguments for each split of a `Dataset` class; None for any other source."""
-        from toolkit.data.per_split import ONLY, arguments, is_dataset
+        from toolkit.recipe.dataset_class import ONLY, arguments, is_dataset
 
         target = resolve(self.source, self.kind)
         if is_dataset(target):

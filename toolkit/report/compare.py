@@ -11,10 +11,11 @@ from typing import Any, Literal, NamedTuple
 
 from toolkit.errors import InputError
 from toolkit.recipe.differences import settings_of
-from toolkit.report import Report, Row
+from toolkit.report import Report
 from toolkit.report.numbers import bytes_text, half_width, milliseconds, plain, printable
 from toolkit.report.reader import read_report
 from toolkit.report.row_values import Interval, interval_of, quality_metric, shown_qualities, value_of
+from toolkit.rows import Row
 from toolkit.storage.run_directory import RECIPE
 
 # `moved`: beyond the intervals, or a count that is another; `unknown`: another number, and nobody knows its noise.

@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from toolkit.errors import InputError
-from toolkit.report import Note, Report, Row
+from toolkit.report import Report
 from toolkit.report.details import DETAILS, Details
+from toolkit.rows import Note, Row
 from toolkit.storage.run_directory import REPORT
 
 Pair = Annotated[list[float], Field(min_length=2, max_length=2)]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from toolkit.report import Report, Row
+from toolkit.report import Report
 from toolkit.report.numbers import MINUS, percent, plus_minus, printable
+from toolkit.rows import Row
 
 Interval = tuple[float, float]
 

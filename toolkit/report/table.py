@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 from tabulate import tabulate
 
-from toolkit.report import Note, Report, Row
+from toolkit.report import Report
 from toolkit.report.numbers import bytes_text, count_text, half_width, percent, printable
 from toolkit.report.row_values import interval_of, quality_metric, shown_qualities, value_of
 from toolkit.report.verdicts import stage_verdicts, verdict
+from toolkit.rows import Note, Row
 
 REUSED = "↺"
 REUSED_MEANS = f"{REUSED} computed by an earlier run: model and numbers are kept, the times are of then."

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from toolkit.report import Report, Row
+from toolkit.report import Report
 from toolkit.report.numbers import bytes_text, half_width, percent, printable
 from toolkit.report.row_values import Interval, interval_of, quality_metric, shown_qualities, value_of
+from toolkit.rows import Row
 
 SAME_SIZE = 0.02  # the names and headers in a file differ by so much
 WORTH_SAYING = 0.02  # a model 1 % faster is not faster to anybody

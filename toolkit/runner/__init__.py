@@ -19,8 +19,9 @@ from toolkit.promises.trainable import trained_later
 from toolkit.promises.watch import Watch
 from toolkit.recipe.read import Recipe, Stage, Step, read_recipe
 from toolkit.recipe.resolved import as_table, resolved_recipe
-from toolkit.report import Report, Row
+from toolkit.report import Report
 from toolkit.report.writer import report_writer
+from toolkit.rows import Row
 from toolkit.runner.assembly import Assembly, assemble, weight_files
 from toolkit.runner.environment import describe, fixed_threads
 from toolkit.runner.measure_stage import MEASURED_WITH, Measuring

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from toolkit.data.batches import in_memory, take
 from toolkit.data.built_in import with_validation
 from toolkit.data.coerce import as_data
+from toolkit.data.shapes import logits_shape
 from toolkit.data.splits import Data
 from toolkit.errors import InputError, Problem, RecipeError, ToolkitError, described
 from toolkit.metrics import answers, quality
@@ -23,7 +24,7 @@ from toolkit.recipe.data_table import DataTable
 from toolkit.recipe.read import Recipe
 from toolkit.runner.environment import pick_device
 from toolkit.seeding import reseed
-from toolkit.sources import Source, resolve
+from toolkit.sources import Source, models_in, resolve
 from toolkit.tasks import to_float32
 
 Made = TypeVar("Made")
@@ -88,19 +89,6 @@ def _require_samples(data: Data, name: str) -> None:
         raise InputError(f"its {name} split is empty")
     if len(lengths) > 1:
         raise InputError(f"its {name} split has {' and '.join(map(str, sorted(lengths)))} inputs and targets")
-
-
-def logits_shape(model: nn.Module, data: Data) -> tuple[int, ...]:
-    """The shape of a model's logits for one sample, without the batch; an `InputError` says why there is none."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            return tuple(data.task.logits(data.task.forward(model, data.example(2))).shape[1:])
-    except Exception as error:
-        raise InputError(f"cannot run on the data: {_reason(error)}") from error
-    finally:
-        model.train(was_training)
 
 
 def _reason(error: Exception) -> str:
@@ -191,5 +179,5 @@ def _sources(recipe: Recipe) -> Iterator[tuple[str, Source]]:
     for stage in recipe.stages:
         for position, step in enumerate(stage.steps):
             within = f"stages.{stage.number}" + (f".with.{position}" if position else "")
-            for place, source in step.params.sources():
+            for place, source in models_in(step.params):
                 yield f"{within}.params.{place}", source

@@ -14,7 +14,7 @@ from torch import nn
 from toolkit.data.splits import Data
 from toolkit.hooks.specs import hookimpl
 from toolkit.recipe.read import Stage
-from toolkit.report import Row
+from toolkit.rows import Row
 
 Batches = Callable[[str, int | None], int]
 """How many batches of a size (None for the recipe's) a whole split has."""

@@ -10,12 +10,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from toolkit import model_files as artifact
+from toolkit.data.shapes import logits_shape
 from toolkit.data.splits import Data
 from toolkit.errors import InputError, RecipeError
 from toolkit.recipe.data_table import DataTable
 from toolkit.recipe.problems import problems_of
-from toolkit.report import Report, Row
-from toolkit.runner.assembly import logits_shape, make_data
+from toolkit.report import Report
+from toolkit.rows import Row
+from toolkit.runner.assembly import make_data
 from toolkit.runner.environment import describe
 from toolkit.runner.technique_numbers import Measurer
 from toolkit.sources import beside, resolve

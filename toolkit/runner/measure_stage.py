@@ -14,7 +14,7 @@ from torch import nn
 from toolkit.metrics import Answers
 from toolkit.promises.watch import Watch
 from toolkit.recipe.read import Recipe, Stage
-from toolkit.report import Note
+from toolkit.rows import Note
 from toolkit.runner.assembly import Assembly
 from toolkit.runner.output import Output
 from toolkit.runner.stage import Outcome

@@ -11,7 +11,7 @@ from toolkit.hooks.loading import from_module
 from toolkit.hooks.specs import hookimpl
 from toolkit.params import Params
 from toolkit.recipe.read import Recipe, Stage, Step
-from toolkit.report import Row
+from toolkit.rows import Row
 
 
 class ProgressBars:

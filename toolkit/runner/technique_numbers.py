@@ -18,7 +18,7 @@ from toolkit.errors import TechniqueError
 from toolkit.hooks.loading import Technique
 from toolkit.metrics import Answers, MemoryMeter, answers, counts, latency, macs, quality
 from toolkit.recipe.read import Step
-from toolkit.report import Note, Plot
+from toolkit.rows import Note, Plot
 
 Progress = Callable[[float, float], None]
 LEAST_S = 0.01  # for timing a model where everything else took the whole budget

@@ -20,13 +20,12 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-import toolkit
 from toolkit.data.batches import Split, in_memory, split_length
 from toolkit.data.splits import Data
 from toolkit.promises.trainable import trained_later
 from toolkit.recipe.read import Recipe, Stage
 from toolkit.seeding import undisturbed
-from toolkit.sources import Kind, Source, resolve
+from toolkit.sources import Kind, Source, models_in, resolve
 
 PROBED = 32  # samples of a split that does not lie in memory
 SPLITS = ("train", "validation", "test")
@@ -45,7 +44,7 @@ def run_identity(recipe: Recipe, data: Data, environment: Mapping[str, Any]) -> 
 def machine(environment: Mapping[str, Any]) -> dict[str, Any]:
     """What of the environment decides how numbers are rounded."""
     names = ("toolkit", "torch", "processor", "capability", "threads", "device")
-    return {**{name: environment[name] for name in names}, "toolkit source": text_of(toolkit)}
+    return {**{name: environment[name] for name in names}, "toolkit source": text_of(sys.modules["toolkit"])}
 
 
 def result_keys(recipe: Recipe, identity: Mapping[str, Any]) -> list[str | None]:
@@ -107,7 +106,7 @@ def _sources(recipe: Recipe) -> dict[str, str | None]:
     for stage in recipe.stages:
         for step in stage.steps:
             found[f"technique {step.technique.name}"] = text_of(step.technique.module)
-            for source in _models(step.params.sources()):
+            for source in _models(models_in(step.params)):
                 found[f"model {source.source}"] = text_of_source(source.source, "model")
                 found |= _weights([source])
     return found
@@ -116,7 +115,7 @@ def _sources(recipe: Recipe) -> dict[str, str | None]:
 def _sources_of(stage: Stage) -> Iterator[str]:
     for step in stage.steps:
         yield f"technique {step.technique.name}"
-        for source in _models(step.params.sources()):
+        for source in _models(models_in(step.params)):
             yield f"model {source.source}"
 
 

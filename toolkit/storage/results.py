@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from toolkit import model_files as artifact
 from toolkit.errors import ToolkitError
 from toolkit.promises import Kind, Promises
-from toolkit.report import Note
+from toolkit.rows import Note
 from toolkit.storage.record import DamagedError, pack_record, read_record
 from toolkit.training import TrainingSettings
 

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from toolkit.interruption import Stop
 from toolkit.recipe.read import Recipe
-from toolkit.sources import imported_files
+from toolkit.sources import imported_files, models_in
 from toolkit.storage.cache import Cache, note_use
 from toolkit.storage.checkpoints import TrainingKeeper
 from toolkit.storage.identity import measuring_key, result_keys
@@ -93,7 +93,7 @@ def _name(number: int) -> str:
 
 def _trusted(recipe: Recipe) -> list[str]:
     """The modules that the recipe's sources were imported from: it names them, so they have been executed anyway."""
-    models = [source for stage in recipe.stages for step in stage.steps for _, source in step.params.sources()]
+    models = [source for stage in recipe.stages for step in stage.steps for _, source in models_in(step.params)]
     named = [table.source.rpartition(":")[0] for table in (recipe.model, *models) if ":" in table.source]
     packages = [name.partition(".")[0] for name in named if not name.endswith(".py")]
     folders = [Path(file).parent for file in imported_files()]

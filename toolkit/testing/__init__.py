@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
 
 _HOME = {
-    "ObserverContract": "observing",
+    "ObserverContract": "observer_contract",
     "Outcome": "outcome",
     "TOY_MODELS": "toys",
     "TechniqueContract": "contract",

@@ -17,7 +17,8 @@ from torch import nn
 from toolkit import model_files as artifact
 from toolkit.errors import ToolkitError
 from toolkit.recipe.read import parse_recipe
-from toolkit.report import Report, Row
+from toolkit.report import Report
+from toolkit.rows import Row
 from toolkit.runner import run
 from toolkit.storage.run_directory import LOG
 
