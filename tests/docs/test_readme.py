@@ -16,7 +16,7 @@ from toolkit.hooks import loading as techniques
 from toolkit.recipe.read import parse_recipe
 from toolkit.sources import resolve
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -18,7 +18,7 @@ from toolkit.params import Params
 from toolkit.testing import ObserverContract, TechniqueContract, check_contract
 from toolkit.testing.distributions import write_distribution
 
-GUIDE = (Path(__file__).parents[1] / "plugins" / "README.md").read_text(encoding="utf-8")
+GUIDE = (Path(__file__).parents[2] / "plugins" / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", GUIDE, flags=re.MULTILINE | re.DOTALL)
 FILES = {found[1]: text for _, text in BLOCKS if (found := re.match(r"# (\w+\.(?:py|toml))\n", text))}
 ALONE = [text for language, text in BLOCKS if language == "python" and not re.match(r"# \w+\.py\n", text)]

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from toolkit.cli import main
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from toolkit.recipe.read import read_recipe
 from toolkit.runner.evaluation import evaluate
 from toolkit.testing import toy_cnn
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HEAD = """\
 [model]
 source = "toolkit.testing:toy_mlp"

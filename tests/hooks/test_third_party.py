@@ -17,7 +17,7 @@ from toolkit.hooks import loading as techniques
 from toolkit.testing import ObserverContract, TechniqueContract
 from toolkit.testing.distributions import write_distribution
 
-FOLDER = Path(__file__).parent / "third_party"
+FOLDER = Path(__file__).parents[1] / "third_party"
 PROJECTS = ("lowrank", "grouplasso", "calibration")
 RECIPE = (FOLDER / "recipe.toml").read_text()
 
@@ -115,7 +115,7 @@ def test_fixture(recipe_run):
 
 @pytest.mark.slow
 def test_as_wheels_in_a_fresh_environment_they_do_the_same(tmp_path):
-    root = FOLDER.parents[1]
+    root = FOLDER.parents[2]
     source = tmp_path / "toolkit-source"
     shutil.copytree(root, source, ignore=shutil.ignore_patterns(".git", "*.egg-info", "runs", "build", "__pycache__"))
     projects = [shutil.copytree(FOLDER / name, tmp_path / name) for name in PROJECTS]
