@@ -104,18 +104,18 @@ def _sources(recipe: Recipe) -> dict[str, str | None]:
         **_weights([recipe.model]),
     }
     for stage in recipe.stages:
-        for step in stage.steps:
-            found[f"technique {step.technique.name}"] = text_of(step.technique.module)
-            for source in _models(models_in(step.params)):
+        for use in stage.uses:
+            found[f"technique {use.plugin.name}"] = text_of(use.plugin.module)
+            for source in _models(models_in(use.params)):
                 found[f"model {source.source}"] = text_of_source(source.source, "model")
                 found |= _weights([source])
     return found
 
 
 def _sources_of(stage: Stage) -> Iterator[str]:
-    for step in stage.steps:
-        yield f"technique {step.technique.name}"
-        for source in _models(models_in(step.params)):
+    for use in stage.uses:
+        yield f"technique {use.plugin.name}"
+        for source in _models(models_in(use.params)):
             yield f"model {source.source}"
 
 

@@ -93,7 +93,7 @@ def _name(number: int) -> str:
 
 def _trusted(recipe: Recipe) -> list[str]:
     """The modules that the recipe's sources were imported from: it names them, so they have been executed anyway."""
-    models = [source for stage in recipe.stages for step in stage.steps for _, source in models_in(step.params)]
+    models = [source for stage in recipe.stages for step in stage.uses for _, source in models_in(step.params)]
     named = [table.source.rpartition(":")[0] for table in (recipe.model, *models) if ":" in table.source]
     packages = [name.partition(".")[0] for name in named if not name.endswith(".py")]
     folders = [Path(file).parent for file in imported_files()]
