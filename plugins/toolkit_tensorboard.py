@@ -74,7 +74,7 @@ def on_row(prepared: Writer, stage: toolkit.Stage, row: toolkit.Row) -> None:
         if isinstance(value, (int, float)):
             prepared.add_curve(f"row/{name}", float(value), stage.number)
     for name, note in row.notes.items():
-        prepared.events.add_text(f"{stage.number}-{stage.name}/{name}", str(note.to_json()), stage.number)
+        prepared.events.add_text(f"{stage.number}-{stage.name}/{name}", note.model_dump_json(), stage.number)
     prepared.flush(at_once=True)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ORDER = [
-    ["errors", "params", "rows", "patterns", "masks", "replacements", "seeding", "interruption"],
+    ["errors", "params", "rows", "number_text", "patterns", "masks", "replacements", "seeding", "interruption"],
     ["tasks"],
     ["data"],
     ["training"],

@@ -120,7 +120,7 @@ def test_the_report_has_every_metric_in_every_row(run, tmp_path):
         '[[stages]]\ntechnique = "quantization"\nparams = { arithmetic = "int8" }'
     )
     written = json.loads((tmp_path / "run" / "report.json").read_text())
-    assert written == json.loads(json.dumps(report.to_json()))
+    assert written == json.loads(json.dumps(report.model_dump(mode="json")))
     assert [row["stage"] for row in written["rows"]] == ["baseline", "pruning", "quantization"]
     for row in written["rows"]:
         assert {"accuracy", "samples", "size_bytes", "parameters", "nonzero", "sparsity", "macs"} <= set(row)
@@ -267,7 +267,7 @@ def without_times(report):
     return [
         {
             name: value
-            for name, value in row.to_json().items()
+            for name, value in row.model_dump(mode="json").items()
             if not name.startswith(("latency", "duration", "measuring", "peak"))
         }
         for row in report.rows

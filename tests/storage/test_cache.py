@@ -43,7 +43,10 @@ def reused(report):
 
 
 def numbers(report):
-    return [{key: value for key, value in row.to_json().items() if not key.startswith(TIMES)} for row in report.rows]
+    return [
+        {key: value for key, value in row.model_dump(mode="json").items() if not key.startswith(TIMES)}
+        for row in report.rows
+    ]
 
 
 def test_everything_is_reused_and_is_the_same(run, tmp_path):

@@ -84,7 +84,7 @@ def _check(recipe: str, overrides: dict[str, Any], rehearse: bool) -> None:
         assemble(checked)
         click.echo(f"{recipe}: ok")
         return
-    from toolkit.report.numbers import bytes_text, seconds
+    from toolkit.number_text import bytes_text, seconds
     from toolkit.runner.rehearsal import rehearse as rehearse_recipe
 
     try:

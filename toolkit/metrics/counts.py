@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from toolkit.masks import named_weights
 from toolkit.metrics.support.deployed import in_eval_mode
+from toolkit.metrics.support.metric import Metric, Quantity
+from toolkit.number_text import count_text, percent
 from toolkit.replacements import Replaced, replaced_layers
 
 
@@ -69,3 +72,15 @@ def _values_of_replaced(layer: Replaced) -> Iterator[tuple[Hashable, Tensor]]:
             yield (source, tensor.shape), tensor
         else:
             yield (source, name), tensor
+
+
+METRIC = Metric(
+    lambda subject: counts(subject.model),
+    (
+        Quantity("parameters", explanation="number of parameters", minimum=0),
+        Quantity("sparsity", partial(percent, digits=0), "fraction of parameters that are zero", "zeros", 97, 0, 1),
+        Quantity("nonzero", count_text, "number of parameters that are not zero", "nonzero", 98, 0),
+    ),
+    order=20,
+    place=60,
+)

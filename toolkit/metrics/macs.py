@@ -15,6 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from toolkit.data.splits import Data
 from toolkit.errors import ToolkitError
 from toolkit.metrics.support.deployed import as_deployed
+from toolkit.metrics.support.metric import Metric, Quantity
+from toolkit.number_text import count_text
 from toolkit.replacements import Replaced, replaced_layers
 
 Cost: TypeAlias = Callable[[Any, Any], int]  # of one call, from its inputs and its output
@@ -171,3 +173,11 @@ _MISSING = {
     torch.ops.aten.dot: _mv,
     torch.ops.aten.addmv: _addmv,
 }
+
+
+METRIC = Metric(
+    lambda subject: {"macs": macs(subject.model, subject.data)},
+    (Quantity("macs", count_text, "multiply-accumulates for one sample, as if all were dense", "MACs", 99, 0),),
+    order=30,
+    place=70,
+)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +14,10 @@ from torch import Tensor, nn
 from toolkit.data.splits import Data
 from toolkit.errors import ToolkitError
 from toolkit.metrics.support.deployed import in_eval_mode
+from toolkit.metrics.support.metric import Column, Metric, Quantity, Subject, TableContent, column_of
+from toolkit.metrics.support.quality_format import PLACE, quality_columns
 from toolkit.metrics.support.statistics import Floats, mcnemar_p, mean_interval, paired_change_interval, share_interval
+from toolkit.number_text import percent
 from toolkit.tasks import Batch, Pooled, Task
 
 
@@ -144,3 +149,35 @@ def _on_cpu(value: Tensor | None) -> Tensor | None:
 def _joined(parts: list[Tensor | None]) -> Tensor | None:
     present = [part for part in parts if part is not None]
     return torch.cat(present) if present else None
+
+
+def _measure(subject: Subject) -> dict[str, Any]:
+    return quality(subject.answers, subject.baseline_answers)
+
+
+def _columns(content: TableContent) -> Iterable[Column]:
+    yield from quality_columns(content)
+    yield column_of(AGREEMENT, place=40)
+
+
+AGREEMENT = Quantity(
+    "agreement",
+    partial(percent, digits=1),
+    "fraction of samples with the same answer as the baseline",
+    "agree",
+    dispensable=95,
+    minimum=0,
+    maximum=1,
+    between_runs=0.0,
+)
+METRIC = Metric(
+    _measure,
+    (
+        Quantity("samples", explanation="number of samples that were asked", minimum=0),
+        Quantity("accuracy", percent, "fraction of samples answered rightly", minimum=0, maximum=1, between_runs=0.0),
+        AGREEMENT,
+    ),
+    _columns,
+    order=10,
+    place=PLACE,
+)

@@ -133,13 +133,13 @@ class _Run:
         """The rows so far."""
         starts = (0, *(stage.start for stage in self.recipe.stages))[: len(self.rows)]
         return Report(
-            self.recipe.name,
-            self.recipe.seed,
-            tuple(self.rows),
-            self.environment,
-            self.data.quality,
-            starts,
-            self.directory.path,
+            name=self.recipe.name,
+            seed=self.recipe.seed,
+            rows=tuple(self.rows),
+            environment=self.environment,
+            quality=self.data.quality,
+            starts=starts,
+            directory=self.directory.path,
         )
 
     def _run_stage(self, stage: Stage) -> None:
@@ -236,7 +236,7 @@ class _Run:
             values[name] = values.get(name, 0.0) + measuring.seconds
         row = Row(stage.name, values)
         self.rows.append(row)
-        log.info("stage %d (%s) done: %s", stage.number, stage.name, row.to_json())
+        log.info("stage %d (%s) done: %s", stage.number, stage.name, row.model_dump_json())
         self.observers.tell("on_row", stage=stage, row=row, report=self.report)
 
     def _on_measuring(self, stage: Stage, done_s: float, total_s: float) -> None:

@@ -111,8 +111,8 @@ def _kinds(content: dict[str, Any]) -> dict[str, Kind]:
 
 
 def _to_json(value: Any) -> Any:
-    return {"note": value.to_json()} if isinstance(value, Note) else value
+    return {"note": value.model_dump()} if isinstance(value, Note) else value
 
 
 def _from_json(value: Any) -> Any:
-    return Note.from_json(value["note"]) if isinstance(value, dict) and "note" in value else value
+    return Note.model_validate(value["note"]) if isinstance(value, dict) and "note" in value else value
