@@ -108,7 +108,7 @@ class TestRun:
         assert code == 0
         rows = [line.split()[:2] for line in output.splitlines() if line.strip()[:1].isdecimal()]
         assert rows[:2] == [["0", "baseline"], ["1", "pruning"]]
-        assert "\nThe model and the report are in runs/toy\n" in output
+        assert "\nModel and report: runs/toy\n" in output
         assert {"recipe.toml", "report.json", "report.md", "model.safetensors", "model.skeleton", "log.txt"} <= {
             path.name for path in (here / "runs" / "toy").iterdir()
         }
@@ -382,7 +382,7 @@ class TestFailures:
         (here / "toy.toml").write_text(f'{RECIPE}[[stages]]\ntechnique = "stop"\n')
         code, output = invoke("run", "toy.toml")
         assert code == 130
-        assert "what is done so far is in runs/toy" in output
+        assert "progress is saved in runs/toy" in output
         assert "\ninterrupted\n" in output
         assert not errors(output)
         assert self.stages_left(here) == ["baseline", "pruning"]
@@ -414,9 +414,7 @@ class TestFailures:
             running.kill()
         assert running.returncode == code, output
         assert "Traceback" not in output
-        assert output.endswith(
-            "what is done so far is in runs/toy: the same command goes on from there\n\ninterrupted\n"
-        )
+        assert output.endswith("progress is saved in runs/toy; run the same command again to resume\n\ninterrupted\n")
         assert self.stages_left(here) == ["baseline"]
 
 

@@ -259,7 +259,7 @@ def test_grey_pictures_of_a_given_mean(tmp_path):
 
 def test_pictures_beyond_memory_are_read_from_their_files(tmp_path, monkeypatch):
     held = image_folder(photos(tmp_path / "p"), size=8)
-    monkeypatch.setattr(folder, "LARGEST_IN_MEMORY_BYTES", 100)
+    monkeypatch.setattr(folder, "MAX_IN_MEMORY_BYTES", 100)
     lying = image_folder(str(tmp_path / "p"), size=8)
     assert isinstance(held.train, tuple)
     assert not isinstance(lying.train, tuple)
@@ -271,11 +271,11 @@ def test_a_broken_picture_is_named(tmp_path, monkeypatch, held):
     root = photos(tmp_path / "p")
     (tmp_path / "p" / "leaf" / "3.png").write_bytes(b"no picture")
     if not held:
-        monkeypatch.setattr(folder, "LARGEST_IN_MEMORY_BYTES", 100)
+        monkeypatch.setattr(folder, "MAX_IN_MEMORY_BYTES", 100)
     found = refusal(
         lambda: (list(image_folder(root, size=8).batches("train")), list(image_folder(root).batches("test")))
     )
-    assert f"{tmp_path}/p/leaf/3.png cannot be read as a picture" in found
+    assert f"cannot read the image {tmp_path}/p/leaf/3.png" in found
 
 
 def test_folders_of_no_use_are_named(tmp_path):
@@ -291,18 +291,22 @@ def test_folders_of_no_use_are_named(tmp_path):
     photos(tmp_path / "split" / "train")
     photos(tmp_path / "split" / "test", classes=("apple", "pear"))
     expected = {
-        "no": f"there is no folder {tmp_path}/no",
-        "empty": "must hold a folder for each of two classes or more, and there is none",
-        "one": "and there is only one, 'apple'",
-        "bare": f"there are no pictures in {bare}/nothing",
-        "lonely": "there is one picture of 'x'",
+        "no": f"image-folder: {tmp_path}/no does not exist",
+        "empty": "must contain one subfolder per class, at least 2, found none",
+        "one": "at least 2, found only 'apple'",
+        "bare": f"{bare}/nothing contains no images; supported: .bmp",
+        "lonely": "class 'x' must have at least 2 images, found 1",
         "split": "have different classes: only one has ['leaf', 'pear']",
     }
     for name, said in expected.items():
         assert said in refusal(image_folder, str(tmp_path / name))
-    for wrong in ({"channels": 4}, {"size": 0}, {"test": 1.0}):
-        assert "image-folder takes 1 or 3 channels" in refusal(image_folder, str(bare), **wrong)
-    assert "takes 3 numbers as mean" in refusal(image_folder, str(bare), mean=[0.5, 0.5])
+    for arguments, message in (
+        ({"channels": 4}, "channels must be 1 or 3, found 4"),
+        ({"size": 0}, "size must be at least 1, found 0"),
+        ({"test": 1.0}, "test must be between 0 and 1, found 1.0"),
+        ({"mean": [0.5, 0.5]}, "mean must have one value per channel (3), found 2"),
+    ):
+        assert refusal(image_folder, str(bare), **arguments) == f"image-folder: {message}"
 
 
 def test_a_folder_lies_beside_the_recipe(tmp_path):

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torchvision import datasets
 
+from toolkit.data.images import Standardized
 from toolkit.data.mnist import cache_directory
-from toolkit.data.pictures import Standardized
 from toolkit.data.splits import Data
 from toolkit.errors import InputError, described
 

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 from toolkit.interruption import Stop
 from toolkit.recipe.read import Recipe
 from toolkit.sources import imported_files, models_in
-from toolkit.storage.cache import Cache, note_use
+from toolkit.storage.cache import Cache, mark_used
 from toolkit.storage.checkpoints import TrainingKeeper
 from toolkit.storage.identity import measuring_key, result_keys
 from toolkit.storage.record import DamagedError
@@ -50,7 +50,7 @@ class Kept:
             return None
         found = self._read(path, self._key(number), model)
         if found is not None:
-            note_use(path)
+            mark_used(path)
         return None if found is None else replace(found, reused=True)
 
     def computing(self, number: int) -> AbstractContextManager[object]:
