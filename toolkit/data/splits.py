@@ -80,8 +80,8 @@ class Data:
         return self.augment is not None or not isinstance(in_memory(self.train), tuple)
 
     @property
-    def decisive(self) -> str:
-        """The split that decisions look at: `validation`, or `train` without one; never `test`."""
+    def selection_split(self) -> str:
+        """The split to make decisions on: `validation`, or `train` if there is none; never `test`."""
         return "train" if self.validation is None else "validation"
 
     def without_augmentation(self) -> Data:
