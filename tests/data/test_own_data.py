@@ -296,7 +296,7 @@ def test_folders_of_no_use_are_named(tmp_path):
         "one": "at least 2, found only 'apple'",
         "bare": f"{bare}/nothing contains no images; supported: .bmp",
         "lonely": "class 'x' must have at least 2 images, found 1",
-        "split": "have different classes: only one has ['leaf', 'pear']",
+        "split": "must have the same classes, found in only one of them: leaf, pear",
     }
     for name, said in expected.items():
         assert said in refusal(image_folder, str(tmp_path / name))

@@ -51,8 +51,8 @@ def image_folder(
 ) -> Data:
     """Load the images below `root`: inputs (N, channels, size, size) float32, standardized; targets (N,) int64.
 
-    The class folders in alphabetical order are the classes 0, 1, …. `root` contains either the class folders, and a test
-    split is drawn from each class, or the folders `train`, `test` and optionally `validation` with the class folders
+    The class folders in alphabetical order are the classes 0, 1, …. `root` contains either the class folders themselves,
+    from which a test split is held out, or folders `train`, `test` and optionally `validation` with the class folders
     inside. Images are scaled so that the shorter side fits, then center-cropped.
     Up to 1 GiB of images is kept in memory; larger data sets are read from disk in every epoch.
 
@@ -107,9 +107,8 @@ def _files_by_split(root: Path, test: float) -> dict[str, LabelledFiles]:
     splits = {split: _list_files(folder) for split, folder in folders.items() if folder is not None}
     for split, files in splits.items():
         if unmatched := sorted(set(files.classes) ^ set(splits["train"].classes)):
-            raise InputError(
-                f"{folders[split]} and {folders['train']} have different classes: only one has {unmatched}"
-            )
+            both = f"{folders[split]} and {folders['train']}"
+            raise InputError(f"{both} must have the same classes, found in only one of them: {', '.join(unmatched)}")
     if len(splits) == 1:
         return _hold_out(splits["train"], test)
     return splits
@@ -123,7 +122,8 @@ def _hold_out(files: LabelledFiles, test: float) -> dict[str, LabelledFiles]:
         members = order[files.targets[order] == label]
         if len(members) < MIN_IMAGES_PER_CLASS:
             raise InputError(
-                f"image-folder: class '{name}' must have at least {MIN_IMAGES_PER_CLASS} images, found 1; add one, or remove the class"
+                f"image-folder: class '{name}' must have at least {MIN_IMAGES_PER_CLASS} images, found 1; "
+                "add one, or remove the class"
             )
         is_test[members[: max(1, round(test * len(members)))]] = True
     return {"train": files.at((~is_test).nonzero().flatten()), "test": files.at(is_test.nonzero().flatten())}
