@@ -16,7 +16,7 @@ from toolkit.promises.fingerprint import changes, fingerprint
 from toolkit.recipe.read import Recipe, Step
 from toolkit.report import Report
 from toolkit.runner.technique_numbers import named_measures
-from toolkit.seeding import undisturbed
+from toolkit.seeding import preserve_generators
 
 log = logging.getLogger("toolkit")
 
@@ -32,7 +32,7 @@ class Observers:
     def start(self, recipe: Recipe, directory: Path) -> None:
         """Call `on_start` and keep what it returns."""
         for position, plugin in enumerate(self._plugins):
-            with undisturbed():
+            with preserve_generators():
                 self._prepared[position] = plugin.technique.call(
                     "on_start", params=plugin.params, recipe=recipe, directory=directory
                 )
@@ -40,7 +40,7 @@ class Observers:
 
     def tell(self, hook: str, **arguments: Any) -> None:
         """Call a hook that returns nothing."""
-        with undisturbed():
+        with preserve_generators():
             for plugin, prepared in zip(self._plugins, self._prepared, strict=True):
                 if plugin.technique.implements(hook):
                     plugin.technique.call(hook, params=plugin.params, prepared=prepared, **arguments)
@@ -50,7 +50,7 @@ class Observers:
         for position, (plugin, prepared) in enumerate(zip(self._plugins, self._prepared, strict=True)):
             self._open.discard(position)
             if plugin.technique.implements("on_end"):
-                with undisturbed():
+                with preserve_generators():
                     plugin.technique.call(
                         "on_end", params=plugin.params, prepared=prepared, report=report, directory=directory
                     )
@@ -62,7 +62,7 @@ class Observers:
         before = fingerprint(model) if measuring else {}
         values: dict[str, Any] = {}
         for plugin, prepared in measuring:
-            with undisturbed():
+            with preserve_generators():
                 values.update(named_measures(plugin, model, data, prepared))
             for change in changes(before, fingerprint(model)):
                 raise TechniqueError(
