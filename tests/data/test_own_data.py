@@ -120,16 +120,22 @@ def test_splits_come_in_order_or_by_name(returned, names):
     [
         (
             7,
-            "must return toolkit.Data, (train, test), (train, validation, test) or a dictionary of these names, not",
+            "must return toolkit.Data, (train, test), (train, validation, test) or a dictionary of these names, found int",
         ),
-        (numbers(), "returned (Tensor, Tensor): return toolkit.Data"),
-        ((*numbers(), *numbers()), "returned (Tensor, Tensor, Tensor, Tensor)"),
-        (Numbers(), "returned one Numbers: return "),
-        (DataLoader(Numbers()), "returned one DataLoader"),
-        ({"training": numbers()}, "returned a dictionary of ['training']"),
-        ((numbers(), "photos"), "its test split is a str"),
-        ((numbers(), (torch.ones(1), torch.ones(1), torch.ones(1))), "its test split has 3 parts and must be a pair"),
-        ((DataLoader(Numbers(), batch_size=None), numbers()), "its train split is a DataLoader with batch_size None"),
+        (numbers(), "each split as (inputs, targets), found (Tensor, Tensor)"),
+        ((*numbers(), *numbers()), "found (Tensor, Tensor, Tensor, Tensor)"),
+        (Numbers(), "found a single Numbers"),
+        (DataLoader(Numbers()), "found a single DataLoader"),
+        ({"training": numbers()}, "found a dictionary with the keys ['training']"),
+        ((numbers(), "photos"), "the test split must be a map-style Dataset or tensors, found str"),
+        (
+            (numbers(), (torch.ones(1), torch.ones(1), torch.ones(1))),
+            "must be a pair (inputs, targets), found 3 elements",
+        ),
+        (
+            (DataLoader(Numbers(), batch_size=None), numbers()),
+            "the train split must be a DataLoader with a batch_size, found None",
+        ),
     ],
 )
 def test_what_is_no_data_is_named(returned, said):
@@ -142,7 +148,9 @@ def test_an_endless_loader_is_named():
             return iter([])
 
     for split in (Endless(), DataLoader(Endless())):
-        assert "its train split is a Endless without a length" in refusal(as_data, (split, numbers()), "own.py:load", 1)
+        assert "the train split must be a map-style Dataset or tensors, found Endless without a length" in refusal(
+            as_data, (split, numbers()), "own.py:load", 1
+        )
 
 
 # Samples of a Dataset.
@@ -166,13 +174,22 @@ def test_several_inputs_are_a_tuple():
 @pytest.mark.parametrize(
     ("form", "said"),
     [
-        (lambda number: (torch.ones(1), torch.ones(1), 0), "its samples have 3 parts: several inputs are a tuple"),
-        (lambda number: torch.ones(1), "its samples are of type Tensor: they must be pairs (inputs, target)"),
-        (lambda number: {"a": 1, "b": 2}, "its samples are dictionaries of 'a', 'b': one of them must be 'labels'"),
-        (lambda number: (Image.new("L", (2, 2)), 0), "its samples hold Image, int, and must hold tensors or numbers"),
+        (
+            lambda number: (torch.ones(1), torch.ones(1), 0),
+            "samples must be pairs (inputs, target), found 3 elements; return several inputs as a tuple",
+        ),
+        (lambda number: torch.ones(1), "samples must be pairs (inputs, target), found Tensor"),
+        (
+            lambda number: {"a": 1, "b": 2},
+            "samples must have one of the keys 'labels', 'label', 'targets', 'target', found 'a', 'b'",
+        ),
+        (
+            lambda number: (Image.new("L", (2, 2)), 0),
+            "samples must contain tensors or numbers, found Image, int; add a transform",
+        ),
         (
             lambda number: (torch.ones(number + 1), 0),
-            "its samples differ in shape: make them equal, or give a DataLoader",
+            "samples must have equal shapes (",
         ),
     ],
 )
@@ -208,8 +225,8 @@ def test_what_of_a_loader_is_not_used_is_said(caplog):
     with caplog.at_level(logging.WARNING, "toolkit"):
         as_data((DataLoader(Numbers(), batch_size=32, sampler=sampler), numbers()), "own.py:load", 128)
     assert caplog.messages == [
-        "of the train DataLoader the data set is used, but not its batch_size 32 ([data] batch_size is 128), "
-        "nor its WeightedRandomSampler (training shuffles all samples)"
+        "ignoring these settings of the train DataLoader: batch_size 32 ([data] batch_size is 128), "
+        "WeightedRandomSampler (training shuffles all samples)"
     ]
     caplog.clear()
     as_data((DataLoader(Numbers(), batch_size=128, shuffle=True), numbers()), "own.py:load", 128)
@@ -434,7 +451,7 @@ def test_a_target_that_the_model_cannot_answer_is_found_wherever_it_lies(tmp_pat
     [[stages]]
     technique = "pruning"
     """
-    with pytest.raises(RecipeError, match="its targets go up to 3, and the model tells only 3 classes apart"):
+    with pytest.raises(RecipeError, match="targets must be class indices from 0 to 2, found 3"):
         assemble(parse_recipe(text, "own.toml", tmp_path))
 
 
@@ -463,7 +480,7 @@ def cache(tmp_path, monkeypatch):
 )
 def test_without_a_network_it_says_which_files_go_where(cache, source, title, files):
     found = refusal(source)
-    assert found.startswith(f"{title} is not in {cache} and cannot be downloaded (")
+    assert found.startswith(f"cannot download {title} into {cache} (")
     assert files in found
     assert f"into {cache / 'FashionMNIST/raw' if title.startswith('F') else cache}" in found
 
@@ -530,7 +547,7 @@ def test_fashion_mnist_is_read_from_the_files_that_were_put_there(cache, monkeyp
 
 def test_samples_must_be_positive():
     for known in (CIFAR10, FASHION):
-        assert "samples must be at least 1, not 0" in refusal(known.data, 0)
+        assert "samples must be at least 1, found 0" in refusal(known.load, 0)
 
 
 def test_the_names_are_those_of_recipes(tmp_path):

@@ -51,10 +51,10 @@ def image_folder(
 ) -> Data:
     """Load the images below `root`: inputs (N, channels, size, size) float32, standardized; targets (N,) int64.
 
-    The class folders in alphabetical order are the classes 0, 1, …. `root` contains either the class folders themselves,
-    from which a test split is held out, or folders `train`, `test` and optionally `validation` with the class folders
-    inside. Images are scaled so that the shorter side fits, then center-cropped.
-    Up to 1 GiB of images is kept in memory; larger data sets are read from disk in every epoch.
+    The class folders in alphabetical order are the classes 0, 1, …. `root` contains either these folders, and a test
+    split is held out from each, or the folders `train`, `test` and optionally `validation` with the class folders in
+    them. Images are scaled so that the shorter side fits, then center-cropped. Up to 1 GiB of images is loaded into
+    memory; larger data sets are read from disk in every epoch.
 
     Args:
         root: path of the folder; a relative path is resolved next to the recipe.
