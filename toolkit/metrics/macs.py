@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from toolkit.data.splits import Data
 from toolkit.errors import ToolkitError
 from toolkit.metrics.support.deployed import as_deployed
-from toolkit.replacements import Replaced, replaced_layers
+from toolkit.replacements import Replacement, replaced_layers
 
 Cost: TypeAlias = Callable[[Any, Any], int]  # of one call, from its inputs and its output
 
@@ -104,7 +104,7 @@ def _add_replaced(found: dict[nn.Module, Cost], model: nn.Module) -> None:
                 _add_replaced(found, child)
 
 
-def _cost_of_replaced(layer: Replaced) -> Cost:
+def _cost_of_replaced(layer: Replacement) -> Cost:
     weights = list(layer.weights.values())
     if layer.replaces in _PER_OUTPUT:
         return _cost_per_output(weights)
