@@ -21,6 +21,7 @@ from toolkit import Data
 from toolkit.data import folder
 from toolkit.data.batches import in_memory
 from toolkit.data.built_in import with_validation
+from toolkit.data.coerce import FORMS as RETURNED_FORMS
 from toolkit.data.coerce import as_data
 from toolkit.data.downloaded import CIFAR10, FASHION, cifar10, cifar100, fashion_mnist
 from toolkit.data.folder import image_folder
@@ -120,7 +121,7 @@ def test_splits_come_in_order_or_by_name(returned, names):
     [
         (
             7,
-            "must return toolkit.Data, (train, test), (train, validation, test) or a dictionary of these names, found int",
+            f"must return {RETURNED_FORMS}, found int",
         ),
         (numbers(), "each split as (inputs, targets), found (Tensor, Tensor)"),
         ((*numbers(), *numbers()), "found (Tensor, Tensor, Tensor, Tensor)"),
