@@ -23,7 +23,7 @@ def split_length(split: Split) -> int:
     """Return the number of samples in a split."""
     if isinstance(split, tuple):
         return len(tree_leaves(split)[0])
-    return len(split)  # type: ignore[arg-type]  # the base class of map-style data sets declares no length
+    return len(split)  # type: ignore[arg-type]  # the base class of map-style datasets declares no length
 
 
 def in_memory(split: Split) -> Split:
@@ -48,7 +48,7 @@ class Batches:
     """One pass over a split; `len()` is the number of batches.
 
     Args:
-        split: the split to read.
+        split: split to read.
         batch_size: samples per batch; the last batch may be smaller.
         device: where inputs and targets are placed.
         order: int64 positions of the samples to read; None for all in stored order.

@@ -31,7 +31,7 @@ def with_validation(data: Data, samples: int | None) -> Data:
     make their decisions on the same samples.
 
     Args:
-        data: the data to split.
+        data: data with at least a train split.
         samples: size of the validation split; a tenth of train and at most 5,000 by default, 0 for none.
 
     Raises:

@@ -38,7 +38,7 @@ def as_data(returned: Any, source: str, batch_size: int) -> Data:
 
     Args:
         returned: `Data`, a pair, a triple or a dictionary. A split is a pair `(inputs, targets)` of tensors or arrays,
-            a `Dataset`, or a `DataLoader`; only the data set and the `collate_fn` of a loader are used.
+            a `Dataset`, or a `DataLoader`; only the dataset and the `collate_fn` of a loader are used.
         source: name of the data source, for errors.
         batch_size: batch size of the recipe; a `DataLoader` with a different one is reported in the log.
 
@@ -95,9 +95,9 @@ def _split(split: Any, name: str, batch_size: int) -> Split:
 
 
 def _unwrap_loader(loader: DataLoader[Any], name: str, batch_size: int) -> Split:
-    """Return a loader's data set with its `collate_fn`; the recipe determines everything else."""
+    """Return a loader's dataset with its `collate_fn`; the recipe determines everything else."""
     samples = _split(loader.dataset, name, batch_size)
-    if loader.batch_sampler is None:  # its data set returns whole batches
+    if loader.batch_sampler is None:  # its dataset returns whole batches
         raise InputError(f"the {name} split must be a DataLoader with a batch_size, found None")
     _warn_about_ignored(loader, name, batch_size)
     return samples if loader.collate_fn is default_collate else Collated(loader.dataset, loader.collate_fn)

@@ -18,7 +18,7 @@ from toolkit.errors import InputError, described
 
 @dataclass(frozen=True)
 class DownloadedDataset:
-    """A torchvision data set: its class, the location of its files, and the statistics of its pixels."""
+    """A torchvision dataset: its class, the location of its files, and the statistics of its pixels."""
 
     title: str
     make: Callable[..., Any]

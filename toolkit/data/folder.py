@@ -54,7 +54,7 @@ def image_folder(
     The class folders in alphabetical order are the classes 0, 1, …. `root` contains either these folders, and a test
     split is held out from each, or the folders `train`, `test` and optionally `validation` with the class folders in
     them. Images are scaled so that the shorter side fits, then center-cropped. Up to 1 GiB of images is loaded into
-    memory; larger data sets are read from disk in every epoch.
+    memory; larger datasets are read from disk in every epoch.
 
     Args:
         root: path of the folder; a relative path is resolved next to the recipe.

@@ -1,4 +1,4 @@
-"""The complete MNIST data set, embedded: Yann LeCun, Corinna Cortes and Christopher Burges, CC BY-SA 3.0."""
+"""The complete MNIST dataset, embedded: Yann LeCun, Corinna Cortes and Christopher Burges, CC BY-SA 3.0."""
 
 from __future__ import annotations
 

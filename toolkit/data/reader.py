@@ -16,7 +16,7 @@ TARGET_KEYS = ("labels", "label", "targets", "target")  # in samples that are di
 
 
 class Collated(Dataset[Any]):
-    """A data set with its own `collate_fn`."""
+    """A dataset with its own `collate_fn`."""
 
     def __init__(self, samples: Any, collate: Callable[[list[Any]], Any]) -> None:
         self.samples, self.collate = samples, collate
@@ -66,7 +66,7 @@ def split_sample(sample: Any) -> tuple[Any, Any]:
 
 
 class _WithIndex(Dataset[Any]):
-    """A data set that returns each sample with its position."""
+    """A dataset that returns each sample with its position."""
 
     def __init__(self, samples: Any) -> None:
         self.samples = samples

@@ -25,10 +25,10 @@ class Data:
     pairs, read through a `DataLoader`.
 
     Args:
-        train: the samples to train on.
-        validation: the samples to make decisions on; cut from train by default, see `[data] validation`.
-        test: the samples to report on.
-        task: how a batch is fed to the model, and what is measured.
+        train: samples to train on.
+        validation: samples to make decisions on; cut from train by default, see `[data] validation`.
+        test: samples to report on.
+        task: inputs, loss and metrics.
         augment: function that changes a batch of inputs at random, in training only.
         metrics: functions `(outputs, batch) -> (N,)` (or `Pooled`) by name, measured in addition to the task's; lower
             is better for a function whose attribute `better` is "lower".

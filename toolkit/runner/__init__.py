@@ -65,7 +65,7 @@ def run(
     Raises:
         RecipeError: with every mistake in the recipe; nothing has been written then.
         ToolkitError: a stage failed; the stages done before it stay in the run directory.
-        Interrupted: a `KeyboardInterrupt`; the same call goes on from there.
+        Interrupted: a signal stopped the run (a `KeyboardInterrupt`); call `run` again to resume.
     """
     if not isinstance(recipe, Recipe):
         recipe = read_recipe(recipe, overrides)

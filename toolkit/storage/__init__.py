@@ -1,4 +1,4 @@
-"""Run directories, checkpoints and the cache: a run resumes after an interruption, and runs share results.
+"""Run directories, checkpoints and the cache: interrupted runs resume, and runs reuse each other's results.
 
 `files` writes files atomically. `record` is the file format: tensors and JSON with a checksum. `identity` computes the
 keys that tell whether two results are the same. `results` converts a finished stage to a record and back, and

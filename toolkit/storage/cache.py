@@ -1,4 +1,4 @@
-"""The cache of stage results in the user's cache directory, which lets one run reuse what another has computed."""
+"""The cache of stage results in the user's cache directory, by which runs reuse each other's results."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Cache:
     """Stage results on disk, one file per key. If the folder cannot be written, the run continues without a cache.
 
     Args:
-        folder: where results are stored; None turns the cache off.
+        folder: where to store results; None turns the cache off.
     """
 
     def __init__(self, folder: Path | None) -> None:

@@ -58,7 +58,7 @@ def result_keys(recipe: Recipe, identity: Mapping[str, Any]) -> list[str | None]
         settings = {name: value for name, value in table.items() if name not in ("name", "from")}
         sources = [identity["sources"][name] for name in _sources_of(stage)]
         start = keys[stage.start]
-        is_trained = trained_later(recipe.stages, stage) is not None  # the stage is checked differently then
+        is_trained = trained_later(recipe.stages, stage) is not None  # a promise that the stage checks
         keys.append(_key([start, stage.number, settings, sources, recipe.promises, is_trained]))
     return keys
 

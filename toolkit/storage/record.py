@@ -34,7 +34,7 @@ def read_record(path: Path) -> tuple[dict[str, Tensor], Any]:
     """Return the tensors and the content of a record.
 
     Raises:
-        DamagedError: the file is missing, or is not exactly what was written.
+        DamagedError: the file is missing, truncated or corrupted.
     """
     try:
         stored = path.read_bytes()

@@ -26,13 +26,13 @@ class Result:
     """The result of a stage.
 
     Attributes:
-        model: the model as the next stage receives it, parametrizations included.
-        values: the values of its report row, except those that observers measured.
-        promises: what later stages must preserve.
+        model: model as the next stage receives it, parametrizations included.
+        values: values of the report row, except those that observers measured.
+        promises: properties that later stages must preserve.
         steps: loss and learning rate of every training step, (steps, 2) float64.
-        settings: the settings it was trained with; None if it was not trained.
-        reused: whether an earlier run computed it.
-        params: the resolved params of each technique as a recipe table; None where the recipe's own apply.
+        settings: settings of the training; None if the stage did not train.
+        reused: whether an earlier run computed the result.
+        params: resolved params of each technique as a recipe table; None if they equal those in the recipe.
     """
 
     model: nn.Module
@@ -53,7 +53,7 @@ def pack_result(result: Result, key: str, title: str) -> bytes:
     """Return the record of a result.
 
     Args:
-        result: the result to store.
+        result: result to store.
         key: identifies everything that determined the result.
         title: name of the result in listings.
     """

@@ -43,7 +43,7 @@ class RunDirectory:
         """Hold the lock on a run directory, and create the directory or prepare it for resuming.
 
         Args:
-            path: the run directory.
+            path: folder of the run.
             identity: everything that determines the run, as JSON-serializable values.
             overwrite: delete the files of an earlier run, finished or not.
 

@@ -20,8 +20,8 @@ class Batch:
     """A batch of samples from one split.
 
     Args:
-        inputs: a tensor, or a tuple or dictionary of tensors, with the samples along dimension 0.
-        targets: whatever the task's loss expects.
+        inputs: tensor, or a tuple or dictionary of tensors, with the samples along dimension 0.
+        targets: targets in the form that the loss of the task expects.
         index: (N,) int64, position of each sample in its split, by which per-sample values can be cached.
         augmented: whether `inputs` were changed at random, so that values computed from them must not be cached.
     """
@@ -66,7 +66,7 @@ class Task:
         Args:
             logits: logits of the student, float32, with gradients.
             reference: logits of the teacher, of the same shape.
-            batch: the samples.
+            batch: samples that both models were run on.
             temperature: softens probability distributions; multiply the result by its square. Unused by default.
         """
         return F.mse_loss(logits, reference)

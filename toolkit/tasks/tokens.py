@@ -13,7 +13,7 @@ from toolkit.tasks.classification import class_mismatch, softened_divergence
 from toolkit.tasks.pooled import Pooled, ratio
 from toolkit.tasks.task import Batch, Direction, Task
 
-IGNORE_INDEX = -100  # the default of `cross_entropy`, and the convention in data sets
+IGNORE_INDEX = -100  # the default of `cross_entropy`, and the convention in datasets
 
 
 class TokenClassification(Task):
