@@ -121,7 +121,7 @@ class TestRun:
         )
         assert code == 0
         recipe = read_recipe(here / "runs" / "toy" / "recipe.toml")
-        assert recipe.stages[0].steps[0].params.sparsity == 0.75
+        assert recipe.stages[0].uses[0].params.sparsity == 0.75
         assert (recipe.stages[0].name, recipe.table.device) == ("a name", "cpu")
         assert "a name" in output
 

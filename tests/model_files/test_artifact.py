@@ -30,7 +30,7 @@ from toolkit import model_files as artifact
 from toolkit.errors import ArtifactError
 from toolkit.hooks import loading as techniques
 from toolkit.models import lenet5
-from toolkit.recipe.read import Stage, Step
+from toolkit.recipe.read import PluginUse, Stage
 from toolkit.runner.stage import perform
 from toolkit.testing import TiedToy, toy_cnn, toy_data, toy_mlp
 from toolkit.training import Training, TrainingSettings, fit
@@ -363,7 +363,7 @@ def test_other_parametrizations_are_folded_too(tmp_path: Path) -> None:
 def test_a_quantized_model_comes_back_as_it_was(make: Callable[[], nn.Module], engine: Any, tmp_path: Path) -> None:
     quantization = techniques.load("quantization")
     params = quantization.params_class.model_validate({"engine": engine})
-    stage = Stage(1, "quantization", (Step(quantization, params),))
+    stage = Stage(1, "quantization", (PluginUse(quantization, params),))
     dense = make().eval()
     model = perform(stage, dense, dense, toy_data(64)).model
     loaded = artifact.load(save(model, tmp_path))

@@ -14,8 +14,8 @@ from torch.nn.utils import parametrizations, parametrize
 
 from toolkit import Data, TechniqueError, masks
 from toolkit.hooks import loading as techniques
-from toolkit.recipe.read import Stage, Step
-from toolkit.runner.stage import Outcome, perform
+from toolkit.recipe.read import PluginUse, Stage
+from toolkit.runner.stage import StageOutcome, perform
 from toolkit.runner.technique_numbers import named_measures
 from toolkit.seeding import reseed
 from toolkit.tasks import MultiLabel
@@ -23,12 +23,12 @@ from toolkit.testing import TiedToy, toy_cnn, toy_data, toy_mlp
 from toolkit.training import Training, TrainingSettings, fit
 
 
-def step(technique: str = "bias-correction", **params: Any) -> Step:
+def step(technique: str = "bias-correction", **params: Any) -> PluginUse:
     loaded = techniques.load(technique)
-    return Step(loaded, loaded.params_class.model_validate(params, context={"directory": Path()}))
+    return PluginUse(loaded, loaded.params_class.model_validate(params, context={"directory": Path()}))
 
 
-def run(model: nn.Module, *steps: Step, data: Data | None = None) -> Outcome:
+def run(model: nn.Module, *steps: PluginUse, data: Data | None = None) -> StageOutcome:
     reseed(0, 1)
     data = data or toy_data(256)
     return perform(Stage(1, "stage", steps, 0, None), model.eval(), masks.clone(model), data)

@@ -94,14 +94,14 @@ class TestMeaning:
         first, second = recipe.stages
         assert (first.number, first.name, first.start) == (1, "pruning", 0)
         assert (second.number, second.name, second.start) == (2, "int8", 1)
-        assert first.steps[0].params.sparsity == 0.8
+        assert first.uses[0].params.sparsity == 0.8
         assert first.finetune is not None
         assert first.finetune.epochs == 2
         assert second.finetune is None
 
     def test_with_adds_steps_in_the_order_written(self):
         stage = read(edited("finetune = { epochs = 2 }", LEARN)).stages[0]
-        assert [step.technique.name for step in stage.steps] == ["pruning", "distillation"]
+        assert [use.plugin.name for use in stage.uses] == ["pruning", "distillation"]
 
     def test_from_names_a_row(self):
         text = RECIPE + '[[stages]]\nname = "a"\nfrom = "baseline"\ntechnique = "pruning"\n'
@@ -551,8 +551,8 @@ class TestOverrides:
             "name": "other",
         }
         recipe = read(RECIPE, overrides=overrides)
-        assert recipe.stages[0].steps[0].params.sparsity == 0.9
-        assert recipe.stages[1].steps[0].params.engine == "torch"
+        assert recipe.stages[0].uses[0].params.sparsity == 0.9
+        assert recipe.stages[1].uses[0].params.engine == "torch"
         assert recipe.model.training is not None
         assert recipe.model.training.clip_norm == 1.0
         assert recipe.measure.batch_sizes == [2]

@@ -18,7 +18,7 @@ from toolkit.errors import InputError, ToolkitError
 from toolkit.hooks.loading import from_module
 from toolkit.interruption import Interrupted, Stop
 from toolkit.params import Params
-from toolkit.recipe.read import Step
+from toolkit.recipe.read import PluginUse
 from toolkit.storage import files
 from toolkit.storage.record import DamagedError, read_record
 from toolkit.storage.run_directory import RunDirectory
@@ -116,7 +116,7 @@ def newest(run):
 def observer(**hooks):
     """A run-wide plugin of these functions."""
     marked = SimpleNamespace(**{name: toolkit.hookimpl(function) for name, function in hooks.items()})
-    return Step(from_module(marked, "test", "tests", "observer"), Params())
+    return PluginUse(from_module(marked, "test", "tests", "observer"), Params())
 
 
 def interrupted_at(recipe, output, stage, step):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from toolkit.errors import ToolkitError
 from toolkit.hooks.checks import hook_names
-from toolkit.hooks.loading import Installed, Role, Technique, find, installed, load
+from toolkit.hooks.loading import Installed, Plugin, Role, find, installed, load
 from toolkit.hooks.specs import ObserverHooks, TechniqueHooks
 
 ROLES: dict[Role, str] = {"technique": "technique", "observer": "run-wide plugin"}
@@ -21,7 +21,7 @@ class Diagnosis:
 
     name: str
     distributions: tuple[str, ...]
-    usable: Mapping[Role, Technique] = field(default_factory=dict)
+    usable: Mapping[Role, Plugin] = field(default_factory=dict)
     problem: str = ""
     warnings: tuple[str, ...] = ()
 
@@ -45,9 +45,9 @@ def diagnose(plugins: Iterable[Installed] | None = None) -> Iterator[Diagnosis]:
         yield Diagnosis(name, tuple(distributions), usable, problem, said)
 
 
-def _loaded(name: str) -> tuple[dict[Role, Technique], str]:
+def _loaded(name: str) -> tuple[dict[Role, Plugin], str]:
     """What a plugin can be used as; nothing, and why, where it can be used as neither kind."""
-    usable: dict[Role, Technique] = {}
+    usable: dict[Role, Plugin] = {}
     problems: dict[Role, str] = {}
     for role in ROLES:
         try:

@@ -54,7 +54,7 @@ class Installed:
 
 
 @dataclass(frozen=True)
-class Technique:
+class Plugin:
     """An imported plugin: its settings' class and its hooks, behind a plugin manager of its own."""
 
     name: str
@@ -105,7 +105,7 @@ def find(name: str, role: Role = "technique") -> Installed:
 
 
 @cache
-def load(name: str, role: Role = "technique") -> Technique:
+def load(name: str, role: Role = "technique") -> Plugin:
     """Import an installed plugin and check its hooks; a `ToolkitError` says what is wrong with it."""
     plugin = find(name, role)
     module = _imported(plugin)
@@ -148,7 +148,7 @@ def remedy_for(error: BaseException, passed: Collection[str | None]) -> str:
     return "it has a bug (the run's log has the traceback), or should raise toolkit.TechniqueError where it cannot work"
 
 
-def from_module(module: Any, name: str, distribution: str = "not installed", role: Role = "technique") -> Technique:
+def from_module(module: Any, name: str, distribution: str = "not installed", role: Role = "technique") -> Plugin:
     """Check a module (or an object with the same attributes) that implements hooks, as `load` does."""
     plugin = f"'{name}' ({distribution})"
     other, use = OTHER[role]
@@ -156,4 +156,4 @@ def from_module(module: Any, name: str, distribution: str = "not installed", rol
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(SPECIFICATIONS[role])
     hookchecks.register(manager, module, plugin)
-    return Technique(name, distribution, module, hookchecks.checked_params(module, plugin), manager.hook)
+    return Plugin(name, distribution, module, hookchecks.checked_params(module, plugin), manager.hook)

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 from tabulate import tabulate
 
 from toolkit.errors import InputError, TechniqueError
-from toolkit.hooks.loading import Role, Technique, find, load
+from toolkit.hooks.loading import Plugin, Role, find, load
 from toolkit.params import Params
 
 
@@ -47,7 +47,7 @@ def _tables_in(annotation: Any) -> Iterator[type[Params]]:
         yield from _tables_in(argument)
 
 
-def _either(name: str) -> Technique:
+def _either(name: str) -> Plugin:
     roles: tuple[Role, Role] = ("technique", "observer")
     try:
         return load(name, roles[0])

@@ -7,12 +7,12 @@ from typing import Any
 from torch import nn
 
 from toolkit.errors import TechniqueError
-from toolkit.hooks.loading import Technique
+from toolkit.hooks.loading import Plugin
 from toolkit.params import Params
 from toolkit.training import Training
 
 
-def require_model(technique: Technique, made: Any) -> nn.Module:
+def require_model(technique: Plugin, made: Any) -> nn.Module:
     """What `optimize` returned, if it is a model."""
     if isinstance(made, nn.Module):
         return made
@@ -20,7 +20,7 @@ def require_model(technique: Technique, made: Any) -> nn.Module:
     raise TechniqueError(f"{technique} must return the model from optimize, not {_kind(made)}: {remedy}")
 
 
-def require_training(technique: Technique, made: Any) -> Training:
+def require_training(technique: Plugin, made: Any) -> Training:
     """What `finetune` returned, if it is a training."""
     if isinstance(made, Training):
         return made
@@ -28,7 +28,7 @@ def require_training(technique: Technique, made: Any) -> Training:
     raise TechniqueError(f"{technique} must return training.using(…) from finetune, not {_kind(made)}: {remedy}")
 
 
-def require_params(technique: Technique, made: Any) -> Params:
+def require_params(technique: Plugin, made: Any) -> Params:
     """What `resolve` returned, if it is params of the technique that a recipe can hold."""
     wanted = technique.params_class
     if not isinstance(made, wanted):

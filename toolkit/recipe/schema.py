@@ -21,7 +21,7 @@ FILE = "recipe.schema.json"  # beside the shipped recipes
 # Whose tables name a plugin of which kind, and under which key.
 NAMING: dict[str, tuple[Role, str]] = {
     "StageTable": ("technique", "technique"),
-    "StepTable": ("technique", "technique"),
+    "TechniqueTable": ("technique", "technique"),
     "PluginTable": ("observer", "name"),
 }
 

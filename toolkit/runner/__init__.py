@@ -17,7 +17,7 @@ from toolkit.interruption import Stop, stopping_on_signals
 from toolkit.promises import Promises
 from toolkit.promises.trainable import trained_later
 from toolkit.promises.watch import Watch
-from toolkit.recipe.read import Recipe, Stage, Step, read_recipe
+from toolkit.recipe.read import PluginUse, Recipe, Stage, read_recipe
 from toolkit.recipe.resolved import as_table, resolved_recipe
 from toolkit.report import Report
 from toolkit.report.writer import report_writer
@@ -26,8 +26,8 @@ from toolkit.runner.assembly import Assembly, assemble, weight_files
 from toolkit.runner.environment import describe, fixed_threads
 from toolkit.runner.measure_stage import MEASURED_WITH, Measuring
 from toolkit.runner.observers import Observers
-from toolkit.runner.stage import Outcome, perform, train
-from toolkit.runner.stage_errors import named
+from toolkit.runner.stage import StageOutcome, perform, train
+from toolkit.runner.stage_errors import errors_located_in
 from toolkit.seeding import reseed
 from toolkit.storage import run_directory as runs
 from toolkit.storage.cache import Cache, cache_folder
@@ -46,7 +46,7 @@ def run(
     *,
     output: str | Path | None = None,
     overwrite: bool = False,
-    observers: Iterable[Step] = (),
+    observers: Iterable[PluginUse] = (),
     cache: bool = True,
 ) -> Report:
     """Run a recipe and return its report; the run directory holds the model, the report and all that led to them.
@@ -98,7 +98,7 @@ class _Run:
         recipe: Recipe,
         assembly: Assembly,
         directory: runs.RunDirectory,
-        observers: Iterable[Step],
+        observers: Iterable[PluginUse],
         environment: dict[str, Any],
         store: StageStore,
         stop: Stop,
@@ -120,7 +120,7 @@ class _Run:
             self.observers.start(self.recipe, self.directory.path)
             with self.measuring:
                 for stage in (self.recipe.baseline, *self.recipe.stages):
-                    with named(stage):
+                    with errors_located_in(stage):
                         self._run_stage(stage)
             self._write_recipe()
             self.directory.write_all(self.measuring.files(self.models[-1], len(self.models) - 1))
@@ -212,10 +212,10 @@ class _Run:
             on_breach=self.recipe.promises,
         )
 
-    def _baseline(self, stage: Stage, on_step: OnStep, keeper: TrainingCheckpoints) -> Outcome:
+    def _baseline(self, stage: Stage, on_step: OnStep, keeper: TrainingCheckpoints) -> StageOutcome:
         model = self.models[0]
         if stage.finetune is None:
-            return Outcome(model)
+            return StageOutcome(model)
         return train(model, Training(stage.finetune, self.data.task.loss), self.data, on_step, keeper)
 
     def _on_step(self, stage: Stage, taken: list[tuple[float, float]] | None = None) -> OnStep:

@@ -15,9 +15,9 @@ from torch import nn
 
 from toolkit.data.splits import Data
 from toolkit.errors import TechniqueError
-from toolkit.hooks.loading import Technique
+from toolkit.hooks.loading import Plugin
 from toolkit.metrics import Answers, MemoryMeter, answers, counts, latency, macs, quality
-from toolkit.recipe.read import Step
+from toolkit.recipe.read import PluginUse
 from toolkit.rows import Note, Plot
 
 Progress = Callable[[float, float], None]
@@ -90,13 +90,13 @@ class Measurer:
         return {} if peak is None else {"peak_memory_bytes": peak}
 
 
-def named_measures(step: Step, model: nn.Module, data: Data, prepared: Any) -> dict[str, Any]:
+def named_measures(use: PluginUse, model: nn.Module, data: Data, prepared: Any) -> dict[str, Any]:
     """Call `measure` and return `{"<technique>.<name>": number or Note}`; anything else is a `TechniqueError`."""
-    technique = step.technique
+    technique = use.plugin
     if not technique.implements("measure"):
         return {}
     with torch.no_grad():
-        values = technique.call("measure", model=model, params=step.params, data=data, prepared=prepared)
+        values = technique.call("measure", model=model, params=use.params, data=data, prepared=prepared)
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -105,7 +105,7 @@ def named_measures(step: Step, model: nn.Module, data: Data, prepared: Any) -> d
     return {f"{technique.name}.{name}": _checked(technique, name, value) for name, value in values.items()}
 
 
-def _checked(technique: Technique, name: str, value: Any) -> float | int | Note | None:
+def _checked(technique: Plugin, name: str, value: Any) -> float | int | Note | None:
     if isinstance(value, Note):
         rows = [{str(key): _cell(cell) for key, cell in row.items()} for row in value.table]
         return Note(str(value.text), rows, _checked_plot(technique, name, value, rows))
@@ -116,7 +116,7 @@ def _checked(technique: Technique, name: str, value: Any) -> float | int | Note 
     raise TechniqueError(f"{technique} must return numbers or toolkit.Note from measure, '{name}' is a {kind}")
 
 
-def _checked_plot(technique: Technique, name: str, note: Note, rows: list[dict[str, Any]]) -> Plot | None:
+def _checked_plot(technique: Plugin, name: str, note: Note, rows: list[dict[str, Any]]) -> Plot | None:
     if note.plot is None:
         return None
     if not isinstance(note.plot, Plot):

@@ -108,18 +108,18 @@ def _sources(recipe: Recipe) -> dict[str, str | None]:
         **_weights([recipe.model]),
     }
     for stage in recipe.stages:
-        for step in stage.steps:
-            hashes[f"technique {step.technique.name}"] = hash_of_module(step.technique.module)
-            for source in _models(models_in(step.params)):
+        for use in stage.uses:
+            hashes[f"technique {use.plugin.name}"] = hash_of_module(use.plugin.module)
+            for source in _models(models_in(use.params)):
                 hashes[f"model {source.source}"] = hash_of_source(source.source, "model")
                 hashes |= _weights([source])
     return hashes
 
 
 def _sources_of(stage: Stage) -> Iterator[str]:
-    for step in stage.steps:
-        yield f"technique {step.technique.name}"
-        for source in _models(models_in(step.params)):
+    for use in stage.uses:
+        yield f"technique {use.plugin.name}"
+        for source in _models(models_in(use.params)):
             yield f"model {source.source}"
 
 

@@ -94,7 +94,7 @@ def _file_name(number: int) -> str:
 
 def _trusted_modules(recipe: Recipe) -> list[str]:
     """Return the modules that the recipe's sources were imported from, which this process has executed already."""
-    models = [source for stage in recipe.stages for step in stage.steps for _, source in models_in(step.params)]
+    models = [source for stage in recipe.stages for use in stage.uses for _, source in models_in(use.params)]
     places = [table.source.rpartition(":")[0] for table in (recipe.model, *models) if ":" in table.source]
     packages = [name.partition(".")[0] for name in places if not name.endswith(".py")]
     folders = [Path(file).parent for file in imported_files()]

@@ -23,8 +23,8 @@ from toolkit import Training, masks
 from toolkit import model_files as artifact
 from toolkit.errors import RecipeError, TechniqueError
 from toolkit.hooks import loading as techniques
-from toolkit.recipe.read import Stage, Step
-from toolkit.runner.stage import Outcome, perform
+from toolkit.recipe.read import PluginUse, Stage
+from toolkit.runner.stage import StageOutcome, perform
 from toolkit.runner.technique_numbers import named_measures
 from toolkit.seeding import reseed
 from toolkit.tasks import Classification
@@ -37,16 +37,16 @@ STUDENT = {"source": "toolkit.testing:toy_cnn", "args": {"channels": 4}}
 WIDE = {"source": "toolkit.testing:toy_cnn", "args": {"channels": 12}}  # which can show all that its teacher's 8 show
 
 
-def step(technique: str = "distillation", **params: Any) -> Step:
+def step(technique: str = "distillation", **params: Any) -> PluginUse:
     loaded = techniques.load(technique)
-    return Step(loaded, loaded.params_class.model_validate(params, context={"directory": Path()}))
+    return PluginUse(loaded, loaded.params_class.model_validate(params, context={"directory": Path()}))
 
 
 def hint(loss: str = "fitnets", teacher: str = CONV, student: str = CONV, **more: Any) -> dict[str, Any]:
     return {"teacher": teacher, "student": student, "loss": loss, **more}
 
 
-def run(model: nn.Module, *steps: Step, data: Any = None, on_step: Any = None, **finetune: Any) -> Outcome:
+def run(model: nn.Module, *steps: PluginUse, data: Any = None, on_step: Any = None, **finetune: Any) -> StageOutcome:
     settings = TrainingSettings(**{"epochs": 2, "lr": 1e-2, **finetune})
     reseed(0, 1)
     reference = masks.clone(model).eval().requires_grad_(False)
@@ -64,9 +64,9 @@ def hooks_on(model: nn.Module) -> int:
     return sum(len(value) for module in model.modules() for name, value in vars(module).items() if "_hooks" in name)
 
 
-def made_up(**hooks: Any) -> Step:
+def made_up(**hooks: Any) -> PluginUse:
     marked = {name: toolkit.hookimpl(hook) for name, hook in hooks.items()}
-    return Step(techniques.from_module(SimpleNamespace(**marked), "made-up"), toolkit.Params())
+    return PluginUse(techniques.from_module(SimpleNamespace(**marked), "made-up"), toolkit.Params())
 
 
 # The losses.
@@ -226,7 +226,7 @@ def test_teachers_of_other_architectures_teach_together(tmp_path: Path) -> None:
     assert [row["after"] < row["before"] for row in rows] == [True, True]
 
 
-def replace_hints(one: Step, hints: list[Any]) -> Step:
+def replace_hints(one: PluginUse, hints: list[Any]) -> PluginUse:
     return replace(one, params=one.params.model_copy(update={"hints": hints}))
 
 

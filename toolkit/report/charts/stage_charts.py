@@ -15,7 +15,7 @@ from toolkit.report.row_values import Interval, interval_of, quality_metric, sho
 from toolkit.report.verdicts import differs, speed
 
 
-class Step(NamedTuple):
+class Bar(NamedTuple):
     """One row of a waterfall, in units of its axis: from `start` (None for the baseline) to `value`."""
 
     number: int
@@ -63,7 +63,7 @@ def waterfalls(report: Report) -> Iterator[Chart]:
         yield from _waterfall(f"waterfall-latency-{size}", f"Latency at batch {printable(size)}", steps, scale)
 
 
-def _compared(report: Report, step: Step, size: str) -> Step:
+def _compared(report: Report, step: Bar, size: str) -> Bar:
     """A latency whose ratio, timed in turn, says more about a change than the spread of all calls does."""
     found = speed(report, report.start(step.number), step.number, size)
     return step._replace(differs=None if found is None else differs(found))
@@ -71,7 +71,7 @@ def _compared(report: Report, step: Step, size: str) -> Step:
 
 def steps_of(
     report: Report, scale: Scale, text: Callable[[float], str], name: str, interval: str = "", key: str = ""
-) -> list[Step]:
+) -> list[Bar]:
     """The rows in which `name` was measured, each beginning at the value of the row that it started from."""
     steps = []
     for number, row in enumerate(report.rows):
@@ -81,7 +81,7 @@ def steps_of(
         before = value_of(report.rows[report.start(number)], name, key) if number else None
         around = interval_of(row, interval, key) if interval else None
         steps.append(
-            Step(
+            Bar(
                 number,
                 f"{number} {printable(row.stage)}",
                 None if before is None else before * scale.factor,
@@ -93,7 +93,7 @@ def steps_of(
     return steps
 
 
-def _waterfall(name: str, title: str, steps: Sequence[Step], scale: Scale) -> Iterator[Chart]:
+def _waterfall(name: str, title: str, steps: Sequence[Bar], scale: Scale) -> Iterator[Chart]:
     if not steps:
         return
     figure, axes = new_axes(rows_height(len(steps)))
@@ -113,7 +113,7 @@ def _waterfall(name: str, title: str, steps: Sequence[Step], scale: Scale) -> It
     yield Chart(name, title, text, figure, [_told(step, scale.axis.partition(",")[0]) for step in steps])
 
 
-def _bar(axes: Axes, place: int, step: Step, scale: Scale) -> None:
+def _bar(axes: Axes, place: int, step: Bar, scale: Scale) -> None:
     """The change as a bar, its end as a stroke, the interval as a line with ends."""
     start = step.start if step.start is not None else 0.0 if scale.from_zero else step.value
     better = (step.value < start) == scale.lower_is_better
@@ -124,7 +124,7 @@ def _bar(axes: Axes, place: int, step: Step, scale: Scale) -> None:
         axes.plot(step.interval, [place, place], color=INK, linewidth=1.1, marker="|", markersize=7)
 
 
-def _told(step: Step, unit: str) -> dict[str, str]:
+def _told(step: Bar, unit: str) -> dict[str, str]:
     interval = "" if step.interval is None else f"{plain(step.interval[0])} … {plain(step.interval[1])}"
     before = "" if step.start is None else plain(float(step.start))
     return {"stage": step.label, f"before, {unit}": before, "after": plain(float(step.value)), "interval": interval}
