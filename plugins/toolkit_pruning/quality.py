@@ -19,14 +19,14 @@ class Quality:
     def __init__(self, data: Data, most_samples: int) -> None:
         self.data = data
         self.metric, self._better = next(iter(data.quality.items()))
-        count = data.samples(data.decisive)
+        count = data.samples(data.selection_split)
         self.samples = min(count, most_samples)
         self._order = torch.linspace(0, count - 1, self.samples, dtype=torch.float64).long()
 
     @torch.no_grad()
     def of(self, model: nn.Module) -> float:
         """The metric of a model in eval mode."""
-        batches = self.data.batches(self.data.decisive, order=self._order)
+        batches = self.data.batches(self.data.selection_split, order=self._order)
         found = [self._of_samples(self.data.task.forward(model, batch), batch) for batch in batches]
         pooled = [part for part in found if isinstance(part, Pooled)]
         if pooled:

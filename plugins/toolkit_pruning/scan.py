@@ -35,7 +35,7 @@ def scan_note(model: nn.Module, layers: Sequence[str], params: Params, data: too
         rows = [row for layer in layers for row in _rows(model, layer, params, quality)]
     cost = quality.change(before)
     table = [{**row, cost: quality.cost(before, row[quality.metric])} for row in rows]
-    where = f"on {quality.samples} samples of {data.decisive}"
+    where = f"on {quality.samples} samples of {data.selection_split}"
     text = f"each layer pruned alone, {where}, where {quality.metric} is {before:.4g} before"
     return toolkit.Note(text, table, toolkit.Plot("sparsity", cost, "layer"))
 

@@ -93,7 +93,7 @@ def scan_note(guarded: Guarded, judge: Judge) -> Note:
         cost = {} if judge.metric is None else {drop: verdict.drop}
         kept = layers[0] in guarded.returned
         rows.append({"layer": ", ".join(layers), **cost, "output error": verdict.error, "kept in float": kept})
-    text = f"each layer quantized alone, on {judge.samples} samples of {judge.data.decisive}"
+    text = f"each layer quantized alone, on {judge.samples} samples of {judge.data.selection_split}"
     if guarded.returned:
         text = f"{text}; {len(guarded.returned)} returned to float, those that hurt most first"
     return Note(text, rows)

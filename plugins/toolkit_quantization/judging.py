@@ -64,7 +64,7 @@ class Judge:
         foremost, direction = next(iter(data.quality.items()))
         self.metric = None if foremost == "loss" else foremost
         self._sign = 1.0 if direction == "higher" else -1.0
-        count = data.samples(data.decisive)
+        count = data.samples(data.selection_split)
         self.samples = min(count, params.samples)
         # Spread over the whole split, which may be sorted by class.
         self._order = torch.linspace(0, count - 1, self.samples, dtype=torch.float64).long()
@@ -98,7 +98,7 @@ class Judge:
             return f"the model fails with {self._what} layers, exclude those at fault: {verdict.failure}"
         wrong = []
         if share(verdict.drop, self.bounds.drop) > 1:
-            cost = f"costs {verdict.drop:.3g} {self.unit} of {self.metric} on the {self.data.decisive} split"
+            cost = f"costs {verdict.drop:.3g} {self.unit} of {self.metric} on the {self.data.selection_split} split"
             wrong.append(f"{cost}, more than {self.bounds.drop:.3g}")
         if share(verdict.error, self.bounds.error) > 1:
             wrong.append(f"changes the outputs by {verdict.error:.2g} of their size, more than {self.bounds.error:.3g}")
@@ -136,7 +136,7 @@ class Judge:
         return _together(scores) if scores else None, torch.cat(outputs)
 
     def _batches(self) -> Iterator[Batch]:
-        return iter(self.data.batches(self.data.decisive, order=self._order))
+        return iter(self.data.batches(self.data.selection_split, order=self._order))
 
     def _score(self, outputs: object, batch: Batch) -> Tensor | Pooled:
         if self.metric == "accuracy" and self.data.has_right_answers:

@@ -108,7 +108,7 @@ class TestRun:
         assert code == 0
         rows = [line.split()[:2] for line in output.splitlines() if line.strip()[:1].isdecimal()]
         assert rows[:2] == [["0", "baseline"], ["1", "pruning"]]
-        assert "\nThe model and the report are in runs/toy\n" in output
+        assert "\nModel and report: runs/toy\n" in output
         assert {"recipe.toml", "report.json", "report.md", "model.safetensors", "model.skeleton", "log.txt"} <= {
             path.name for path in (here / "runs" / "toy").iterdir()
         }
@@ -171,7 +171,7 @@ class TestRun:
         code, output = invoke("run", "toy.toml")
         assert (code, errors(output)) == (
             2,
-            ["the run directory runs/toy exists: choose another --output, or give --overwrite"],
+            ["runs/toy already exists; choose another --output, or pass --overwrite"],
         )
         assert files(here) == before
 
@@ -195,7 +195,7 @@ class TestRun:
         (here / "mine" / "notes.txt").write_text("important")
         code, printed = invoke("run", "toy.toml", "--output", output, *options)
         assert code == 2
-        assert errors(printed) == [f"{output} exists and is not a run directory: choose another --output"]
+        assert errors(printed) == [f"{output} exists and is not a run directory; choose another --output"]
         assert (here / "mine" / "notes.txt").read_text() == "important"
 
     def test_an_empty_directory_may_be_used(self, here):
@@ -204,7 +204,7 @@ class TestRun:
 
     def test_a_directory_that_cannot_be_made_is_named(self, here):
         code, output = invoke("run", "toy.toml", "--output", "toy.toml/run")
-        assert (code, errors(output)) == (2, ["the run directory toy.toml/run cannot be made: Not a directory"])
+        assert (code, errors(output)) == (2, ["cannot create the run directory toy.toml/run: Not a directory"])
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
     def test_a_device_that_is_not_there_is_named(self, here):
@@ -382,7 +382,7 @@ class TestFailures:
         (here / "toy.toml").write_text(f'{RECIPE}[[stages]]\ntechnique = "stop"\n')
         code, output = invoke("run", "toy.toml")
         assert code == 130
-        assert "what is done so far is in runs/toy" in output
+        assert "progress is saved in runs/toy" in output
         assert "\ninterrupted\n" in output
         assert not errors(output)
         assert self.stages_left(here) == ["baseline", "pruning"]
@@ -414,9 +414,7 @@ class TestFailures:
             running.kill()
         assert running.returncode == code, output
         assert "Traceback" not in output
-        assert output.endswith(
-            "what is done so far is in runs/toy: the same command goes on from there\n\ninterrupted\n"
-        )
+        assert output.endswith("progress is saved in runs/toy; run the same command again to resume\n\ninterrupted\n")
         assert self.stages_left(here) == ["baseline"]
 
 
@@ -620,7 +618,7 @@ class TestEvaluate:
             ("minst", "digits: data.source: unknown data 'minst'; did you mean 'mnist'?"),
             ("no.py:data", "digits: data.source: '{0}/no.py' cannot be imported: there is no file {0}/no.py"),
             ("own.py:data", "digits: data.args: missing a required argument: 'samples'"),
-            ("own.py:Net", f"data: data source '{{0}}/own.py:Net' must return {FORMS}, not Net"),
+            ("own.py:Net", f"data: data source '{{0}}/own.py:Net' must return {FORMS}, found Net"),
             ("own.py:train_only", "data: has neither a test nor a validation split"),
             ("toolkit.testing:toy_data", "the model in digits cannot run on the data: RuntimeError: "),
         ],

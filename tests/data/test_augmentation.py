@@ -121,7 +121,7 @@ def test_every_picture_is_changed_by_an_amount_of_its_own(change: Any) -> None:
 @pytest.mark.parametrize("inputs", [torch.zeros(4, 10), torch.zeros(4, 1, 5, 5, dtype=torch.uint8), (1, 2)])
 @pytest.mark.parametrize("change", [affine, elastic, translation])
 def test_what_is_no_picture_is_refused(change: Any, inputs: Any) -> None:
-    with pytest.raises(InputError, match=r"is for pictures \(N, C, H, W\) in floats, and the inputs are "):
+    with pytest.raises(InputError, match=r"requires float images \(N, C, H, W\), found "):
         change(inputs)
 
 
@@ -176,7 +176,7 @@ def test_inputs_that_are_no_pictures_are_found_before_anything_trains(tmp_path: 
         "    return replace(data, train=(data.train[0].flatten(1), data.train[1]))\n"
     )
     path.write_text(path.read_text().replace("toolkit.testing:toy_data", "flat.py:flat"))
-    with pytest.raises(RecipeError, match="augment = 'affine' is for pictures"):
+    with pytest.raises(RecipeError, match="augment = 'affine' requires float images"):
         toolkit.run(path, output=tmp_path / "run", cache=False)
 
 

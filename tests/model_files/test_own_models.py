@@ -178,7 +178,7 @@ def test_a_loss_receives_float32_whatever_the_structure(outputs):
 
 
 def test_outputs_without_logits_are_named():
-    with pytest.raises(TypeError, match="no logits are found in a int: give the data a task whose"):
+    with pytest.raises(TypeError, match="outputs of type int have no logits; define a task with"):
         Classification().logits(3)
 
 

@@ -118,7 +118,7 @@ def test_a_damaged_entry_is_computed_again_and_replaced(run, caplog):
     again = run()
     assert reused(again) == [False] * 3
     assert numbers(again) == numbers(first)
-    assert "is damaged" in caplog.text
+    assert "is corrupted" in caplog.text
     assert reused(run()) == [True] * 3
 
 
@@ -150,8 +150,8 @@ def test_a_run_that_waits_can_be_stopped(tmp_path):
     """The first signal is enough, also where another run computes what this one needs."""
     path = tmp_path / "lock"
     stop = Stop()
-    stop.take(signal.SIGINT, None)
-    with locked(path), pytest.raises(Interrupted), locked(path, stop.here):
+    stop.handle(signal.SIGINT, None)
+    with locked(path), pytest.raises(Interrupted), locked(path, stop.check):
         pass
 
 

@@ -12,7 +12,7 @@ from toolkit.masks import named_weights
 from toolkit.metrics.support.deployed import in_eval_mode
 from toolkit.metrics.support.metric import Metric, Quantity
 from toolkit.number_text import count_text, percent
-from toolkit.replacements import Replaced, replaced_layers
+from toolkit.replacements import Replacement, replaced_layers
 
 
 @torch.no_grad()
@@ -57,7 +57,7 @@ def _values(model: nn.Module) -> Iterator[tuple[Hashable, Tensor]]:
             yield (named.parameter, value.shape), value
 
 
-def _values_of_replaced(layer: Replaced) -> Iterator[tuple[Hashable, Tensor]]:
+def _values_of_replaced(layer: Replacement) -> Iterator[tuple[Hashable, Tensor]]:
     """A tensor that the layer keeps as it is, such as a bias, is known by itself; one that it makes, such as a weight
     of integers, by all that the layer makes its tensors of, or by the layer if it keeps that elsewhere."""
     tensors = layer.tensors

@@ -17,7 +17,7 @@ from toolkit.errors import ToolkitError
 from toolkit.metrics.support.deployed import as_deployed
 from toolkit.metrics.support.metric import Metric, Quantity
 from toolkit.number_text import count_text
-from toolkit.replacements import Replaced, replaced_layers
+from toolkit.replacements import Replacement, replaced_layers
 
 Cost: TypeAlias = Callable[[Any, Any], int]  # of one call, from its inputs and its output
 
@@ -106,7 +106,7 @@ def _add_replaced(found: dict[nn.Module, Cost], model: nn.Module) -> None:
                 _add_replaced(found, child)
 
 
-def _cost_of_replaced(layer: Replaced) -> Cost:
+def _cost_of_replaced(layer: Replacement) -> Cost:
     weights = list(layer.weights.values())
     if layer.replaces in _PER_OUTPUT:
         return _cost_per_output(weights)

@@ -633,7 +633,7 @@ def test_measure_counts_only_the_layers_that_were_asked_for() -> None:
     assert measured(pruned(model, sparsity=0.5, layers=["3"]), model, layers=["3"])["sparsity"] == 0.5
 
 
-class Replaced(nn.Module):
+class Replacement(nn.Module):
     """A layer as a quantizer leaves it behind."""
 
     replaces = "Linear"
@@ -650,7 +650,7 @@ def test_measure_reads_layers_that_another_technique_of_the_stage_replaced() -> 
     model = toy_mlp()
     after = pruned(model, sparsity=0.75)
     for name in ("1", "3"):
-        after.register_module(name, Replaced(after.get_submodule(name)))
+        after.register_module(name, Replacement(after.get_submodule(name)))
     assert measured(after, model)["sparsity"] == 0.75
 
 

@@ -1,4 +1,4 @@
-"""Bytes of pictures as the inputs of a network."""
+"""Conversion of image bytes to the inputs of a network."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Standardized:
-    """Makes pictures (N, C, H, W) uint8 into float32 with the mean 0 and the standard deviation 1.
+    """A function from images (N, C, H, W) uint8 to float32 with mean 0 and standard deviation 1.
 
-    `mean` and `std` are those of the pixels, scaled to [0, 1]: one number, or one for each channel.
+    Args:
+        mean: mean of the pixels, scaled to [0, 1]: one value, or one per channel.
+        std: standard deviation of the pixels, likewise.
     """
 
     mean: Sequence[float]
