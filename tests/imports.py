@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ORDER = [
-    ["errors", "params", "rows", "patterns", "masks", "replacements", "seeding", "interruption"],
+    ["errors", "params", "rows", "patterns", "masks", "replacements", "seeding", "interruption", "stored_names"],
     ["tasks"],
     ["data"],
     ["training"],

@@ -103,7 +103,7 @@ def test_the_public_names_of_the_package():
         "Task",
         *("Classification", "MultiLabel", "Pooled", "Regression", "TokenClassification"),
         *("TechniqueError", "ToolkitError", "Training", "hookimpl", "load", "masks", "patterns", "run"),
-        *("testing", "training"),
+        *("stored_as", "testing", "training"),
     }
 
 
