@@ -65,7 +65,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if content["format"] > FORMAT:
         raise ArtifactError(f"{path} {newer_format(content['format'], FORMAT)}")
     if content["format"] != FORMAT or not isinstance(content.get("ties"), dict):
-        raise ArtifactError(f"{path} is damaged: its format {content['format']} or its ties are none")
+        raise ArtifactError(f"{path} is damaged: the format or the ties in its metadata are invalid")
     return tensors, content["ties"]
 
 

@@ -13,24 +13,25 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from toolkit.errors import ToolkitError
+from toolkit.errors import ToolkitError, newer_format
 
 DIGEST_BYTES = 32
 KEY = "toolkit"
+FORMAT = 1  # a change that older versions cannot read needs the next number
 
 
 class DamagedError(ToolkitError):
-    """A record is missing, truncated or changed."""
+    """A record is missing, truncated or changed, or of another format."""
 
 
-def pack_record(tensors: Mapping[str, Tensor], content: Any) -> bytes:
-    """The bytes of a record: `tensors` by name, each once, and `content` for JSON."""
+def pack_record(tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> bytes:
+    """The bytes of a record: `tensors` by name, no two in the same memory, and `content`, which must fit JSON."""
     plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    packed = safetensors.torch.save(plain, {KEY: json.dumps(content)})
+    packed = safetensors.torch.save(plain, {KEY: json.dumps({"format": FORMAT, **content})})
     return packed + hashlib.sha256(packed).digest()
 
 
-def read_record(path: Path) -> tuple[dict[str, Tensor], Any]:
+def read_record(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the content of a record; a `DamagedError` unless they are exactly what was written."""
     try:
         whole = path.read_bytes()
@@ -40,7 +41,10 @@ def read_record(path: Path) -> tuple[dict[str, Tensor], Any]:
     if hashlib.sha256(packed).digest() != whole[-DIGEST_BYTES:]:
         raise DamagedError(f"{path} is damaged: its content has another checksum")
     try:
-        return safetensors.torch.load(packed), _content(packed)
+        content = _content(packed)
+        if content["format"] > FORMAT:
+            raise DamagedError(f"{path} {newer_format(content['format'], FORMAT)}")
+        return safetensors.torch.load(packed), content
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError, struct.error) as error:
         raise DamagedError(f"{path} is not a record: {error}") from error
 
@@ -57,10 +61,11 @@ def read_field(path: Path, name: str) -> Any:
         raise DamagedError(f"{path} is not a record: {error}") from error
 
 
-def _content(packed: bytes) -> Any:
+def _content(packed: bytes) -> dict[str, Any]:
     (length,) = struct.unpack_from("<Q", packed)
     return _header(packed[8 : 8 + length])
 
 
-def _header(header: bytes) -> Any:
-    return json.loads(json.loads(header)["__metadata__"][KEY])
+def _header(header: bytes) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(json.loads(header)["__metadata__"][KEY])
+    return content

@@ -18,8 +18,6 @@ from toolkit.rows import Note
 from toolkit.storage.record import DamagedError, pack_record, read_record
 from toolkit.training import TrainingSettings
 
-FORMAT = 1
-
 
 @dataclass(frozen=True)
 class Result:
@@ -46,7 +44,6 @@ def pack_result(result: Result, key: str, title: str) -> bytes:
     parts = artifact.take_apart(result.model, fold=False)
     zeros, named = _numbered(result.promises.zeros)
     content = {
-        "format": FORMAT,
         "key": key,
         "title": title,
         "skeleton": base64.b64encode(parts.skeleton).decode(),
@@ -66,7 +63,7 @@ def read_result(path: Path, key: str, allow: Sequence[type], trusted: Sequence[s
     """The stage of a record, its model on the CPU; a `DamagedError` where it is not intact or of another `key`."""
     tensors, content = read_record(path)
     try:
-        if content["format"] != FORMAT or content["key"] != key:
+        if content["key"] != key:
             raise DamagedError(f"{path} is the record of something else")
         stored = {name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")}
         parts = artifact.Parts(base64.b64decode(content["skeleton"]), stored, content["ties"])
