@@ -13,7 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ORDER = [
-    ["errors", "params", "rows", "number_text", "patterns", "masks", "replacements", "seeding", "interruption"],
+    [
+        *("errors", "params", "rows", "number_text", "patterns", "masks", "replacements", "seeding", "interruption"),
+        "stored_names",
+    ],
     ["tasks"],
     ["data"],
     ["training"],

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from toolkit.rows import Note, Plot, Row
     from toolkit.runner import run
     from toolkit.sources import Source
+    from toolkit.stored_names import stored_as
     from toolkit.tasks import Batch, Classification, MultiLabel, Pooled, Regression, Task, TokenClassification
     from toolkit.training import Training
 
@@ -45,6 +46,7 @@ _HOME = {
     "hookimpl": "hooks.specs",
     "load": "model_files",
     "run": "runner",
+    "stored_as": "stored_names",
 }
 
 _MODULES = ("masks", "patterns", "testing", "training")
@@ -75,6 +77,7 @@ __all__ = [
     "masks",
     "patterns",
     "run",
+    "stored_as",
     "testing",
     "training",
 ]

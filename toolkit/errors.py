@@ -67,3 +67,11 @@ def did_you_mean(word: str, available: Iterable[str]) -> str:
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; known: {', '.join(names)}" if names else ""
+
+
+def newer_format(file_format: int, readable: int) -> str:
+    """What to say of a file whose format is newer than the newest one that this version can read."""
+    return (
+        f"was written by a newer version of the toolkit (format {file_format}, this one reads up to {readable}): "
+        "upgrade with pip install -U torch-optimization-toolkit"
+    )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from toolkit.errors import ToolkitError
+from toolkit.stored_names import stored_as
 
 
 class Weight(NamedTuple):
@@ -34,6 +35,7 @@ class Weight(NamedTuple):
         return value.detach()
 
 
+@stored_as("toolkit.Mask")
 class Mask(nn.Module):
     """Parametrization that multiplies a weight by a mask of ones and zeros of its shape and dtype."""
 

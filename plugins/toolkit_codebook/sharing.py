@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from toolkit import masks
+from toolkit import masks, stored_as
 from toolkit_codebook.clustering import cluster_means
 
 LARGEST_HALF = torch.finfo(torch.float16).max
 
 
+@stored_as("codebook.Shared")
 class Shared(nn.Module):
     """Parametrization that gives every entry the mean of its cluster's entries; cluster 0 is zero.
 

@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from toolkit import stored_as
 from toolkit_quantization.int8 import Int8Linear
 
 IN = ("query", "key", "value")
 
 
+@stored_as("quantization.Int8Attention")
 class Int8Attention(nn.Module):
     """`nn.MultiheadAttention` with int8 projections, called and answering as that does; no gradient.
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from toolkit import stored_as
 from toolkit_quantization.int8 import quantize_per_channel
 
 Dtype = Literal["int8", "int4", "float16", "bfloat16"]
@@ -77,6 +78,7 @@ class Encoded(nn.Module):
         return f"{self.shape}, {self.dtype}"
 
 
+@stored_as("quantization.Int8")
 class Int8(Encoded):
     """A weight in int8 with a float32 scale per row."""
 
@@ -98,6 +100,7 @@ class Int8(Encoded):
         return values.to(scale.dtype).mul_(scale.view(-1, *[1] * (values.dim() - 1)))
 
 
+@stored_as("quantization.Int4")
 class Int4(Encoded):
     """A weight in int4, two values a byte, with a bfloat16 scale for every `GROUP` inputs of a row."""
 
@@ -116,6 +119,7 @@ class Int4(Encoded):
         return dequantize_groups(packed, scale, self.inputs)
 
 
+@stored_as("quantization.Short")
 class Short(Encoded):
     """A weight in 16 bits."""
 

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from toolkit import stored_as
 from toolkit_quantization.compiling import compiled
 
 
+@stored_as("quantization.Compiled")
 class Compiled(nn.Module):
     """Runs `model` as `compiled` makes it; where that fails, as without a C++ compiler, as it is, with a warning.
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
+from toolkit import stored_as
 from toolkit_quantization import kernels
 from toolkit_quantization.kernels import LARGEST, SMALLEST
 
@@ -68,6 +69,7 @@ def _is_transformed() -> bool:
     return bool(torch._C._get_tracing_state()) or torch._C._functorch.peek_interpreter_stack() is not None
 
 
+@stored_as("quantization.Int8Linear")
 class Int8Linear(nn.Module):
     """A linear layer that rounds its inputs to int8 row by row and multiplies integers; no gradient.
 
@@ -135,6 +137,7 @@ class Int8Linear(nn.Module):
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
 
 
+@stored_as("quantization.TorchInt8Linear")
 class TorchInt8Linear(Int8Linear):
     """What `quantize_dynamic` computes, to the last bit, from plain buffers; rows share one 7-bit scale."""
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdRef
 
+from toolkit import stored_as
 from toolkit_quantization.codecs import Encoded
 
 # Floats of this size at most stay in memory, once decoded: decoding them at every call takes up to ten times as long as
@@ -17,6 +18,7 @@ from toolkit_quantization.codecs import Encoded
 LARGEST_KEPT_BYTES = 2**26
 
 
+@stored_as("quantization.Stored")
 class Stored(nn.Module):
     """A layer whose weights are encoded, and decoded when it is first called; of a very large one, at every call.
 
@@ -92,6 +94,7 @@ class _Kept:
         self.state, self.layer = state, layer
 
 
+@stored_as("quantization.StoredWeight")
 class StoredWeight(Stored):
     """A layer with one weight, `weight`, and at most a bias besides."""
 
@@ -100,6 +103,7 @@ class StoredWeight(Stored):
         return _read(self.layer, "weight")
 
 
+@stored_as("quantization.StoredEmbedding")
 class StoredEmbedding(StoredWeight):
     """An embedding that decodes no entries but those that are looked up."""
 
@@ -109,6 +113,7 @@ class StoredEmbedding(StoredWeight):
         return rows.reshape(*input.shape, -1)
 
 
+@stored_as("quantization.StoredEmbeddingBag")
 class StoredEmbeddingBag(StoredWeight):
     """An embedding bag that decodes no entries but those that are looked up."""
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from toolkit import TechniqueError
+from toolkit import TechniqueError, stored_as
 from toolkit_quantization.int8 import Int8Linear
 
 
@@ -19,6 +19,7 @@ def quantize_like_torchao(weight: Tensor) -> tuple[Tensor, Tensor]:
     return made.qdata, made.scale.squeeze(1)
 
 
+@stored_as("quantization.TorchaoInt8Linear")
 class TorchaoInt8Linear(Int8Linear):
     """What `Int8DynamicActivationInt8WeightConfig` of torchao computes, to the last bit; rows have a scale each."""
 

@@ -213,6 +213,13 @@ SKELETONS: dict[str, Callable[[], bytes]] = {
     "a name of many parts": lambda: in_a_layer(b"ctorch.nn." + b"a." * 60_000 + b"a\nX\n"),
     "one class by many names": lambda: aliases(500),
     "one class by another name": lambda: aliases(1),
+    "a function by a stored name": lambda: in_a_layer(b"c@toolkit\nload\n(X\x01\0\0\0.tR"),
+    "a layer called by its stored name": lambda: in_a_layer(
+        b"c@quantization\nInt8Linear\n" + LIST_OF_100_000 + b"\x85R"
+    ),
+    "a stored name of nothing": lambda: in_a_layer(b"c@quantization\nNothing\n)\x81"),
+    "a stored name of nobody's": lambda: in_a_layer(b"c@nobody\nMask\n)\x81"),
+    "a stored name of a module": lambda: in_a_layer(b"c@os\nsystem\n(X\x0e\0\0\0touch executedtR"),
     "os.system": lambda: saved(touching()),
     "os.system in a layer": lambda: with_attribute(attack=touching()),
     "os.system in a bare pickle": lambda: pickle.dumps(touching()),

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from toolkit.errors import InputError
+from toolkit.errors import InputError, newer_format
 from toolkit.metrics import all_quantities
 from toolkit.metrics.support.metric import Quantity
 from toolkit.report import FORMAT, Report
@@ -18,8 +18,6 @@ from toolkit.report.details import FORMAT as DETAILS_FORMAT
 from toolkit.storage.run_directory import REPORT
 
 MAX_BYTES = 8 << 20
-NEWER = "was written by a newer version of the toolkit (format {}, this version reads up to {}); upgrade it with {}"
-UPGRADE = "pip install -U torch-optimization-toolkit"
 
 
 def read_report(directory: str | Path) -> Report:
@@ -70,7 +68,7 @@ def parse_report(content: Any, origin: str, directory: Path | None = None) -> Re
 def _check_format(content: Any, latest: int, origin: str) -> None:
     version = content.get("format") if isinstance(content, dict) else None
     if isinstance(version, int) and version > latest:
-        raise InputError(f"{origin} {NEWER.format(version, latest, UPGRADE)}")
+        raise InputError(f"{origin} {newer_format(version, latest)}")
 
 
 def _json(path: Path) -> Any:

@@ -13,28 +13,29 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from toolkit.errors import ToolkitError
+from toolkit.errors import ToolkitError, newer_format
 
 DIGEST_BYTES = 32
 KEY = "toolkit"
+FORMAT = 1  # a change that older versions cannot read needs the next number
 
 
 class DamagedError(ToolkitError):
-    """A record is missing, truncated or corrupted."""
+    """A record is missing, truncated or corrupted, or has a different format."""
 
 
-def pack_record(tensors: Mapping[str, Tensor], content: Any) -> bytes:
+def pack_record(tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> bytes:
     """Return the bytes of a record with these named tensors and this JSON-serializable content."""
     plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    body = safetensors.torch.save(plain, {KEY: json.dumps(content)})
+    body = safetensors.torch.save(plain, {KEY: json.dumps({"format": FORMAT, **content})})
     return body + hashlib.sha256(body).digest()
 
 
-def read_record(path: Path) -> tuple[dict[str, Tensor], Any]:
+def read_record(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and the content of a record.
 
     Raises:
-        DamagedError: the file is missing, truncated or corrupted.
+        DamagedError: the file is missing, truncated or corrupted, or has a newer format.
     """
     try:
         stored = path.read_bytes()
@@ -44,7 +45,10 @@ def read_record(path: Path) -> tuple[dict[str, Tensor], Any]:
     if hashlib.sha256(body).digest() != stored[-DIGEST_BYTES:]:
         raise DamagedError(f"{path} is corrupted: checksum mismatch")
     try:
-        return safetensors.torch.load(body), _content(body)
+        content = _content(body)
+        if content["format"] > FORMAT:
+            raise DamagedError(f"{path} {newer_format(content['format'], FORMAT)}")
+        return safetensors.torch.load(body), content
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError, struct.error) as error:
         raise DamagedError(f"{path} is not a record: {error}") from error
 
@@ -61,10 +65,11 @@ def read_field(path: Path, name: str) -> Any:
         raise DamagedError(f"{path} is not a record: {error}") from error
 
 
-def _content(body: bytes) -> Any:
+def _content(body: bytes) -> dict[str, Any]:
     (length,) = struct.unpack_from("<Q", body)
     return _header(body[8 : 8 + length])
 
 
-def _header(header: bytes) -> Any:
-    return json.loads(json.loads(header)["__metadata__"][KEY])
+def _header(header: bytes) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(json.loads(header)["__metadata__"][KEY])
+    return content

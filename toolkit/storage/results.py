@@ -18,8 +18,6 @@ from toolkit.rows import Note
 from toolkit.storage.record import DamagedError, pack_record, read_record
 from toolkit.training import TrainingSettings
 
-FORMAT = 1
-
 
 @dataclass(frozen=True)
 class Result:
@@ -60,7 +58,6 @@ def pack_result(result: Result, key: str, title: str) -> bytes:
     parts = artifact.take_apart(result.model, fold=False)
     zeros, labels = _number_zeros(result.promises.zeros)
     content = {
-        "format": FORMAT,
         "key": key,
         "title": title,
         "skeleton": base64.b64encode(parts.skeleton).decode(),
@@ -84,7 +81,7 @@ def read_result(path: Path, key: str, allow: Sequence[type], trusted: Sequence[s
     """
     tensors, content = read_record(path)
     try:
-        if content["format"] != FORMAT or content["key"] != key:
+        if content["key"] != key:
             raise DamagedError(f"{path} is the record of a different result")
         stored = {name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")}
         parts = artifact.Parts(base64.b64decode(content["skeleton"]), stored, content["ties"])
