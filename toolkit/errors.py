@@ -70,8 +70,8 @@ def did_you_mean(word: str, available: Iterable[str]) -> str:
 
 
 def newer_format(file_format: int, readable: int) -> str:
-    """What to say of a file whose format is newer than the newest one that this version can read."""
+    """Return what to report about a file whose format is newer than this version can read."""
     return (
-        f"was written by a newer version of the toolkit (format {file_format}, this one reads up to {readable}): "
-        "upgrade with pip install -U torch-optimization-toolkit"
+        f"was written by a newer version of the toolkit (format {file_format}, this version reads up to {readable}); "
+        "upgrade it with pip install -U torch-optimization-toolkit"
     )

@@ -37,7 +37,7 @@ from toolkit.interruption import Interrupted, Stop
 from toolkit.model_files.packed import pack
 from toolkit.promises import Promises
 from toolkit.rows import Note
-from toolkit.storage.checkpoints import TrainingKeeper
+from toolkit.storage.checkpoints import TrainingCheckpoints
 from toolkit.storage.results import Result, as_steps, pack_result
 from toolkit.storage.run_directory import RunDirectory
 from toolkit.training import Training, TrainingSettings, fit
@@ -200,15 +200,15 @@ def write_checkpoint(folder: Path) -> None:
 
     def stop_at_three(step: int, steps: int, loss: float, lr: float) -> None:
         if step == 3:
-            stop.take(signal.SIGTERM, None)
+            stop.handle(signal.SIGTERM, None)
 
     with tempfile.TemporaryDirectory() as kept, suppress(Interrupted):
         directory, training = RunDirectory(Path(kept)), Training(settings, data.task.loss)
         with suppress(Interrupted):
-            fit(model, training, data, stop_at_three, TrainingKeeper(directory, KEY, stop))
+            fit(model, training, data, stop_at_three, TrainingCheckpoints(directory, KEY, stop))
         (record,) = Path(kept).rglob("training-*.record")
         shutil.copy(record, folder / "training-0.record")
-        fit(model, training, data, keeper=TrainingKeeper(directory, KEY, Stop()))
+        fit(model, training, data, keeper=TrainingCheckpoints(directory, KEY, Stop()))
     trained = {"samples": samples, "targets": targets, "trained": outputs(model, PICTURES)}
     write_example(folder, 1e-4, input=PICTURES, output=expected, **trained)
 

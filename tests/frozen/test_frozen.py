@@ -22,7 +22,7 @@ from toolkit import masks, stored_names
 from toolkit.cli import main
 from toolkit.interruption import Stop
 from toolkit.report.reader import read_details, read_report
-from toolkit.storage.checkpoints import TrainingKeeper
+from toolkit.storage.checkpoints import TrainingCheckpoints
 from toolkit.storage.record import read_field
 from toolkit.storage.results import read_result
 from toolkit.storage.run_directory import CHECKPOINT, RunDirectory
@@ -115,7 +115,7 @@ class TestACheckpoint:
         zeros = result.promises.zeros["1.weight"]["pruning"]
         assert torch.equal(masks.current(result.model)["1.weight"], zeros)
         assert result.values["accuracy"] == 0.5
-        assert result.values["pruning.layers"].table == [{"layer": "1", "zeros": 0.5}]
+        assert result.values["pruning.layers"].table == ({"layer": "1", "zeros": 0.5},)
         assert result.settings is not None
         assert result.settings.epochs == 2
 
@@ -125,7 +125,7 @@ class TestACheckpoint:
         shutil.copy(folder / "training-0.record", tmp_path / CHECKPOINT)
         tensors, tolerance = example(folder)
         model = read_result(folder / "row-1.record", KEY, (), ()).model
-        keeper = TrainingKeeper(RunDirectory(tmp_path), KEY, Stop())
+        keeper = TrainingCheckpoints(RunDirectory(tmp_path), KEY, Stop())
         assert keeper.settings is not None
         data = toolkit.Data(train=(tensors["samples"], tensors["targets"]), batch_size=8)
         steps: list[int] = []
