@@ -53,5 +53,4 @@ def _require_matches(asked: Iterable[str], known: Iterable[list[str]]) -> None:
     if not paths:
         raise TechniqueError("the model has no weight of two dimensions or more whose entries could share values")
     layers = list(dict.fromkeys(path.rpartition(".")[0] or path for path in paths))
-    if problem := patterns.unmatched(asked, _names(paths), layers):
-        raise TechniqueError(problem)
+    patterns.require_match(_names(paths), asked, layers)

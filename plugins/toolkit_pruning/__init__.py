@@ -52,7 +52,7 @@ def select(model: nn.Module, params: Params) -> Selection:
     never = {
         shared[0].path: kind_of(shared[0]) for shared, layers in found if not layers and shared[0].parameter.ndim > 1
     }
-    check_patterns([*params.layers, *params.exclude], [layer for _, layers in found for layer in layers])
+    check_patterns([layer for _, layers in found for layer in layers], [*params.layers, *params.exclude])
     asked = [(shared, layers) for shared, layers in found if match(layers, params.layers)]
     reasons = {layers[0]: _reason_against(shared, layers, params) for shared, layers in asked}
     left_alone = {layer: reason for layer, reason in reasons.items() if reason}

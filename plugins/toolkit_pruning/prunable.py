@@ -61,12 +61,11 @@ def match(names: Sequence[str], asked: Sequence[str]) -> bool:
     return patterns.match(_with_layers(names), asked)
 
 
-def check_patterns(asked: Sequence[str], names: Sequence[str]) -> None:
+def check_patterns(names: Sequence[str], asked: Sequence[str]) -> None:
     """A `TechniqueError` where there is nothing to prune, or a pattern has nothing to match."""
     if not names:
         raise toolkit.TechniqueError("the model has no linear, convolutional, recurrent or attention layer to prune")
-    if problem := patterns.unmatched(asked, _with_layers(names), names, "prunable layer"):
-        raise toolkit.TechniqueError(problem)
+    patterns.require_match(_with_layers(names), asked, names, "prunable layer")
 
 
 def _with_layers(names: Sequence[str]) -> set[str]:

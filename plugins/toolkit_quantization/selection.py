@@ -61,8 +61,8 @@ def select(model: nn.Module, params: Params, engine: Engine) -> dict[str, Dtype]
     known = weights_by_layer(model)
     by_name = params.arithmetic if isinstance(params.arithmetic, dict) else {}
     asked = [*params.layers, *params.exclude, *params.overrides, *by_name]
-    if known and (problem := patterns.unmatched(asked, known)):
-        raise TechniqueError(problem)
+    if known:
+        patterns.require_match(known, asked)
     why = reasons(model, params, engine)
     chosen = {layer: dtype_of(layer, params) for layer, reason in why.items() if reason is None}
     if not chosen:
