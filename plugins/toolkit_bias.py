@@ -134,7 +134,7 @@ def prepare(model: nn.Module, params: Params, data: toolkit.Data) -> Findings:
 def optimize(model: nn.Module, params: Params, data: toolkit.Data, prepared: Findings) -> nn.Module:
     """Add the best offset to the biases."""
     prepared.path = find_bias(model, params, data)
-    logits, targets = _all_logits(model, data, data.decisive)
+    logits, targets = _all_logits(model, data, data.selection_split)
     prepared.offset = best_offset(logits, targets, params.classes)
     corrected = _shifted(logits, params.classes, prepared.offset)
     prepared.errors_before, prepared.errors = _errors(logits, targets), _errors(corrected, targets)
@@ -151,10 +151,10 @@ def measure(
 
     That is the share of right answers to the samples of each class, and the number of errors on those of all others.
     """
-    logits, targets = _all_logits(model, data, "test" if data.test is not None else data.decisive)
+    logits, targets = _all_logits(model, data, "test" if data.test is not None else data.selection_split)
     after = _counts(logits, targets, params.classes)
     before = _counts(_shifted(logits, params.classes, -prepared.offset), targets, params.classes)
-    text = f"{prepared.path}, by {prepared.samples} samples of {data.decisive}"
+    text = f"{prepared.path}, by {prepared.samples} samples of {data.selection_split}"
     chosen = toolkit.Note(f"{text}: {prepared.errors_before} errors before, {prepared.errors} after")
     without = {f"{name}_before": value for name, value in before.items()}
     return {"offset": prepared.offset, **after, **without, "chosen": chosen}

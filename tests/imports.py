@@ -13,9 +13,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ORDER = [
-    ["errors", "params", "rows", "patterns", "masks", "replacements", "seeding", "interruption"],
+    [
+        "errors",
+        "eval_mode",
+        "params",
+        "rows",
+        "patterns",
+        "masks",
+        "replacements",
+        "seeding",
+        "interruption",
+        "statistics",
+        "timing",
+    ],
     ["tasks"],
     ["data"],
+    ["scoring"],
     ["training"],
     ["hooks"],
     ["model_files"],

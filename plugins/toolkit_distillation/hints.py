@@ -113,7 +113,7 @@ def paths_of(hints: Iterable[Hint], number: int) -> list[str]:
 
 def distances(hints: Hints, student: nn.Module, teachers: Sequence[Teacher], data: toolkit.Data) -> list[float]:
     """The loss of each hint on a batch of the split that decisions look at, in eval mode."""
-    batch = next(iter(data.batches(data.decisive)))
+    batch = next(iter(data.batches(data.selection_split)))
     with evaluated(student), hints.watching(student):
         data.task.forward(student, batch)
         return [
@@ -135,7 +135,7 @@ class Hinting(NamedTuple):
             {**hint.model_dump(), "before": before, "after": now}
             for hint, before, now in zip(self.hints.hints, self.before, after, strict=True)
         ]
-        return toolkit.Note(f"their losses on a batch of {data.decisive}, before and after training", rows)
+        return toolkit.Note(f"their losses on a batch of {data.selection_split}, before and after training", rows)
 
 
 def _each(paths: Iterable[str]) -> list[str]:

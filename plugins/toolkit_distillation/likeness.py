@@ -11,7 +11,7 @@ import toolkit
 def likeness(model: nn.Module, teacher: nn.Module, data: toolkit.Data) -> tuple[str, float]:
     """`agreement`, the share of answers that both have in common; where the task has no answers that can be equal,
     `distance`: how far the student's outputs are from the teacher's."""
-    split = "test" if data.test is not None else data.decisive
+    split = "test" if data.test is not None else data.selection_split
     found = [_of_batch(model, teacher, data.task, batch) for batch in data.batches(split)]
     return found[0][0], sum(value for _, value, _ in found) / sum(weight for _, _, weight in found)
 

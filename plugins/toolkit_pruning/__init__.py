@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import toolkit
 from toolkit import hookimpl, masks
-from toolkit_pruning.choosing import choose
+from toolkit_pruning.mask_choice import choose
 from toolkit_pruning.params import Params, n_of_m
 from toolkit_pruning.prunable import check_patterns, inputs_of, kind_of, match, only_weight, prunable_names
 from toolkit_pruning.ranking import cubic_sparsity

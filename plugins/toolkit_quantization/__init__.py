@@ -13,15 +13,15 @@ from torch import nn
 from toolkit import Data, Note, TechniqueError, hookimpl
 from toolkit_quantization import arithmetic, layers
 from toolkit_quantization.arithmetic import Choice
-from toolkit_quantization.choosing import Chosen, by_name, fastest
-from toolkit_quantization.compiled import Compiled
+from toolkit_quantization.compile_choice import tried
 from toolkit_quantization.conversion import Conversion
+from toolkit_quantization.conversion_cost import Judge, relative_error
+from toolkit_quantization.engine_choice import Chosen, by_name, fastest
 from toolkit_quantization.engines import ENGINES
-from toolkit_quantization.guard import scan_note
-from toolkit_quantization.judging import Judge, relative_error
+from toolkit_quantization.float_fallback import scan_note
 from toolkit_quantization.params import Params
 from toolkit_quantization.selection import reasons, select, weights_by_layer
-from toolkit_quantization.worthwhile import tried
+from toolkit_quantization.self_compiling import Compiled
 
 __all__ = ["Findings", "Params", "convert", "measure", "optimize", "prepare", "relative_error", "resolve"]
 

@@ -10,14 +10,14 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import nn
 
+from toolkit import timing
 from toolkit_quantization.codecs import Dtype
 from toolkit_quantization.layers import Arithmetic, can_multiply_int8, converted, successor
 from toolkit_quantization.params import Params
 from toolkit_quantization.selection import arithmetic_of
 from toolkit_quantization.stored import Stored
-from toolkit_quantization.turns import medians_in_turn
 
-SECONDS = 0.05  # for each candidate
+BUDGET_S = 0.05  # for each candidate
 
 
 class Call(NamedTuple):
@@ -96,10 +96,10 @@ def measure(module: nn.Module, call: Call) -> Choice:
     calls = {name: partial(each, *call.args, **call.kwargs) for name, each in timed}
     for call_once in calls.values():  # a first call packs weights, which is not to be timed
         call_once()
-    # Nothing warms the caches before a call: in the model another layer comes before it, too.
-    times = medians_in_turn(calls, SECONDS * len(calls))
-    fastest = min(candidates, key=times.__getitem__)
-    return Choice(fastest, times[fastest] / times["before"])
+    # No warm-up before each call: in the model, too, another layer runs before this one and fills the caches.
+    timings = timing.time_in_turn(calls, BUDGET_S * len(calls))
+    fastest = min(candidates, key=timings.median_s)
+    return Choice(fastest, timings.median_s(fastest) / timings.median_s("before"))
 
 
 def table(model: nn.Module, choices: Mapping[str, Choice]) -> list[dict[str, Any]]:

@@ -278,7 +278,7 @@ def test_by_default_a_tenth_is_held_out_and_at_most_5000(total: int, held_out: i
 def test_zero_means_no_validation_split() -> None:
     data = Data(train=numbers(100))
     assert with_validation(data, 0) is data
-    assert data.decisive == "train"
+    assert data.selection_split == "train"
 
 
 @pytest.mark.parametrize("asked", [None, 0, 7])

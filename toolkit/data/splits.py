@@ -47,7 +47,7 @@ class Data:
 
     @property
     def quality(self) -> dict[str, Direction]:
-        """Every metric of quality that is measured, the foremost first, and the direction that is better."""
+        """Every metric of quality that is measured, the primary one first, and the direction that is better."""
         right: dict[str, Direction] = {"accuracy": "higher"} if self.has_right_answers else {}
         own: dict[str, Direction] = {name: getattr(metric, "better", "higher") for name, metric in self.metrics.items()}
         return {**right, **self.task.better, **own, "loss": "lower"}
@@ -80,8 +80,8 @@ class Data:
         return self.augment is not None or not isinstance(in_memory(self.train), tuple)
 
     @property
-    def decisive(self) -> str:
-        """The split that decisions look at: `validation`, or `train` without one; never `test`."""
+    def selection_split(self) -> str:
+        """The split that decisions are made on: `validation`, or `train` without one; never `test`."""
         return "train" if self.validation is None else "validation"
 
     def without_augmentation(self) -> Data:

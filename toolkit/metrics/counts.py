@@ -7,8 +7,8 @@ from collections.abc import Hashable, Iterator
 import torch
 from torch import Tensor, nn
 
+from toolkit.eval_mode import in_eval_mode
 from toolkit.masks import named_weights
-from toolkit.metrics.support.deployed import in_eval_mode
 from toolkit.replacements import Replaced, replaced_layers
 
 

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 import toolkit_quantization
 import torch
-from toolkit_quantization import Params, choosing, compiled, engines, relative_error, worthwhile
-from toolkit_quantization.compiled import Compiled
+from toolkit_quantization import Params, compile_choice, engine_choice, engines, relative_error, self_compiling
 from toolkit_quantization.int8 import Int8Linear, TorchInt8Linear
-from toolkit_quantization.turns import times_in_turn
+from toolkit_quantization.model_timing import time_models
+from toolkit_quantization.self_compiling import Compiled
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -127,7 +127,7 @@ def timed(monkeypatch):
                 for position, size in enumerate(batch_sizes)
             }
 
-        monkeypatch.setattr(choosing, "times_in_turn", times)
+        monkeypatch.setattr(engine_choice, "time_models", times)
         return asked
 
     return say
@@ -198,8 +198,8 @@ class Slow(nn.Module):
 
 
 def test_models_are_timed_in_turn(monkeypatch):
-    monkeypatch.setattr("toolkit_quantization.turns.SECONDS", 0.05)
-    found = times_in_turn({"slow": Slow(400), "quick": Slow(1)}, DATA, [1, 64])
+    monkeypatch.setattr("toolkit_quantization.model_timing.BUDGET_S", 0.05)
+    found = time_models({"slow": Slow(400), "quick": Slow(1)}, DATA, [1, 64])
     assert list(found) == [1, 64]
     assert all(times["slow"] > 10 * times["quick"] > 0 for times in found.values())
 
@@ -224,7 +224,7 @@ params = { engine = "auto", max_drop = 5.0, batch_sizes = [64] }
 @pytest.mark.cache
 @pytest.mark.usefixtures("no_page")
 def test_the_resolved_recipe_names_the_engine_and_repeats_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr("toolkit_quantization.turns.SECONDS", 0.05)
+    monkeypatch.setattr("toolkit_quantization.model_timing.BUDGET_S", 0.05)
     recipe = tmp_path / "auto.toml"
     recipe.write_text(AUTO)
     first = toolkit.run(recipe, output=tmp_path / "first")
@@ -293,7 +293,7 @@ def compiling(monkeypatch):
 
         return call
 
-    monkeypatch.setattr(compiled.torch, "compile", fake)
+    monkeypatch.setattr(self_compiling.torch, "compile", fake)
     return made
 
 
@@ -311,7 +311,7 @@ def taking(monkeypatch):
                 for size, ratio in zip(batch_sizes, ratios, strict=True)
             }
 
-        monkeypatch.setattr(worthwhile, "times_in_turn", times)
+        monkeypatch.setattr(compile_choice, "time_models", times)
         return asked
 
     return say
@@ -400,7 +400,7 @@ def uncompilable(monkeypatch):
 
         return call
 
-    monkeypatch.setattr(compiled.torch, "compile", fail)
+    monkeypatch.setattr(self_compiling.torch, "compile", fail)
 
 
 def test_a_model_that_cannot_be_compiled_here_is_refused(uncompilable):

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import toolkit_quantization
 import torch
-from toolkit_quantization import Findings, Params, guard, selection
+from toolkit_quantization import Findings, Params, float_fallback, selection
+from toolkit_quantization.conversion_cost import MAX_ERROR_ALONE, Judge, Verdict
 from toolkit_quantization.engines import ENGINES
-from toolkit_quantization.guard import fewest
+from toolkit_quantization.float_fallback import fewest
 from toolkit_quantization.int8 import Int8Linear
-from toolkit_quantization.judging import MAX_ERROR_ALONE, Judge, Verdict
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -93,9 +93,9 @@ def test_exactly_the_layer_that_int8_ruins_is_returned_to_float(layer):
 
 @pytest.mark.parametrize("broken", ["order", "bounds"])
 def test_a_broken_guard_would_be_noticed(broken, monkeypatch):
-    found = guard.sensitivity
+    found = float_fallback.sensitivity
     if broken == "order":
-        monkeypatch.setattr(guard, "sensitivity", lambda *given: dict(reversed(found(*given).items())))
+        monkeypatch.setattr(float_fallback, "sensitivity", lambda *given: dict(reversed(found(*given).items())))
     else:
         monkeypatch.setattr(Judge, "accepts", lambda judge, verdict: True)
     with pytest.raises((AssertionError, TechniqueError)):

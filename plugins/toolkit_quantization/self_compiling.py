@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from toolkit_quantization.compiling import compiled
+from toolkit_quantization.inductor import compiled
 
 
 class Compiled(nn.Module):

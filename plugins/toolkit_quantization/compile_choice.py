@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from toolkit import Data, Note, TechniqueError
-from toolkit_quantization.choosing import batch_sizes, geometric_mean
-from toolkit_quantization.compiled import Compiled
+from toolkit_quantization.engine_choice import batch_sizes, geometric_mean
+from toolkit_quantization.model_timing import time_models
 from toolkit_quantization.params import Params
-from toolkit_quantization.turns import times_in_turn
+from toolkit_quantization.self_compiling import Compiled
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def tried(model: nn.Module, params: Params, data: Data) -> Tried:
 
 
 def _times(model: nn.Module, compiled: nn.Module, params: Params, data: Data) -> dict[int, dict[str, float]]:
-    return times_in_turn({"as it is": model, "compiled": compiled}, data, batch_sizes(params, data))
+    return time_models({"as it is": model, "compiled": compiled}, data, batch_sizes(params, data))
 
 
 def _uncompilable(model: nn.Module, failure: str, params: Params) -> Tried:

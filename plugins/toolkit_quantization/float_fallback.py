@@ -10,7 +10,7 @@ from torch import nn
 from toolkit import Note, TechniqueError
 from toolkit_quantization.arithmetic import Choice
 from toolkit_quantization.conversion import Conversion
-from toolkit_quantization.judging import Judge, Verdict
+from toolkit_quantization.conversion_cost import Judge, Verdict
 
 Layers = tuple[str, ...]  # those that share a weight: one, mostly
 
@@ -93,7 +93,7 @@ def scan_note(guarded: Guarded, judge: Judge) -> Note:
         cost = {} if judge.metric is None else {drop: verdict.drop}
         kept = layers[0] in guarded.returned
         rows.append({"layer": ", ".join(layers), **cost, "output error": verdict.error, "kept in float": kept})
-    text = f"each layer quantized alone, on {judge.samples} samples of {judge.data.decisive}"
+    text = f"each layer quantized alone, on {judge.samples} samples of {judge.data.selection_split}"
     if guarded.returned:
         text = f"{text}; {len(guarded.returned)} returned to float, those that hurt most first"
     return Note(text, rows)

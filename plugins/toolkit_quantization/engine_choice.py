@@ -12,14 +12,14 @@ from torch import nn
 
 from toolkit import Data, Note, TechniqueError, masks
 from toolkit_quantization.arithmetic import choose
-from toolkit_quantization.compiled import Compiled
 from toolkit_quantization.conversion import Conversion
+from toolkit_quantization.conversion_cost import Judge
 from toolkit_quantization.engines import ENGINES, Engine
-from toolkit_quantization.guard import Guarded, guard
-from toolkit_quantization.judging import Judge
+from toolkit_quantization.float_fallback import Guarded, guard
+from toolkit_quantization.model_timing import time_models
 from toolkit_quantization.params import Params
 from toolkit_quantization.selection import select
-from toolkit_quantization.turns import times_in_turn
+from toolkit_quantization.self_compiling import Compiled
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def fastest(model: nn.Module, params: Params, data: Data, judge: Judge) -> Chose
             refused[name] = reason
     if not made:
         raise TechniqueError("; ".join(f"{name}: {reason}" for name, reason in refused.items()))
-    times = times_in_turn({"float": masks.folded(model), **_as_run(made, params)}, data, batch_sizes(params, data))
+    times = time_models({"float": masks.folded(model), **_as_run(made, params)}, data, batch_sizes(params, data))
     ratios = {name: {size: found[name] / found["float"] for size, found in times.items()} for name in made}
     chosen = min(made, key=lambda name: geometric_mean(ratios[name]))
     return Chosen(chosen, made[chosen], _note(chosen, made, ratios, refused, judge))
