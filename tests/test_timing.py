@@ -76,6 +76,10 @@ def test_what_slows_the_machine_down_cancels_out_in_ratios(clock: Clock) -> None
     assert low <= 0.5 <= high
 
 
+def test_a_ratio_is_the_median_over_the_rounds_not_a_ratio_of_medians() -> None:
+    assert timing.median_ratio(np.array([1.0, 2.0, 3.0]), np.array([3.0, 1.0, 2.0])) == pytest.approx(1.5)
+
+
 def test_the_interval_of_a_ratio_narrows_with_the_noise() -> None:
     noise = np.random.default_rng(0)
     reference = noise.lognormal(0, 0.2, 200)

@@ -53,7 +53,7 @@ def test_an_unknown_name_gets_a_close_one(install):
 def test_two_distributions_with_one_name_are_both_named(install):
     install("sparsify", "nowhere", "one")
     install("sparsify", "nowhere", "two", "2.0")
-    with pytest.raises(InputError, match=r"'sparsify' is brought by both one 1.0 and two 2.0: uninstall one of them"):
+    with pytest.raises(InputError, match=r"'sparsify' is provided by both one 1.0 and two 2.0: uninstall one of them"):
         techniques.load("sparsify")
 
 

@@ -1,6 +1,6 @@
 """From an entry point of the group `toolkit` to a technique or a run-wide plugin whose hooks have been checked.
 
-Only what a recipe names is imported; listing what is installed reads metadata alone.
+Only the plugins that a recipe names are imported. Listing what is installed reads metadata and source.
 """
 
 from __future__ import annotations
@@ -17,12 +17,17 @@ import pluggy
 
 from toolkit.errors import InputError, TechniqueError, TechniqueRefusal, ToolkitError, described, did_you_mean
 from toolkit.hooks import checks as hookchecks
+from toolkit.hooks.source import read_source
 from toolkit.hooks.specs import PROJECT, ObserverHooks, TechniqueHooks
 from toolkit.params import Params
 
 GROUP = "toolkit"
 Role = Literal["technique", "observer"]
 SPECIFICATIONS: dict[Role, type] = {"technique": TechniqueHooks, "observer": ObserverHooks}
+OWN_HOOKS: dict[Role, set[str]] = {
+    "technique": hookchecks.hook_names(TechniqueHooks) - hookchecks.hook_names(ObserverHooks),
+    "observer": hookchecks.hook_names(ObserverHooks) - hookchecks.hook_names(TechniqueHooks),
+}
 # The other kind of plugin, and how a recipe names those of that kind.
 OTHER: dict[Role, tuple[Role, str]] = {
     "technique": ("observer", "under [[plugins]], for it observes the whole run"),
@@ -32,7 +37,7 @@ OTHER: dict[Role, tuple[Role, str]] = {
 
 @dataclass(frozen=True)
 class Installed:
-    """What metadata says about an installed plugin; nothing of it has been imported."""
+    """What is known of an installed plugin without importing it."""
 
     entry_point: EntryPoint
 
@@ -42,15 +47,28 @@ class Installed:
         return self.entry_point.name
 
     @property
+    def _module(self) -> str:
+        # `entry_point.module` raises for a value that is malformed, which is no reason not to list the others.
+        return self.entry_point.value.partition(":")[0].partition("[")[0].strip()
+
+    @property
     def distribution(self) -> str:
-        """Name and version of the distribution that brings it."""
+        """Name and version of the distribution that provides it."""
         dist = self.entry_point.dist
         return f"{dist.name} {dist.version}" if dist else "an unknown distribution"
 
     @property
     def summary(self) -> str:
-        """The distribution's one-line description."""
+        """What it does, in one line: the first paragraph of its docstring, else its distribution's description."""
+        if said := read_source(self._module).summary:
+            return said
         return str(self.entry_point.dist.metadata.json.get("summary", "")) if self.entry_point.dist else ""
+
+    @property
+    def roles(self) -> frozenset[Role]:
+        """The kinds of plugin that it can be, by the hooks in its source; both where these do not tell."""
+        hooks = read_source(self._module).hooks
+        return frozenset(role for role, own in OWN_HOOKS.items() if hooks & own) or frozenset(OWN_HOOKS)
 
 
 @dataclass(frozen=True)
@@ -95,12 +113,12 @@ def find(name: str, role: Role = "technique") -> Installed:
     plugins = installed()
     matches = [plugin for plugin in plugins if plugin.name == name]
     if not matches:
-        hint = did_you_mean(name, (plugin.name for plugin in plugins))
+        hint = did_you_mean(name, (plugin.name for plugin in plugins if role in plugin.roles))
         kind = "technique" if role == "technique" else "run-wide plugin"
         raise InputError(f"no {kind} '{name}' is installed{hint}")
     if len(matches) > 1:
         owners = " and ".join(sorted(plugin.distribution for plugin in matches))
-        raise InputError(f"'{name}' is brought by both {owners}: uninstall one of them")
+        raise InputError(f"'{name}' is provided by both {owners}: uninstall one of them")
     return matches[0]
 
 
