@@ -231,7 +231,7 @@ def test_an_argument_that_will_go_warns_whoever_takes_it_and_is_still_passed(mon
 
 def test_an_argument_that_is_gone_is_named(monkeypatch):
     specify(monkeypatch, WithAnArgumentLess)
-    with pytest.raises(TechniqueError, match="the argument 'data' of optimize is none that is passed"):
+    with pytest.raises(TechniqueError, match="optimize has no argument 'data'"):
         made(takes_data)
     assert made(takes_none).call("optimize", model=1, params=2, prepared=3) == 1
 

@@ -1,4 +1,4 @@
-"""From an entry point of the group `toolkit` to a technique or a run-wide plugin whose hooks have been checked.
+"""Finds plugins by their entry points in the group `toolkit`, imports the ones that are needed, checks their hooks.
 
 Only the plugins that a recipe names are imported. Listing what is installed reads metadata and source.
 """
@@ -28,10 +28,10 @@ OWN_HOOKS: dict[Role, set[str]] = {
     "technique": hookchecks.hook_names(TechniqueHooks) - hookchecks.hook_names(ObserverHooks),
     "observer": hookchecks.hook_names(ObserverHooks) - hookchecks.hook_names(TechniqueHooks),
 }
-# The other kind of plugin, and how a recipe names those of that kind.
+# For each kind of plugin the other kind, and how a recipe names plugins of the other kind.
 OTHER: dict[Role, tuple[Role, str]] = {
-    "technique": ("observer", "under [[plugins]], for it observes the whole run"),
-    "observer": ("technique", "as the technique of a stage, for a run-wide plugin only observes"),
+    "technique": ("observer", "under [[plugins]], because it observes the whole run"),
+    "observer": ("technique", "as the technique of a stage, because a run-wide plugin only observes"),
 }
 
 
@@ -73,7 +73,7 @@ class Installed:
 
 @dataclass(frozen=True)
 class Technique:
-    """An imported plugin: its settings' class and its hooks, behind a plugin manager of its own."""
+    """An imported plugin: its `Params` class, and its hooks behind a plugin manager of its own."""
 
     name: str
     distribution: str
@@ -85,12 +85,12 @@ class Technique:
         return f"'{self.name}' ({self.distribution})"
 
     def implements(self, hook: str) -> bool:
-        """Whether the plugin has this hook."""
+        """Whether the plugin implements the hook."""
         caller = getattr(self.hooks, hook, None)
         return caller is not None and bool(caller.get_hookimpls())
 
     def call(self, hook: str, **arguments: Any) -> Any:
-        """Call a hook; whatever it raises becomes a `TechniqueError` that names plugin, distribution and hook."""
+        """Call a hook; turn whatever it raises into a `TechniqueError` that names plugin, distribution and hook."""
         from toolkit.hooks.isolation import unchanged
 
         with unchanged(str(self), f"in {hook}"):
@@ -104,12 +104,12 @@ class Technique:
 
 
 def installed() -> list[Installed]:
-    """All installed plugins, by name, from metadata."""
+    """All installed plugins, sorted by name; none is imported."""
     return sorted((Installed(point) for point in entry_points(group=GROUP)), key=lambda plugin: plugin.name)
 
 
 def find(name: str, role: Role = "technique") -> Installed:
-    """The installed plugin with this name; an `InputError` where there is none, or more than one."""
+    """The installed plugin of this name; an `InputError` if there is none, or more than one."""
     plugins = installed()
     matches = [plugin for plugin in plugins if plugin.name == name]
     if not matches:
@@ -124,7 +124,7 @@ def find(name: str, role: Role = "technique") -> Installed:
 
 @cache
 def load(name: str, role: Role = "technique") -> Technique:
-    """Import an installed plugin and check its hooks; a `ToolkitError` says what is wrong with it."""
+    """Import an installed plugin and check its hooks; a `ToolkitError` says what is wrong with the plugin."""
     plugin = find(name, role)
     module = _imported(plugin)
     return from_module(module, name, plugin.distribution, role)
@@ -138,7 +138,7 @@ def _imported(plugin: Installed) -> ModuleType:
         with unchanged(who, "when it was imported"):
             module: ModuleType = plugin.entry_point.load()
     except TechniqueError:
-        sys.modules.pop(plugin.entry_point.module, None)  # or it would pass as imported when asked for again
+        sys.modules.pop(plugin.entry_point.module, None)  # otherwise the next import would succeed silently
         raise
     except (Exception, SystemExit) as error:
         remedy = _import_remedy(plugin, error)
@@ -147,7 +147,7 @@ def _imported(plugin: Installed) -> ModuleType:
 
 
 def _import_remedy(plugin: Installed, error: BaseException) -> str:
-    """What to do about a plugin that cannot be imported; an extra of the plugin's name is what it alone needs."""
+    """What to do about a plugin that cannot be imported; what it alone needs is in an extra of its name."""
     dist = plugin.entry_point.dist
     if dist is None:
         return "uninstall it"
@@ -158,7 +158,7 @@ def _import_remedy(plugin: Installed, error: BaseException) -> str:
 
 
 def remedy_for(error: BaseException, passed: Collection[str | None]) -> str:
-    """What the author of a plugin is told about an error of it; its users find the traceback in the log."""
+    """The advice that ends a sentence about an error in a plugin."""
     if isinstance(error, NameError) and error.name in passed:
         return f"take '{error.name}' as an argument"
     if isinstance(error, SystemExit):
@@ -167,7 +167,7 @@ def remedy_for(error: BaseException, passed: Collection[str | None]) -> str:
 
 
 def from_module(module: Any, name: str, distribution: str = "not installed", role: Role = "technique") -> Technique:
-    """Check a module (or an object with the same attributes) that implements hooks, as `load` does."""
+    """Check the hooks of a module, or of an object with the same attributes, as `load` does."""
     plugin = f"'{name}' ({distribution})"
     other, use = OTHER[role]
     hookchecks.check_functions(module, plugin, SPECIFICATIONS[role], SPECIFICATIONS[other], use)
