@@ -39,8 +39,7 @@ def test_the_accuracy_on_validation_and_each_sample_s_part_in_it(name: str) -> N
     model = TOY_MODELS[name]().train()
     score = scoring.score(model, DATA)
     assert all(module.training for module in model.modules())
-    assert DATA.validation is not None
-    inputs, targets = DATA.validation
+    inputs, targets = DATA.validation  # type: ignore[misc]
     with torch.no_grad():
         right = DATA.task.logits(model.eval()(inputs)).argmax(dim=1) == targets
     assert torch.equal(score.values, right.double())
@@ -56,7 +55,7 @@ def test_without_validation_it_is_train_and_never_test() -> None:
 
 def test_fewer_samples_are_spread_over_the_split_and_always_the_same() -> None:
     many = 6001
-    sorted_by_class = (DATA.train[0][:1].expand(many, 1, 8, 8), torch.arange(many) * 4 // many)  # type: ignore[index]
+    sorted_by_class = (DATA.train[0][:1].expand(many, 1, 8, 8), torch.arange(many) * 4 // many)
     data = replace(DATA, validation=sorted_by_class)
     seen: list[Tensor] = []
     score = scoring.score(Always(), data, 2000, lambda _, batch: seen.append(batch.index))

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def test_every_round_calls_each_once_in_the_order_given(clock: Clock) -> None:
     [(10.0, {}, 100), (0.0, {}, 5), (0.0, {"min_rounds": 3}, 3), (10.0, {"max_rounds": 7}, 7), (0.55, {}, 6)],
 )
 def test_rounds_end_with_the_budget_or_the_limit(
-    clock: Clock, budget_s: float, limits: dict[str, int], rounds: int
+    clock: Clock, budget_s: float, limits: dict[str, Any], rounds: int
 ) -> None:
     timings = timing.time_in_turn({"a": clock.call("a", 0.1)}, budget_s, **limits)
     assert abs(len(timings.seconds["a"]) - rounds) <= (rounds == 100)  # sums of 0.1 are not exact

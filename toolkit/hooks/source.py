@@ -36,8 +36,9 @@ def first_paragraph(docstring: str | None) -> str:
 
 def _text(module: str) -> str:
     spec = _spec(module)
-    if hasattr(spec.loader, "get_source"):
-        return spec.loader.get_source(module) or ""
+    get_source = getattr(spec.loader, "get_source", None)
+    if get_source is not None:
+        return get_source(module) or ""
     return decode_source(Path(spec.origin or "").read_bytes())
 
 

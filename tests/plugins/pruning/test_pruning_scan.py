@@ -102,7 +102,7 @@ def test_sparsities_that_a_layer_has_passed_are_left_out() -> None:
 
 
 def test_at_most_two_thousand_samples_are_looked_at() -> None:
-    many = (DATA.train[0][:1].expand(6001, 1, 8, 8), torch.zeros(6001, dtype=torch.long))  # type: ignore[index]
+    many = (DATA.train[0][:1].expand(6001, 1, 8, 8), torch.zeros(6001, dtype=torch.long))
     note = scanned(toy_mlp(4), replace(DATA, validation=many), layers=["3"])
     assert note.text.startswith("each layer pruned alone, on 2000 samples of validation; ")
 

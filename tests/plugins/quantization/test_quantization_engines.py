@@ -342,7 +342,9 @@ def test_on_auto_a_model_compiles_itself_where_that_is_faster(compiling, taking)
     assert asked == [(["as it is", "compiled"], [1, 64])]
     assert isinstance(model, Compiled)
     assert resolved.compile is True
-    assert values["compile"].text == ("compiled, the model is faster over all batch sizes than as it is, timed in turn")
+    assert values["compile"].text == (
+        "compiled, because that is faster over all batch sizes on this machine (timed in turn)"
+    )
     assert values["compile"].table == [{"compiled time of uncompiled @1": 1.5, "compiled time of uncompiled @64": 0.5}]
 
 
@@ -352,7 +354,7 @@ def test_on_auto_a_model_stays_as_it_is_where_compiled_it_is_slower(compiling, t
     assert asked == [(["as it is", "compiled"], [2, 3, 5])]
     assert not isinstance(model, Compiled)
     assert resolved.compile is False
-    assert values["compile"].text.startswith("left as it is, for compiled it is not faster here")
+    assert values["compile"].text.startswith("not compiled, because that is not faster over all")
 
 
 def test_a_model_that_has_to_compile_itself_does_and_it_is_said_that_this_is_slower(compiling, taking):
@@ -367,7 +369,7 @@ def test_on_auto_what_cannot_be_compiled_stays_as_it_is(uncompilable):
     model, values, resolved = quantize(toy_mlp(), compile="auto", max_drop=5.0)
     assert not isinstance(model, Compiled)
     assert resolved.compile is False
-    assert "it cannot be compiled here: RuntimeError: no C++ compiler" in values["compile"].text
+    assert "that fails on this machine: RuntimeError: no C++ compiler" in values["compile"].text
 
 
 def test_on_auto_an_engine_that_cannot_be_compiled_is_not():
@@ -404,7 +406,7 @@ def uncompilable(monkeypatch):
 
 
 def test_a_model_that_cannot_be_compiled_here_is_refused(uncompilable):
-    message = "the model cannot be compiled here, leave compile out: RuntimeError: no C"
+    message = "the model cannot be compiled on this machine, leave compile out: RuntimeError: no C"
     with pytest.raises(TechniqueError, match=message):
         quantize(toy_mlp(), compile=True, max_drop=5.0)
 

@@ -83,7 +83,7 @@ def check_that_only_the_fragile_layer_is_float(layer: int) -> None:
     assert accuracy(result) >= accuracy(model) - 0.005
     assert values["layers"] == 3
     assert values["drop"] == pytest.approx(100 * (accuracy(model) - accuracy(result)))
-    assert kept(values) == {str(layer): "returned to float, as it cost too much"}
+    assert kept(values) == {str(layer): "returned to float, because it cost too much"}
 
 
 @pytest.mark.parametrize("layer", [3, 5, 7])
@@ -107,7 +107,7 @@ def test_the_scan_says_what_each_layer_costs_alone():
     _, values = quantize(model)
     note = values["scan"]
     assert note.text == (
-        "each layer quantized alone, on 256 samples of validation; 1 returned to float, those that hurt most first"
+        "each layer quantized alone, on 256 samples of validation; 1 returned to float, the most harmful first"
     )
     assert note.table[0]["layer"] == "5"
     assert {row["layer"] for row in note.table} == {"1", "3", "5", "7"}
@@ -147,7 +147,7 @@ def test_what_nothing_can_repair_is_refused():
     message = (
         r"^int8 costs \d\d\.?\d* points of accuracy on the validation split, more than 0\.5 and changes the outputs by "
         r".* of their size, more than 0\.5, and returning layers to float, even all but one, does not help: exclude "
-        r"layers, take another dtype for them \(overrides\), or raise max_drop or max_error$"
+        r"layers, give them another dtype \(overrides\), or raise max_drop or max_error$"
     )
     with pytest.raises(TechniqueError, match=message):
         quantize(model, data)
@@ -530,7 +530,7 @@ def test_a_run_reports_what_was_repaired_and_keeps_what_earlier_stages_did(recip
     row = outcome.rows[2]
     assert row["quantization.scan"].table[0]["layer"] == "3"
     assert row["quantization.float"].table == [
-        {"layer": "3", "weights": 600, "reason": "returned to float, as it cost too much"}
+        {"layer": "3", "weights": 600, "reason": "returned to float, because it cost too much"}
     ]
     assert row["quantization.drop"] <= 0.5
     assert row["sparsity"] == pytest.approx(outcome.rows[1]["sparsity"], abs=1e-3)
@@ -540,5 +540,5 @@ def test_a_run_reports_what_was_repaired_and_keeps_what_earlier_stages_did(recip
 def test_findings_hold_what_the_report_shows():
     assert toolkit_quantization.measure(model=nn.Flatten(), params=Params(), prepared=Findings()) == {
         "layers": 0,
-        "float": toolkit.Note("nothing with weights", []),
+        "float": toolkit.Note("no layer with weights", []),
     }
