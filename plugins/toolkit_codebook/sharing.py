@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from toolkit import masks
 from toolkit_codebook.clustering import cluster_means
 
-LARGEST_HALF = torch.finfo(torch.float16).max
+MAX_FLOAT16 = torch.finfo(torch.float16).max
 
 
 class Shared(nn.Module):
@@ -52,7 +52,7 @@ class _Centroids(torch.autograd.Function):
     def forward(context: Any, weight: Tensor, clusters: Tensor, count: int, half: bool) -> Tensor:
         context.save_for_backward(clusters)
         means = cluster_means(weight, clusters, count)
-        return means.clamp(-LARGEST_HALF, LARGEST_HALF).half().to(means.dtype) if half else means
+        return means.clamp(-MAX_FLOAT16, MAX_FLOAT16).half().to(means.dtype) if half else means
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:

@@ -27,7 +27,7 @@ class Params(toolkit.Params):
         default=0.5,
         ge=0,
         description="largest accepted drop of the primary metric on the validation split (train without one): in "
-        "points (hundredths) if the metric is a fraction, as accuracy is, else in percent of its value; a single answer "
+        "points (hundredths) if the metric is a fraction, as accuracy is, else in percent of its value; one answer "
         "is always accepted, unless this is 0",
     )
     max_error: float | None = Field(

@@ -154,7 +154,9 @@ def test_what_nothing_can_repair_is_refused():
 
 
 def test_a_single_layer_that_is_ruined_is_refused():
-    with pytest.raises(TechniqueError, match=r"^int8 costs .*, more than 0\.5: exclude layers, take another dtype"):
+    with pytest.raises(
+        TechniqueError, match=r"^int8 costs .*, more than 0\.5: exclude layers, give them another dtype"
+    ):
         quantize(fragile_mlp(5), layers=["5"])
 
 

@@ -763,7 +763,7 @@ def test_how_often_a_stored_layer_is_decoded(largest: int, decodings: int, monke
     expected = layers.successor(module, "int8", "float")(inputs)
     decode = Mock(wraps=stored_layers._decoded)
     monkeypatch.setattr(stored_layers, "_decoded", decode)
-    monkeypatch.setattr("toolkit_quantization.stored.LARGEST_KEPT_BYTES", largest)
+    monkeypatch.setattr("toolkit_quantization.stored.MAX_KEPT_BYTES", largest)
     stored = layers.successor(module, "int8", "float")
     for _ in range(3):
         assert torch.equal(stored(inputs), expected)
