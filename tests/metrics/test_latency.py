@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from toolkit import masks
 from toolkit.metrics import latency, timings
 from toolkit.metrics.latency import FEWEST_ROUNDS
-from toolkit.metrics.support.statistics import median_interval
+from toolkit.statistics import median_interval
 from toolkit.testing import toy_data, toy_mlp
 
 DATA = toy_data(16)

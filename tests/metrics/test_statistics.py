@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from toolkit.metrics.latency import FEWEST_ROUNDS, Timing
-from toolkit.metrics.support.statistics import (
+from toolkit.statistics import (
     mcnemar_p,
     mean_interval,
     median_interval,

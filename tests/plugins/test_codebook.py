@@ -234,11 +234,11 @@ def test_a_budget_is_kept_and_used() -> None:
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"budget_bytes": 3}, "budget_bytes is 3, and one bit a weight takes"),
+        ({"budget_bytes": 3}, "budget_bytes is 3, but one bit per weight already takes"),
         ({"layers": ["fc9"]}, "no layer matches 'fc9'; known: "),
         ({"overrides": {"fc9": 2}}, "no layer matches 'fc9'"),
         ({"overrides": {"1*": 2, "*1": 3}}, r"'\*1' and '1\*' in overrides disagree about '1.weight'"),
-        ({"exclude": ["*"]}, "no weight is left"),
+        ({"exclude": ["*"]}, "every selected weight is excluded"),
     ],
 )
 def test_what_cannot_be_done_is_said(params: Any, message: str) -> None:
@@ -247,7 +247,7 @@ def test_what_cannot_be_done_is_said(params: Any, message: str) -> None:
 
 
 def test_a_model_without_weights_is_refused() -> None:
-    with pytest.raises(TechniqueError, match="no weight of two dimensions"):
+    with pytest.raises(TechniqueError, match="no float weight of two or more"):
         shared_by(nn.Sequential(nn.BatchNorm1d(3)))
 
 

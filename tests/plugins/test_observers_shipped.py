@@ -161,7 +161,7 @@ class TestProfile:
     def test_a_trace_that_is_too_large_is_dropped_and_said_to_be(self, recipe_run):
         outcome = recipe_run(STAGES, tables=plugin("profile", largest_mb=0.001))
         assert list((outcome.directory / "plugins" / "profile").iterdir()) == []
-        assert "larger than largest_mb and was dropped" in outcome.rows[1]["profile.inference"].text
+        assert "MB exceed largest_mb: record fewer steps" in outcome.rows[1]["profile.inference"].text
 
     def test_a_training_of_few_steps_is_recorded_as_far_as_it_goes(self, recipe_run):
         outcome = recipe_run(STAGES, tables=plugin("profile", skip=500, steps=500))

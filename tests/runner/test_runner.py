@@ -331,11 +331,11 @@ def returns(value):
     [
         ("optimize", None, "must return the model from optimize, not NoneType: end it with 'return model'"),
         ("optimize", (1, 2), "must return the model from optimize, not tuple: return it alone"),
-        ("finetune", None, "must return training.using(…) from finetune, not NoneType: or training as it is"),
+        ("finetune", None, "must return training.using(…) from finetune, not NoneType: or training unchanged"),
         (
             "finetune",
             nn.Linear(1, 1),
-            "must return training.using(…) from finetune, not Linear: the runner trains, it only says how",
+            "must return training.using(…) from finetune, not Linear: the runner does the training",
         ),
         ("measure", [1], "must return a dictionary from measure, not list: a number or Note by name"),
         ("measure", {"x": "fast"}, "must return numbers or toolkit.Note from measure, 'x' is a str"),

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from toolkit.errors import TrainingError
 from toolkit.runner.stage import train
 from toolkit.tasks import Classification
 from toolkit.testing import TOY_MODELS, toy_cnn, toy_data, toy_mlp
+from toolkit.timing import Timings
 from toolkit.training import Training, TrainingSettings, fit
 from toolkit.training.precision import with_fixed_precision
 
@@ -695,8 +697,11 @@ def test_integer_outputs_are_left_as_they_are() -> None:
 
 def test_auto_takes_the_faster_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     for faster in ("float32", "bfloat16"):
-        seconds = lambda model, training, data: float(training.settings.precision != faster)  # noqa: B023, E731
-        monkeypatch.setattr("toolkit.training.precision._seconds", seconds)
+
+        def timed(calls: dict[str, Any], *_: Any, faster: str = faster, **__: Any) -> Timings[str]:
+            return Timings({name: np.array([1.0 if name == faster else 2.0]) for name in calls})
+
+        monkeypatch.setattr("toolkit.training.precision.time_in_turn", timed)
         found = with_fixed_precision(toy_mlp(), training(precision="auto", lr=0.5), toy_data(64))
         assert found.settings == TrainingSettings(precision=faster, lr=0.5)
 

@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from toolkit.eval_mode import in_eval_mode
 from toolkit.masks import named_weights
-from toolkit.metrics.support.deployed import in_eval_mode
 from toolkit.metrics.support.metric import Metric, Quantity
 from toolkit.number_text import count_text, percent
 from toolkit.replacements import Replacement, replaced_layers

@@ -18,10 +18,11 @@ from torch import nn
 from toolkit.data.splits import Data
 from toolkit.metrics.support.deployed import as_deployed
 from toolkit.metrics.support.metric import Column, Metric, Quantity, Subject, TableContent
-from toolkit.metrics.support.statistics import Interval, bootstrap_median_interval, median_interval
 from toolkit.number_text import half_width, milliseconds, printable
 from toolkit.rows import Row
+from toolkit.statistics import Interval, bootstrap_median_interval, median_interval
 from toolkit.tasks import Batch
+from toolkit.timing import median_ratio, ratio_interval, take_turns
 
 Seconds = npt.NDArray[np.float64]
 
@@ -54,17 +55,13 @@ class Timing:
 
     @property
     def ratio(self) -> float:
-        """The median over the rounds of model time / baseline time: below 1 is faster.
-
-        The two times of a round were taken within milliseconds: what slows the machine down slows both and
-        cancels out, in the ratio and in its interval. A median, because interruptions hit one of them only.
-        """
-        return float(np.median(self.model / self.baseline))
+        """The median over the rounds of model time / baseline time: below 1 is faster."""
+        return median_ratio(self.model, self.baseline)
 
     @property
     def ratio_interval(self) -> Interval:
         """The 95 % interval of the ratio."""
-        return bootstrap_median_interval(self.model / self.baseline)
+        return ratio_interval(self.model, self.baseline)
 
     @property
     def precise(self) -> bool:
@@ -229,12 +226,13 @@ def _time_in_turn(watches: Sequence[_Stopwatch], budget: _Budget, deadline: floa
     warm = now + min(WARM_UP_S, WARM_UP * (deadline - now))
     while _fits(watches, warm):
         warming = [watch.block() for watch in watches]
-    rounds: list[list[float]] = []
-    while _fits(watches, deadline) and not (rounds and _timing(rounds).precise):
-        # Always in this order: each block then follows one of the other model, and none finds its weights still
-        # in the cache. (Every second round backwards: intervals of two equal models were twice as wide.)
-        rounds.append([watch.block() for watch in watches])
-        budget.tell()
+
+    def enough(rounds: list[list[float]]) -> bool:
+        if rounds:
+            budget.tell()
+        return not _fits(watches, deadline) or bool(rounds and _timing(rounds).precise)
+
+    rounds = take_turns([watch.block for watch in watches], enough)
     # Warming up is no measurement, unless there was no time for another call.
     return _timing(rounds or [warming])
 
