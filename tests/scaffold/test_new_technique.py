@@ -1,16 +1,22 @@
 """`toolkit new technique` writes a distribution that installs, keeps the contract and passes its own tests."""
 
+import ast
 import os
+import re
 import site
 import subprocess
 import sys
+import tomllib
 import venv
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+import toolkit
 from toolkit.cli import main
+from toolkit.hooks.source import first_paragraph
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +36,6 @@ def test_the_files(new):
         "README.md",
         "pyproject.toml",
         "recipes/weight-clip.toml",
-        "setup.cfg",
         "tests/test_toolkit_weight_clip.py",
         "toolkit_weight_clip.py",
     ]
@@ -63,12 +68,12 @@ def test_the_recipe_runs_with_the_module(new, make_plugin, recipe_run):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("Weight", "'Weight' cannot name a technique: take small letters, digits and single hyphens"),
-        ("../up", "cannot name a technique"),
-        ("a--b", "cannot name a technique"),
-        ("class", "cannot name a technique"),
-        ("9lives", "cannot name a technique"),
-        ("pruning", "'pruning' is brought by torch-optimization-toolkit "),
+        ("Weight", "'Weight' is not a name for a technique; use lower-case letters, digits and single hyphens"),
+        ("../up", "is not a name for a technique"),
+        ("a--b", "is not a name for a technique"),
+        ("class", "is not a name for a technique"),
+        ("9lives", "is not a name for a technique"),
+        ("pruning", "'pruning' is already provided by torch-optimization-toolkit "),
     ],
 )
 def test_names_that_cannot_be(new, name, said):
@@ -82,7 +87,27 @@ def test_a_folder_that_exists_is_left_alone(new):
     Path("toolkit-clip").mkdir()
     result = new("clip")
     assert (result.exit_code, [*Path("toolkit-clip").iterdir()]) == (2, [])
-    assert result.stderr == "error: toolkit-clip exists: take another --output, or delete it\n"
+    assert result.stderr == "error: toolkit-clip already exists; choose another --output, or remove it\n"
+
+
+def test_metadata_is_in_one_file_with_version_bounds_and_a_summary_of_its_own(new):
+    assert new("weight-clip").exit_code == 0
+    project = tomllib.loads(Path("toolkit-weight-clip/pyproject.toml").read_text())["project"]
+    major, minor = version("torch-optimization-toolkit").split(".")[:2]
+    assert project["dependencies"] == [f"torch-optimization-toolkit>={major}.{minor},<{major}.{int(minor) + 1}"]
+    assert project["entry-points"] == {"toolkit": {"weight-clip": "toolkit_weight_clip"}}
+    source = Path("toolkit-weight-clip/toolkit_weight_clip.py").read_text()
+    assert first_paragraph(ast.get_docstring(ast.parse(source))).startswith("Weight clip: clips outliers")
+
+
+def test_it_uses_public_names_only(new):
+    assert new("clip").exit_code == 0
+    text = "\n".join(path.read_text() for path in Path("toolkit-clip").rglob("*.*") if path.is_file())
+    used = set(re.findall(r"\btoolkit\.(?:testing[.:])?([a-zA-Z_]\w*)", text)) | set(
+        re.findall(r"\bmasks\.(\w+)", text)
+    )
+    public = {*toolkit.__all__, *toolkit.testing.__all__, *toolkit.masks.__all__}
+    assert used - public == set()
 
 
 @pytest.mark.slow

@@ -1,1 +1,1 @@
-"""What `toolkit new` writes: recipes and techniques that work as they are, to be changed from there."""
+"""The recipes and techniques that `toolkit new` writes as a starting point."""

@@ -38,7 +38,7 @@ class RecipeRequest:
             "recipe.toml.j2",
             name=self.output.stem,
             file=self.output.name,
-            chain=", then ".join(" with ".join([s.name, *(other.name for other in s.others)]) for s in stages),
+            chain=", then ".join(" with ".join([s.name, *(other.name for other in s.combined)]) for s in stages),
             model=_beside(self.model, self.output.parent),
             data=_beside(self.data, self.output.parent),
             model_args=self.model_args,

@@ -1,19 +1,19 @@
-"""A distribution with one technique that works, keeps the contract, and is meant to be changed."""
+"""A new distribution with one working technique that fulfills the contract."""
 
 from __future__ import annotations
 
 import keyword
 import re
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 from toolkit.errors import InputError
 from toolkit.hooks.loading import installed
 from toolkit.scaffold.templates import render
 
-# Where each template goes; braces are filled in.
+# The path of each template's output, with placeholders in braces.
 FILES = {
-    "setup.cfg.j2": "setup.cfg",
     "pyproject.toml.j2": "pyproject.toml",
     "README.md.j2": "README.md",
     "module.py.j2": "{module}.py",
@@ -26,30 +26,42 @@ def new_technique(name: str, output: Path | None = None) -> Path:
     """Write the folder `toolkit-NAME`, or `output`, and return its path.
 
     Raises:
-        InputError: the name cannot be one or is taken, or the folder exists.
+        InputError: the name is malformed or already in use, or the folder exists.
     """
-    _require_free(name)
-    words = {"name": name, "module": f"toolkit_{name.replace('-', '_')}", "distribution": f"toolkit-{name}"}
-    folder = output or Path(words["distribution"])
+    _check_name(name)
+    names = {
+        "name": name,
+        "title": name.replace("-", " ").capitalize(),
+        "module": f"toolkit_{name.replace('-', '_')}",
+        "distribution": f"toolkit-{name}",
+        "bounds": _version_bounds(version("torch-optimization-toolkit")),
+    }
+    folder = output or Path(names["distribution"])
     if folder.exists():
-        raise InputError(f"{folder} exists: take another --output, or delete it")
-    for path, text in _files(words):
+        raise InputError(f"{folder} already exists; choose another --output, or remove it")
+    for path, text in _files(names):
         _write(folder / path, text)
     return folder
 
 
-def _require_free(name: str) -> None:
-    """Refuse a name that is none for a module and a distribution, or that recipes use already."""
+def _check_name(name: str) -> None:
+    """Raise an `InputError` if a name is malformed, or is the name of an installed plugin."""
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name) or len(name) > 60 or keyword.iskeyword(name):
-        raise InputError(f"'{name}' cannot name a technique: take small letters, digits and single hyphens")
+        raise InputError(f"'{name}' is not a name for a technique; use lower-case letters, digits and single hyphens")
     for plugin in installed():
         if plugin.name == name:
-            raise InputError(f"'{name}' is brought by {plugin.distribution} already: take another name")
+            raise InputError(f"'{name}' is already provided by {plugin.distribution}; choose another name")
 
 
-def _files(words: dict[str, str]) -> Iterator[tuple[str, str]]:
-    for template, place in FILES.items():
-        yield place.format(**words), render(f"technique/{template}", **words)
+def _version_bounds(installed_version: str) -> str:
+    """Return the versions that a technique written for this version works with: `>=0.1,<0.2` for 0.1.3."""
+    major, minor = (int(part) for part in installed_version.split(".")[:2])
+    return f">={major}.{minor},<{major}.{minor + 1}"
+
+
+def _files(names: dict[str, str]) -> Iterator[tuple[str, str]]:
+    for template, path in FILES.items():
+        yield path.format(**names), render(f"technique/{template}", **names)
 
 
 def _write(path: Path, text: str) -> None:
@@ -57,4 +69,4 @@ def _write(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error

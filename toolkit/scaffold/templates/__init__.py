@@ -1,4 +1,4 @@
-"""The templates, and how they are filled in."""
+"""Templates of files, and the function that fills them in."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from pydantic import BaseModel
 
 
 def render(template: str, **values: Any) -> str:
-    """A template with its values; the filter `toml` writes a value as TOML does."""
+    """Return a template filled in with values; its filter `toml` writes a value as TOML."""
     environment = Environment(
         loader=PackageLoader("toolkit.scaffold"),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
         trim_blocks=True,
         lstrip_blocks=True,
-        autoescape=False,  # nothing that a browser reads
+        autoescape=False,  # no HTML
     )
     environment.filters["toml"] = toml
     return environment.get_template(template).render(values)
 
 
 def toml(value: Any) -> str:
-    """A value on one line of TOML; nothing for None, which TOML cannot say."""
+    """Return a value on one line of TOML, or an empty string if TOML has no such value."""
     if value is None:
         return ""
     if isinstance(value, BaseModel):
@@ -36,5 +36,5 @@ def toml(value: Any) -> str:
         return f"[{', '.join(map(toml, value))}]"
     try:
         return tomli_w.dumps({"v": value}).partition("=")[2].strip()
-    except TypeError:  # a default of some other type, which a recipe cannot give either
+    except TypeError:  # a type that TOML has not
         return ""
