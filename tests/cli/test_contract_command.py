@@ -60,9 +60,46 @@ def test_every_clause_is_a_line_and_no_pytest_is_needed(command, monkeypatch):
 def test_a_broken_clause_is_told_on_its_line_and_is_a_failure(command):
     code, lines, errors = command(SOUND.replace('"""Leaves', '\'\'\n"""Leaves'))
     assert code == 1
-    [broken] = [line for line in lines if not line.startswith("kept ")]
-    assert broken.startswith("broken  it says what it does: give its module a docstring: `toolkit techniques NAME`")
-    assert errors == ["error: 'mine' breaks 1 of the clauses above: each says what to change"]
+    broken, _, problem, clauses = [line for line in lines if not line.startswith("kept ")]
+    assert broken == "broken  it says what it does"
+    assert problem.startswith("give its module a docstring")
+    assert clauses == "  breaks: it says what it does"
+    assert errors[0].startswith("error: 'mine' breaks 1 of ")
+
+
+CRASH = """
+@toolkit.hookimpl
+def measure(model):
+    return {"norm": total(model)}
+
+def total(model):
+    for layer in model.children():
+        layer.no_such_thing()
+    return 0.0
+"""
+
+
+def test_one_bug_is_shown_once_with_its_clauses_and_its_line(command, monkeypatch):
+    monkeypatch.setattr(checking, "check_contract", lambda name: check_contract(name, clause="left alone"))
+    code, lines, errors = command(SOUND + CRASH)
+    assert code == 1
+    report = lines[lines.index("") :]
+    assert len(report) == 4, report
+    assert report[1].startswith("'mine' (mine-plugin 1.0) failed in measure with AttributeError: ")
+    assert "log" not in report[1]
+    assert report[2] == "  plugin_mine.py:15 in total: layer.no_such_thing()"
+    assert report[3] == (
+        "  breaks: global hooks of torch are left alone; global state is left alone and nothing is printed"
+    )
+    assert errors == ["error: 'mine' breaks 2 of 3 clauses; the 1 cause is listed above"]
+
+
+def test_toy_models_of_a_clause_are_listed_together(command, monkeypatch):
+    monkeypatch.setattr(checking, "check_contract", lambda name: check_contract(name, clause="survives saving"))
+    _, lines, errors = command(SOUND.replace("return model", "return model.no_such_thing()"))
+    assert lines[-1] == "  breaks: the result survives saving [mlp, cnn, lstm, transformer, tied, outputs]"
+    assert lines[-2] == "  plugin_mine.py:7 in optimize: return model.no_such_thing()"
+    assert errors == ["error: 'mine' breaks 6 of 6 clauses; the 1 cause is listed above"]
 
 
 @pytest.mark.parametrize("source", [OBSERVER, MEASURES])
@@ -116,7 +153,7 @@ def test_a_module_that_ends_without_a_word_breaks_a_clause(make_plugin, error):
 
 def test_a_python_without_assertions_does_not_call_anything_kept(monkeypatch):
     monkeypatch.setattr(checking, "sys", SimpleNamespace(flags=SimpleNamespace(optimize=1)))
-    with pytest.raises(ToolkitError, match="consists of assertions, which python -O leaves out"):
+    with pytest.raises(ToolkitError, match="requires assertions, which python -O skips"):
         next(check_contract("pruning"))
 
 

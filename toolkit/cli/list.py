@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from toolkit.errors import InputError, ToolkitError, did_you_mean
@@ -29,16 +31,30 @@ def techniques(name: str | None, contract: bool) -> None:
 
 
 def _check(name: str | None) -> None:
-    from toolkit.testing import check_contract
+    from toolkit.testing.checking import bugs, check_contract
 
     if name is None:
         raise InputError("--contract requires a plugin; pass its NAME")
-    broken = 0
+    verdicts = []
     for verdict in check_contract(name):
-        click.echo(str(verdict))
-        broken += bool(verdict.problem)
-    if broken:
-        raise ToolkitError(f"'{name}' breaks {broken} of the clauses above: each says what to change")
+        click.echo(f"{'broken' if verdict.problem else 'kept  '}  {verdict.clause}")
+        verdicts.append(verdict)
+    if not (found := bugs(verdicts)):
+        return
+    for bug in found:
+        click.echo(f"\n{bug.problem}\n" + (f"  {bug.line}\n" if bug.line else "") + f"  breaks: {_listed(bug.clauses)}")
+    broken = sum(len(bug.clauses) for bug in found)
+    causes = "1 cause is" if len(found) == 1 else f"{len(found)} causes are"
+    raise ToolkitError(f"'{name}' breaks {broken} of {len(verdicts)} clauses; the {causes} listed above")
+
+
+def _listed(clauses: Sequence[str]) -> str:
+    """Return clauses in one line, with the toy models of each in one pair of brackets."""
+    toys: dict[str, list[str]] = {}
+    for clause in clauses:
+        sentence, _, toy = clause.removesuffix("]").partition(" [")
+        toys.setdefault(sentence, []).extend([toy] if toy else [])
+    return "; ".join(f"{sentence} [{', '.join(names)}]" if names else sentence for sentence, names in toys.items())
 
 
 @click.command()

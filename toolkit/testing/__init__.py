@@ -1,7 +1,7 @@
-"""What the authors of plugins test with: toy models, toy data, the contracts, and recipes run in a test.
+"""Tools to test a plugin: toy models and data, the contracts, and recipes as tests.
 
-Names are imported when they are used: pytest imports this package at its start, and tests of other projects need no
-torch. The fixtures are in `toolkit.testing.plugin`, which pytest finds by itself.
+Names are imported on first use, because pytest imports this package in projects that do not use torch, too. The
+fixtures are in `toolkit.testing.plugin`, which pytest loads through an entry point.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""What all clauses of the contract do: make a model, run a stage of the technique on it, look at the result."""
+"""The parts that all clauses of the contract share: make a model, and run a stage of the technique on it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from toolkit.training import OnStep, Training, TrainingSettings, fit
 
 
 class ContractBase:
-    """The settings of a contract, and what its clauses are made of."""
+    """The settings of a contract, and the helpers of its clauses."""
 
     technique: ClassVar[str]
     params: ClassVar[dict[str, Any]] = {}
@@ -32,15 +32,15 @@ class ContractBase:
     toys: ClassVar[Sequence[str]] = tuple(TOY_MODELS)
 
     def make_model(self) -> nn.Module:
-        """The model that the stage starts from, where a clause does not try all toys."""
+        """Return the model that the stage starts from, in clauses that do not try all toys."""
         return toy_cnn()
 
     def make_data(self) -> Data:
-        """What it is trained and measured on."""
+        """Return the data to train and measure on."""
         return toy_data()
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
-        """Let pytest call a clause that takes `toy` for each of the `toys`."""
+        """Run a clause with an argument `toy` once for each of the `toys`."""
         if "toy" in metafunc.fixturenames:
             metafunc.parametrize("toy", self.toys)
 
@@ -72,7 +72,7 @@ class ContractBase:
         return perform(self._stage(*before), model.eval(), reference, data, on_step, keeper=keeper)
 
     def _perform_or_refuse(self, model: nn.Module, *before: PluginUse, data: Data | None = None) -> StageOutcome | None:
-        """As above; None where the technique says itself, before or in optimize, that it cannot work."""
+        """Run the stage; return None if the technique refuses the model in prepare or optimize."""
         try:
             return self._perform(model, *before, data=data)
         except TechniqueRefusal:
@@ -91,7 +91,7 @@ class ContractBase:
 
 
 def made_up(**hooks: Any) -> PluginUse:
-    """A technique with these hooks, to stand before another one in its stage."""
+    """Return a technique with these hooks, to combine with the tested one in a stage."""
     from types import SimpleNamespace
 
     marked = {name: hookimpl(hook) for name, hook in hooks.items()}
@@ -99,17 +99,17 @@ def made_up(**hooks: Any) -> PluginUse:
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of all tensors of a model."""
+    """Return a copy of all tensors of a model."""
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    """Whether two states are equal to the last bit."""
+    """Return whether two states are bit-identical."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def traces(model: nn.Module) -> dict[str, Any]:
-    """What may be left on a model besides its tensors: hooks, attributes, another class, train mode."""
+    """Return what a hook may leave on each module in addition to tensors: hooks, attributes, class, train mode."""
     return {
         path: (type(module), sorted(vars(module)), module.training, sum(len(hooks) for hooks in _hooks(module)))
         for path, module in model.named_modules()

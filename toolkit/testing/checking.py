@@ -1,83 +1,121 @@
-"""The contract of an installed plugin, checked without pytest: what `toolkit techniques NAME --contract` shows."""
+"""The check of `toolkit techniques NAME --contract`: the contract of an installed plugin, without pytest."""
 
 from __future__ import annotations
 
 import inspect
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from toolkit.errors import TechniqueError, ToolkitError, described
 from toolkit.hooks import loading as techniques
+from toolkit.hooks.loading import Plugin
+from toolkit.testing.author_lines import last_author_line
 from toolkit.testing.contract import TechniqueContract
 from toolkit.testing.observer_contract import ObserverContract
 
 
 class Verdict(NamedTuple):
-    """One clause, for one toy model where it tries all of them: kept where `problem` is empty."""
+    """The result of one clause, for one toy model if the clause tries all of them.
+
+    Attributes:
+        clause: sentence of the clause.
+        problem: error message, empty if the plugin keeps the clause.
+        line: last line of the plugin in the error's traceback, empty if there is none.
+    """
 
     clause: str
     problem: str
+    line: str = ""
 
     def __str__(self) -> str:
-        return f"{'broken' if self.problem else 'kept  '}  {self.clause}" + (
-            f": {self.problem}" if self.problem else ""
-        )
+        return f"broken  {self.clause}: {self.problem}" if self.problem else f"kept    {self.clause}"
+
+
+class Bug(NamedTuple):
+    """One defect of a plugin, and every clause that it breaks."""
+
+    problem: str
+    line: str
+    clauses: tuple[str, ...]
 
 
 def check_contract(name: str, params: Mapping[str, Any] | None = None, clause: str = "") -> Iterator[Verdict]:
-    """Check clause by clause whether an installed plugin keeps the contract of its kind.
+    """Check an installed plugin against the contract of its kind; yield a verdict per clause.
 
-    A plugin that does nothing but measure, which is welcome in a stage too, is checked as a run-wide one.
+    A plugin that only measures is checked as a run-wide plugin; it can be used in a stage, too.
 
     Args:
-        name: of the entry point.
-        params: as a recipe would say them; the defaults if not given.
-        clause: only clauses whose sentences contain it.
+        name: name of the entry point.
+        params: params as in a recipe; the defaults if None.
+        clause: only clauses that contain this text.
 
     Raises:
-        ToolkitError: there is no such plugin, or it cannot be loaded, or Python was told to leave out assertions.
+        ToolkitError: the plugin does not exist or cannot be loaded, or Python runs with -O.
     """
     if sys.flags.optimize:
-        raise ToolkitError("the contract consists of assertions, which python -O leaves out: check it without")
-    contract = _contract_for(name)
-    made = type("Contract", (contract,), {"technique": name, "plugin": name, "params": dict(params or {})})()
-    for test, method in inspect.getmembers(made, inspect.ismethod):
+        raise ToolkitError("the contract requires assertions, which python -O skips; run Python without -O")
+    plugin, contract = _contract_for(name)
+    attributes = {"technique": name, "plugin": name, "params": dict(params or {})}
+    instance = type("Contract", (contract,), attributes)()
+    for test, method in inspect.getmembers(instance, inspect.ismethod):
         sentence = test.removeprefix("test_").replace("_", " ")
         if test.startswith("test_") and clause in sentence:
-            takes = inspect.signature(method).parameters
-            for toy in made.toys if "toy" in takes else [""]:
-                yield Verdict(f"{sentence} [{toy}]" if toy else sentence, _problem(method, takes, toy))
+            parameters = inspect.signature(method).parameters
+            for toy in instance.toys if "toy" in parameters else [""]:
+                problem, line = _try(method, parameters, toy, plugin)
+                yield Verdict(f"{sentence} [{toy}]" if toy else sentence, problem, line)
 
 
-def _contract_for(name: str) -> type:
+def bugs(verdicts: Iterable[Verdict]) -> list[Bug]:
+    """Return the defects behind broken clauses: errors from one line of the plugin, or with one message, are one."""
+    groups: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        if verdict.problem:
+            groups.setdefault(verdict.line or verdict.problem, []).append(verdict)
+    return [
+        Bug(group[0].problem, group[0].line, tuple(verdict.clause for verdict in group)) for group in groups.values()
+    ]
+
+
+def _contract_for(name: str) -> tuple[Plugin, type]:
     try:
         technique = techniques.load(name)
     except TechniqueError as error:
-        return _contract_of_an_observer(name, error)
+        return _load_observer(name, error), ObserverContract
     acts = any(technique.implements(hook) for hook in ("prepare", "optimize", "finetune"))
-    return TechniqueContract if acts else ObserverContract
+    return technique, TechniqueContract if acts else ObserverContract
 
 
-def _contract_of_an_observer(name: str, as_technique: TechniqueError) -> type:
-    """Its contract; of what is neither, the error that is about the kind that it is meant to be."""
+def _load_observer(name: str, as_technique: TechniqueError) -> Plugin:
+    """Return the run-wide plugin; if there is none, raise the error about the kind that the plugin is closer to."""
     try:
-        techniques.load(name, "observer")
+        return techniques.load(name, "observer")
     except TechniqueError as as_observer:
-        _, named_otherwise = techniques.OTHER["technique"]
-        raise (as_observer if named_otherwise in str(as_technique) else as_technique) from None
-    return ObserverContract
+        _, other_use = techniques.OTHER["technique"]
+        raise (as_observer if other_use in str(as_technique) else as_technique) from None
 
 
-def _problem(method: Any, takes: Mapping[str, Any], toy: str) -> str:
+def _try(method: Any, parameters: Mapping[str, Any], toy: str, plugin: Plugin) -> tuple[str, str]:
+    """Call a clause; return its error message and the line of the plugin that raised it, both empty if it is kept."""
     with tempfile.TemporaryDirectory() as folder:
-        given = {"toy": toy, "tmp_path": Path(folder)}
+        available = {"toy": toy, "tmp_path": Path(folder)}
         try:
-            method(**{name: value for name, value in given.items() if name in takes})
-        except (AssertionError, ToolkitError) as error:
-            return " ".join(str(error).split()) or described(error)  # an assertion of a module need not say anything
+            method(**{name: value for name, value in available.items() if name in parameters})
         except (Exception, SystemExit) as error:
-            return described(error)
-    return ""
+            return _message(error), last_author_line(error, plugin.module)
+    return "", ""
+
+
+def _message(error: BaseException) -> str:
+    """Return an error on one line, without the remedy of an error in a run, which refers to the run's log."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, (AssertionError, ToolkitError)) or not text:  # a module's assertion may have no text
+        return described(error)
+    if isinstance(error, TechniqueError) and isinstance(error.__cause__, (Exception, SystemExit)):
+        finding, cause, _ = text.partition(described(error.__cause__))
+        if cause and not isinstance(error.__cause__, ToolkitError):
+            return finding + cause
+    return text

@@ -1,4 +1,4 @@
-"""What every technique keeps to, as tests to inherit: the runner, the report and all other techniques rely on it."""
+"""The contract of techniques, as tests to inherit. The runner, the report and other techniques rely on it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from toolkit.testing.clauses_training import TrainingClauses
 
 
 class TechniqueContract(ModelClauses, StateClauses, TrainingClauses):
-    """Inherit, set `technique` to the name of the entry point, and let pytest collect the tests.
+    """Tests of one technique: inherit from this class, and set `technique` to the name of the entry point.
 
-    `params` is what a recipe would say; `finetune` is the stage's training, left out after techniques after which
-    nothing can be trained. Where the toys do not suit the technique, narrow `toys` (names in `TOY_MODELS`), and
-    override `make_model` and `make_data`. Every message says what the author has to change.
+    `params` are the params of a recipe. `finetune` is the training of the stage; it is skipped if the result of the
+    technique cannot be trained. If the toys do not suit the technique, list fewer of them in `toys` (names in
+    `TOY_MODELS`), and override `make_model` and `make_data`. Every failure says what to change in the technique.
     """

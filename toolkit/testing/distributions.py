@@ -1,4 +1,4 @@
-"""A distribution made on the spot: a module and the metadata that pip would leave, in a folder on `sys.path`."""
+"""Installed distributions for tests: the metadata that pip would write, in a folder on `sys.path`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ GROUP = "toolkit"
 def write_distribution(
     folder: Path, distribution: str, entry_points: Mapping[str, str], version: str = "1.0", extras: str = ""
 ) -> Path:
-    """Write the metadata of an installed distribution beside its modules.
+    """Write the metadata of a distribution next to its modules, and return its folder.
 
     Args:
-        folder: where the modules lie; it has to be on `sys.path`.
-        distribution: its name.
-        entry_points: modules by the name of the plugin.
-        version: its version.
-        extras: more lines of its METADATA.
+        folder: folder of the modules, on `sys.path`.
+        distribution: name of the distribution.
+        entry_points: module of each plugin, by the name of the plugin.
+        version: version of the distribution.
+        extras: additional lines for METADATA.
     """
     name = distribution.replace("-", "_")
     info = folder / f"{name}-{version}.dist-info"

@@ -1,4 +1,4 @@
-"""A recipe run in a test: what came of it, without a subprocess, and without an exception."""
+"""Recipes run in a test, in its process; a run that fails returns its error."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from toolkit.rows import Row
 from toolkit.runner import run
 from toolkit.storage.run_directory import LOG
 
-# What a recipe of a test need not say.
-TOYS: dict[str, Any] = {
+# Tables for recipes that lack them.
+DEFAULT_TABLES: dict[str, Any] = {
     "model": {"source": "toolkit.testing:toy_mlp", "training": {"epochs": 2, "lr": 1e-2}},
     "data": {"source": "toolkit.testing:toy_data"},
     "measure": {"budget": 0.1},
@@ -33,10 +33,15 @@ TOYS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What `toolkit run` would have left and said.
+    """The result of a run, as `toolkit run` would have left and printed it.
 
-    `report` is None if the run failed, `error` the sentence that the command prints then, else empty; `exit_code` is
-    the command's: 0, 1 for a failure, 2 for a mistake in what was given.
+    Attributes:
+        directory: run directory.
+        report: report of the run, None if the run failed.
+        error: sentence that the command prints if the run fails, else empty.
+        exit_code: exit code of the command: 0, 1 for a failure, 2 for bad input.
+        stdout: text printed to stdout.
+        stderr: text printed to stderr.
     """
 
     directory: Path
@@ -48,34 +53,34 @@ class Outcome:
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        """The rows of the report, the baseline first; an `AssertionError` with the run's error if there is none."""
+        """Rows of the report, the baseline first; an `AssertionError` with the error of a run that failed."""
         assert self.report is not None, self.error
         return self.report.rows
 
     @cached_property
     def model(self) -> nn.Module:
-        """The artifact, loaded."""
+        """The final model, loaded from the run directory."""
         assert not self.error, self.error
         return artifact.load(self.directory)
 
     @property
     def log(self) -> str:
-        """The run's log, with the traceback of an error; empty where nothing was run."""
+        """Log of the run, with the traceback of an error; empty if the run did not start."""
         path = self.directory / LOG
         return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def run_text(text: str, folder: Path, tables: Mapping[str, Any] | None = None, *, output: str = "run") -> Outcome:
-    """Run a recipe in `folder`, where relative files of it lie too, and return what came of it.
+    """Run a recipe in `folder` and return its outcome.
 
     Args:
-        text: TOML; a table `[model]`, `[data]` or `[measure]` that it lacks is that of a toy.
-        folder: an existing folder, `tmp_path` in a test.
-        tables: tables to add, such as `{"plugins": [{"name": "tensorboard"}]}`.
-        output: the name of the run directory within `folder`.
+        text: recipe in TOML; missing tables `[model]`, `[data]` and `[measure]` are filled in with toys.
+        folder: existing folder for the run and for relative paths of the recipe, e.g. `tmp_path`.
+        tables: tables to add, e.g. `{"plugins": [{"name": "tensorboard"}]}`.
+        output: name of the run directory in `folder`.
 
     Raises:
-        Exception: whatever is not a `ToolkitError`, which is a bug of the toolkit.
+        Exception: the run raised something other than a `ToolkitError`; this is a bug of the toolkit.
     """
     directory, stdout, stderr = folder / output, io.StringIO(), io.StringIO()
     report, error, exit_code = None, "", 0
@@ -93,5 +98,5 @@ def _filled(text: str, tables: Mapping[str, Any]) -> str:
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError:
-        return text  # to be refused
-    return tomli_w.dumps({**TOYS, **content, **tables})
+        return text  # the run reports the error
+    return tomli_w.dumps({**DEFAULT_TABLES, **content, **tables})

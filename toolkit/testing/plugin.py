@@ -1,4 +1,4 @@
-"""Fixtures for the tests of plugins; pytest finds them by the entry point, and no torch is imported for it."""
+"""Pytest fixtures for tests of plugins. Pytest imports this module everywhere, so torch is imported in the fixtures."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def recipe_run(tmp_path: Path) -> Callable[..., Outcome]:
-    """Runs a recipe given as text: `recipe_run('[[stages]]\\ntechnique = "mine"')`.
+    """Return a function that runs a recipe: `recipe_run('[[stages]]\\ntechnique = "mine"')`.
 
-    What the text lacks of `[model]`, `[data]` and `[measure]` is filled in with toys; relative files lie in
-    `tmp_path`. Returns an `Outcome` with `report`, `rows`, `model`, `directory`, `error`, `exit_code`, `stdout`,
-    `stderr` and `log`; a run that fails raises nothing.
+    Missing tables `[model]`, `[data]` and `[measure]` are filled in with toys. Relative paths start from `tmp_path`.
+    The function returns an `Outcome`, also for a run that fails.
     """
     from toolkit.testing.outcome import run_text
 
@@ -31,26 +30,26 @@ def recipe_run(tmp_path: Path) -> Callable[..., Outcome]:
 
 @pytest.fixture
 def make_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Installs a plugin of given source code for one test: `make_plugin("mine", "import toolkit …")`.
+    """Yield a function that installs a plugin for one test: `make_plugin("mine", "import toolkit …")`.
 
-    Recipes of this process can name it; its distribution is `mine-plugin 1.0`.
+    Recipes in this process can use the plugin; its distribution is `mine-plugin 1.0`.
     """
     from toolkit.hooks import loading as techniques
     from toolkit.testing.distributions import write_distribution
 
-    made: list[str] = []
+    modules: list[str] = []
 
     def make_plugin(name: str, source: str, **options: Any) -> None:
         module = f"plugin_{name}"
-        folder = tmp_path / f"installed-{len(made)}"
+        folder = tmp_path / f"installed-{len(modules)}"
         folder.mkdir()
         (folder / f"{module}.py").write_text(source, encoding="utf-8")
         write_distribution(folder, f"{name}-plugin", {name: module}, **options)
         monkeypatch.syspath_prepend(folder)
-        made.append(module)
+        modules.append(module)
 
     techniques.load.cache_clear()
     yield make_plugin
     techniques.load.cache_clear()
-    for module in made:
+    for module in modules:
         sys.modules.pop(module, None)

@@ -1,4 +1,4 @@
-"""Models and data small enough to train in a blink, for the tests of techniques."""
+"""Models and data that train in a fraction of a second, for tests of techniques."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIDE = 8
 
 
 def toy_data(samples: int = 512, noise: float = 0.6) -> Data:
-    """Noisy pictures of four patterns: inputs (N, 1, 8, 8) float32, targets (N,) int64; always the same ones."""
+    """Return noisy images of four patterns: inputs (N, 1, 8, 8) float32, targets (N,) int64, the same at every call."""
     generator = torch.Generator().manual_seed(20)
     patterns = torch.randn(CLASSES, 1, SIDE, SIDE, generator=generator)
 
@@ -28,12 +28,12 @@ def toy_data(samples: int = 512, noise: float = 0.6) -> Data:
 
 
 def toy_mlp(hidden: int = 32) -> nn.Sequential:
-    """Two linear layers."""
+    """Return two linear layers."""
     return nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, hidden), nn.ReLU(), nn.Linear(hidden, CLASSES))
 
 
 def toy_cnn(channels: int = 8) -> nn.Sequential:
-    """Two convolutions with batch norm between, and a linear layer."""
+    """Return two convolutions with a batch norm between them, and a linear layer."""
     return nn.Sequential(
         nn.Conv2d(1, channels, 3, padding=1),
         nn.BatchNorm2d(channels),
@@ -47,7 +47,7 @@ def toy_cnn(channels: int = 8) -> nn.Sequential:
 
 @stored_as("toolkit.TiedToy")
 class TiedToy(nn.Module):
-    """Two linear layers that share one weight, between two that do not."""
+    """Four linear layers; the second and the third share one weight."""
 
     def __init__(self, hidden: int = 16) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class TiedToy(nn.Module):
 
 @stored_as("toolkit.LSTMToy")
 class LSTMToy(nn.Module):
-    """Reads a picture row by row and answers from the last state."""
+    """An LSTM over the rows of an image, and a linear layer on its last state."""
 
     def __init__(self, hidden: int = 16) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class LSTMToy(nn.Module):
 
 @stored_as("toolkit.TransformerToy")
 class TransformerToy(nn.Module):
-    """One transformer block over a picture's rows, between two linear layers."""
+    """A transformer block over the rows of an image, between two linear layers."""
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
@@ -108,22 +108,22 @@ class OutputsToy(nn.Module):
 
 
 def toy_tied(hidden: int = 16) -> TiedToy:
-    """Four linear layers, two of which share one weight."""
+    """Return four linear layers; the second and the third share one weight."""
     return TiedToy(hidden)
 
 
 def toy_lstm(hidden: int = 16) -> LSTMToy:
-    """An LSTM and a linear layer."""
+    """Return an LSTM and a linear layer."""
     return LSTMToy(hidden)
 
 
 def toy_transformer(width: int = 16) -> TransformerToy:
-    """A transformer block between two linear layers."""
+    """Return a transformer block between two linear layers."""
     return TransformerToy(width)
 
 
 def toy_outputs(channels: int = 8) -> OutputsToy:
-    """A convolutional network that returns a dictionary, of which only `logits` is answered from."""
+    """Return a convolutional network with two outputs, `logits` and `features`, in a dictionary."""
     return OutputsToy(channels)
 
 
