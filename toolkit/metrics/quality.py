@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,9 +12,19 @@ from torch import Tensor, nn
 from toolkit.data.splits import Data
 from toolkit.errors import ToolkitError
 from toolkit.eval_mode import in_eval_mode
-from toolkit.metrics.support.metric import Column, Metric, Quantity, Subject, TableContent, column_of
+from toolkit.metrics.support.metric import (
+    COUNT,
+    EXACT,
+    FRACTION,
+    Column,
+    Metric,
+    Quantity,
+    Subject,
+    TableContent,
+    column_of,
+)
 from toolkit.metrics.support.quality_format import PLACE, quality_columns
-from toolkit.number_text import percent
+from toolkit.number_text import percent, plain
 from toolkit.scoring import joined, one_per_sample, require_one_per_sample
 from toolkit.statistics import Floats, mcnemar_p, mean_interval, paired_change_interval, share_interval
 from toolkit.tasks import Batch, Pooled, Task
@@ -137,19 +146,19 @@ def _columns(content: TableContent) -> Iterable[Column]:
 
 AGREEMENT = Quantity(
     "agreement",
-    partial(percent, digits=1),
-    "fraction of samples with the same answer as the baseline",
-    "agree",
+    plain,
+    "fraction of the samples with the same answer as the baseline",
+    better="higher",
+    title="agree",
+    cell=lambda fraction: percent(fraction, 1),
     dispensable=95,
-    minimum=0,
-    maximum=1,
-    between_runs=0.0,
+    bounds=FRACTION,
 )
 METRIC = Metric(
     _measure,
     (
-        Quantity("samples", explanation="number of samples that were asked", minimum=0),
-        Quantity("accuracy", percent, "fraction of samples answered rightly", minimum=0, maximum=1, between_runs=0.0),
+        Quantity("samples", plain, "number of samples in the evaluated split", bounds=COUNT, comparison=EXACT),
+        Quantity("accuracy", percent, "fraction of correct answers", better="higher", bounds=FRACTION),
         AGREEMENT,
     ),
     _columns,

@@ -37,11 +37,11 @@ class Measurer:
         self._left_s, self._rows = budget_s, rows
         self._metrics = all_metrics()
         self._sessions = ExitStack()
-        self._session_of = {
-            name: self._sessions.enter_context(metric.session()) for name, metric in self._metrics.items()
-        }
+        self._session_of: dict[str, Any] = {}
 
     def __enter__(self) -> Measurer:
+        for name, metric in self._metrics.items():
+            self._session_of[name] = self._sessions.enter_context(metric.session())
         return self
 
     def __exit__(self, *error: Any) -> None:
