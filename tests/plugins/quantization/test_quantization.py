@@ -341,7 +341,7 @@ def test_engine_torch_keeps_its_deprecations_to_itself():
 
 def test_engine_torch_is_refused_on_other_devices():
     data = replace(DATA, device=torch.device("cuda"))
-    with pytest.raises(toolkit.TechniqueError, match="runs on the CPU only, and this run is on cuda"):
+    with pytest.raises(toolkit.TechniqueError, match="runs on CPU only, but this run is on cuda"):
         toolkit_quantization.prepare(params=Params(engine="torch"), data=data)
 
 
