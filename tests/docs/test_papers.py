@@ -44,6 +44,7 @@ def test_every_recipe_of_a_paper_is_an_experiment() -> None:
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda experiment: experiment.recipe)
+@pytest.mark.smoke
 def test_every_variation_is_a_valid_recipe(experiment: Experiment) -> None:
     for job in jobs_of([experiment], [5], {"data.source": HELD_OUT}):
         recipe = read_recipe(job.recipe, {**job.overrides, "seed": job.seed})

@@ -86,6 +86,7 @@ def test_wilson_by_its_formula():
 
 
 @pytest.mark.parametrize(("gained", "lost", "p"), [(0, 0, 1.0), (3, 3, 1.0), (0, 5, 2 / 2**5), (1, 9, 22 / 2**10)])
+@pytest.mark.smoke
 def test_mcnemar_is_the_exact_binomial_test(gained, lost, p):
     assert mcnemar_p(gained, lost) == pytest.approx(p)
 

@@ -16,7 +16,7 @@ from toolkit.report.reader import read_report
 from toolkit.storage.cache import cache_folder, entries
 from toolkit.storage.lock import locked
 
-pytestmark = [pytest.mark.cache, pytest.mark.usefixtures("no_page")]
+pytestmark = pytest.mark.cache
 TOY = survival.TOY.replace("toolkit.testing:toy_mlp", "nets.py:net")
 NETS = "from toolkit.testing import toy_mlp\n\ndef net():\n    return toy_mlp(16)\n"
 TIMES = (*survival.TIMES, "reused")
@@ -46,6 +46,7 @@ def numbers(report):
     return [{key: value for key, value in row.to_json().items() if not key.startswith(TIMES)} for row in report.rows]
 
 
+@pytest.mark.smoke
 def test_everything_is_reused_and_is_the_same(run, tmp_path):
     first, second = run(), run()
     assert reused(first) == [False] * 3
