@@ -1,8 +1,6 @@
 """Results that runs keep for each other: what is reused, what is not, and what happens to damaged ones."""
 
 import signal
-import subprocess
-import sys
 
 import pytest
 import survival
@@ -135,10 +133,11 @@ def test_a_cache_that_cannot_be_written_stops_nobody(run, monkeypatch, tmp_path)
 
 def test_two_runs_at_once_compute_once(tmp_path):
     (tmp_path / "nets.py").write_text(NETS)
-    (tmp_path / "toy.toml").write_text(TOY)
-    command = [sys.executable, "-m", "toolkit", "run", "toy.toml", "--output"]
-    runs = [subprocess.Popen([*command, name], cwd=tmp_path, stdout=subprocess.DEVNULL) for name in ("a", "b")]
-    assert [run.wait() for run in runs] == [0, 0]
+    recipe = parse_recipe(TOY, "toy.toml", tmp_path)
+    runs = [survival.start(recipe, tmp_path / name) for name in ("a", "b")]
+    for run in runs:
+        run.join()
+    assert [run.exitcode for run in runs] == [0, 0]
     reports = [read_report(tmp_path / name) for name in ("a", "b")]
     assert sorted(reused(report)[0] for report in reports) == [False, True]
     assert numbers(reports[0]) == numbers(reports[1])
