@@ -95,6 +95,7 @@ def threads(request):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.smoke
 def test_rows_are_rounded_to_the_nearest_of_255_steps(dtype):
     rows = (torch.randn(50, 33) * torch.logspace(-4, 4, 50).unsqueeze(1)).to(dtype)
     values, scale = quantize_rows(rows)
