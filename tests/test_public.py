@@ -94,6 +94,7 @@ def test_what_is_not_public_is_found(source):
 
 
 @pytest.mark.parametrize("module", MODULES)
+@pytest.mark.smoke
 def test_every_public_name_exists_and_is_explained(module):
     found = importlib.import_module(module)
     for name in public(module):

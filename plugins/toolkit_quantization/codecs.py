@@ -1,7 +1,7 @@
 """Encodes weights in fewer bits, and decodes them: int8 per row, int4 in groups, float16, bfloat16. Zeros stay zero.
 
-The first index of a weight chooses its row: an output channel of a linear, convolutional or recurrent layer, an entry of
-an embedding, an input channel of a transposed convolution.
+The first index of a weight chooses its row: an output channel of a linear, convolutional or recurrent layer, an entry
+of an embedding, an input channel of a transposed convolution.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ INT4_RANGE = 8
 def quantize_groups(rows: Tensor, group: int = GROUP) -> tuple[Tensor, Tensor]:
     """Round each group of a row's inputs to int4 with its own scale: `rows ≈ values * scale`.
 
-    The largest value of a group becomes -8, with a negative scale if it is positive: with ±7 for the largest, only 15 of
-    16 integers would be used, and the error would be an eighth larger. An equally large value of the other sign becomes 7.
+    The largest value of a group becomes -8, with a negative scale if it is positive. With ±7 for the largest, only 15
+    of 16 integers would be used, and the error would be an eighth larger. An equally large value of the other sign
+    becomes 7.
 
     Rows (N, K) may have any float dtype; `group` must be even. Returns the integers plus 8, two per byte with the first
-    in the lower half, (N, G, group / 2) uint8, zero-padded in the last group, and scale (N, G) bfloat16, never zero. As in Dettmers and Zettlemoyer, "The case for 4-bit precision", 2023, without a zero point.
+    in the lower half, (N, G, group / 2) uint8 with zeros at the end of the last group, and the scale (N, G) bfloat16,
+    never zero. As in Dettmers and Zettlemoyer, "The case for 4-bit precision", 2023, without a zero point.
     """
     groups = F.pad(rows.float(), (0, -rows.shape[1] % group)).unflatten(1, (-1, group))
     extreme = groups.gather(2, groups.abs().argmax(dim=2, keepdim=True)).squeeze(2)

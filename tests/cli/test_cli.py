@@ -1,6 +1,7 @@
 """The command line: exit codes, one sentence a mistake, no traceback, and what is written when."""
 
 import json
+import multiprocessing
 import os
 import pickle
 import signal
@@ -102,7 +103,22 @@ def process(*arguments, **options):
     )
 
 
+def forked(output, *arguments):
+    """The command in a copy of this process, where nothing is imported again, with what it prints in a file."""
+
+    def command():
+        # A shell that starts pytest in the background would let the process ignore the signal.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.stdout = sys.stderr = output.open("w", buffering=1)
+        main(arguments)
+
+    running = multiprocessing.get_context("fork").Process(target=command)
+    running.start()
+    return running
+
+
 class TestRun:
+    @pytest.mark.smoke
     def test_it_prints_the_table_and_leaves_a_run_directory(self, here):
         code, output = invoke("run", "toy.toml")
         assert code == 0
@@ -271,6 +287,7 @@ class TestBadInput:
         assert all(sentence.startswith("bad.toml: ") for sentence in sentences)
 
     @pytest.mark.parametrize("arguments", BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
+    @pytest.mark.smoke
     def test_bad_arguments_are_refused_with_one_sentence(self, here, command, arguments):
         assert len(self.refused(here, command, *arguments)) == 1
 
@@ -327,6 +344,7 @@ class TestFailures:
         return [row["stage"] for row in report["rows"]]
 
     @pytest.mark.parametrize("hook", ["prepare", "optimize", "finetune", "measure"])
+    @pytest.mark.smoke
     def test_a_hook_that_fails(self, here, install, hook):
         install("boom", f"@toolkit.hookimpl\ndef {hook}(model):\n    raise ZeroDivisionError('no\\nluck')\n")
         (here / "toy.toml").write_text(f'{RECIPE}[[stages]]\ntechnique = "boom"\nfinetune = {{ epochs = 1 }}\n')
@@ -395,30 +413,27 @@ class TestFailures:
 
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
     def test_a_signal_stops_a_running_process(self, number, code, here):
-        endless = ["--set", "stages.1.finetune.epochs=1_000_000"]
-        # A shell that starts pytest in the background would let the process ignore the signal.
-        running = process(
-            *("-m", "toolkit", "run", "toy.toml", *endless),
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
+        running = forked(here / "output.txt", "run", "toy.toml", "--set", "stages.1.finetune.epochs=1_000_000")
         try:
             deadline = time.monotonic() + 60
             log = here / "runs/toy/log.txt"
-            while running.poll() is None and time.monotonic() < deadline:
+            while running.is_alive() and time.monotonic() < deadline:
                 if log.is_file() and "stage 1 (pruning) begins" in log.read_text():
                     break
-                time.sleep(0.05)
-            running.send_signal(number)
-            output, _ = running.communicate(timeout=30)
+                time.sleep(0.02)
+            os.kill(running.pid, number)
+            running.join(30)
         finally:
             running.kill()
-        assert running.returncode == code, output
+        output = (here / "output.txt").read_text()
+        assert running.exitcode == code, output
         assert "Traceback" not in output
         assert output.endswith("progress is saved in runs/toy; run the same command again to resume\n\ninterrupted\n")
         assert self.stages_left(here) == ["baseline"]
 
 
 class TestCheck:
+    @pytest.mark.smoke
     def test_recipes_that_are_right_are_said_to_be(self, here):
         (here / "other.toml").write_text(f"{RECIPE}finetune = {{}}\n")
         before = files(here)
@@ -452,6 +467,7 @@ class TestTechniques:
         for word in ("distillation", "pruning", "quantization", "broken", "broken-plugin 1.0", "Toys."):
             assert word in output
 
+    @pytest.mark.smoke
     def test_one_is_shown_with_everything_it_takes(self):
         code, output = invoke("techniques", "pruning")
         assert code == 0
@@ -469,6 +485,7 @@ class TestTechniques:
 
 
 class TestRecipes:
+    @pytest.mark.smoke
     def test_they_are_listed_with_what_they_are_for(self):
         code, output = invoke("recipes")
         assert code == 0

@@ -101,6 +101,7 @@ def test_elastic_bends_smoothly_and_no_farther_than_its_points_move() -> None:
     assert torch.corrcoef(torch.stack([left, far]))[0, 1].abs() < 0.2
 
 
+@pytest.mark.smoke
 def test_translation_is_by_whole_pixels_in_all_directions() -> None:
     pictures = torch.rand(1, 3, 6, 8)
     wide = torch.nn.functional.pad(pictures, (2, 2, 2, 2), mode="replicate")

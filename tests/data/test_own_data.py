@@ -79,6 +79,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.smoke
 def test_every_form_of_a_split_is_read(form):
     data = as_data((FORMS[form](), FORMS[form]()), "own.py:load", 4)
     for name in ("train", "test"):

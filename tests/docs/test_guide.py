@@ -40,6 +40,7 @@ def section(specification):
 
 
 @pytest.mark.parametrize(("specification", "hook"), HOOKS, ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.smoke
 def test_every_hook_is_there_with_every_argument(specification, hook):
     arguments = [name for name in inspect.signature(getattr(specification, hook)).parameters if name != "self"]
     assert f"### `{hook}({', '.join(arguments)})`" in section(specification)

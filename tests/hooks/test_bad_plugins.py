@@ -148,6 +148,7 @@ def _as_it_was():
 
 
 @pytest.mark.parametrize("case", AT_READING)
+@pytest.mark.smoke
 def test_what_is_wrong_with_a_module_is_said_before_anything_runs(make_plugin, recipe_run, case):
     source, parts = AT_READING[case]
     make_plugin("bad", source)

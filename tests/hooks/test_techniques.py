@@ -29,6 +29,7 @@ def install(monkeypatch):
     techniques.load.cache_clear()
 
 
+@pytest.mark.smoke
 def test_the_built_in_plugins_are_installed_like_any_other():
     own = [p.name for p in techniques.installed() if p.distribution.startswith("torch-optimization-toolkit ")]
     assert own == [
@@ -128,6 +129,7 @@ def test_a_technique_is_no_run_wide_plugin():
 
 
 @pytest.mark.parametrize("name", ["distillation", "pruning", "quantization"])
+@pytest.mark.smoke
 def test_the_manual_shows_every_param_with_default_and_description(name):
     page = " ".join(manual(name).split())
     for param, field in techniques.load(name).params_class.model_fields.items():

@@ -86,6 +86,7 @@ def install(monkeypatch):
 
 
 class TestMeaning:
+    @pytest.mark.smoke
     def test_stages_are_counted_from_one_and_start_from_the_row_before(self):
         recipe = read(RECIPE)
         assert (recipe.name, recipe.seed, recipe.measure.budget) == ("toy", 3, 0.2)
@@ -190,6 +191,7 @@ class TestFile:
         ],
         ids=range(14),
     )
+    @pytest.mark.smoke
     def test_what_is_no_recipe_at_all(self, text, sentence):
         assert problems(text) == [("", sentence)]
 

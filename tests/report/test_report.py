@@ -65,6 +65,7 @@ class TestNumbers:
     @pytest.mark.parametrize(
         ("size", "text"), [(0, "0 B"), (999, "999 B"), (999.9, "1 kB"), (1_729_189, "1.73 MB"), (3e12, "3 TB")]
     )
+    @pytest.mark.smoke
     def test_bytes(self, size, text):
         assert bytes_text(size) == text
 
@@ -79,6 +80,7 @@ class TestNumbers:
 
 
 class TestVerdict:
+    @pytest.mark.smoke
     def test_two_sentences_say_what_was_gained_and_what_it_cost(self):
         small = row("small", change=-0.0004, ratio={"1": 0.5, "64": 0.25}, size_bytes=100_000, agreement=0.996)
         assert verdict(report(small)) == (

@@ -40,6 +40,7 @@ def check(tmp_path, monkeypatch):
     return check
 
 
+@pytest.mark.smoke
 def test_every_stage_is_run_and_estimated(check):
     result = check(PRUNING + '[[stages]]\ntechnique = "quantization"\n')
     assert result.exit_code == 0, result.stderr

@@ -69,6 +69,7 @@ def recorder(name, calls):
     return {"prepare": prepare, "optimize": optimize, "finetune": finetune, "measure": measure}
 
 
+@pytest.mark.smoke
 def test_hooks_are_called_in_the_golden_order(install, run):
     calls = []
     for name in "abc":
@@ -134,6 +135,8 @@ def test_the_report_has_every_metric_in_every_row(run, tmp_path):
     assert report.final["size_bytes"] < report.baseline["size_bytes"] / 2
 
 
+@pytest.mark.page
+@pytest.mark.smoke
 def test_the_run_directory_is_complete_and_the_model_comes_back(run, tmp_path):
     report = run('[[stages]]\ntechnique = "pruning"\nparams = { sparsity = 0.5 }')
     names = {path.name for path in (tmp_path / "run").iterdir()}
@@ -229,6 +232,7 @@ def test_replacing_a_masked_model_is_said(run):
     assert "ended" not in report.row("pruning").values
 
 
+@pytest.mark.smoke
 def test_the_same_recipe_twice_gives_the_same_weights_and_numbers(tmp_path):
     stages = """
         [[stages]]

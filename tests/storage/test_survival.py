@@ -24,14 +24,6 @@ from toolkit.storage.record import DamagedError, read_record
 from toolkit.storage.run_directory import RunDirectory
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _no_page():
-    """Drawing takes longer than these runs, and a page is made of what is compared anyway."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("toolkit.report.writer.write_page", lambda report: None)
-        yield
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """What the recipe ends with, and how long it takes."""
@@ -213,6 +205,7 @@ def test_a_run_that_is_killed_at_its_very_end_is_finished(undisturbed, tmp_path,
     assert_same(outcome(tmp_path / "run"), expected)
 
 
+@pytest.mark.smoke
 def test_the_second_signal_ends_a_run_at_once():
     stop = Stop()
     stop.handle(signal.SIGINT, None)

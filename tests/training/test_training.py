@@ -135,6 +135,7 @@ def test_convolutions_are_trained_as_by_the_shortest_loop_in_channels_last() -> 
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.smoke
 def test_learning_rates_are_those_of_torchs_schedulers(schedule: Any) -> None:
     told = recorded(toy_mlp(), training(epochs=5, lr=0.02, schedule=schedule, optimizer="sgd"), toy_data(256))
     optimizer = SGD([nn.Parameter(torch.ones(1))], lr=0.02)
@@ -171,6 +172,7 @@ def test_the_mean_loss_of_every_epoch_is_returned() -> None:
     assert losses == pytest.approx([sum(values[:3]) / 150, sum(values[3:]) / 150])
 
 
+@pytest.mark.smoke
 def test_training_learns() -> None:
     data, model = toy_data(512), toy_mlp()
     losses = fit(model, training(epochs=3, lr=1e-2), data)
@@ -783,6 +785,7 @@ class Noisy:
 
 @pytest.mark.parametrize("make", TOY_MODELS.values(), ids=TOY_MODELS)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.smoke
 def test_two_trainings_with_one_seed_are_the_same_to_the_last_bit(
     make: Callable[[], nn.Module], precision: str
 ) -> None:

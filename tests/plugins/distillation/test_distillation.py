@@ -178,6 +178,7 @@ def test_the_size_of_gradients_hardly_depends_on_the_temperature() -> None:
 
 
 @pytest.mark.parametrize(("alpha", "temperature"), [(0.3, 1.0), (0.7, 4.0), (0.95, 10.0)])
+@pytest.mark.smoke
 def test_a_stage_trains_with_both_terms(alpha: float, temperature: float) -> None:
     model, spy = trained(), Spy()
     distillation = step("distillation", student=STUDENT, alpha=alpha, temperature=temperature)
