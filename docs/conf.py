@@ -18,13 +18,14 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
+autodoc_class_signature = "separated"
 add_module_names = False
-myst_enable_extensions = ["colon_fence"]
+myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 pygments_style = "friendly"
 html_theme = "furo"
 html_title = project
 html_static_path = ["static"]
 html_css_files = ["manual.css"]
-html_copy_source = html_show_sourcelink = False
+html_show_copyright = html_copy_source = html_show_sourcelink = False
 html_theme_options = {"navigation_with_keys": True}
