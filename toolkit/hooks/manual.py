@@ -29,22 +29,23 @@ def parameters(params: type[Params]) -> str:
     inner = [
         _table(table, f"{name}: each")
         for name, field in params.model_fields.items()
-        for table in _tables_in(field.annotation)
+        for table in tables_in(field.annotation)
     ]
     return "\n\n".join([_table(params, "params"), *inner])
 
 
 def _table(params: type[Params], title: str) -> str:
-    rows = [[*_field(name, field)] for name, field in params.model_fields.items()]
+    rows = [[*describe_field(name, field)] for name, field in params.model_fields.items()]
     headers = [title, "takes", "default", "description"]
     return tabulate(rows, headers, tablefmt="simple", maxcolwidths=[None, 24, 14, 48], disable_numparse=True)
 
 
-def _tables_in(annotation: Any) -> Iterator[type[Params]]:
+def tables_in(annotation: Any) -> Iterator[type[Params]]:
+    """The tables of settings that a field of this type holds."""
     if isinstance(annotation, type) and issubclass(annotation, Params):
         yield annotation
     for argument in get_args(annotation):
-        yield from _tables_in(argument)
+        yield from tables_in(argument)
 
 
 def _either(name: str) -> Plugin:
@@ -58,7 +59,8 @@ def _either(name: str) -> Plugin:
             raise InputError(str(error)) from error
 
 
-def _field(name: str, field: FieldInfo) -> Iterator[str]:
+def describe_field(name: str, field: FieldInfo) -> Iterator[str]:
+    """Four cells: the name, what it takes with its range, the default and the description."""
     yield name
     yield " ".join([_type(field.annotation), *_bounds(field.metadata)])
     yield "required" if field.is_required() else _default(field.get_default(call_default_factory=True))
