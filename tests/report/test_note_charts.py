@@ -165,9 +165,9 @@ class TestOfATechnique:
         [
             (
                 "Plot('sparsty', 'drop')",
-                "draws the note 'scan' by the column 'sparsty', which its table has not: name one",
+                "draws the note 'scan' with an unknown column 'sparsty'; known: layer, ",
             ),
-            ("Plot('sparsity', 'drop', 'lair')", "by the column 'lair', which its table has not: name one of layer, "),
+            ("Plot('sparsity', 'drop', 'lair')", "with an unknown column 'lair'; known: layer, "),
             (
                 "{'x': 'sparsity'}",
                 "1 validation error for Note plot.y Field required",

@@ -84,8 +84,8 @@ class TestVerdict:
     def test_two_sentences_say_what_was_gained_and_what_it_cost(self):
         small = row("small", change=-0.0004, ratio={"1": 0.5, "64": 0.25}, size_bytes=100_000, agreement=0.996)
         assert verdict(report(small)) == (
-            "After one stage, the model is 10.0× smaller (1 MB → 100 kB), 2.00× as fast at batch 1 and 4.00× as fast at "
-            "batch 64. No significant change in accuracy (−0.04 ± 0.10 points on 10,000 samples); "
+            "After one stage, the model is 10.0× smaller (1 MB → 100 kB), 2.00× as fast at batch 1 and 4.00× as fast "
+            "at batch 64. No significant change in accuracy (−0.04 ± 0.10 points on 10,000 samples); "
             "0.40 % of the answers differ from the baseline's."
         )
 
@@ -116,8 +116,8 @@ class TestVerdict:
         narrow = row("narrow", ratio={"1": 0.625, "64": 0.25}, size_bytes=270_000)
         [_, line] = stage_verdicts(report(first, narrow))
         assert line.startswith(
-            "2 narrow: 3.70× smaller (1 MB → 270 kB), 0.80× as fast at batch 1 on this machine (the layers are too small)"
-            " and 2.00× as fast at batch 64"
+            "2 narrow: 3.70× smaller (1 MB → 270 kB), 0.80× as fast at batch 1 on this machine (the layers are too "
+            "small) and 2.00× as fast at batch 64"
         )
         [_, line] = stage_verdicts(report(first, row("slow", ratio={"1": 0.625, "64": 0.5})))
         assert "0.80× as fast at batch 1 on this machine" in line
@@ -126,9 +126,7 @@ class TestVerdict:
     def test_zeros_that_gain_nothing_are_said_to(self):
         zeros = {"sparsity": 0.9, "nonzero": 25_000}
         [line] = stage_verdicts(report(row("sparse", ratio={"1": 1.0, "64": 1.01}, **zeros)))
-        assert line.startswith(
-            "1 sparse: 90 % zeros change neither size nor speed: a dense file stores zeros"
-        )
+        assert line.startswith("1 sparse: 90 % zeros change neither size nor speed: a dense file stores zeros")
         [line] = stage_verdicts(report(row("sparse", ratio={"1": 1.0, "64": 1.0}, ratio_reach=0.2, **zeros)))
         assert "neither" not in line  # the interval is too wide to say that nothing changed
         assert "90 % zeros do not change the size: a dense file stores zeros" in line
@@ -373,17 +371,17 @@ class TestReader:
 
     def test_neither_is_what_would_fill_the_memory(self, tmp_path):
         (tmp_path / "report.json").write_bytes(b"[" + b"[]," * 3_000_000 + b"[]]")
-        assert "takes more than 8 MiB" in self.refused(tmp_path)
+        assert "must be at most 8 MiB" in self.refused(tmp_path)
         (tmp_path / "report.json").unlink()
         (tmp_path / "report.json").symlink_to("/dev/zero")
-        assert "cannot be read: it is not a file" in self.refused(tmp_path)
+        assert "cannot read" in self.refused(tmp_path)
 
     def test_neither_is_what_is_not_text(self, tmp_path):
         (tmp_path / "report.json").write_bytes(b"\x80\x81")
         self.refused(tmp_path)
         (tmp_path / "report.json").unlink()
         (tmp_path / "report.json").mkdir()
-        assert "cannot be read" in self.refused(tmp_path)
+        assert "cannot read" in self.refused(tmp_path)
 
     @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
     def test_numbers_that_json_does_not_know_are_refused(self, tmp_path, number):
@@ -478,7 +476,7 @@ class TestCompare:
         with pytest.raises(InputError, match=r"second.*is not TOML"):
             compare(first, second)
         (second / "recipe.toml").unlink()
-        with pytest.raises(InputError, match=r"second.*cannot be read"):
+        with pytest.raises(InputError, match=r"cannot read .*second"):
             compare(first, second)
 
     def test_the_command_prints_and_writes_it(self, runs, tmp_path):

@@ -362,7 +362,7 @@ def test_a_chart_that_cannot_be_drawn_does_not_end_the_run(tmp_path, monkeypatch
     report = toolkit.run(tmp_path / "toy.toml", {"stages.1.finetune.epochs": 1}, output=tmp_path / "run")
     assert len(report.rows) == 3
     assert not (tmp_path / "run" / "report.html").exists()
-    assert "report.html was not written" in (tmp_path / "run" / "log.txt").read_text()
+    assert "cannot write report.html" in (tmp_path / "run" / "log.txt").read_text()
 
 
 def test_an_unfinished_run_is_shown(directory, tmp_path):

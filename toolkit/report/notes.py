@@ -1,4 +1,4 @@
-"""The notes of the techniques as a page shows them: a text, and a table in which every cell is text."""
+"""The notes and numbers of plugins, formatted for a page."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ from toolkit.number_text import plain, printable
 from toolkit.report import Report
 from toolkit.rows import Note
 
-MAX_TABLE_ROWS = 100  # rows of a table on the page; report.md has them all
+MAX_TABLE_ROWS = 100  # on the page; report.md has all rows
 
 
 class PageNote(NamedTuple):
-    """One note: where it comes from, what it says, and how many rows of its table are left out."""
+    """A note: its title, its text and table, the number of omitted rows, and the name of its chart."""
 
     title: str
     text: str
     table: list[dict[str, str]]
     more: int
     chart: str
-    """The name of the chart that its plot makes, if it makes one."""
 
 
 class PageNumber(NamedTuple):
-    """A number that a technique measured, under its full name."""
+    """A number that a plugin measured, with its full name."""
 
     stage: str
     name: str
@@ -32,7 +31,7 @@ class PageNumber(NamedTuple):
 
 
 def notes_of(report: Report) -> list[PageNote]:
-    """All notes, in the order of the rows."""
+    """Return all notes, in the order of the rows."""
     return [
         _page_note(number, row.stage, name, note)
         for number, row in enumerate(report.rows)
@@ -41,7 +40,7 @@ def notes_of(report: Report) -> list[PageNote]:
 
 
 def plugin_numbers(report: Report) -> list[PageNumber]:
-    """The numbers that techniques and plugins measured: those with a dot in their name."""
+    """Return the numbers that plugins measured; their names contain a dot."""
     return [
         PageNumber(f"{number} {row.stage}", name, plain(value))
         for number, row in enumerate(report.rows)
@@ -57,17 +56,17 @@ def _page_note(number: int, stage: str, name: str, note: Note) -> PageNote:
 
 
 def chart_name(number: int, name: str) -> str:
-    """What the chart of a note of row `number` is called."""
+    """Return the name of the chart of a note in row `number`."""
     return f"note-{number}-{name}"
 
 
 def title_of(number: int, stage: str, name: str) -> str:
-    """What a note is called on the page: `1 pruning: pruning.scan`."""
+    """Return the title of a note on the page: `1 pruning: pruning.scan`."""
     return printable(f"{number} {stage}: {name}")
 
 
 def table_as_text(table: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """The first lines, as many as the page shows, each with all columns in the order in which they first come up."""
+    """Return the first `MAX_TABLE_ROWS` rows as text, each with all columns in the order of their first appearance."""
     table = table[:MAX_TABLE_ROWS]
     columns = list(dict.fromkeys(key for line in table for key in line))
     return [{printable(key): plain(line.get(key)) for key in columns} for line in table]

@@ -1,4 +1,4 @@
-"""The report as one page of HTML that needs nothing else: no network, no script, no file beside it."""
+"""The report as one page of HTML, without scripts, network access or other files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PAGE = "report.html"
 
 
 def render(report: Report) -> str:
-    """The page of a report; its curves, layers, samples and recipe come from the run directory, if there is one."""
+    """Return the page of a report; curves, layers, samples and recipe come from its run directory, if it has one."""
     from toolkit.report.charts import charts
     from toolkit.report.charts.svg import inline_svg
 
@@ -33,7 +33,7 @@ def render(report: Report) -> str:
     return _template("report.html.j2").render(
         **_summary(report),
         charts=charts(report),
-        svg=lambda chart: Markup(inline_svg(chart)),  # drawn here, its texts escaped by the XML writer
+        svg=lambda chart: Markup(inline_svg(chart)),  # the XML writer has escaped its texts
         layers=layers,
         lost=details.lost,
         notes=notes_of(report),
@@ -47,12 +47,12 @@ def render(report: Report) -> str:
 
 
 def summary(report: Report) -> str:
-    """The verdict and the table alone, as HTML for a notebook."""
+    """Return the verdict and the table as HTML for a notebook."""
     return _template("summary.html.j2").render(**_summary(report))
 
 
 def render_template(name: str, **content: Any) -> str:
-    """A page of another kind in the same looks."""
+    """Return a page of another template in the same style."""
     return _template(name).render(**content)
 
 
@@ -83,11 +83,11 @@ def _recipe(report: Report) -> str | None:
     try:
         return path.read_text(encoding="utf-8") if path.is_file() else None
     except (OSError, UnicodeDecodeError):
-        return None  # the page is about the numbers, which are there
+        return None  # the page is complete without it
 
 
 def _shown(value: Any) -> Any:
-    """Every text that a template inserts: without what a page cannot hold, a number and its ± on one line."""
+    """Return a text for the page: printable, with a number and its ± on one line."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     return printable(value).replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")

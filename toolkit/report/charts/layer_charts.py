@@ -1,4 +1,4 @@
-"""Charts of the layers: zeros, precision and bytes of each, and how its weights lie before and after."""
+"""Charts of the layers: their zeros, precision and bytes, and the distribution of their weights before and after."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_HISTOGRAMS = 9
 
 
 def layer_charts(before: Sequence[Layer], after: Sequence[Layer]) -> Iterator[Chart]:
-    """Zeros and bytes of every layer after the last stage, beside the baseline's of the same name."""
+    """Yield charts of zeros and bytes of the layers of the result, next to those of the baseline."""
     shown = _largest(after, MAX_LAYERS)
     if shown:
         baseline = {layer.layer: layer for layer in before}
@@ -33,7 +33,7 @@ def layer_charts(before: Sequence[Layer], after: Sequence[Layer]) -> Iterator[Ch
 
 
 def histograms(before: Sequence[Layer], after: Sequence[Layer]) -> Iterator[Chart]:
-    """The weights of the largest layers that baseline and result share by name."""
+    """Yield histograms of the weights of the largest layers that baseline and result share by name."""
     baseline = {layer.layer: layer for layer in before}
     named = [layer for layer in after if layer.histogram and layer.layer in baseline]
     for place, layer in enumerate(_largest(named, MAX_HISTOGRAMS)):
@@ -41,7 +41,7 @@ def histograms(before: Sequence[Layer], after: Sequence[Layer]) -> Iterator[Char
 
 
 def _largest(layers: Sequence[Layer], most: int) -> list[Layer]:
-    """The layers with most weights, in the order of the model."""
+    """Return the layers with the most weights, in the order of the model."""
     chosen = sorted(layers, key=lambda layer: layer.weights, reverse=True)[:most]
     return [layer for layer in layers if layer in chosen]
 

@@ -1,4 +1,4 @@
-"""Charts of the techniques' notes: lines over a column of a note's table, as its plot says."""
+"""Charts of the notes of techniques: lines over a column of a note's table."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from toolkit.report.charts.drawing import BASE, MUTED, PRECISIONS, Chart, new_ax
 from toolkit.report.notes import chart_name, table_as_text, title_of
 from toolkit.rows import Note, Plot
 
-# A report may come from anywhere: whatever it holds, its page is drawn in seconds.
+# The page of any report, also of a third-party one, must be drawn in seconds.
 MAX_CHARTS, MAX_LINES, MAX_ROWS = 24, 60, 2000
-MAX_VALUE = 1e30  # beyond it an axis has no room for its margins
+MAX_VALUE = 1e30  # a larger one leaves an axis no room for margins
 MAX_NAMED_LINES = 8
-MAX_MARKED_POINTS = 20  # points of a line that are marked each
+MAX_MARKED_POINTS = 20  # longer lines have no markers
 STYLES = ("-", "--")
 MAX_LABEL_LENGTH = 40
 
 
 class Line(NamedTuple):
-    """One line: the value of its series, and its points in the order of the table."""
+    """A line: the value of its series, and its points in the order of the table."""
 
     name: str
     x: list[float]
@@ -33,7 +33,7 @@ class Line(NamedTuple):
 
 
 def note_charts(report: Report) -> Iterator[Chart]:
-    """One chart for each note that has a plot and something to draw, of a report's first ones."""
+    """Yield the charts of the first `MAX_CHARTS` notes that have a plot and something to draw."""
     drawn = (
         _chart(number, name, row.stage, note, note.plot)
         for number, row in enumerate(report.rows)
@@ -44,7 +44,7 @@ def note_charts(report: Report) -> Iterator[Chart]:
 
 
 def lines_of(table: Sequence[Mapping[str, Any]], plot: Plot) -> list[Line]:
-    """The lines of a table, in the order in which their series first come up; rows without two numbers are left out."""
+    """Return the lines of a table, in the order of their series; rows without two numbers are skipped."""
     lines: dict[str, Line] = {}
     for row in table[:MAX_ROWS]:
         x, y = row.get(plot.x), row.get(plot.y)
@@ -84,7 +84,7 @@ def _chart(number: int, name: str, stage: str, note: Note, plot: Plot) -> Chart 
 
 
 def _lines_with_largest_values(lines: Sequence[Line]) -> list[Line]:
-    """The lines with the largest values, so many as can be told apart, in the order of the table."""
+    """Return the `MAX_NAMED_LINES` lines with the largest values, in the order of the table."""
     largest = sorted(range(len(lines)), key=lambda place: -max(map(abs, lines[place].y)))[:MAX_NAMED_LINES]
     return [lines[place] for place in sorted(largest)]
 

@@ -1,4 +1,4 @@
-"""Quality against size: which stage is worth its bytes."""
+"""Chart of quality against size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_NAMED_POINTS = 5
 
 
 class Point(NamedTuple):
-    """One row: its size in bytes, its quality and interval in units of the axis."""
+    """A row: its size in bytes, and its quality and interval in units of the axis."""
 
     number: int
     stage: str
@@ -28,7 +28,7 @@ class Point(NamedTuple):
 
 
 def quality_against_size(report: Report) -> Iterator[Chart]:
-    """One chart of the foremost metric, if two rows have it."""
+    """Yield a chart of the primary metric if at least two rows have it."""
     for metric in report.measured_qualities[:1]:
         form = quality_format(metric)
         points = _points(report, metric, form)
@@ -60,12 +60,12 @@ def _chart(points: Sequence[Point], form: QualityFormat) -> Chart:
     axes.tick_params(axis="y", labelcolor=MUTED)
     axes.set_ylabel(form.axis)
     table = [{"stage": f"{p.number} {p.stage}", "size": bytes_text(p.size), form.title: p.text} for p in points]
-    told = "; ".join(f"{line['stage']}: {line['size']}, {line[form.title]}" for line in table)
-    return Chart("quality-size", f"{form.title} against size", f"{told}.", figure, table)
+    description = "; ".join(f"{line['stage']}: {line['size']}, {line[form.title]}" for line in table)
+    return Chart("quality-size", f"{form.title} against size", f"{description}.", figure, table)
 
 
 def _scale(axes: Axes, sizes: Sequence[float]) -> None:
-    """A logarithmic axis with room at both sides for the labels."""
+    """Set a logarithmic axis with room for labels on both sides."""
     size_axis(axes, sizes)
     smallest, largest = min(sizes), max(sizes)
     room = 1.6 * (largest / smallest) ** 0.45
@@ -74,7 +74,7 @@ def _scale(axes: Axes, sizes: Sequence[float]) -> None:
 
 
 def _name_points(axes: Axes, points: Sequence[Point]) -> None:
-    """Write the stages beside their points, the smallest at its left; those that (nearly) coincide share a label."""
+    """Write the stages next to their points, left of the smallest one; points that almost coincide share a label."""
     low, high = axes.get_ylim()
     groups: list[list[Point]] = []
     for point in points:
@@ -90,7 +90,7 @@ def _name_points(axes: Axes, points: Sequence[Point]) -> None:
 
 
 def _name(group: Sequence[Point], named: bool) -> str:
-    """Where there are too many for names, the numbers by which every chart and table knows them."""
+    """Return the stages of points: numbers and names, or only numbers if there are too many points."""
     if named:
         return "\n".join(f"{point.number} {shortened(point.stage, 14)}" for point in group)
     return ", ".join(str(point.number) for point in group)
