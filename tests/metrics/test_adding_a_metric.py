@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 from textwrap import dedent
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +16,7 @@ from toolkit.report.compare_text import as_text as comparison_text
 from toolkit.report.page import render
 from toolkit.report.reader import read_report
 from toolkit.report.table import as_markdown, as_text
-from toolkit.testing import run_text
+from toolkit.testing import run_text, toy_mlp
 
 MODULE = '''
     """Number of linear layers."""
@@ -126,3 +127,10 @@ def test_a_number_whose_metric_is_not_installed_is_shown_plainly(run, tmp_path, 
 
 def test_every_number_of_the_toolkit_is_explained():
     assert [quantity.key for quantity in all_quantities().values() if not quantity.explanation] == []
+
+
+def test_the_example_of_the_documentation_works():
+    example = toolkit.metrics.__doc__.partition("::\n\n")[2].partition("\n\nKeys")[0]
+    module = {}
+    exec(dedent(example), module)
+    assert module["METRIC"].measure(SimpleNamespace(model=toy_mlp())) == {"depth": 4}

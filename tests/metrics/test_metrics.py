@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, cast
 
@@ -473,3 +474,17 @@ def test_counting_macs_leaves_the_model_as_it_was(prepare: Callable[[nn.Module],
     before = trace(model)
     assert macs(model, toy_data(8)) == 64 * 8 * 9 + 16 * 8 * 8 * 9 + 128 * 4
     assert_untouched(model, before)
+
+
+def infinite() -> Data:
+    """Data with a metric that is infinite for one sample."""
+    return replace(toy_data(64), metrics={"odd": lambda outputs, batch: torch.where(batch.index == 0, math.inf, 1.0)})
+
+
+def test_a_metric_that_is_not_finite_counts_as_not_measured(recipe_run: Any) -> None:
+    outcome = recipe_run(f'[data]\nsource = "{__file__}:infinite"\n[[stages]]\ntechnique = "pruning"')
+    assert outcome.error == ""
+    for row in outcome.rows:
+        assert (row["odd"], row["odd_interval"]) == (None, None)
+        assert row["accuracy"] is not None
+    assert "odd is not finite and counts as not measured" in outcome.log

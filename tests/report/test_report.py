@@ -247,7 +247,7 @@ class TestReader:
             row("a", change=-0.01, ratio={"1": 0.5}, note=Note("text", [{"layer": "x", "n": 1}])), starts=(0, 0)
         )
         again = read_report(written(whole, tmp_path))
-        assert again == whole
+        assert again == whole == Report.read(tmp_path)
         assert again.directory == tmp_path
         assert again.details is None
         assert Report.model_validate(json.loads(json.dumps(whole.model_dump(mode="json")))) == whole

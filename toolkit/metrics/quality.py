@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -80,12 +81,16 @@ def quality(found: Answers, baseline: Answers | None = None) -> dict[str, Any]:
     if baseline is not None and found.given is not None and baseline.given is not None:
         same = (found.given == baseline.given).reshape(found.samples, -1).all(dim=1)
         row["agreement"] = same.double().mean().item()
-    for name, values in found.scores.items():
-        row |= {name: float(values.mean()), f"{name}_interval": list(mean_interval(values))}
-        if baseline is not None:
-            change = values - baseline.scores[name]
-            row |= {f"{name}_change": float(change.mean()), f"{name}_change_interval": list(mean_interval(change))}
+    with np.errstate(invalid="ignore"):  # of values that are not finite
+        for name, values in found.scores.items():
+            row |= _mean(name, values)
+            if baseline is not None:
+                row |= _mean(f"{name}_change", values - baseline.scores[name])
     return row
+
+
+def _mean(name: str, values: Floats) -> dict[str, Any]:
+    return {name: float(values.mean()), f"{name}_interval": list(mean_interval(values))}
 
 
 def _accuracy(correct: Tensor, before: Tensor | None) -> dict[str, Any]:
