@@ -1,4 +1,4 @@
-"""Weights from a file into a model: safetensors, or a state dict opened with `weights_only`."""
+"""Loading of weights into a model, from safetensors or from a file written by `torch.save`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from toolkit.model_files.safe.finite import not_finite
 from toolkit.model_files.safe.safetensors_file import read_tensors
 from toolkit.model_files.safe.state_dict import MoreThanTensorsError, read_state_dict
 
-SHOWN = 6  # mismatches in a sentence
+MAX_LISTED = 6  # mismatches in one error
 NESTED = ("state_dict", "model_state_dict", "model")  # where checkpoints of trainings keep the state dict
 
 
@@ -29,10 +29,10 @@ def load_weights(model: nn.Module, path: Path) -> None:
     _drop_not_persistent(model, expected, state)
     mismatches = _mismatches(expected, state)
     if mismatches:
-        shown = "; ".join(mismatches[:SHOWN])
-        if len(mismatches) > SHOWN:
-            shown += f"; … and {len(mismatches) - SHOWN} more"
-        raise InputError(f"{path} does not fit {type(model).__name__}: {shown}")
+        listing = "; ".join(mismatches[:MAX_LISTED])
+        if len(mismatches) > MAX_LISTED:
+            listing += f"; … and {len(mismatches) - MAX_LISTED} more"
+        raise InputError(f"{path} does not fit {type(model).__name__}: {listing}")
     try:
         model.load_state_dict(state)
     except Exception as error:  # tensors of another kind: sparse, without data; or a dictionary with odd attributes
