@@ -35,7 +35,7 @@ FIRST_LINE = re.compile(r"^\[+(\w+)\]+$", flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", FOLLOWED)
-def test_a_how_to_page_works_as_it_stands(page, tmp_path, no_page):
+def test_a_how_to_page_works_as_it_stands(page, tmp_path):
     (tmp_path / "recipe.toml").write_text(MINIMAL)  # for a page that shows no recipe
     done = list(follow(PAGES[page], tmp_path, QUICK))
     assert any(output for _, output in done) or "toolkit.run(" in PAGES[page]

@@ -8,6 +8,7 @@ import pytest
 import toolkit
 from toolkit.recipe.read import parse_recipe
 
+pytestmark = pytest.mark.page  # one of the files of a run directory
 PAGE = (Path(__file__).parents[2] / "docs" / "not-obvious.md").read_text(encoding="utf-8")
 NET = """
 import torch
@@ -52,9 +53,7 @@ def report(tmp_path_factory):
     """A run of a network that has a layer of each kind."""
     folder = tmp_path_factory.mktemp("facts")
     (folder / "net.py").write_text(NET)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("toolkit.metrics.memory._start", lambda: None)  # as for all tests, which this comes before
-        return toolkit.run(parse_recipe(RECIPE, "facts.toml", folder), output=folder / "run", cache=False)
+    return toolkit.run(parse_recipe(RECIPE, "facts.toml", folder), output=folder / "run", cache=False)
 
 
 def claims():

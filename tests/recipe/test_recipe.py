@@ -86,6 +86,7 @@ def install(monkeypatch):
 
 
 class TestMeaning:
+    @pytest.mark.smoke
     def test_stages_are_counted_from_one_and_start_from_the_row_before(self):
         recipe = read(RECIPE)
         assert (recipe.name, recipe.seed, recipe.measure.budget) == ("toy", 3, 0.2)
@@ -94,14 +95,14 @@ class TestMeaning:
         first, second = recipe.stages
         assert (first.number, first.name, first.start) == (1, "pruning", 0)
         assert (second.number, second.name, second.start) == (2, "int8", 1)
-        assert first.steps[0].params.sparsity == 0.8
+        assert first.uses[0].params.sparsity == 0.8
         assert first.finetune is not None
         assert first.finetune.epochs == 2
         assert second.finetune is None
 
     def test_with_adds_steps_in_the_order_written(self):
         stage = read(edited("finetune = { epochs = 2 }", LEARN)).stages[0]
-        assert [step.technique.name for step in stage.steps] == ["pruning", "distillation"]
+        assert [use.plugin.name for use in stage.uses] == ["pruning", "distillation"]
 
     def test_from_names_a_row(self):
         text = RECIPE + '[[stages]]\nname = "a"\nfrom = "baseline"\ntechnique = "pruning"\n'
@@ -190,6 +191,7 @@ class TestFile:
         ],
         ids=range(14),
     )
+    @pytest.mark.smoke
     def test_what_is_no_recipe_at_all(self, text, sentence):
         assert problems(text) == [("", sentence)]
 
@@ -551,8 +553,8 @@ class TestOverrides:
             "name": "other",
         }
         recipe = read(RECIPE, overrides=overrides)
-        assert recipe.stages[0].steps[0].params.sparsity == 0.9
-        assert recipe.stages[1].steps[0].params.engine == "torch"
+        assert recipe.stages[0].uses[0].params.sparsity == 0.9
+        assert recipe.stages[1].uses[0].params.engine == "torch"
         assert recipe.model.training is not None
         assert recipe.model.training.clip_norm == 1.0
         assert recipe.measure.batch_sizes == [2]
@@ -775,7 +777,7 @@ class TestPythonBesideTheRecipe:
             ("unsavable", "Net holds a lambda or inner function in 'trick': use a function of a module"),
             (
                 "three_classes",
-                "does not fit the train split: its targets go up to 3, and the model tells only 3 classes apart",
+                "does not fit the train split: targets must be class indices from 0 to 2, found 3",
             ),
         ],
     )
@@ -786,7 +788,7 @@ class TestPythonBesideTheRecipe:
     @pytest.mark.parametrize(
         ("edit", "sentence"),
         [
-            ({"source": "nets.py:no_module"}, f"data source '{{0}}:no_module' must return {FORMS}, not int"),
+            ({"source": "nets.py:no_module"}, f"data source '{{0}}:no_module' must return {FORMS}, found int"),
             ({"source": "nets.py:fails"}, "data '{0}:fails' raised RuntimeError: no luck"),
             ({"source": "nets.py:empty"}, "its train split is empty"),
             (
@@ -795,7 +797,7 @@ class TestPythonBesideTheRecipe:
             ),
             (
                 {"source": "nets.py:no_test", "validation": 64},
-                "64 validation samples leave nothing of 64 to train on",
+                "`validation` must be less than the number of training samples (64), found 64",
             ),
         ],
     )

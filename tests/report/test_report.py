@@ -17,13 +17,13 @@ from toolkit import masks
 from toolkit.cli import main
 from toolkit.errors import InputError
 from toolkit.metrics import answers
+from toolkit.number_text import bytes_text, count_text, plus_minus, printable, seconds, signed
 from toolkit.recipe.differences import settings_of
 from toolkit.report import Report
 from toolkit.report.compare import compare, moved
 from toolkit.report.curves import POINTS, CurveRecorder
 from toolkit.report.details import Details
 from toolkit.report.layers import BINS, histogram, layers_of
-from toolkit.report.numbers import bytes_text, count_text, plus_minus, printable, seconds, signed
 from toolkit.report.reader import read_details, read_report
 from toolkit.report.samples import SHOWN, lost_samples, picture
 from toolkit.report.table import as_markdown, as_text
@@ -58,13 +58,14 @@ BASELINE = row(
 
 
 def report(*rows, **options):
-    return Report("toy", 0, (BASELINE, *rows), ENVIRONMENT, **options)
+    return Report(name="toy", seed=0, rows=(BASELINE, *rows), environment=ENVIRONMENT, **options)
 
 
 class TestNumbers:
     @pytest.mark.parametrize(
         ("size", "text"), [(0, "0 B"), (999, "999 B"), (999.9, "1 kB"), (1_729_189, "1.73 MB"), (3e12, "3 TB")]
     )
+    @pytest.mark.smoke
     def test_bytes(self, size, text):
         assert bytes_text(size) == text
 
@@ -79,6 +80,7 @@ class TestNumbers:
 
 
 class TestVerdict:
+    @pytest.mark.smoke
     def test_two_sentences_say_what_was_gained_and_what_it_cost(self):
         small = row("small", change=-0.0004, ratio={"1": 0.5, "64": 0.25}, size_bytes=100_000, agreement=0.996)
         assert verdict(report(small)) == (
@@ -150,16 +152,22 @@ class TestVerdict:
     def test_other_metrics_have_a_direction_and_their_own_unit(self):
         values = {"error": 0.02, "error_change": 0.004, "error_change_interval": [0.003, 0.005]}
         bare = Report(
-            "r",
-            0,
-            (Row("baseline", {"error": 0.016}), Row("a", values)),
-            ENVIRONMENT,
-            {"error": "lower", "r2": "higher"},
+            name="r",
+            seed=0,
+            rows=(Row("baseline", {"error": 0.016}), Row("a", values)),
+            environment=ENVIRONMENT,
+            quality={"error": "lower", "r2": "higher"},
         )
         assert stage_verdicts(bare) == ["1 a: error is worse by 0.004 ± 0.001 than the baseline's"]
 
     def test_a_metric_without_interval_is_told_and_not_judged(self):
-        bare = Report("r", 0, (Row("baseline", {"loss": 0.1}), Row("a", {"loss": 0.2})), ENVIRONMENT, {"loss": "lower"})
+        bare = Report(
+            name="r",
+            seed=0,
+            rows=(Row("baseline", {"loss": 0.1}), Row("a", {"loss": 0.2})),
+            environment=ENVIRONMENT,
+            quality={"loss": "lower"},
+        )
         assert verdict(bare).endswith("Loss went from 0.1 to 0.2, measured without an interval.")
 
     def test_a_baseline_alone(self):
@@ -196,7 +204,7 @@ class TestTable:
         assert "\n1 a: loses 1.00 ± 0.10 points" in rest
 
     def test_whatever_was_not_measured_is_left_out(self):
-        bare = Report("r", 0, (Row("baseline"), Row("a", {"x.note": Note("said")})), {})
+        bare = Report(name="r", seed=0, rows=(Row("baseline"), Row("a", {"x.note": Note("said")})), environment={})
         text = as_text(bare)
         assert text.splitlines()[0].split() == ["#", "stage", "size", "smaller"]
         assert "1 a: x.note: said" in text
@@ -205,7 +213,15 @@ class TestTable:
 
     def test_metrics_of_ones_own_get_columns(self):
         values = {"rmse": 0.5, "rmse_interval": [0.4, 0.6], "rmse_change": 0.1, "rmse_change_interval": [0.05, 0.15]}
-        text = as_text(Report("r", 0, (Row("baseline", values), Row("a", values)), {}, {"rmse": "lower"}))
+        text = as_text(
+            Report(
+                name="r",
+                seed=0,
+                rows=(Row("baseline", values), Row("a", values)),
+                environment={},
+                quality={"rmse": "lower"},
+            )
+        )
         assert "0.5 ±0.1" in text
         assert "+0.1 ±0.05" in text
 
@@ -216,7 +232,7 @@ class TestTable:
 
 
 def written(report, directory):
-    (directory / "report.json").write_text(json.dumps(report.to_json()))
+    (directory / "report.json").write_text(json.dumps(report.model_dump(mode="json")))
     (directory / "recipe.toml").write_text('name = "toy"\n[[stages]]\ntechnique = "a"\nparams = { x = 1 }\n')
     return directory
 
@@ -231,10 +247,10 @@ class TestReader:
             row("a", change=-0.01, ratio={"1": 0.5}, note=Note("text", [{"layer": "x", "n": 1}])), starts=(0, 0)
         )
         again = read_report(written(whole, tmp_path))
-        assert again == whole
+        assert again == whole == Report.read(tmp_path)
         assert again.directory == tmp_path
         assert again.details is None
-        assert Report.from_json(json.loads(json.dumps(whole.to_json()))) == whole
+        assert Report.model_validate(json.loads(json.dumps(whole.model_dump(mode="json")))) == whole
 
     def test_a_plot_comes_back_and_a_note_without_one_is_written_as_ever(self, tmp_path):
         table = [{"layer": "x", "sparsity": 0.5, "drop": 1.5}]
@@ -242,8 +258,12 @@ class TestReader:
         notes = {f"note{place}": Note("text", table, plot) for place, plot in enumerate(plots)}
         whole = report(row("a", change=-0.01, **notes), starts=(0, 0))
         assert read_report(written(whole, tmp_path)) == whole
-        assert whole.rows[1]["note0"].to_json()["plot"] == {"x": "sparsity", "y": "drop", "series": "layer"}
-        assert whole.rows[1]["note2"].to_json() == {"text": "text", "table": table}
+        assert whole.rows[1]["note0"].model_dump(mode="json")["plot"] == {
+            "x": "sparsity",
+            "y": "drop",
+            "series": "layer",
+        }
+        assert whole.rows[1]["note2"].model_dump(mode="json") == {"text": "text", "table": table}
 
     def refused(self, directory):
         with pytest.raises(InputError) as caught:
@@ -253,11 +273,11 @@ class TestReader:
         return sentence
 
     def test_what_is_no_run_is_named(self, tmp_path):
-        assert self.refused(tmp_path / "no") == f"there is no run directory {tmp_path / 'no'}"
-        assert self.refused(tmp_path) == f"{tmp_path} is not the directory of a run: there is no report.json in it"
+        assert self.refused(tmp_path / "no") == f"run directory {tmp_path / 'no'} does not exist"
+        assert self.refused(tmp_path) == f"{tmp_path} is not a run directory: it has no report.json"
 
     def test_every_truncation_is_one_sentence(self, tmp_path):
-        text = json.dumps(report(row("a", change=-0.01)).to_json())
+        text = json.dumps(report(row("a", change=-0.01)).model_dump(mode="json"))
         for length in range(0, len(text), 7):
             (tmp_path / "report.json").write_text(text[:length])
             assert "report.json is truncated or not JSON" in self.refused(tmp_path)
@@ -291,6 +311,13 @@ class TestReader:
             ("environment", [], "environment: "),
             ("environment", None, "environment: "),
             ("quality", {"accuracy": "more"}, "quality.accuracy: "),
+            ("quality", 5, "quality: "),
+            ("quality", [["accuracy", "higher"]], "quality: "),
+            ("rows.1.accuracy", 10**400, "rows.1.accuracy: must be a number, found 1000"),
+            ("rows.1.size_bytes", -(10**400), "rows.1.size_bytes: must be a number, found -1000"),
+            ("rows.1.size_bytes", -1, "rows.1.size_bytes: must be greater than 0, found -1"),
+            ("rows.1.latency_ratio", {"1": 1e308}, None),
+            ("format", 0, "format: "),
             ("starts", [-1], "starts.0: "),
             ("starts", [0, 99], None),
             ("name", None, "name: "),
@@ -298,7 +325,7 @@ class TestReader:
         ],
     )
     def test_a_wrong_value_is_named_with_its_place(self, tmp_path, place, value, expected):
-        content = json.loads(json.dumps(report(row("a", change=-0.01, ratio={"1": 0.5})).to_json()))
+        content = json.loads(json.dumps(report(row("a", change=-0.01, ratio={"1": 0.5})).model_dump(mode="json")))
         target = content
         *path, last = place.split(".")
         for part in path:
@@ -309,6 +336,35 @@ class TestReader:
             assert str(read_report(tmp_path))
         else:
             assert f"{tmp_path / 'report.json'} is not the report of a run: {expected}" in self.refused(tmp_path)
+
+    @pytest.mark.parametrize("value", [10**400, -(10**400), [10**400, 1], {"1": 10**400}])
+    def test_a_number_of_a_plugin_that_no_float_can_hold_is_an_error(self, tmp_path, value):
+        content = report(row("a")).model_dump(mode="json")
+        content["rows"][1]["x.number"] = value
+        (tmp_path / "report.json").write_text(json.dumps(content))
+        assert "rows.1.x.number" in self.refused(tmp_path)
+
+    def test_an_integer_of_any_length_in_a_note_is_shown(self, tmp_path):
+        whole = report(row("a", note=Note("", [{"n": 10**400}, {"n": 1}])))
+        assert str(read_report(written(whole, tmp_path)))
+
+    def test_a_file_of_a_newer_format_is_one_sentence(self, tmp_path):
+        written(report(), tmp_path)
+        (tmp_path / "details.json").write_text('{"format": 2, "anything": []}')
+        newer = "was written by a newer version of the toolkit (format 2, "
+        with pytest.raises(InputError) as caught:
+            read_details(tmp_path)
+        assert f"{tmp_path / 'details.json'} {newer}" in str(caught.value)
+        (tmp_path / "report.json").write_text('{"format": 2, "anything": []}')
+        assert f"{tmp_path / 'report.json'} {newer}" in self.refused(tmp_path)
+        assert "pip install -U torch-optimization-toolkit" in self.refused(tmp_path)
+
+    def test_the_first_files_of_the_format_are_read(self, tmp_path):
+        content = report().model_dump(mode="json")
+        assert content.pop("format") == 1
+        (tmp_path / "report.json").write_text(json.dumps(content))
+        (tmp_path / "details.json").write_text('{"format": "toolkit details 1"}')
+        assert read_report(tmp_path).details == Details()
 
     @pytest.mark.parametrize("text", ["[]", "1", '"text"', "null", "{}", '{"loss": [1, 2]}', "[" * 100_000, "\ufeff{}"])
     def test_foreign_files_are_one_sentence(self, tmp_path, text):
@@ -331,7 +387,7 @@ class TestReader:
 
     @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
     def test_numbers_that_json_does_not_know_are_refused(self, tmp_path, number):
-        text = json.dumps(report().to_json()).replace("0.99,", f"{number},")
+        text = json.dumps(report().model_dump(mode="json")).replace("0.99,", f"{number},")
         (tmp_path / "report.json").write_text(text)
         assert "rows.0.accuracy: " in self.refused(tmp_path)
 
@@ -393,6 +449,20 @@ class TestCompare:
         found = compare(runs("first", timed(0.67)), runs("second", timed(ratio)))
         assert [number.outcome for number in found.numbers if number.name == "latency_ratio @1"][-1] == outcome
 
+    def test_counts_have_all_their_digits_and_metrics_their_order(self, runs):
+        first, second = runs("first", row("a")), runs("second", row("a", nonzero=249_999, sparsity=0.1, macs=999_999))
+        found = compare(first, second)
+        assert found.of("moved") == [
+            ("1 a", "nonzero", "250,000", "249,999", "moved"),
+            ("1 a", "macs", "1,000,000", "999,999", "moved"),
+        ]
+        names = [number.name for number in found.numbers if number.row == "1 a"]
+        assert names == ["accuracy", "size", "samples", "parameters", "nonzero", "macs"]
+
+    def test_numbers_of_techniques_are_compared_and_bytes_are_bytes(self, runs):
+        first, second = runs("first", row("a", **{"x.a_bytes": 1e6})), runs("second", row("a", **{"x.a_bytes": 2e6}))
+        assert compare(first, second).of("unknown") == [("1 a", "x.a_bytes", "1 MB", "2 MB", "unknown")]
+
     def test_rows_pair_by_name_and_then_by_number(self, runs):
         first = runs("first", row("a", accuracy=0.9, accuracy_interval=[0.89, 0.91]), row("b"), row("only"))
         second = runs("second", row("c", size_bytes=5), row("a", accuracy=0.8, accuracy_interval=[0.79, 0.81]))
@@ -428,7 +498,7 @@ class TestCompare:
         for arguments in (["report", "nowhere"], ["diff", "nowhere", "there"]):
             result = CliRunner().invoke(main, arguments)
             assert result.exit_code == 2
-            assert result.output == "error: there is no run directory nowhere\n"
+            assert result.output == "error: run directory nowhere does not exist\n"
 
 
 class TestCurves:

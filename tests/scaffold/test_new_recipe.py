@@ -49,17 +49,18 @@ def test_it_passes_a_rehearsal_and_shows_every_setting(new):
     assert result.stdout.startswith("recipe.toml is written: it takes about ")
     assert CliRunner().invoke(main, ["check", "recipe.toml", "--rehearse"]).exit_code == 0
     recipe = read_recipe("recipe.toml")
-    assert [[step.technique.name for step in stage.steps] for stage in recipe.stages] == [
+    assert [[use.plugin.name for use in stage.uses] for stage in recipe.stages] == [
         ["pruning", "distillation"],
         ["quantization"],
     ]
     lines = Path("recipe.toml").read_text().splitlines()
     assert max(map(len, lines)) <= 120
-    for step in (step for stage in recipe.stages for step in stage.steps):
-        for name in type(step.params).model_fields:
+    for use in (use for stage in recipe.stages for use in stage.uses):
+        for name in type(use.params).model_fields:
             assert any(line.startswith(f"# {name} =") and "  # " in line for line in lines), name
 
 
+@pytest.mark.smoke
 def test_arguments_are_written_as_they_are(new):
     options = ["--model-args", "{ hidden = 8 }", "--data-args", "{ samples = 40 }", "--technique", "quantization"]
     assert new("sized", *options).exit_code == 0

@@ -38,7 +38,7 @@ class ShippedRecipe(click.ParamType):
         return _shipped(incomplete)
 
 
-class Plugin(click.ParamType):
+class PluginName(click.ParamType):
     """The name of an installed plugin."""
 
     name = "text"
@@ -70,7 +70,7 @@ COMPLETED: Mapping[tuple[str, str], click.ParamType] = {
     ("recipes", "name"): ShippedRecipe(),
     ("report", "run"): RunDirectory(path_type=Path),
     ("run", "recipe"): Recipe(),
-    ("techniques", "name"): Plugin(),
+    ("techniques", "name"): PluginName(),
 }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from toolkit.cli.completion import Plugin
+from toolkit.cli.completion import PluginName
 from toolkit.errors import ToolkitError
 
 OWN = "torch-optimization-toolkit "
@@ -70,7 +70,7 @@ def new() -> None:
     "--technique",
     "techniques",
     multiple=True,
-    type=Plugin(),
+    type=PluginName(),
     metavar="NAME",
     help="By default those of recipe mnist.",
 )
@@ -85,11 +85,11 @@ def new_recipe(
     output: Path,
 ) -> None:
     """Write a commented recipe for your model and data, once it has been rehearsed."""
-    from toolkit.report.numbers import bytes_text, seconds
-    from toolkit.scaffold.recipes import Wish
+    from toolkit.number_text import bytes_text, seconds
+    from toolkit.scaffold.recipes import RecipeRequest
     from toolkit.scaffold.recipes import new_recipe as write
 
-    rehearsal = write(Wish(model, data, output, weights, model_args, data_args), techniques)
+    rehearsal = write(RecipeRequest(model, data, output, weights, model_args, data_args), techniques)
     duration, size = seconds(rehearsal.duration_s), bytes_text(rehearsal.size_bytes)
     click.echo(f"{output} is written: it takes about {duration} and leaves a model of {size}\n")
     click.echo(f"{rehearsal}\n\nRun it with: toolkit run {output}")

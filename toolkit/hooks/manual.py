@@ -1,4 +1,4 @@
-"""What a technique does and takes, from its docstrings and its `Params`."""
+"""The manual page of a plugin, made of its docstring and its `Params`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 from tabulate import tabulate
 
 from toolkit.errors import InputError, TechniqueError
-from toolkit.hooks.loading import Role, Technique, find, load
+from toolkit.hooks.loading import Plugin, Role, find, load
 from toolkit.params import Params
 
 
@@ -23,7 +23,7 @@ def manual(name: str) -> str:
 
 
 def parameters(params: type[Params]) -> str:
-    """A table of the settings: name, type or choices, range, default, description; and one of each table in them."""
+    """A table of the params (type or choices, range, default, description), and one for each table among them."""
     if not params.model_fields:
         return "It has no params."
     inner = [
@@ -48,7 +48,7 @@ def tables_in(annotation: Any) -> Iterator[type[Params]]:
         yield from tables_in(argument)
 
 
-def _either(name: str) -> Technique:
+def _either(name: str) -> Plugin:
     roles: tuple[Role, Role] = ("technique", "observer")
     try:
         return load(name, roles[0])
@@ -68,7 +68,7 @@ def describe_field(name: str, field: FieldInfo) -> Iterator[str]:
 
 
 def _default(value: Any) -> str:
-    # As TOML writes it; tabulate takes the word False for a truth, and shows True.
+    # As TOML writes it. Besides, tabulate would show the word False as True.
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
@@ -89,7 +89,7 @@ def _type(annotation: Any) -> str:
 def _bounds(metadata: Iterable[Any]) -> Iterator[str]:
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
     for constraint in metadata:
-        if isinstance(constraint, FieldInfo):  # of what is in a list
+        if isinstance(constraint, FieldInfo):  # of the items of a list
             yield from _bounds(constraint.metadata)
         for name, sign in signs.items():
             if hasattr(constraint, name):

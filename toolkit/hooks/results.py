@@ -1,4 +1,4 @@
-"""What a technique's hooks return, and a sentence for the author where it is something else."""
+"""Checks what a technique's hooks return, and tells the author where it is something else."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from typing import Any
 from torch import nn
 
 from toolkit.errors import TechniqueError
-from toolkit.hooks.loading import Technique
+from toolkit.hooks.loading import Plugin
 from toolkit.params import Params
 from toolkit.training import Training
 
 
-def require_model(technique: Technique, made: Any) -> nn.Module:
-    """What `optimize` returned, if it is a model."""
+def require_model(technique: Plugin, made: Any) -> nn.Module:
+    """The return value of `optimize`, which must be a model."""
     if isinstance(made, nn.Module):
         return made
     remedy = "return it alone" if isinstance(made, tuple) else "end it with 'return model'"
     raise TechniqueError(f"{technique} must return the model from optimize, not {_kind(made)}: {remedy}")
 
 
-def require_training(technique: Technique, made: Any) -> Training:
-    """What `finetune` returned, if it is a training."""
+def require_training(technique: Plugin, made: Any) -> Training:
+    """The return value of `finetune`, which must be a training."""
     if isinstance(made, Training):
         return made
-    remedy = "the runner trains, it only says how" if isinstance(made, nn.Module) else "or training as it is"
+    remedy = "the runner does the training" if isinstance(made, nn.Module) else "or training unchanged"
     raise TechniqueError(f"{technique} must return training.using(…) from finetune, not {_kind(made)}: {remedy}")
 
 
-def require_params(technique: Technique, made: Any) -> Params:
-    """What `resolve` returned, if it is params of the technique that a recipe can hold."""
+def require_params(technique: Plugin, made: Any) -> Params:
+    """The return value of `resolve`, which must be params of the technique."""
     wanted = technique.params_class
     if not isinstance(made, wanted):
         remedy = 'return params.model_copy(update={"…": …})'

@@ -15,7 +15,7 @@ from toolkit.replacements import replaced_layers
 
 
 @dataclass
-class Kept:
+class Examined:
     """What became of promises: those that later stages have to keep (what is broken is not held against them),
     those that were broken, by deed, and those whose layer is gone."""
 
@@ -25,9 +25,9 @@ class Kept:
 
 
 @torch.no_grad()
-def examine(promises: Promises, model: nn.Module) -> Kept:
+def examine(promises: Promises, model: nn.Module) -> Examined:
     """Compare a model with what is promised of it."""
-    kept = Kept()
+    kept = Examined()
     promises = promises.under(promises.prefix_in(model))
     kinds = kinds_of(model) if promises.kinds else {}
     for path, kind in promises.kinds.items():
@@ -57,7 +57,7 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _examine_kind(kept: Kept, path: str, before: Kind, now: Kind | None) -> None:
+def _examine_kind(kept: Examined, path: str, before: Kind, now: Kind | None) -> None:
     if now is None:
         kept.ended.kinds[path] = before
     elif before.is_kept_by(now):
@@ -67,7 +67,7 @@ def _examine_kind(kept: Kept, path: str, before: Kind, now: Kind | None) -> None
         kept.broken.setdefault(f"undid what {before.maker} made of", []).append(change)
 
 
-def _examine_zeros(kept: Kept, path: str, maker: str, zeros: Tensor, value: Tensor | None) -> None:
+def _examine_zeros(kept: Examined, path: str, maker: str, zeros: Tensor, value: Tensor | None) -> None:
     if value is None or value.shape != zeros.shape:
         kept.ended.zeros.setdefault(path, {})[maker] = zeros
         return

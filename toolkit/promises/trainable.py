@@ -15,7 +15,7 @@ def trained_later(stages: Sequence[Stage], stage: Stage) -> Stage | None:
     """The first later stage that trains what `stage` left, be it after others that passed the model on."""
     rows = {stage.number}
     for later in stages[stage.number :]:
-        if later.start not in rows or any(step.params.replaces_model for step in later.steps):
+        if later.start not in rows or any(use.params.replaces_model for use in later.uses):
             continue
         if later.finetune is not None:
             return later

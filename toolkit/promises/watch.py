@@ -13,7 +13,7 @@ from toolkit.promises.breaches import Breaches, OnBreach
 from toolkit.promises.examine import examine
 from toolkit.promises.fingerprint import Fingerprint, changes, fingerprint
 from toolkit.promises.trainable import frozen, trainable_weights
-from toolkit.recipe.read import Stage, Step
+from toolkit.recipe.read import PluginUse, Stage
 from toolkit.rows import Note
 
 
@@ -43,7 +43,7 @@ class Watch:
     ) -> None:
         self.stage, self.data, self.trained_by = stage, data, trained_by
         self._breaches = Breaches(stage.label, on_breach)
-        self._shape = self._shape_of(incoming, stage.techniques)
+        self._shape = self._shape_of(incoming, stage.technique_names)
         self.promises = promises if promises is not None else Promises().and_of(incoming, "an earlier stage")
         self._trainable: dict[str, int] | None = trainable_weights(incoming)
         self._guarded: dict[str, tuple[nn.Module, Fingerprint]] = {}
@@ -59,12 +59,12 @@ class Watch:
                 remedy = "change what optimize is given, or a toolkit.masks.clone"
                 self._breaches.add(f"{who} changed {name} {when} at", found, remedy)
 
-    def after_optimize(self, step: Step, model: nn.Module) -> None:
+    def after_optimize(self, use: PluginUse, model: nn.Module) -> None:
         """Earlier stages' and this stage's earlier techniques' work is kept, or ends where the model is replaced."""
-        who = str(step.technique)
+        who = str(use.plugin)
         self.after_hook(who, "in optimize")
         self._check_shape(f"{who} returned", model)
-        if step.params.replaces_model:
+        if use.params.replaces_model:
             self._breaches.end("another model took its place", self.promises)
             self.promises, self._trainable = Promises(), None
         self._check_promises(who, model)
@@ -72,11 +72,11 @@ class Watch:
 
     def after_training(self, model: nn.Module) -> None:
         """As before; but what the stage set up itself may have moved while it trained."""
-        who = self.stage.techniques
+        who = self.stage.technique_names
         self.after_hook(who, "while training")
         self._check_shape(f"{who} left", model)
         shown = [*masks.current(model), *(path for path, kind in kinds_of(model).items() if kind.replaces)]
-        self.promises = self.promises.before(self.stage.label, shown if len(self.stage.steps) > 1 else None)
+        self.promises = self.promises.before(self.stage.label, shown if len(self.stage.uses) > 1 else None)
         self._check_promises(who, model)
         self.promises = self.promises.and_of(model, self.stage.label)
         self._check_trainable(who, model)
@@ -102,7 +102,7 @@ class Watch:
 
     def _check_shape(self, deed: str, model: nn.Module) -> None:
         """Run the model on two samples, which also makes lazy layers."""
-        before, self._shape = self._shape, self._shape_of(model, self.stage.techniques)
+        before, self._shape = self._shape, self._shape_of(model, self.stage.technique_names)
         if self._shape != before:
             self._breaches.add(f"{deed} a model whose outputs are {self._shape} a sample, they were {before}")
 

@@ -13,14 +13,14 @@ from pydantic import ValidationError
 
 from toolkit.errors import InputError, Problem, RecipeError
 from toolkit.hooks import loading as techniques
-from toolkit.hooks.loading import Technique
+from toolkit.hooks.loading import Plugin
 from toolkit.params import Params
 from toolkit.recipe.data_table import DataTable
 from toolkit.recipe.overrides import apply_overrides
 from toolkit.recipe.problems import numbers_beyond_toml, printable, problems_of, readable
 from toolkit.recipe.shipped import locate
 from toolkit.recipe.stage_order import sequence_problems
-from toolkit.recipe.tables import MeasureTable, ModelTable, RecipeTable, StageTable, StepTable
+from toolkit.recipe.tables import MeasureTable, ModelTable, RecipeTable, StageTable, TechniqueTable
 from toolkit.training import TrainingSettings
 
 # Dotted keys nest without limit, and what writes and shows a recipe later is recursive.
@@ -31,10 +31,10 @@ ENDLESS_KEY = re.compile(r"(?:\.[\w-]+){1000}")
 
 
 @dataclass(frozen=True)
-class Step:
-    """A technique with its settings."""
+class PluginUse:
+    """A plugin as a recipe uses it: a technique in a stage, or an observer of the run, with its settings."""
 
-    technique: Technique
+    plugin: Plugin
     params: Params
 
 
@@ -44,7 +44,7 @@ class Stage:
 
     number: int
     name: str
-    steps: tuple[Step, ...] = ()
+    uses: tuple[PluginUse, ...] = ()
     start: int = 0
     finetune: TrainingSettings | None = None
 
@@ -54,9 +54,9 @@ class Stage:
         return f"stage {self.number} ({self.name})"
 
     @property
-    def techniques(self) -> str:
+    def technique_names(self) -> str:
         """Its techniques with their distributions, as errors name them."""
-        return " with ".join(str(step.technique) for step in self.steps)
+        return " with ".join(str(use.plugin) for use in self.uses)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Recipe:
 
     table: RecipeTable
     stages: tuple[Stage, ...]
-    observers: tuple[Step, ...]
+    observers: tuple[PluginUse, ...]
     origin: str
 
     @property
@@ -139,7 +139,7 @@ def parse_recipe(
     problems += [problem for problem in numbers_beyond_toml(content) if problem.place not in told]
     if problems:
         raise _refusal(origin, problems)
-    observers = tuple(Step(techniques.load(plugin.name, "observer"), plugin.params) for plugin in table.plugins)
+    observers = tuple(PluginUse(techniques.load(plugin.name, "observer"), plugin.params) for plugin in table.plugins)
     return Recipe(table, _stages(table.stages), observers, origin)
 
 
@@ -186,7 +186,7 @@ def _stages(tables: list[StageTable]) -> tuple[Stage, ...]:
         Stage(
             number,
             names[number],
-            tuple(_step(step) for step in (table, *table.others)),
+            tuple(_use(each) for each in (table, *table.others)),
             number - 1 if table.start is None else names.index(table.start),
             table.finetune,
         )
@@ -194,8 +194,8 @@ def _stages(tables: list[StageTable]) -> tuple[Stage, ...]:
     )
 
 
-def _step(table: StepTable) -> Step:
-    return Step(techniques.load(table.technique), table.params)
+def _use(table: TechniqueTable) -> PluginUse:
+    return PluginUse(techniques.load(table.technique), table.params)
 
 
 def _across_stages(tables: Any, directory: Path) -> list[Problem]:

@@ -49,11 +49,11 @@ def _can_be_a_name(value: Any) -> bool:
 def _frozen_by(stage: StageTable | None, before: str | None) -> str | None:
     if stage is None:
         return None
-    for step in (stage, *stage.others):
-        if step.params.replaces_model:
+    for use in (stage, *stage.others):
+        if use.params.replaces_model:
             before = None
-        if not step.params.trainable_after:
-            before = step.technique
+        if not use.params.trainable_after:
+            before = use.technique
     return before
 
 
@@ -66,7 +66,7 @@ def _training_problems(number: int, stage: StageTable | None, frozen_by: str | N
         return [Problem(place, message)] if frozen_by else []
     after = f", and the model cannot be trained after {frozen_by}" if frozen_by else ""
     return [
-        Problem(place, f"is missing: {step.technique} with these params only acts while training{after}")
-        for step in (stage, *stage.others)
-        if step.params.needs_finetune
+        Problem(place, f"is missing: {use.technique} with these params only acts while training{after}")
+        for use in (stage, *stage.others)
+        if use.params.needs_finetune
     ]

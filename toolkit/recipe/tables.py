@@ -79,7 +79,7 @@ class OutputTable(Table):
         return self
 
 
-class StepTable(Table):
+class TechniqueTable(Table):
     """One technique with its settings."""
 
     role: ClassVar[techniques.Role] = "technique"
@@ -99,14 +99,14 @@ class StepTable(Table):
         return _params(params, info.data.get("technique"), cls.role, info)
 
 
-class StageTable(StepTable):
+class StageTable(TechniqueTable):
     """`[[stages]]`: one step of the chain, and one row of the report."""
 
     name: Name | None = Field(default=None, description="of the row; the technique's unless given")
     start: str | None = Field(
         default=None, alias="from", description="'baseline' or the name of an earlier stage to start from"
     )
-    others: list[StepTable] = Field(default=[], alias="with", description="more techniques in this stage")
+    others: list[TechniqueTable] = Field(default=[], alias="with", description="more techniques in this stage")
     finetune: TrainingSettings | None = Field(default=None, description="trains the stage's result, once")
 
     @field_validator("name")
@@ -157,7 +157,7 @@ class RecipeTable(Table):
     output: OutputTable = Field(default=OutputTable())
 
 
-def _load(name: str, role: techniques.Role) -> techniques.Technique:
+def _load(name: str, role: techniques.Role) -> techniques.Plugin:
     try:
         return techniques.load(name, role)
     except ToolkitError as error:

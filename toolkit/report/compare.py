@@ -10,21 +10,19 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from toolkit.errors import InputError
+from toolkit.metrics import all_quantities
+from toolkit.metrics.support.metric import EXACT, Comparison, Quantity
+from toolkit.metrics.support.quality_format import quality_format
+from toolkit.number_text import bytes_text, half_width, plain, printable
 from toolkit.recipe.differences import settings_of
 from toolkit.report import Report
-from toolkit.report.numbers import bytes_text, half_width, milliseconds, plain, printable
 from toolkit.report.reader import read_report
-from toolkit.report.row_values import Interval, interval_of, quality_metric, shown_qualities, value_of
-from toolkit.rows import Row
+from toolkit.report.unknown_metrics import unknown_numbers
+from toolkit.rows import Interval, Row
 from toolkit.storage.run_directory import RECIPE
 
-# `moved`: beyond the intervals, or a count that is another; `unknown`: another number, and nobody knows its noise.
+# `moved`: beyond the intervals, or an unequal count; `unknown`: unequal, but at least one run has no interval.
 Outcome = Literal["moved", "within", "unknown"]
-# What the interval of one run cannot know: two processes place the same weights differently in memory, and a machine is
-# busier at one time than at another. By `tests/benchmarks/latency.py` ratios lie up to 7 % apart, and between two whole
-# runs up to 9 %; times, which nothing cancels out of, up to 22 %.
-BETWEEN_RUNS = {"latency_ms": 0.25, "latency_ratio": 0.1, "peak_memory_bytes": 0.1}
-COUNTS = ("size_bytes", "parameters", "nonzero", "macs", "samples")
 ABSENT = "–"
 
 
@@ -47,8 +45,8 @@ class Number(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Two runs, the settings that differ, all numbers that both have, and the rows that only one has."""
+class ComparedRuns:
+    """Two runs: the settings that differ, the numbers that both have, and the rows that only one of them has."""
 
     first: Path
     second: Path
@@ -61,16 +59,20 @@ class Comparison:
         return [number for number in self.numbers if number.outcome == outcome]
 
 
-def compare(first: Path, second: Path) -> Comparison:
-    """Compare two run directories; an `InputError` names the one that is not, or is damaged."""
+def compare(first: Path, second: Path) -> ComparedRuns:
+    """Compare two run directories.
+
+    Raises:
+        InputError: a directory is not a run directory, or its report or recipe is damaged.
+    """
     reports = read_report(first), read_report(second)
     pairs, alone = _paired(*reports)
     numbers = [number for label, one, other in pairs for number in _numbers(label, one, other, reports)]
-    return Comparison(first, second, _settings(first, second), numbers, alone)
+    return ComparedRuns(first, second, _settings(first, second), numbers, alone)
 
 
 def moved(first: float, second: float, one: Interval | None, other: Interval | None) -> Outcome:
-    """Whether two independent measurements differ by more than their 95 % intervals together."""
+    """Return whether two independent measurements differ by more than their combined 95 % intervals."""
     if first == second:
         return "within"
     arms = half_width(first, one), half_width(second, other)
@@ -103,7 +105,7 @@ def _recipe(folder: Path) -> dict[str, Any]:
 
 
 def _paired(first: Report, second: Report) -> tuple[list[tuple[str, Row, Row]], list[str]]:
-    """Rows of the same name, or else of the same number if neither has another partner; the names of the rest."""
+    """Return pairs of rows with the same name, or with the same number if no name matches, and the remaining names."""
     named = {row.stage: row for row in second.rows}
     partners = {number: named.pop(row.stage) for number, row in enumerate(first.rows) if row.stage in named}
     for number, row in enumerate(second.rows[: len(first.rows)]):
@@ -119,28 +121,39 @@ def _paired(first: Report, second: Report) -> tuple[list[tuple[str, Row, Row]], 
 
 
 def _numbers(label: str, one: Row, other: Row, reports: tuple[Report, Report]) -> Iterator[Number]:
-    for metric in dict.fromkeys(name for report in reports for name in shown_qualities(report)):
-        yield from _measured(label, one, other, metric, quality_metric(metric).text)
-    for name in COUNTS:
-        first, second = value_of(one, name), value_of(other, name)
+    """Yield the numbers that both rows have: quality, then counts, then other metrics, then those of techniques."""
+    qualities = dict.fromkeys(name for report in reports for name in report.measured_qualities)
+    quantities = {name: Quantity(name, quality_format(name).text) for name in qualities}
+    for quantity in sorted(all_quantities().values(), key=_order):
+        quantities.setdefault(quantity.key, quantity)
+    others = [*unknown_numbers(reports[0]), *(name for name in one.values if "." in name)]
+    for name in others:
+        quantities.setdefault(name, Quantity(name, bytes_text if name.endswith("_bytes") else plain))
+    for quantity in quantities.values():
+        if quantity.comparison is not None:
+            yield from _compared(label, one, other, quantity, quantity.comparison)
+
+
+def _order(quantity: Quantity) -> tuple[bool, bool]:
+    return quantity.comparison != EXACT, not quantity.by_batch_size
+
+
+def _compared(label: str, one: Row, other: Row, quantity: Quantity, comparison: Comparison) -> Iterator[Number]:
+    sizes = list(one.get(quantity.key) or {}) if quantity.by_batch_size else [""]
+    for size in sizes:
+        first, second = one.number(quantity.key, size), other.number(quantity.key, size)
         if first is not None and second is not None:
-            text = bytes_text if name.endswith("_bytes") else plain
-            outcome: Outcome = "within" if first == second else "moved"
-            yield Number(label, name.removesuffix("_bytes"), text(first), text(second), outcome)
-    for size in one.get("latency_ms") or {}:
-        yield from _measured(label, one, other, "latency_ms", milliseconds, size)
-        yield from _measured(label, one, other, "latency_ratio", lambda ratio: f"×{ratio:.3f}", size)
-    for name in ("agreement", "peak_memory_bytes", *(name for name in one.values if "." in name)):
-        yield from _measured(label, one, other, name, bytes_text if name.endswith("_bytes") else plain)
+            intervals = one.interval(quantity.interval, size), other.interval(quantity.interval, size)
+            name = f"{printable(quantity.label)} @{size}" if size else printable(quantity.label)
+            outcome = _outcome(first, second, intervals, comparison)
+            yield Number(label, name, quantity.text(first), quantity.text(second), outcome)
 
 
-def _measured(label: str, one: Row, other: Row, name: str, text: Any, size: str = "") -> Iterator[Number]:
-    first, second = value_of(one, name, size), value_of(other, name, size)
-    if first is not None and second is not None:
-        around = "latency" if name == "latency_ms" else name
-        outcome = moved(first, second, interval_of(one, around, size), interval_of(other, around, size))
-        if abs(first - second) <= BETWEEN_RUNS.get(name, 0.0) * min(first, second):
-            outcome = "within"
-        yield Number(
-            label, f"{printable(name)} @{size}" if size else printable(name), text(first), text(second), outcome
-        )
+def _outcome(
+    first: float, second: float, intervals: tuple[Interval | None, Interval | None], comparison: Comparison
+) -> Outcome:
+    if comparison.exact:
+        return "within" if first == second else "moved"
+    if abs(first - second) <= comparison.between_runs * min(first, second):
+        return "within"
+    return moved(first, second, *intervals)

@@ -11,7 +11,7 @@ from toolkit.data.splits import Data
 from toolkit.hooks.loading import from_module
 from toolkit.hooks.specs import hookimpl
 from toolkit.params import Params
-from toolkit.recipe.read import Recipe, Stage, Step
+from toolkit.recipe.read import PluginUse, Recipe, Stage
 from toolkit.report import Report
 from toolkit.report.collector import AnswersOf, Collector
 from toolkit.report.details import DETAILS
@@ -44,7 +44,7 @@ class ReportWriter:
     @hookimpl
     def on_row(self, prepared: tuple[RunDirectory, Collector], report: Report) -> None:
         directory, collector = prepared
-        directory.write_json(REPORT, report.to_json())
+        directory.write_json(REPORT, report.model_dump())
         directory.write(TABLE, as_markdown(report))
         directory.write(DETAILS, collector.details().model_dump_json(exclude_none=True) + "\n")
 
@@ -68,6 +68,6 @@ def write_page(report: Report) -> Path | None:
         return None
 
 
-def report_writer(answers_of: AnswersOf) -> Step:
+def report_writer(answers_of: AnswersOf) -> PluginUse:
     """The writer as a run-wide plugin with its settings, of which it has none; `answers_of` as for `Collector`."""
-    return Step(from_module(ReportWriter(answers_of), "report", "the toolkit", "observer"), Params())
+    return PluginUse(from_module(ReportWriter(answers_of), "report", "the toolkit", "observer"), Params())

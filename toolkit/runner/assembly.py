@@ -177,7 +177,7 @@ def weight_files(recipe: Recipe) -> Iterator[Path]:
 
 def _sources(recipe: Recipe) -> Iterator[tuple[str, Source]]:
     for stage in recipe.stages:
-        for position, step in enumerate(stage.steps):
+        for position, use in enumerate(stage.uses):
             within = f"stages.{stage.number}" + (f".with.{position}" if position else "")
-            for place, source in models_in(step.params):
+            for place, source in models_in(use.params):
                 yield f"{within}.params.{place}", source

@@ -12,13 +12,14 @@ from typing import Any
 from torch import nn
 
 from toolkit.metrics import Answers
+from toolkit.metrics.support.measurer import Measurer
 from toolkit.promises.watch import Watch
 from toolkit.recipe.read import Recipe, Stage
 from toolkit.rows import Note
 from toolkit.runner.assembly import Assembly
 from toolkit.runner.output import Output
-from toolkit.runner.stage import Outcome
-from toolkit.runner.technique_numbers import Measurer, named_measures
+from toolkit.runner.stage import StageOutcome
+from toolkit.runner.technique_numbers import named_measures
 from toolkit.storage.results import Result
 from toolkit.storage.run_directory import RunDirectory
 
@@ -62,7 +63,7 @@ class Measuring:
     def __exit__(self, *error: Any) -> None:
         self._measurer.__exit__(*error)
 
-    def first(self, stage: Stage, outcome: Outcome, watch: Watch | None) -> dict[str, Any]:
+    def first(self, stage: Stage, outcome: StageOutcome, watch: Watch | None) -> dict[str, Any]:
         """The values of a stage that was just done; `watch` sees that its techniques change nothing any more."""
         started = time.perf_counter()
         values = self._core(stage, outcome.model)
@@ -103,10 +104,9 @@ class Measuring:
 
     def _core(self, stage: Stage, model: nn.Module) -> dict[str, Any]:
         folder = self._directory.stage(stage.number, stage.name)
-        size = folder.write_all(self.files(model, stage.number))
+        folder.write_all(self.files(model, stage.number))
         deployed = self._deployed(model, stage.number)
-        measured = self._measurer.measure(deployed, folder.path, partial(self._on_measuring, stage))
-        return {"size_bytes": size, **measured}
+        return self._measurer.measure(deployed, folder.path, partial(self._on_measuring, stage))
 
     def _deployed(self, model: nn.Module, number: int) -> nn.Module:
         """The model as it is written and measured; the last one is kept, for what it answered is asked for again."""
@@ -114,13 +114,15 @@ class Measuring:
             self._latest = model, self._output.deployed(model, number)
         return self._latest[1]
 
-    def _by_techniques(self, stage: Stage, outcome: Outcome, watch: Watch, taken: Collection[str]) -> dict[str, Any]:
+    def _by_techniques(
+        self, stage: Stage, outcome: StageOutcome, watch: Watch, taken: Collection[str]
+    ) -> dict[str, Any]:
         """What the stage's techniques measure, which may not change anything, and what was noted while they worked."""
         values: dict[str, Any] = {}
         watch.before_measure(outcome.model)
-        for position, (step, prepared) in enumerate(zip(stage.steps, outcome.prepared, strict=True)):
-            measured = named_measures(step, outcome.model, self._data, prepared)
-            watch.after_hook(str(step.technique), "in measure")
+        for position, (use, prepared) in enumerate(zip(stage.uses, outcome.prepared, strict=True)):
+            measured = named_measures(use, outcome.model, self._data, prepared)
+            watch.after_hook(str(use.plugin), "in measure")
             again = any(name in taken or name in values for name in measured)  # one technique may come twice in a stage
             values.update({f"with.{position}.{name}" if again else name: value for name, value in measured.items()})
         return {**values, **watch.notes()}

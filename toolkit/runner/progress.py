@@ -10,7 +10,7 @@ from tqdm import tqdm
 from toolkit.hooks.loading import from_module
 from toolkit.hooks.specs import hookimpl
 from toolkit.params import Params
-from toolkit.recipe.read import Recipe, Stage, Step
+from toolkit.recipe.read import PluginUse, Recipe, Stage
 from toolkit.rows import Row
 
 
@@ -73,7 +73,7 @@ class ProgressBars:
         return self._bar
 
 
-def progress_bars() -> tuple[Step, ProgressBars]:
+def progress_bars() -> tuple[PluginUse, ProgressBars]:
     """The bars as a run-wide plugin, and the object to close should the run end early."""
     bars = ProgressBars()
-    return Step(from_module(bars, "progress", "the toolkit", "observer"), Params()), bars
+    return PluginUse(from_module(bars, "progress", "the toolkit", "observer"), Params()), bars

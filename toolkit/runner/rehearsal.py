@@ -19,10 +19,10 @@ from tabulate import tabulate
 from toolkit.data.batches import take
 from toolkit.data.splits import Data
 from toolkit.hooks.loading import from_module
+from toolkit.number_text import bytes_text, seconds
 from toolkit.params import Params
 from toolkit.recipe.data_table import DataTable
-from toolkit.recipe.read import Recipe, Step
-from toolkit.report.numbers import bytes_text, seconds
+from toolkit.recipe.read import PluginUse, Recipe
 from toolkit.runner import run
 from toolkit.runner.assembly import make_data
 from toolkit.runner.estimates import Clock, Estimate
@@ -66,7 +66,7 @@ def rehearse(recipe: Recipe) -> Rehearsal:
     few = _FewBatches.model_construct(**dict(recipe.data))
     few._largest = max(settings.batch_size or few.batch_size for settings in _trainings(recipe))
     clock = Clock()
-    observer = Step(from_module(clock, "rehearsal", "the toolkit", "observer"), Params())
+    observer = PluginUse(from_module(clock, "rehearsal", "the toolkit", "observer"), Params())
     with tempfile.TemporaryDirectory(prefix="toolkit-rehearsal-") as folder:
         run(_shortened(recipe, few), output=Path(folder) / "run", observers=[observer], cache=False)
     share_s = recipe.measure.budget / (len(recipe.stages) + 1)

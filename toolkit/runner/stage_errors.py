@@ -10,25 +10,25 @@ from toolkit.recipe.read import Stage
 
 
 @contextmanager
-def blamed_on(stage: Stage) -> Iterator[None]:
+def attribute_errors_to(stage: Stage) -> Iterator[None]:
     """What a loss, a step function or a module of a technique raises while training, as a `TechniqueError`."""
     try:
         yield
     except ToolkitError:
         raise
     except Exception as error:
-        raise TechniqueError(f"training with {stage.techniques} failed: {described(error)}") from error
+        raise TechniqueError(f"training with {stage.technique_names} failed: {described(error)}") from error
 
 
 @contextmanager
-def named(stage: Stage) -> Iterator[None]:
+def errors_located_in(stage: Stage) -> Iterator[None]:
     """Errors of a technique or a training, with the stage in which they came up."""
     try:
         yield
     except (TechniqueError, TrainingError) as error:
         raise type(error)(f"stage {stage.number} ({stage.name}): {error}") from error
     except ArtifactError as error:
-        message = f"stage {stage.number} ({stage.name}): the model that {stage.techniques} returned: {error}"
+        message = f"stage {stage.number} ({stage.name}): the model that {stage.technique_names} returned: {error}"
         raise TechniqueError(message) from error
     except ToolkitError:
         raise

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pydantic.fields import FieldInfo
 
-from toolkit.hooks.loading import Technique
+from toolkit.hooks.loading import Plugin
 from toolkit.scaffold.templates import toml
 
 COLUMN, WIDTH = 34, 120  # of the comments behind settings, and of lines
@@ -18,7 +18,7 @@ COLUMN, WIDTH = 34, 120  # of the comments behind settings, and of lines
 class Draft:
     """A technique as the template shows it, with its default settings."""
 
-    technique: Technique
+    technique: Plugin
     others: tuple[Draft, ...] = ()
 
     @property
@@ -43,7 +43,7 @@ class Draft:
         return [line for name, field in fields for line in _setting(name, field)]
 
 
-def chain(loaded: Sequence[Technique]) -> list[Draft]:
+def chain(loaded: Sequence[Plugin]) -> list[Draft]:
     """Stages that can follow each other: what only acts while training joins the first that is trained, what cannot be
     trained comes last."""
     drafts = [Draft(technique) for technique in loaded]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from toolkit.errors import InputError, ToolkitError
 from toolkit.hooks import loading as techniques
-from toolkit.hooks.loading import Technique
+from toolkit.hooks.loading import Plugin
 from toolkit.recipe.read import parse_recipe
 from toolkit.recipe.shipped import shipped
 from toolkit.runner.assembly import assemble
@@ -22,7 +22,7 @@ WHOLE_CHAIN = "mnist"
 
 
 @dataclass(frozen=True)
-class Wish:
+class RecipeRequest:
     """What the user asked for; sources are written relative to the folder of `output`, arguments as they are: TOML."""
 
     model: str
@@ -54,26 +54,26 @@ class Wish:
         return rehearse(parse_recipe(self.text(stages), str(self.output), self.output.parent.resolve()))
 
 
-def new_recipe(wish: Wish, names: Sequence[str] = ()) -> Rehearsal:
+def new_recipe(request: RecipeRequest, names: Sequence[str] = ()) -> Rehearsal:
     """Write a recipe that chains the techniques `names`, by default those of the recipe `mnist`, as far as they work.
 
     Raises:
         InputError: the file exists, the model and the data do not fit, or no technique works on them.
     """
-    if wish.output.exists():
-        raise InputError(f"{wish.output} exists: take another --output, or delete it")
+    if request.output.exists():
+        raise InputError(f"{request.output} exists: take another --output, or delete it")
     loaded = [techniques.load(name) for name in names or _usual_techniques()]
     stages, left_out = chain(loaded), dict[str, str]()
-    assemble(parse_recipe(wish.text(stages), str(wish.output), wish.output.parent.resolve()))
+    assemble(parse_recipe(request.text(stages), str(request.output), request.output.parent.resolve()))
     try:
-        rehearsal = wish.rehearsed(stages)
+        rehearsal = request.rehearsed(stages)
     except ToolkitError:
-        left_out = _refusals(wish, loaded)
+        left_out = _refusals(request, loaded)
         stages = chain([technique for technique in loaded if technique.name not in left_out])
         if not stages:
             raise InputError("no technique works on this model: " + "; ".join(left_out.values())) from None
-        rehearsal = wish.rehearsed(stages)
-    _write(wish.output, wish.text(stages, left_out))
+        rehearsal = request.rehearsed(stages)
+    _write(request.output, request.text(stages, left_out))
     return rehearsal
 
 
@@ -83,12 +83,12 @@ def _usual_techniques() -> list[str]:
     return sorted({step["technique"] for stage in stages for step in (stage, *stage.get("with", []))})
 
 
-def _refusals(wish: Wish, loaded: Sequence[Technique]) -> dict[str, str]:
+def _refusals(request: RecipeRequest, loaded: Sequence[Plugin]) -> dict[str, str]:
     """Why techniques do not work on the model, each tried alone."""
     refusals = {}
     for technique in loaded:
         try:
-            wish.rehearsed(chain([technique]))
+            request.rehearsed(chain([technique]))
         except ToolkitError as error:
             refusals[technique.name] = " ".join(str(error).split())
     return refusals

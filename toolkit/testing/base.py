@@ -15,15 +15,15 @@ from toolkit.errors import TechniqueRefusal
 from toolkit.hooks import loading as techniques
 from toolkit.hooks.specs import hookimpl
 from toolkit.params import Params
-from toolkit.recipe.read import Stage, Step
-from toolkit.runner.stage import Outcome, perform
+from toolkit.recipe.read import PluginUse, Stage
+from toolkit.runner.stage import StageOutcome, perform
 from toolkit.seeding import reseed
-from toolkit.storage.checkpoints import TrainingKeeper
+from toolkit.storage.checkpoints import TrainingCheckpoints
 from toolkit.testing.toys import TOY_MODELS, toy_cnn, toy_data
 from toolkit.training import OnStep, Training, TrainingSettings, fit
 
 
-class Performing:
+class ContractBase:
     """The settings of a contract, and what its clauses are made of."""
 
     technique: ClassVar[str]
@@ -44,34 +44,34 @@ class Performing:
         if "toy" in metafunc.fixturenames:
             metafunc.parametrize("toy", self.toys)
 
-    def _loaded(self) -> techniques.Technique:
+    def _loaded(self) -> techniques.Plugin:
         return techniques.load(self.technique)
 
-    def _step(self) -> Step:
+    def _use(self) -> PluginUse:
         loaded = self._loaded()
-        return Step(loaded, loaded.params_class.model_validate(self.params, context={"directory": Path()}))
+        return PluginUse(loaded, loaded.params_class.model_validate(self.params, context={"directory": Path()}))
 
-    def _stage(self, *before: Step) -> Stage:
-        step = self._step()
-        trains = self.finetune is not None and step.params.trainable_after
-        return Stage(1, self.technique, (*before, step), 0, TrainingSettings(**self.finetune or {}) if trains else None)
+    def _stage(self, *before: PluginUse) -> Stage:
+        use = self._use()
+        trains = self.finetune is not None and use.params.trainable_after
+        return Stage(1, self.technique, (*before, use), 0, TrainingSettings(**self.finetune or {}) if trains else None)
 
     def _perform(
         self,
         model: nn.Module,
-        *before: Step,
+        *before: PluginUse,
         reference: nn.Module | None = None,
         data: Data | None = None,
         on_step: OnStep | None = None,
-        keeper: TrainingKeeper | None = None,
-    ) -> Outcome:
+        keeper: TrainingCheckpoints | None = None,
+    ) -> StageOutcome:
         reseed(0, 1)
         reference = reference if reference is not None else masks.clone(model)
         reference.eval().requires_grad_(False)
         data = data or self.make_data()
         return perform(self._stage(*before), model.eval(), reference, data, on_step, keeper=keeper)
 
-    def _perform_or_refuse(self, model: nn.Module, *before: Step, data: Data | None = None) -> Outcome | None:
+    def _perform_or_refuse(self, model: nn.Module, *before: PluginUse, data: Data | None = None) -> StageOutcome | None:
         """As above; None where the technique says itself, before or in optimize, that it cannot work."""
         try:
             return self._perform(model, *before, data=data)
@@ -90,12 +90,12 @@ class Performing:
         return data.task.logits(data.task.forward(model.eval(), data.example(16)))
 
 
-def made_up(**hooks: Any) -> Step:
+def made_up(**hooks: Any) -> PluginUse:
     """A technique with these hooks, to stand before another one in its stage."""
     from types import SimpleNamespace
 
     marked = {name: hookimpl(hook) for name, hook in hooks.items()}
-    return Step(techniques.from_module(SimpleNamespace(**marked), "another", "of the contract"), Params())
+    return PluginUse(techniques.from_module(SimpleNamespace(**marked), "another", "of the contract"), Params())
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:

@@ -11,11 +11,11 @@ from torch import nn
 from toolkit import masks
 from toolkit import model_files as artifact
 from toolkit.errors import TechniqueRefusal
-from toolkit.testing.base import Performing, made_up, same, state_of, traces
+from toolkit.testing.base import ContractBase, made_up, same, state_of, traces
 from toolkit.testing.toys import CLASSES, TOY_MODELS, toy_mlp
 
 
-class ModelClauses(Performing):
+class ModelClauses(ContractBase):
     """What holds of models before and after a stage."""
 
     def test_it_works_on_every_toy_model_or_refuses(self, toy: str) -> None:
@@ -40,10 +40,10 @@ class ModelClauses(Performing):
         if stage.finetune is None:  # which such a model cannot take part in
             self._perform_or_refuse(model)  # anything but a TechniqueError raised on purpose is a failure
             return
-        step = self._step()
+        use = self._use()
         try:
-            step.technique.call(
-                "prepare", model=model, params=step.params, data=self.make_data().without_test(), reference=model
+            use.plugin.call(
+                "prepare", model=model, params=use.params, data=self.make_data().without_test(), reference=model
             )
         except TechniqueRefusal:
             return
@@ -100,10 +100,10 @@ class ModelClauses(Performing):
         another = made_up(optimize=_another_model)
         outcome = self._perform_or_refuse(self._trained(), another)
         if outcome is not None:
-            self._step().technique.call(
+            self._use().plugin.call(
                 "measure",
                 model=outcome.model,
-                params=self._step().params,
+                params=self._use().params,
                 data=self.make_data(),
                 prepared=outcome.prepared[-1],
             )

@@ -11,10 +11,10 @@ from torch import nn
 
 from toolkit.hooks.isolation import printed
 from toolkit.runner.technique_numbers import named_measures
-from toolkit.testing.base import Performing, same, state_of
+from toolkit.testing.base import ContractBase, same, state_of
 
 
-class StateClauses(Performing):
+class StateClauses(ContractBase):
     """What a technique leaves as it was, and what it says of itself."""
 
     def test_it_says_what_it_does(self) -> None:
@@ -29,7 +29,7 @@ class StateClauses(Performing):
             assert not numeric or field.metadata, f"give the param '{name}' a range, such as Field(ge=0)"
 
     def test_its_params_can_be_written_and_read(self) -> None:
-        params = self._step().params
+        params = self._use().params
         again = type(params).model_validate(params.model_dump(exclude_none=True))
         assert again == params, "the resolved recipe, which has every value written out, would mean something else"
 
@@ -68,7 +68,7 @@ class StateClauses(Performing):
         outcome = self._perform(self._trained())
         before = state_of(outcome.model)
         once, again = (
-            named_measures(self._step(), outcome.model, self.make_data(), outcome.prepared[0]) for _ in range(2)
+            named_measures(self._use(), outcome.model, self.make_data(), outcome.prepared[0]) for _ in range(2)
         )
         assert same(state_of(outcome.model), before), "measure must not change the model: work on a toolkit.masks.clone"
         assert once == again, "measured twice, the numbers differ: measure from nothing but the model and the data"
@@ -77,7 +77,7 @@ class StateClauses(Performing):
 
     def _measured(self) -> None:
         outcome = self._perform(self._trained())
-        named_measures(self._step(), outcome.model, self.make_data(), outcome.prepared[0])
+        named_measures(self._use(), outcome.model, self.make_data(), outcome.prepared[0])
 
 
 def _global_hooks() -> dict[str, int]:

@@ -15,22 +15,22 @@ from toolkit import masks
 from toolkit.interruption import Interrupted, Stop
 from toolkit.runner.stage import perform
 from toolkit.seeding import reseed
-from toolkit.storage.checkpoints import TrainingKeeper
+from toolkit.storage.checkpoints import TrainingCheckpoints
 from toolkit.storage.run_directory import RunDirectory
 from toolkit.tasks import Batch
-from toolkit.testing.base import Performing, made_up, same, state_of
+from toolkit.testing.base import ContractBase, made_up, same, state_of
 from toolkit.testing.toys import TOY_MODELS
 from toolkit.training import Training, TrainingSettings, fit
 
 CONTRACT = "contract"
 
 
-class TrainingClauses(Performing):
+class TrainingClauses(ContractBase):
     """What a technique says about training is true, and what others said is kept."""
 
     def test_it_tells_the_truth_about_training(self, toy: str) -> None:
         outcome = self._perform_or_refuse(self._trained(TOY_MODELS[toy]))
-        if outcome is None or not self._step().params.trainable_after:
+        if outcome is None or not self._use().params.trainable_after:
             return
         before = state_of(outcome.model)
         fit(outcome.model, Training(TrainingSettings(epochs=1), self.make_data().task.loss), self.make_data())
@@ -41,7 +41,7 @@ class TrainingClauses(Performing):
     def test_masks_of_the_result_survive_a_later_training(self) -> None:
         model = self._perform(self._trained()).model
         zeros = {path: ~mask for path, mask in masks.current(model).items()}
-        if not self._step().params.trainable_after:
+        if not self._use().params.trainable_after:
             return
         fit(model, Training(TrainingSettings(epochs=1, weight_decay=0.1), self.make_data().task.loss), self.make_data())
         values = {weight.path: weight.value for weight in masks.named_weights(model)}
@@ -54,7 +54,7 @@ class TrainingClauses(Performing):
         if not steps:  # it is not trained
             return
         self._interrupted(RunDirectory(tmp_path), max(1, len(steps) // 2))
-        keeper = TrainingKeeper(RunDirectory(tmp_path), CONTRACT, Stop())
+        keeper = TrainingCheckpoints(RunDirectory(tmp_path), CONTRACT, Stop())
         assert keeper.settings is not None, "a training was interrupted, and nothing of it was kept"
         assert same(state_of(self._perform(self._trained(), keeper=keeper).model), expected), (
             "losses and step functions keep what they remember in modules (trained_along), or an interrupted training "
@@ -66,10 +66,10 @@ class TrainingClauses(Performing):
 
         def on_step(step: int, *_: float) -> None:
             if step == last:
-                stop.take(signal.SIGINT, None)
+                stop.handle(signal.SIGINT, None)
 
         with suppress(Interrupted):
-            self._perform(self._trained(), on_step=on_step, keeper=TrainingKeeper(directory, CONTRACT, stop))
+            self._perform(self._trained(), on_step=on_step, keeper=TrainingCheckpoints(directory, CONTRACT, stop))
 
     def test_it_adds_to_the_training_that_it_is_given(self) -> None:
         if self._stage().finetune is None or not self._loaded().implements("finetune"):
@@ -115,8 +115,8 @@ class TrainingClauses(Performing):
 
     def _perform_between(self, before: Any, after: Any) -> None:
         stage = self._stage()
-        steps = [step for step in (before, *stage.steps, after) if step is not None]
+        uses = [use for use in (before, *stage.uses, after) if use is not None]
         model = self._trained()
         reseed(0, 1)
         reference = masks.clone(model).eval().requires_grad_(False)
-        perform(replace(stage, steps=tuple(steps)), model, reference, self.make_data())
+        perform(replace(stage, uses=tuple(uses)), model, reference, self.make_data())

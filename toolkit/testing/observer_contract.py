@@ -65,7 +65,7 @@ class ObserverContract:
         names = [{name for name in row.values if name.startswith(f"{self.plugin}.")} for row in rows]
         assert all(found == names[0] for found in names), f"rows have other numbers than the first one: {names}"
 
-    def _loaded(self) -> techniques.Technique:
+    def _loaded(self) -> techniques.Plugin:
         return techniques.load(self.plugin, "observer")
 
     def _run(self, folder: Path, observed: bool = True) -> Outcome:

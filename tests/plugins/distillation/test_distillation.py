@@ -19,8 +19,8 @@ from toolkit import Batch, Data, Task, Training, masks
 from toolkit.data.built_in import with_validation
 from toolkit.errors import InputError
 from toolkit.hooks import loading as techniques
-from toolkit.recipe.read import Stage, Step
-from toolkit.runner.stage import Outcome, perform
+from toolkit.recipe.read import PluginUse, Stage
+from toolkit.runner.stage import StageOutcome, perform
 from toolkit.runner.technique_numbers import named_measures
 from toolkit.seeding import reseed
 from toolkit.tasks.classification import softened_divergence as distillation_loss
@@ -38,17 +38,19 @@ def formula(student: Tensor, teacher: Tensor, temperature: float) -> float:
     return float(temperature**2 * sum(losses) / len(losses))
 
 
-def step(technique: str, **params: Any) -> Step:
+def step(technique: str, **params: Any) -> PluginUse:
     loaded = techniques.load(technique)
-    return Step(loaded, loaded.params_class.model_validate(params, context={"directory": Path()}))
+    return PluginUse(loaded, loaded.params_class.model_validate(params, context={"directory": Path()}))
 
 
-def stage(*steps: Step, **finetune: Any) -> Stage:
+def stage(*steps: PluginUse, **finetune: Any) -> Stage:
     settings = TrainingSettings(**{"epochs": 2, "lr": 1e-2, **finetune})
     return Stage(1, "stage", steps, 0, settings)
 
 
-def run(model: nn.Module, *steps: Step, data: Data | None = None, reference: Any = None, **finetune: Any) -> Outcome:
+def run(
+    model: nn.Module, *steps: PluginUse, data: Data | None = None, reference: Any = None, **finetune: Any
+) -> StageOutcome:
     reference = masks.clone(model) if reference is None else reference
     reseed(0, 1)
     return perform(stage(*steps, **finetune), model, reference.eval().requires_grad_(False), data or toy_data(256))
@@ -86,7 +88,7 @@ class Spy:
         self.batches: list[Batch] = []
 
     @property
-    def step(self) -> Step:
+    def step(self) -> PluginUse:
         @toolkit.hookimpl
         def finetune(training: Training) -> Training:
             def loss(outputs: Any, batch: Batch) -> Tensor:
@@ -98,7 +100,7 @@ class Spy:
 
             return training.using(loss=loss)
 
-        return Step(techniques.from_module(SimpleNamespace(finetune=finetune), "spy"), toolkit.Params())
+        return PluginUse(techniques.from_module(SimpleNamespace(finetune=finetune), "spy"), toolkit.Params())
 
 
 def assert_both_terms(spy: Spy, teacher: nn.Module, alpha: float, temperature: float) -> None:
@@ -176,6 +178,7 @@ def test_the_size_of_gradients_hardly_depends_on_the_temperature() -> None:
 
 
 @pytest.mark.parametrize(("alpha", "temperature"), [(0.3, 1.0), (0.7, 4.0), (0.95, 10.0)])
+@pytest.mark.smoke
 def test_a_stage_trains_with_both_terms(alpha: float, temperature: float) -> None:
     model, spy = trained(), Spy()
     distillation = step("distillation", student=STUDENT, alpha=alpha, temperature=temperature)
@@ -202,7 +205,7 @@ def test_alpha_0_trains_the_student_alone() -> None:
     def optimize() -> nn.Module:
         return small_student()
 
-    alone = Step(techniques.from_module(SimpleNamespace(optimize=optimize), "replace"), toolkit.Params())
+    alone = PluginUse(techniques.from_module(SimpleNamespace(optimize=optimize), "replace"), toolkit.Params())
     outcome = run(model, step("distillation", student=STUDENT, alpha=0.0))
     assert outcome.prepared == (None,)
     assert outcome.losses == run(model, alone).losses
@@ -340,9 +343,9 @@ def test_the_teacher_sees_samples_of_a_dataset_in_every_epoch(counting: nn.Modul
 def test_logits_that_do_not_fit_into_memory_are_computed_in_every_epoch(
     counting: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(teachers_module, "LARGEST_CACHE_BYTES", 200 * 4 * 4)
+    monkeypatch.setattr(teachers_module, "MAX_CACHE_BYTES", 200 * 4 * 4)
     assert samples_seen(counting, toy_data(200), epochs=2) == 200 + PROBED
-    monkeypatch.setattr(teachers_module, "LARGEST_CACHE_BYTES", 200 * 4 * 4 - 1)
+    monkeypatch.setattr(teachers_module, "MAX_CACHE_BYTES", 200 * 4 * 4 - 1)
     Counting.seen = 0
     assert samples_seen(counting, toy_data(200), epochs=2) == 400 + PROBED
 
@@ -537,7 +540,7 @@ def test_a_student_is_pruned_in_the_stage_that_brings_it() -> None:
     assert_both_terms(spy, model, 0.5, 2.0)
 
 
-def hinting(scale: float, calls: list[str]) -> Step:
+def hinting(scale: float, calls: list[str]) -> PluginUse:
     """A toy technique with a helper module: a penalty on the outputs, through a projection that learns."""
 
     @toolkit.hookimpl
@@ -562,7 +565,7 @@ def hinting(scale: float, calls: list[str]) -> Step:
         return {"norm": prepared.get_parameter("weight").norm().item()}
 
     module = SimpleNamespace(prepare=prepare, finetune=finetune, measure=measure)
-    return Step(techniques.from_module(module, "hinting"), toolkit.Params())
+    return PluginUse(techniques.from_module(module, "hinting"), toolkit.Params())
 
 
 def test_three_techniques_train_together_in_one_stage() -> None:
