@@ -12,11 +12,11 @@ from toolkit.interruption import Interrupted, stopping_on_signals
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_first_signal_stops_at_the_next_good_place(number, exit_code):
     with stopping_on_signals() as stop:
-        stop.here()
+        stop.check()
         os.kill(os.getpid(), number)
-        assert stop.asked
+        assert stop.requested
         with pytest.raises(Interrupted) as caught:
-            stop.here()
+            stop.check()
     assert caught.value.exit_code == exit_code
 
 
@@ -37,7 +37,7 @@ def test_in_a_thread_no_handler_is_set():
 
     def run() -> None:
         with stopping_on_signals() as stop:
-            seen.append((signal.getsignal(signal.SIGINT), stop.asked))
+            seen.append((signal.getsignal(signal.SIGINT), stop.requested))
 
     before = signal.getsignal(signal.SIGINT)
     thread = threading.Thread(target=run)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from toolkit.seeding import reseed, undisturbed
+from toolkit.seeding import reseed, preserve_generators
 
 
 def drawn() -> tuple[float, float, float]:
@@ -32,7 +32,7 @@ def test_another_seed_and_another_stage_draw_something_else(seed, stage):
 
 def test_what_is_drawn_aside_changes_nothing_even_if_it_fails():
     def fail() -> None:
-        with undisturbed():
+        with preserve_generators():
             drawn()
             raise ZeroDivisionError
 

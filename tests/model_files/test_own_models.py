@@ -352,7 +352,9 @@ def test_the_files_of_a_network_are_named_where_they_fail(folder):
     text = '[model]\nsource = "broken.py:Net"\n[data]\nsource = "pictures.py:load"\n[[stages]]\ntechnique = "pruning"\n'
     with pytest.raises(toolkit.RecipeError) as refused:
         parse_recipe(text, "own.toml", Path(folder))
-    assert "cannot be imported: ModuleNotFoundError: No module named 'nowhere_to_be_found'" in str(refused.value)
+    assert "cannot import '" + str(
+        folder / "broken.py"
+    ) + "': ModuleNotFoundError: No module named 'nowhere_to_be_found'" in str(refused.value)
 
 
 def test_a_module_is_no_network_until_it_is_made(folder):
@@ -360,6 +362,6 @@ def test_a_module_is_no_network_until_it_is_made(folder):
     text = (
         '[model]\nsource = "made.py:factory"\n[data]\nsource = "pictures.py:load"\n[[stages]]\ntechnique = "pruning"\n'
     )
-    with pytest.raises(toolkit.RecipeError, match=r"must return a torch\.nn\.Module, not int"):
+    with pytest.raises(toolkit.RecipeError, match=r"must return a torch\.nn\.Module, found int"):
         assemble(parse_recipe(text, "own.toml", Path(folder)))
     assert isinstance(nn.Linear(2, 2), nn.Module)

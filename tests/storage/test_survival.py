@@ -158,7 +158,7 @@ class TestDirectory:
         recipe, *_ = undisturbed
         interrupted_at(recipe, tmp_path / "run", stage=1, step=5)
         other = make_recipe(tmp_path / "other", RECIPE.replace("sparsity = 0.8", "sparsity = 0.5"))
-        with pytest.raises(InputError, match=r"stages\.2\.params\.sparsity was 0\.8 and is 0\.5") as caught:
+        with pytest.raises(InputError, match=r"stages\.2\.params\.sparsity was 0\.8, is now 0\.5") as caught:
             toolkit.run(other, output=tmp_path / "run", cache=False)
         assert "\n" not in str(caught.value)
         toolkit.run(other, output=tmp_path / "run", cache=False, overwrite=True)
