@@ -894,8 +894,8 @@ class TestWeights:
         [
             (
                 lambda: toy_mlp(16),
-                "'1.weight' is (16, 64) and must be (32, 64); '1.bias' is (16,) and must be (32,); "
-                "'3.weight' is (4, 16) and must be (4, 32)",
+                "'1.weight' must be (32, 64), found (16, 64); '1.bias' must be (32,), found (16,); "
+                "'3.weight' must be (4, 32), found (4, 16)",
             ),
             (
                 lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 32), torch.nn.Linear(32, 4)),
@@ -908,7 +908,7 @@ class TestWeights:
         text = self.recipe(saved(other().state_dict(), tmp_path / name))
         [(place, sentence)] = problems(text, tmp_path, check=assembled)
         head, _, listed = sentence.partition(": ")
-        assert (place, head) == ("model", f"{tmp_path / name} does not fit Sequential")
+        assert (place, head) == ("model", f"{tmp_path / name} does not match Sequential")
         assert sorted(listed.split("; ")) == sorted(mismatches.split("; "))
 
     def test_long_lists_of_mismatches_are_cut(self, tmp_path):
@@ -921,8 +921,8 @@ class TestWeights:
     @pytest.mark.parametrize(
         ("name", "content", "reason"),
         [
-            ("toy.pt", b"", "is damaged, or not a state dict that torch.save wrote"),
-            ("toy.pt", b"hello world " * 100, "is damaged, or not a state dict that torch.save wrote"),
+            ("toy.pt", b"", "is corrupted, or not a state dict written by torch.save"),
+            ("toy.pt", b"hello world " * 100, "is corrupted, or not a state dict written by torch.save"),
             ("toy.safetensors", b"", "is damaged or not safetensors"),
             ("toy.safetensors", b"hello world " * 100, "is damaged or not safetensors"),
         ],
@@ -936,12 +936,12 @@ class TestWeights:
     @pytest.mark.parametrize(
         ("content", "reason"),
         [
-            (toy_mlp(), "holds more than tensors and is not opened: save the model's state_dict(), not the model"),
+            (toy_mlp(), "contains more than tensors and is not loaded; save the model's state_dict(), not the model"),
             (
-                {"the state": toy_mlp().state_dict()},
-                "is not a state dict: save the model's state_dict(), not the model",
+                {"settings": {"lr": 0.1}},
+                "is not a state dict; save the model's state_dict(), not the model",
             ),
-            ([1, 2], "is not a state dict: save the model's state_dict(), not the model"),
+            ([1, 2], "is not a state dict; save the model's state_dict(), not the model"),
         ],
     )
     def test_what_is_no_state_dict_is_named(self, tmp_path, content, reason):
@@ -952,7 +952,7 @@ class TestWeights:
         state = {name: tensor.to("meta") for name, tensor in toy_mlp().state_dict().items()}
         [(place, sentence)] = problems(self.recipe(saved(state, tmp_path / "toy.pt")), tmp_path, check=assembled)
         assert place == "model"
-        assert sentence.startswith(f"{tmp_path / 'toy.pt'} cannot be loaded into Sequential: RuntimeError: ")
+        assert sentence.startswith(f"cannot load {tmp_path / 'toy.pt'} into Sequential: RuntimeError: ")
 
     @pytest.mark.parametrize("name", ["toy.pt", "toy.safetensors"])
     @pytest.mark.parametrize("write", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
@@ -975,6 +975,18 @@ class TestWeights:
         assert problems(self.recipe(f'weights = "{name}"'), tmp_path) == [
             ("model.weights", f"{tmp_path / name} does not exist")
         ]
+
+    def test_a_recipe_names_the_state_dict_of_a_checkpoint(self, tmp_path):
+        states = {"model": toy_mlp().state_dict(), "ema": toy_mlp().state_dict()}
+        text = self.recipe(saved(states, tmp_path / "toy.pt"))
+        several = f"{tmp_path / 'toy.pt'} contains several state dicts; set `weights_key` to one of 'model', 'ema'"
+        assert problems(text, tmp_path, check=assembled) == [("model", several)]
+        model = assembled(text, tmp_path, {"model.weights_key": "ema"}).model
+        assert all(torch.equal(tensor, states["ema"][key]) for key, tensor in model.state_dict().items())
+
+    def test_a_key_without_weights(self):
+        found = problems(RECIPE, overrides={"model.weights_key": "ema"})
+        assert found == [("model.weights_key", "requires `weights`")]
 
     def test_they_exclude_training(self, tmp_path):
         text = edited("[data]", saved(toy_mlp().state_dict(), tmp_path / "toy.pt") + "\n[data]")
