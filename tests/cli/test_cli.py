@@ -307,7 +307,7 @@ class TestBadInput:
         torch.save(toy_cnn().state_dict(), here / "cnn.pt")
         (here / "bad.toml").write_text(RECIPE.replace("training = { epochs = 1, lr = 1e-2 }", 'weights = "cnn.pt"'))
         [sentence] = self.refused(here, command, "bad.toml")
-        assert "'1.weight' is (8,) and must be (32, 64)" in sentence
+        assert "'1.weight' must be (32, 64), found (8,)" in sentence
 
     def test_all_mistakes_are_found_at_once(self, here, command):
         (here / "bad.toml").write_text(
