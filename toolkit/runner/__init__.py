@@ -19,6 +19,7 @@ from toolkit.promises.trainable import trained_later
 from toolkit.promises.watch import Watch
 from toolkit.recipe.read import PluginUse, Recipe, Stage, read_recipe
 from toolkit.recipe.resolved import as_table, resolved_recipe
+from toolkit.recipe.successors import successors
 from toolkit.report import Report
 from toolkit.report.writer import report_writer
 from toolkit.rows import Row
@@ -181,7 +182,8 @@ class _Run:
             outcome = self._baseline(stage, on_step, keeper)
         else:
             incoming = self.models[stage.start]
-            outcome = perform(stage, incoming, self.reference, self.data, on_step, watch, keeper)
+            later = tuple(successors(self.recipe.stages, stage))
+            outcome = perform(stage, incoming, self.reference, self.data, on_step, watch, keeper, later)
             self.models.append(outcome.model)
         promises = watch.promises if watch is not None else Promises().and_of(outcome.model, "the baseline")
         params = tuple(None if made is None else as_table(made) for made in outcome.params)

@@ -1,4 +1,4 @@
-"""`precision = "auto"`: both precisions timed on a copy, the faster one taken and written into the recipe."""
+"""The choice of a precision for `precision = "auto"`: both are timed on a copy of the model."""
 
 from __future__ import annotations
 
@@ -16,16 +16,20 @@ from torch import nn
 from toolkit import masks
 from toolkit.data.splits import Data
 from toolkit.errors import TrainingError
-from toolkit.training import Precision, Training, training_mode
+from toolkit.training.loop import training_mode
+from toolkit.training.plan import Training
+from toolkit.training.settings import Precision
 from toolkit.training.step import training_loss
+from toolkit.training.weights import weight_functions
 
-WARM_UP, TIMED = 2, 5
+WARM_UP_STEPS, TIMED_STEPS = 2, 5
 
 
 def with_fixed_precision(model: nn.Module, training: Training, data: Data) -> Training:
-    """The same training, with `auto` replaced by the precision whose forward and backward pass is faster here.
+    """Return the same training, with `auto` replaced by the precision that is faster on this machine.
 
-    A precision in which the model cannot be run on this processor is not taken.
+    What is timed are the forward and the backward pass. A precision that the processor does not support for this
+    model is excluded.
     """
     if training.settings.precision != "auto":
         return training
@@ -39,7 +43,7 @@ def with_fixed_precision(model: nn.Module, training: Training, data: Data) -> Tr
 
 @contextmanager
 def _restored(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """What helper modules learn inside, such as statistics of batch norm, they forget."""
+    """Restore the state of helper modules, such as the statistics of batch norms, on leaving."""
     states = [copy.deepcopy(module.state_dict()) for module in modules]
     yield
     for module, state in zip(modules, states, strict=True):
@@ -58,10 +62,11 @@ def _seconds(model: nn.Module, training: Training, data: Data) -> float:
     batch = data.example(training.settings.batch_size or data.batch_size)
     times = []
     with training_mode(model, training, data):
-        for _ in range(WARM_UP + TIMED):
+        for _ in range(WARM_UP_STEPS + TIMED_STEPS):
             started = time.perf_counter()
-            training_loss(model, training, data.task, batch).backward()
+            with weight_functions(model, training.weights):
+                training_loss(model, training, data.task, batch).backward()
             if data.device.type == "cuda":
                 torch.cuda.synchronize(data.device)
             times.append(time.perf_counter() - started)
-    return sorted(times[WARM_UP:])[TIMED // 2]
+    return sorted(times[WARM_UP_STEPS:])[TIMED_STEPS // 2]
