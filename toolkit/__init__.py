@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from toolkit import masks, patterns, testing, training
+    from toolkit import masks, patterns, scoring, testing, timing, training
     from toolkit.data.splits import Data
     from toolkit.errors import RecipeError, TechniqueError, ToolkitError
     from toolkit.hooks.specs import hookimpl
@@ -50,7 +50,7 @@ _HOME = {
     "stored_as": "stored_names",
 }
 
-_MODULES = ("masks", "patterns", "testing", "training")
+_MODULES = ("masks", "patterns", "scoring", "testing", "timing", "training")
 
 __all__ = [
     "Batch",
@@ -79,8 +79,10 @@ __all__ = [
     "masks",
     "patterns",
     "run",
+    "scoring",
     "stored_as",
     "testing",
+    "timing",
     "training",
 ]
 

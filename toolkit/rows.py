@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
+MAX_INTEGER = 10**300
 Interval: TypeAlias = tuple[float, float]
 Pair: TypeAlias = Annotated[list[float], Field(min_length=2, max_length=2)]
 
@@ -69,8 +70,10 @@ class Note(_Part):
         return {name: value for name, value in content.items() if name != "plot" or value is not None}
 
 
-# What a row may hold: numbers, notes, intervals, losses, and tables of numbers or intervals by batch size.
-Value: TypeAlias = bool | int | float | Note | list[float | None] | dict[str, int | float] | dict[str, Pair] | None
+# An integer that does not fit into a float could not be drawn, nor compared.
+Number: TypeAlias = Annotated[int, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)] | float
+# Numbers, notes, intervals, losses, and tables of numbers or intervals by batch size.
+Value: TypeAlias = bool | Number | Note | list[float | None] | dict[str, Number] | dict[str, Pair] | None
 
 
 class Row(BaseModel):

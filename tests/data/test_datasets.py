@@ -61,6 +61,7 @@ def files_in(cache: Path) -> dict[str, tuple[int, int]]:
 
 
 @pytest.mark.parametrize(("name", "counts"), [("train", TRAIN_COUNTS), ("test", TEST_COUNTS)])
+@pytest.mark.smoke
 def test_mnist_is_complete(name: str, counts: list[int], digits: Data) -> None:
     inputs, targets = pair(digits.split(name))
     assert inputs.shape == (sum(counts), 1, 28, 28)
@@ -236,6 +237,7 @@ def positions(data: Data, name: str) -> list[int]:
 @pytest.mark.parametrize(
     ("total", "asked", "held_out"), [(100, None, 10), (105, None, 10), (60, 25, 25), (9, None, 0), (10, 9, 9)]
 )
+@pytest.mark.smoke
 def test_the_validation_split_is_cut_from_train(
     kind: Callable[[int], Any], total: int, asked: int | None, held_out: int
 ) -> None:

@@ -1,4 +1,4 @@
-"""plugins/README.md: it has every hook with every argument and every public name, and all of its code runs."""
+"""The guide, docs/guide: it has every hook with every argument and every public name, and all of its code runs."""
 
 import importlib
 import inspect
@@ -18,7 +18,9 @@ from toolkit.params import Params
 from toolkit.testing import ObserverContract, TechniqueContract, check_contract
 from toolkit.testing.distributions import write_distribution
 
-GUIDE = (Path(__file__).parents[2] / "plugins" / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGES = {page.stem: page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs" / "guide").glob("*.md"))}
+GUIDE = "\n".join(PAGES.values())
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", GUIDE, flags=re.MULTILINE | re.DOTALL)
 FILES = {found[1]: text for _, text in BLOCKS if (found := re.match(r"# (\w+\.(?:py|toml))\n", text))}
 ALONE = [text for language, text in BLOCKS if language == "python" and not re.match(r"# \w+\.py\n", text)]
@@ -33,31 +35,37 @@ def test_every_block_is_one_that_is_run_here():
     assert len(named) == len(FILES)  # or one of two with the same name would go unseen
 
 
-def section(specification):
-    """The part of the guide on techniques, or on run-wide plugins."""
-    _, techniques_part, rest = re.split(r"^## (?=The hooks of a technique|Params)", GUIDE, flags=re.MULTILINE)
-    return techniques_part if specification is TechniqueHooks else rest.partition("## Run-wide plugins")[2]
+def page_on(specification):
+    """The page on the hooks of techniques, or of run-wide plugins."""
+    return PAGES["hooks" if specification is TechniqueHooks else "observers"]
 
 
 @pytest.mark.parametrize(("specification", "hook"), HOOKS, ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.smoke
 def test_every_hook_is_there_with_every_argument(specification, hook):
     arguments = [name for name in inspect.signature(getattr(specification, hook)).parameters if name != "self"]
-    assert f"### `{hook}({', '.join(arguments)})`" in section(specification)
+    assert f"## `{hook}({', '.join(arguments)})`" in page_on(specification)
     for argument in arguments:
         assert f"`{argument}`" in PROSE, argument
 
 
 def test_it_shows_no_hook_that_is_not_there():
-    shown = re.findall(r"^### `(\w+)\(", GUIDE, flags=re.MULTILINE)
+    shown = re.findall(r"^## `(\w+)\(", GUIDE, flags=re.MULTILINE)
     assert sorted(shown) == sorted(hook for _, hook in HOOKS)
 
 
 def test_the_hooks_of_a_technique_are_in_the_order_of_the_run():
-    shown = re.findall(r"^### `(\w+)\(", section(TechniqueHooks), flags=re.MULTILINE)
-    assert shown == ["prepare", "optimize", "finetune", "resolve", "measure"]
+    shown = re.findall(r"^## `(\w+)\(", page_on(TechniqueHooks), flags=re.MULTILINE)
+    assert shown == ["prepare", "optimize", "finetune", "finish", "resolve", "measure"]
 
 
-@pytest.mark.parametrize("module", ["toolkit", "toolkit.masks", "toolkit.training", "toolkit.testing"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("toolkit", "toolkit.masks", "toolkit.patterns", "toolkit.scoring", "toolkit.testing", "toolkit.timing"),
+        "toolkit.training",
+    ],
+)
 def test_every_public_name_is_in_the_table(module):
     [row] = re.findall(rf"^\| `{re.escape(module)}` \| (.*) \|$", GUIDE, flags=re.MULTILINE)
     names = getattr(importlib.import_module(module), "__all__", ["Training", "TrainingSettings", "fit"])
@@ -78,7 +86,7 @@ def test_every_keyword_of_training_is_explained():
 
 @pytest.mark.parametrize("source", ALONE, ids=range(len(ALONE)))
 def test_a_block_without_a_file_runs(source):
-    exec(compile(source, "plugins/README.md", "exec"), {"__name__": "guide"})
+    exec(compile(source, "docs/guide", "exec"), {"__name__": "guide"})
 
 
 @pytest.fixture

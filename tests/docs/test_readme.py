@@ -49,6 +49,7 @@ def test_its_first_block_is_the_two_commands_that_ci_runs():
     assert "README.md" in (ROOT / ".ci" / "run").read_text()
 
 
+@pytest.mark.smoke
 def test_the_recipe_it_explains_is_the_shipped_one():
     shown, shipped = tomllib.loads(blocks("toml")[0]), tomllib.loads((ROOT / "recipes" / "mnist.toml").read_text())
     assert shown == shipped

@@ -27,7 +27,7 @@ import toolkit_codebook
 import toolkit_quantization
 import torch
 from test_frozen import outputs
-from toolkit_quantization.compiled import Compiled
+from toolkit_quantization.self_compiling import Compiled
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 

@@ -16,7 +16,8 @@ from toolkit.model_files.packed import file as packed_file
 from toolkit.testing import toy_mlp
 
 UPGRADE = (
-    "was written by a newer version of the toolkit (format {}, this version reads up to {}); upgrade it with pip install -U"
+    "was written by a newer version of the toolkit (format {}, this version reads up to {}); "
+    "upgrade it with pip install -U"
 )
 
 

@@ -128,7 +128,7 @@ def assert_measured(report):
         ("dictionary", "nested"),
     ],
 )
-def test_every_technique_on_every_form(tmp_path, no_page, given, returned):
+def test_every_technique_on_every_form(tmp_path, given, returned):
     (tmp_path / "nets.py").write_text(NETS)
     args = f'returns = "{returned}"'
     report = chained(
@@ -225,6 +225,7 @@ def test_safetensors_of_data_parallel(tmp_path):
         (lambda state: {"model": state, "args": argparse.Namespace(lr=1)}, "holds more than tensors"),
     ],
 )
+@pytest.mark.smoke
 def test_what_does_not_match_is_listed(tmp_path, content, said):
     torch.save(content(net_and_state()), tmp_path / "w.pt")
     with pytest.raises(InputError) as refused:
@@ -284,7 +285,7 @@ def tags():
 
 
 @pytest.fixture
-def folder(tmp_path, no_page):
+def folder(tmp_path):
     (tmp_path / "pictures.py").write_text(PICTURES)
     (tmp_path / "words.py").write_text(SENTENCES)
     return tmp_path
@@ -351,7 +352,9 @@ def test_the_files_of_a_network_are_named_where_they_fail(folder):
     text = '[model]\nsource = "broken.py:Net"\n[data]\nsource = "pictures.py:load"\n[[stages]]\ntechnique = "pruning"\n'
     with pytest.raises(toolkit.RecipeError) as refused:
         parse_recipe(text, "own.toml", Path(folder))
-    assert "cannot be imported: ModuleNotFoundError: No module named 'nowhere_to_be_found'" in str(refused.value)
+    assert "cannot import '" + str(
+        folder / "broken.py"
+    ) + "': ModuleNotFoundError: No module named 'nowhere_to_be_found'" in str(refused.value)
 
 
 def test_a_module_is_no_network_until_it_is_made(folder):
@@ -359,6 +362,6 @@ def test_a_module_is_no_network_until_it_is_made(folder):
     text = (
         '[model]\nsource = "made.py:factory"\n[data]\nsource = "pictures.py:load"\n[[stages]]\ntechnique = "pruning"\n'
     )
-    with pytest.raises(toolkit.RecipeError, match=r"must return a torch\.nn\.Module, not int"):
+    with pytest.raises(toolkit.RecipeError, match=r"must return a torch\.nn\.Module, found int"):
         assemble(parse_recipe(text, "own.toml", Path(folder)))
     assert isinstance(nn.Linear(2, 2), nn.Module)

@@ -86,6 +86,7 @@ def through(*made: Tensor) -> tuple[list[Tensor], int]:
 
 @pytest.mark.parametrize("change", [masks.clone, pruned, shared, quantized])
 @pytest.mark.parametrize("name", TOY_MODELS)
+@pytest.mark.smoke
 def test_a_model_comes_back_bit_by_bit(name: str, change: Callable[[nn.Module], nn.Module], tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = change(TOY_MODELS[name]()).eval()

@@ -97,6 +97,7 @@ def test_the_page_draws_it_and_keeps_the_table_beside_it():
     assert set(report(Note("", TABLE, PLOT)).plot()) == {"note-1-x.note0"}
 
 
+@pytest.mark.smoke
 def test_elsewhere_it_is_a_table():
     note, bare = report(Note("told", TABLE, PLOT)), report(Note("told", TABLE))
     assert as_text(note) == as_text(bare)

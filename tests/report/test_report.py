@@ -65,6 +65,7 @@ class TestNumbers:
     @pytest.mark.parametrize(
         ("size", "text"), [(0, "0 B"), (999, "999 B"), (999.9, "1 kB"), (1_729_189, "1.73 MB"), (3e12, "3 TB")]
     )
+    @pytest.mark.smoke
     def test_bytes(self, size, text):
         assert bytes_text(size) == text
 
@@ -79,6 +80,7 @@ class TestNumbers:
 
 
 class TestVerdict:
+    @pytest.mark.smoke
     def test_two_sentences_say_what_was_gained_and_what_it_cost(self):
         small = row("small", change=-0.0004, ratio={"1": 0.5, "64": 0.25}, size_bytes=100_000, agreement=0.996)
         assert verdict(report(small)) == (
@@ -245,7 +247,7 @@ class TestReader:
             row("a", change=-0.01, ratio={"1": 0.5}, note=Note("text", [{"layer": "x", "n": 1}])), starts=(0, 0)
         )
         again = read_report(written(whole, tmp_path))
-        assert again == whole
+        assert again == whole == Report.read(tmp_path)
         assert again.directory == tmp_path
         assert again.details is None
         assert Report.model_validate(json.loads(json.dumps(whole.model_dump(mode="json")))) == whole
@@ -309,6 +311,13 @@ class TestReader:
             ("environment", [], "environment: "),
             ("environment", None, "environment: "),
             ("quality", {"accuracy": "more"}, "quality.accuracy: "),
+            ("quality", 5, "quality: "),
+            ("quality", [["accuracy", "higher"]], "quality: "),
+            ("rows.1.accuracy", 10**400, "rows.1.accuracy: must be a number, found 1000"),
+            ("rows.1.size_bytes", -(10**400), "rows.1.size_bytes: must be a number, found -1000"),
+            ("rows.1.size_bytes", -1, "rows.1.size_bytes: must be greater than 0, found -1"),
+            ("rows.1.latency_ratio", {"1": 1e308}, None),
+            ("format", 0, "format: "),
             ("starts", [-1], "starts.0: "),
             ("starts", [0, 99], None),
             ("name", None, "name: "),
@@ -327,6 +336,35 @@ class TestReader:
             assert str(read_report(tmp_path))
         else:
             assert f"{tmp_path / 'report.json'} is not the report of a run: {expected}" in self.refused(tmp_path)
+
+    @pytest.mark.parametrize("value", [10**400, -(10**400), [10**400, 1], {"1": 10**400}])
+    def test_a_number_of_a_plugin_that_no_float_can_hold_is_an_error(self, tmp_path, value):
+        content = report(row("a")).model_dump(mode="json")
+        content["rows"][1]["x.number"] = value
+        (tmp_path / "report.json").write_text(json.dumps(content))
+        assert "rows.1.x.number" in self.refused(tmp_path)
+
+    def test_an_integer_of_any_length_in_a_note_is_shown(self, tmp_path):
+        whole = report(row("a", note=Note("", [{"n": 10**400}, {"n": 1}])))
+        assert str(read_report(written(whole, tmp_path)))
+
+    def test_a_file_of_a_newer_format_is_one_sentence(self, tmp_path):
+        written(report(), tmp_path)
+        (tmp_path / "details.json").write_text('{"format": 2, "anything": []}')
+        newer = "was written by a newer version of the toolkit (format 2, "
+        with pytest.raises(InputError) as caught:
+            read_details(tmp_path)
+        assert f"{tmp_path / 'details.json'} {newer}" in str(caught.value)
+        (tmp_path / "report.json").write_text('{"format": 2, "anything": []}')
+        assert f"{tmp_path / 'report.json'} {newer}" in self.refused(tmp_path)
+        assert "pip install -U torch-optimization-toolkit" in self.refused(tmp_path)
+
+    def test_the_first_files_of_the_format_are_read(self, tmp_path):
+        content = report().model_dump(mode="json")
+        assert content.pop("format") == 1
+        (tmp_path / "report.json").write_text(json.dumps(content))
+        (tmp_path / "details.json").write_text('{"format": "toolkit details 1"}')
+        assert read_report(tmp_path).details == Details()
 
     @pytest.mark.parametrize("text", ["[]", "1", '"text"', "null", "{}", '{"loss": [1, 2]}', "[" * 100_000, "\ufeff{}"])
     def test_foreign_files_are_one_sentence(self, tmp_path, text):
@@ -410,6 +448,20 @@ class TestCompare:
 
         found = compare(runs("first", timed(0.67)), runs("second", timed(ratio)))
         assert [number.outcome for number in found.numbers if number.name == "latency_ratio @1"][-1] == outcome
+
+    def test_counts_have_all_their_digits_and_metrics_their_order(self, runs):
+        first, second = runs("first", row("a")), runs("second", row("a", nonzero=249_999, sparsity=0.1, macs=999_999))
+        found = compare(first, second)
+        assert found.of("moved") == [
+            ("1 a", "nonzero", "250,000", "249,999", "moved"),
+            ("1 a", "macs", "1,000,000", "999,999", "moved"),
+        ]
+        names = [number.name for number in found.numbers if number.row == "1 a"]
+        assert names == ["accuracy", "size", "samples", "parameters", "nonzero", "macs"]
+
+    def test_numbers_of_techniques_are_compared_and_bytes_are_bytes(self, runs):
+        first, second = runs("first", row("a", **{"x.a_bytes": 1e6})), runs("second", row("a", **{"x.a_bytes": 2e6}))
+        assert compare(first, second).of("unknown") == [("1 a", "x.a_bytes", "1 MB", "2 MB", "unknown")]
 
     def test_rows_pair_by_name_and_then_by_number(self, runs):
         first = runs("first", row("a", accuracy=0.9, accuracy_interval=[0.89, 0.91]), row("b"), row("only"))

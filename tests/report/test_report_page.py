@@ -30,6 +30,7 @@ from toolkit.report.reader import read_report
 from toolkit.rows import Note, Row
 from toolkit.tasks import Task
 
+pytestmark = pytest.mark.page
 XHTML = "{http://www.w3.org/1999/xhtml}"
 RECIPE = """
 name = "toy"
@@ -94,6 +95,7 @@ def drawn(text):
 
 
 class TestOfARun:
+    @pytest.mark.smoke
     def test_it_has_every_section_in_order(self, page):
         wanted = ["verdict", "table", "stages", "layers", "histograms", "curves", "lost", "notes", "repeat"]
         assert sections(page) == wanted
@@ -149,6 +151,7 @@ class TestOfARun:
     def test_it_is_light(self, page):
         assert len(page.encode()) < 400_000
 
+    @pytest.mark.smoke
     def test_it_is_rebuilt_from_the_files_alone(self, directory, page, tmp_path):
         copy = tmp_path / "copy"
         copy.mkdir()

@@ -24,14 +24,6 @@ from toolkit.storage.record import DamagedError, read_record
 from toolkit.storage.run_directory import RunDirectory
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _no_page():
-    """Drawing takes longer than these runs, and a page is made of what is compared anyway."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("toolkit.report.writer.write_page", lambda report: None)
-        yield
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """What the recipe ends with, and how long it takes."""
@@ -166,7 +158,7 @@ class TestDirectory:
         recipe, *_ = undisturbed
         interrupted_at(recipe, tmp_path / "run", stage=1, step=5)
         other = make_recipe(tmp_path / "other", RECIPE.replace("sparsity = 0.8", "sparsity = 0.5"))
-        with pytest.raises(InputError, match=r"stages\.2\.params\.sparsity was 0\.8 and is 0\.5") as caught:
+        with pytest.raises(InputError, match=r"stages\.2\.params\.sparsity was 0\.8, is now 0\.5") as caught:
             toolkit.run(other, output=tmp_path / "run", cache=False)
         assert "\n" not in str(caught.value)
         toolkit.run(other, output=tmp_path / "run", cache=False, overwrite=True)
@@ -213,6 +205,7 @@ def test_a_run_that_is_killed_at_its_very_end_is_finished(undisturbed, tmp_path,
     assert_same(outcome(tmp_path / "run"), expected)
 
 
+@pytest.mark.smoke
 def test_the_second_signal_ends_a_run_at_once():
     stop = Stop()
     stop.handle(signal.SIGINT, None)

@@ -80,7 +80,7 @@ def test_the_model_learns_as_without_them_and_its_rate_is_told() -> None:
 
 def test_layers_of_the_model_keep_the_settings_of_the_model() -> None:
     model, helper = toy_mlp(), Helper()
-    helper.layer = model[1]  # type: ignore[index]
+    helper.layer = model[1]
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     plan = plan_with(Helper(), TrainedAlong(helper, lr=1e4), schedule="constant", lr=1e-6)
     fit(model, plan, toy_data(64))
@@ -119,7 +119,7 @@ def test_an_interrupted_training_resumes_with_the_same_rates(tmp_path: Any) -> N
 )
 def test_what_is_no_module_is_refused(along: Any, error: type[Exception], sentence: str) -> None:
     with pytest.raises(error) as failure:
-        Training(TrainingSettings(), nn.functional.cross_entropy).using(trained_along=along)
+        Training(TrainingSettings(), toy_data(8).task.loss).using(trained_along=along)
     assert sentence in str(failure.value)
 
 

@@ -101,11 +101,6 @@ class Data:
         """The split to make decisions on: `validation`, or `train` if there is none; never `test`."""
         return "train" if self.validation is None else "validation"
 
-    @property
-    def decisive(self) -> str:
-        """The former name of `selection_split`, which plugins for version 0.1 use."""
-        return self.selection_split
-
     def without_augmentation(self) -> Data:
         """Return the same data without `augment`; a `Dataset` may still change its samples."""
         return replace(self, augment=None)

@@ -1,4 +1,4 @@
-"""What a technique does and takes, from its docstrings and its `Params`."""
+"""The manual page of a plugin, made of its docstring and its `Params`."""
 
 from __future__ import annotations
 
@@ -23,28 +23,29 @@ def manual(name: str) -> str:
 
 
 def parameters(params: type[Params]) -> str:
-    """A table of the settings: name, type or choices, range, default, description; and one of each table in them."""
+    """A table of the params (type or choices, range, default, description), and one for each table among them."""
     if not params.model_fields:
         return "It has no params."
     inner = [
         _table(table, f"{name}: each")
         for name, field in params.model_fields.items()
-        for table in _tables_in(field.annotation)
+        for table in tables_in(field.annotation)
     ]
     return "\n\n".join([_table(params, "params"), *inner])
 
 
 def _table(params: type[Params], title: str) -> str:
-    rows = [[*_field(name, field)] for name, field in params.model_fields.items()]
+    rows = [[*describe_field(name, field)] for name, field in params.model_fields.items()]
     headers = [title, "takes", "default", "description"]
     return tabulate(rows, headers, tablefmt="simple", maxcolwidths=[None, 24, 14, 48], disable_numparse=True)
 
 
-def _tables_in(annotation: Any) -> Iterator[type[Params]]:
+def tables_in(annotation: Any) -> Iterator[type[Params]]:
+    """The tables of settings that a field of this type holds."""
     if isinstance(annotation, type) and issubclass(annotation, Params):
         yield annotation
     for argument in get_args(annotation):
-        yield from _tables_in(argument)
+        yield from tables_in(argument)
 
 
 def _either(name: str) -> Plugin:
@@ -58,7 +59,8 @@ def _either(name: str) -> Plugin:
             raise InputError(str(error)) from error
 
 
-def _field(name: str, field: FieldInfo) -> Iterator[str]:
+def describe_field(name: str, field: FieldInfo) -> Iterator[str]:
+    """Four cells: the name, what it takes with its range, the default and the description."""
     yield name
     yield " ".join([_type(field.annotation), *_bounds(field.metadata)])
     yield "required" if field.is_required() else _default(field.get_default(call_default_factory=True))
@@ -66,7 +68,7 @@ def _field(name: str, field: FieldInfo) -> Iterator[str]:
 
 
 def _default(value: Any) -> str:
-    # As TOML writes it; tabulate takes the word False for a truth, and shows True.
+    # As TOML writes it. Besides, tabulate would show the word False as True.
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
@@ -87,7 +89,7 @@ def _type(annotation: Any) -> str:
 def _bounds(metadata: Iterable[Any]) -> Iterator[str]:
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
     for constraint in metadata:
-        if isinstance(constraint, FieldInfo):  # of what is in a list
+        if isinstance(constraint, FieldInfo):  # of the items of a list
             yield from _bounds(constraint.metadata)
         for name, sign in signs.items():
             if hasattr(constraint, name):

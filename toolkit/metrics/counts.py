@@ -8,10 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from toolkit.eval_mode import in_eval_mode
 from toolkit.masks import named_weights
-from toolkit.metrics.support.deployed import in_eval_mode
-from toolkit.metrics.support.metric import Metric, Quantity
-from toolkit.number_text import count_text, percent
+from toolkit.metrics.support.metric import COUNT, EXACT, FRACTION, Metric, Quantity
+from toolkit.number_text import count_text, percent, plain
 from toolkit.replacements import Replacement, replaced_layers
 
 
@@ -77,9 +77,27 @@ def _values_of_replaced(layer: Replacement) -> Iterator[tuple[Hashable, Tensor]]
 METRIC = Metric(
     lambda subject: counts(subject.model),
     (
-        Quantity("parameters", explanation="number of parameters", minimum=0),
-        Quantity("sparsity", partial(percent, digits=0), "fraction of parameters that are zero", "zeros", 97, 0, 1),
-        Quantity("nonzero", count_text, "number of parameters that are not zero", "nonzero", 98, 0),
+        Quantity("parameters", plain, "number of parameters", bounds=COUNT, comparison=EXACT),
+        Quantity(
+            "sparsity",
+            partial(percent, digits=0),
+            "fraction of the parameters that are zero",
+            title="zeros",
+            dispensable=97,
+            bounds=FRACTION,
+            comparison=None,  # `nonzero` has the exact number
+        ),
+        Quantity(
+            "nonzero",
+            plain,
+            "number of parameters that are not zero",
+            better="lower",
+            title="nonzero",
+            cell=count_text,
+            dispensable=98,
+            bounds=COUNT,
+            comparison=EXACT,
+        ),
     ),
     order=20,
     place=60,

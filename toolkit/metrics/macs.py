@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from toolkit.data.splits import Data
 from toolkit.errors import ToolkitError
 from toolkit.metrics.support.deployed import as_deployed
-from toolkit.metrics.support.metric import Metric, Quantity
-from toolkit.number_text import count_text
+from toolkit.metrics.support.metric import COUNT, EXACT, Metric, Quantity
+from toolkit.number_text import count_text, plain
 from toolkit.replacements import Replacement, replaced_layers
 
 Cost: TypeAlias = Callable[[Any, Any], int]  # of one call, from its inputs and its output
@@ -177,7 +177,19 @@ _MISSING = {
 
 METRIC = Metric(
     lambda subject: {"macs": macs(subject.model, subject.data)},
-    (Quantity("macs", count_text, "multiply-accumulates for one sample, as if all were dense", "MACs", 99, 0),),
+    (
+        Quantity(
+            "macs",
+            plain,
+            "multiply-accumulates for one sample, zeros included",
+            better="lower",
+            title="MACs",
+            cell=count_text,
+            dispensable=99,
+            bounds=COUNT,
+            comparison=EXACT,
+        ),
+    ),
     order=30,
     place=70,
 )

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from toolkit.metrics.support.memory_worker import receive, send
-from toolkit.metrics.support.metric import Metric, Quantity, Subject
+from toolkit.metrics.support.metric import COUNT, Comparison, Metric, Quantity, Subject
 from toolkit.number_text import bytes_text
 from toolkit.sources import imported_files
 from toolkit.tasks import Batch, Task
@@ -100,11 +100,13 @@ METRIC = Metric(
         Quantity(
             "peak_memory_bytes",
             bytes_text,
-            "bytes by which a process grows that loads the model and answers the smallest batch",
-            "memory",
+            "peak memory of a process that loads the model and runs the smallest batch, without the libraries",
+            unit="bytes",
+            better="lower",
+            title="memory",
             dispensable=96,
-            minimum=0,
-            between_runs=0.1,
+            bounds=COUNT,
+            comparison=Comparison(between_runs=0.1),
         ),
     ),
     order=40,

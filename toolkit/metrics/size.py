@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from toolkit.metrics.support.metric import Column, Metric, Quantity, Subject, TableContent
+from toolkit.metrics.support.metric import EXACT, POSITIVE, Column, Metric, Quantity, Subject, TableContent, Waterfall
 from toolkit.model_files import files_of
 from toolkit.number_text import bytes_text
 from toolkit.rows import Row
@@ -19,7 +19,7 @@ def size_bytes(subject: Subject) -> dict[str, int]:
 
 
 def _columns(_: TableContent) -> Iterable[Column]:
-    yield Column("size", _size, explanation=SIZE.explanation, place=PLACE)
+    yield Column("size", _size, explanation=SIZE.hint, place=PLACE)
     yield Column("smaller", _smaller, explanation="size of the baseline divided by this size", place=PLACE)
 
 
@@ -33,5 +33,14 @@ def _smaller(row: Row, baseline: Row) -> str:
     return "" if not size or not before else f"{before / size:.1f}×"
 
 
-SIZE = Quantity(KEY, bytes_text, "bytes of all files that are needed to run the model", positive=True)
+SIZE = Quantity(
+    KEY,
+    bytes_text,
+    "size of all files that are needed to run the model",
+    unit="bytes",
+    better="lower",
+    bounds=POSITIVE,
+    comparison=EXACT,
+    waterfall=Waterfall("bytes", "Size", "size of the file", bytes_text),
+)
 METRIC = Metric(size_bytes, (SIZE,), _columns, order=0, place=PLACE)

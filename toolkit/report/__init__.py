@@ -22,7 +22,7 @@ FORMAT: Literal[1] = 1
 class Report(BaseModel):
     """All rows of a run, the baseline first, with what is needed to read them.
 
-    It is what `report.json` holds: `model_dump_json` writes it, and `read_report` reads it from a run directory.
+    `report.json` has the same fields: `model_dump_json()` returns its content, and `Report.read(directory)` reads it.
 
     Attributes:
         name: of the run.
@@ -44,6 +44,17 @@ class Report(BaseModel):
     rows: Annotated[tuple[Row, ...], Field(strict=False, min_length=1)]
     environment: dict[str, Any]
     directory: Path | None = Field(default=None, exclude=True, repr=False)
+
+    @classmethod
+    def read(cls, directory: str | Path) -> Report:
+        """Read the report of a run directory.
+
+        Raises:
+            InputError: the directory or its report is missing, damaged, or of a newer format.
+        """
+        from toolkit.report.reader import read_report
+
+        return read_report(directory)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Report) and self.model_dump() == other.model_dump()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tabulate import tabulate
 
-from toolkit.report.compare import Comparison, Number
+from toolkit.report.compare import ComparedRuns, Number
 from toolkit.report.page import render_template
 
 
@@ -20,7 +20,7 @@ class Section(NamedTuple):
     lines: Sequence[Sequence[str]]
 
 
-def sections(comparison: Comparison) -> list[Section]:
+def sections(comparison: ComparedRuns) -> list[Section]:
     """What differs, in the order of its weight."""
     runs = _names(comparison)
     settings = Section("Settings that differ", "The recipes are the same.", ("place", *runs), comparison.settings)
@@ -35,7 +35,7 @@ def sections(comparison: Comparison) -> list[Section]:
     return [settings, moved, *([others] if unknown else [])]
 
 
-def remarks(comparison: Comparison) -> Iterator[str]:
+def remarks(comparison: ComparedRuns) -> Iterator[str]:
     """What else to know of the two."""
     within = len(comparison.of("within"))
     if within:
@@ -44,7 +44,7 @@ def remarks(comparison: Comparison) -> Iterator[str]:
         yield f"Only one of the runs has: {', '.join(comparison.alone)}."
 
 
-def as_text(comparison: Comparison) -> str:
+def as_text(comparison: ComparedRuns) -> str:
     """Everything for a terminal."""
     parts = [
         f"{section.title}\n\n{tabulate(section.lines, headers=section.titles, disable_numparse=True)}\n"
@@ -55,7 +55,7 @@ def as_text(comparison: Comparison) -> str:
     return "\n".join([*parts, *remarks(comparison)])
 
 
-def as_page(comparison: Comparison) -> str:
+def as_page(comparison: ComparedRuns) -> str:
     """Everything as one page of HTML."""
     return render_template(
         "difference.html.j2",
@@ -65,7 +65,7 @@ def as_page(comparison: Comparison) -> str:
     )
 
 
-def _names(comparison: Comparison) -> tuple[str, str]:
+def _names(comparison: ComparedRuns) -> tuple[str, str]:
     return str(comparison.first), str(comparison.second)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 DETAILS = "details.json"
 Count = Annotated[int, Field(ge=0)]
 FORMAT: Literal[1] = 1
+# The first files of this format spelled it out.
+FORMER_SPELLING = "toolkit details 1"
 
 
 class _Part(BaseModel):
@@ -72,7 +74,7 @@ class Lost(_Part):
 class Details(_Part):
     """Everything in `details.json`; `layers` has a list for every row."""
 
-    format: Literal[1] = FORMAT
+    format: Annotated[Literal[1], BeforeValidator(lambda it: FORMAT if it == FORMER_SPELLING else it)] = FORMAT
     curves: list[Curve] = []
     layers: list[list[Layer]] = []
     lost: Lost | None = None

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from toolkit.errors import InputError, newer_format
-from toolkit.metrics import all_quantities
-from toolkit.metrics.support.metric import Quantity
 from toolkit.report import FORMAT, Report
 from toolkit.report.details import DETAILS, Details
 from toolkit.report.details import FORMAT as DETAILS_FORMAT
+from toolkit.report.value_checks import check_values
 from toolkit.storage.run_directory import REPORT
 
 MAX_BYTES = 8 << 20
@@ -56,7 +54,7 @@ def parse_report(content: Any, origin: str, directory: Path | None = None) -> Re
     """Return the report in `content`, read from JSON; an `InputError` names `origin` and the first mistake."""
     _check_format(content, FORMAT, origin)
     try:
-        _check_values(content)
+        check_values(content)
         report = Report.model_validate(content)
     except (ValidationError, RecursionError) as error:
         raise InputError(f"{origin} is not the report of a run: {_first(error, content)}") from None
@@ -89,48 +87,6 @@ def _json(path: Path) -> Any:
 def _without_surrogates(content: Any) -> Any:
     """JSON can spell halves of characters, which a note may hold and nothing can show."""
     return json.loads(json.dumps(content, ensure_ascii=False).encode("utf-8", "replace"))
-
-
-def _check_values(content: Any) -> None:
-    """Raise a `ValueError` for a value of a known metric that cannot be; the schema checks all that is not known."""
-    if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
-        return
-    metrics = [name for metric in content.get("quality") or () for name in (metric, f"{metric}_change")]
-    quantities = {**{name: Quantity(name) for name in metrics}, **all_quantities()}
-    intervals = {quantity.interval for quantity in quantities.values()}
-    for number, row in enumerate(content["rows"]):
-        for key, value in row.items() if isinstance(row, dict) else ():
-            if key in quantities:
-                _check_value(value, quantities[key], f"rows.{number}.{key}")
-            elif key in intervals:
-                _check_interval(value, f"rows.{number}.{key}")
-
-
-def _check_value(value: Any, quantity: Quantity, place: str) -> None:
-    if quantity.by_batch_size:
-        if value is not None and not isinstance(value, dict):
-            raise ValueError(f"{place}: must be a table of numbers by batch size, found {value!r:.40}")
-        for size, number in (value or {}).items():
-            _check_value(number, replace(quantity, by_batch_size=False), f"{place}.{size}")
-        return
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{place}: must be a number, found {value!r:.40}")
-    if quantity.minimum is not None and value < quantity.minimum:
-        raise ValueError(f"{place}: must be at least {quantity.minimum:g}, found {value:g}")
-    if quantity.positive and value <= 0:
-        raise ValueError(f"{place}: must be greater than 0, found {value:g}")
-    if quantity.maximum is not None and value > quantity.maximum:
-        raise ValueError(f"{place}: must be at most {quantity.maximum:g}, found {value:g}")
-
-
-def _check_interval(value: Any, place: str) -> None:
-    pairs = {f"{place}.{size}": pair for size, pair in value.items()} if isinstance(value, dict) else {place: value}
-    for where, pair in pairs.items():
-        is_pair = isinstance(pair, list) and len(pair) == 2 and all(isinstance(end, (int, float)) for end in pair)
-        if pair is not None and not is_pair:
-            raise ValueError(f"{where}: must be two numbers, found {pair!r:.40}")
 
 
 def _first(error: ValidationError | RecursionError, content: Any) -> str:

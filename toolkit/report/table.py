@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
 from toolkit.metrics import all_metrics
 from toolkit.metrics.support.metric import Column, TableContent
-from toolkit.number_text import printable
+from toolkit.number_text import plain, printable
 from toolkit.report import Report
+from toolkit.report.unknown_metrics import unknown_numbers
 from toolkit.report.verdicts import stage_verdicts, verdict
-from toolkit.rows import Note
+from toolkit.rows import MAX_INTEGER, Note, Row
 
 REUSED = "↺"
 REUSED_MEANS = f"{REUSED} computed by an earlier run: model and numbers are kept, the times are of then."
 MAX_NOTE_ROWS = 8  # rows of a note's table on a terminal
+UNKNOWN_DISPENSABLE = 1000
 WHERE = ("processor", "threads", "device", "torch")
 
 
@@ -63,7 +66,7 @@ def columns_of(report: Report, detailed: bool = False) -> list[Column]:
     """The columns that any row has something for, those that matter first; `detailed` adds what is too wide for 80."""
     content = TableContent(report.rows, report.quality, detailed)
     of_metrics = [column for metric in all_metrics().values() for column in metric.columns_of(content)]
-    columns = [*_identity(), *sorted(of_metrics, key=lambda column: column.place)]
+    columns = [*_identity(), *sorted(of_metrics, key=lambda column: column.place), *_unknown(report)]
     return [
         column
         for column in columns
@@ -101,6 +104,18 @@ def _identity() -> list[Column]:
     return [Column("stage", lambda row, _: printable(row.stage) + (f" {REUSED}" if row.get("reused") else ""))]
 
 
+def _unknown(report: Report) -> list[Column]:
+    """Return a plain column for each number whose metric is not installed; a terminal drops these first."""
+    return [
+        Column(printable(name), partial(_plain, name), UNKNOWN_DISPENSABLE, "the metric is not installed")
+        for name in unknown_numbers(report)
+    ]
+
+
+def _plain(name: str, row: Row, _: Row) -> str:
+    return plain(row.number(name))
+
+
 def _notes(report: Report, style: str, max_rows: int | None = None) -> Iterator[str]:
     for number, row in enumerate(report.rows):
         for name, note in row.notes.items():
@@ -111,7 +126,12 @@ def _notes(report: Report, style: str, max_rows: int | None = None) -> Iterator[
 def _note_table(note: Note, style: str, max_rows: int | None) -> str:
     if not note.table:
         return ""
-    rows = [dict(row) for row in note.table[:max_rows]]
+    rows = [{key: _cell(value) for key, value in row.items()} for row in note.table[:max_rows]]
     more = len(note.table) - len(rows)
     table = printable(tabulate(rows, headers="keys", tablefmt=style, floatfmt=".3f"))
     return f"\n\n{table}\n" + (f"… and {more} more in report.md\n" if more else "")
+
+
+def _cell(value: Any) -> Any:
+    """Return an integer that does not fit into a float as text, which tabulate cannot format otherwise."""
+    return str(value) if isinstance(value, int) and abs(value) > MAX_INTEGER else value

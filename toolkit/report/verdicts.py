@@ -65,7 +65,10 @@ def speed(report: Report, before: int, after: int, size: str) -> tuple[float, In
     if old is None or new is None:
         return None
     middle, reach = old[0] - new[0], math.hypot(old[1], new[1])
-    return math.exp(middle), (math.exp(middle - reach), math.exp(middle + reach))
+    try:
+        return math.exp(middle), (math.exp(middle - reach), math.exp(middle + reach))
+    except OverflowError:  # the report was not written by a run
+        return None
 
 
 def differs(found: tuple[float, Interval]) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -14,6 +16,8 @@ from toolkit.data.splits import Data
 from toolkit.metrics.quality import Answers, answers
 from toolkit.metrics.support.metric import Progress, Subject
 from toolkit.metrics.support.registry import all_metrics
+
+log = logging.getLogger("toolkit")
 
 
 class Measurer:
@@ -37,11 +41,11 @@ class Measurer:
         self._left_s, self._rows = budget_s, rows
         self._metrics = all_metrics()
         self._sessions = ExitStack()
-        self._session_of = {
-            name: self._sessions.enter_context(metric.session()) for name, metric in self._metrics.items()
-        }
+        self._session_of: dict[str, Any] = {}
 
     def __enter__(self) -> Measurer:
+        for name, metric in self._metrics.items():
+            self._session_of[name] = self._sessions.enter_context(metric.session())
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -50,23 +54,23 @@ class Measurer:
     def measure(self, model: nn.Module, folder: Path, on_progress: Progress | None = None) -> dict[str, Any]:
         """Return the values of all metrics, by key, for a model that is saved in `folder`."""
         started, share_s = time.perf_counter(), self._left_s / max(1, self._rows)
-        before = self.answers
-        found = self._ask(model)
+        baseline_answers = self.answers
+        model_answers = self._ask(model)
         row: dict[str, Any] = {}
         for name, metric in self._metrics.items():
             subject = Subject(
                 model=model,
                 data=self.data,
                 baseline=self.baseline,
-                answers=found,
-                baseline_answers=before,
+                answers=model_answers,
+                baseline_answers=baseline_answers,
                 folder=folder,
                 batch_sizes=self.batch_sizes,
                 seconds_left=lambda: share_s - (time.perf_counter() - started),
                 session=self._session_of[name],
                 on_progress=on_progress,
             )
-            row |= metric.measure(subject)
+            row |= {key: _finite(value, key) for key, value in metric.measure(subject).items()}
         # Later rows get what this one leaves over.
         self._left_s, self._rows = self._left_s - (time.perf_counter() - started), self._rows - 1
         return row
@@ -86,7 +90,16 @@ class Measurer:
         return self._latest[1] if self._latest is not None and self._latest[0] is model else None
 
     def _ask(self, model: nn.Module) -> Answers:
-        found = answers(model, self.data, self.split)
-        self._latest = model, found
-        self.answers = self.answers or found
-        return found
+        model_answers = answers(model, self.data, self.split)
+        self._latest = model, model_answers
+        self.answers = self.answers or model_answers
+        return model_answers
+
+
+def _finite(value: Any, key: str) -> Any:
+    """Return a number or an interval, or None with a warning if it is not finite: JSON has no such numbers."""
+    numbers = value if isinstance(value, (list, tuple)) else [value]
+    if all(not isinstance(number, float) or math.isfinite(number) for number in numbers):
+        return value
+    log.warning("%s is not finite and counts as not measured", key)
+    return None

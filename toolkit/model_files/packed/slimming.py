@@ -65,7 +65,7 @@ def _reduce(norm: _BatchNorm) -> None:
 
 
 def _round(tensors: Sequence[tuple[str, Tensor]], patterns: Sequence[str]) -> None:
-    if problem := unmatched(patterns, [name for name, _ in tensors], what="tensor"):
+    if problem := unmatched([name for name, _ in tensors], patterns, what="tensor"):
         raise InputError(problem)
     for name, tensor in tensors:
         if tensor.dtype == torch.float32 and match([name], patterns):

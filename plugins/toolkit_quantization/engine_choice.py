@@ -1,4 +1,4 @@
-"""`engine = "auto"`: every engine that can be had, guarded, and the fastest of them."""
+"""Chooses the engine: the one that the recipe names or, for `auto`, the fastest of those within the bounds."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from torch import nn
 
 from toolkit import Data, Note, TechniqueError, masks
 from toolkit_quantization.arithmetic import choose
-from toolkit_quantization.compiled import Compiled
 from toolkit_quantization.conversion import Conversion
+from toolkit_quantization.conversion_cost import Judge
 from toolkit_quantization.engines import ENGINES, Engine
-from toolkit_quantization.guard import Guarded, guard
-from toolkit_quantization.judging import Judge
+from toolkit_quantization.float_fallback import Guarded, guard
+from toolkit_quantization.model_timing import time_models
 from toolkit_quantization.params import Params
 from toolkit_quantization.selection import select
-from toolkit_quantization.turns import times_in_turn
+from toolkit_quantization.self_compiling import Compiled
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The engine that is used, what it made, and where there was a choice why it was taken."""
+    """The engine to use, what it made of the model and, if there was a choice, the reason."""
 
     engine: str
     guarded: Guarded
@@ -32,12 +32,12 @@ class Chosen:
 
 
 def by_name(model: nn.Module, params: Params, judge: Judge) -> Chosen:
-    """What the engine that the recipe names makes; a `TechniqueError` if it cannot."""
+    """The conversion by the engine that the recipe names; a `TechniqueError` if it fails."""
     return Chosen(params.engine, _made(model, params, ENGINES[params.engine], judge))
 
 
 def fastest(model: nn.Module, params: Params, data: Data, judge: Judge) -> Chosen:
-    """What the engine makes that is the fastest here, measured in turn, of those that keep within the bounds."""
+    """The conversion by the engine that is the fastest on this machine, of those that keep within the bounds."""
     made: dict[str, Guarded] = {}
     refused: dict[str, str] = {}
     for name, engine in ENGINES.items():
@@ -51,8 +51,8 @@ def fastest(model: nn.Module, params: Params, data: Data, judge: Judge) -> Chose
             refused[name] = reason
     if not made:
         raise TechniqueError("; ".join(f"{name}: {reason}" for name, reason in refused.items()))
-    times = times_in_turn({"float": masks.folded(model), **_as_run(made, params)}, data, batch_sizes(params, data))
-    ratios = {name: {size: found[name] / found["float"] for size, found in times.items()} for name in made}
+    times = time_models({"float": masks.folded(model), **_as_run(made, params)}, data, batch_sizes(params, data))
+    ratios = {name: {size: seconds[name] / seconds["float"] for size, seconds in times.items()} for name in made}
     chosen = min(made, key=lambda name: geometric_mean(ratios[name]))
     return Chosen(chosen, made[chosen], _note(chosen, made, ratios, refused, judge))
 
@@ -74,16 +74,16 @@ def _why_not_compiled(engine: Engine, params: Params) -> str | None:
 
 
 def _as_run(made: Mapping[str, Guarded], params: Params) -> dict[str, nn.Module]:
-    return {name: Compiled(found.model) if params.compile is True else found.model for name, found in made.items()}
+    return {name: Compiled(each.model) if params.compile is True else each.model for name, each in made.items()}
 
 
 def batch_sizes(params: Params, data: Data) -> list[int]:
-    """What models are timed with: what the recipe names, or 1 and the data's."""
+    """The batch sizes at which to time models: the recipe's, or 1 and the data's."""
     return params.batch_sizes or sorted({1, min(data.batch_size, data.samples("train"))})
 
 
 def geometric_mean(ratios: Mapping[int, float]) -> float:
-    """The mean of ratios of times, by batch size: two models change places when each is divided by the other."""
+    """The geometric mean of ratios by batch size; unlike the arithmetic one, it inverts with the ratios."""
     return math.exp(sum(map(math.log, ratios.values())) / len(ratios))
 
 
@@ -94,12 +94,12 @@ def _note(
     refused: Mapping[str, str],
     judge: Judge,
 ) -> Note:
-    """By engine what it costs and how long it takes in units of the float model's time."""
+    """What each engine costs, and its time relative to the float model."""
     rows: list[dict[str, Any]] = []
-    for name, found in made.items():
-        cost = {} if judge.metric is None else {f"drop of {judge.metric} ({judge.unit})": found.verdict.drop}
+    for name, guarded in made.items():
+        cost = {} if judge.metric is None else {f"drop of {judge.metric} ({judge.unit})": guarded.verdict.drop}
         speed = {f"time of float's @{size}": ratio for size, ratio in ratios[name].items()}
-        row = {"engine": name, **speed, **cost, "output error": found.verdict.error}
-        rows.append({**row, "returned to float": len(found.returned)})
+        row = {"engine": name, **speed, **cost, "output error": guarded.verdict.error}
+        rows.append({**row, "returned to float": len(guarded.returned)})
     text = f"'{chosen}' is the fastest within max_drop, over all batch sizes, timed in turn with the float model"
     return Note("; ".join([text, *(f"not {name}: {reason}" for name, reason in refused.items())]), rows)

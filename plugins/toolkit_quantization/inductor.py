@@ -1,4 +1,4 @@
-"""Int8 models through `torch.compile`, with the products in kernels that Inductor writes and tunes for each size."""
+"""Compiles int8 models with `torch.compile`: Inductor generates the kernels and tunes them for each size."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch.utils._pytree import tree_leaves
 
 from toolkit import TechniqueError, masks
 from toolkit_quantization import kernels
-from toolkit_quantization.int8 import MOST_PACKED, Int8Linear
-from toolkit_quantization.kernels import LARGEST, SMALLEST, ZERO, is_exact, onednn_packed
+from toolkit_quantization.int8 import MAX_PACKED_INPUTS, Int8Linear
+from toolkit_quantization.kernels import INT8_MAX, MIN_ROW_MAX, UINT8_ZERO, is_exact, onednn_packed
 
 
 class CompilableInt8Linear(nn.Module):
-    """An `Int8Linear` in the form that Inductor knows: unsigned rows, and a packed weight that never changes."""
+    """An `Int8Linear` in the form that Inductor recognizes: unsigned rows, and a packed weight that never changes."""
 
     def __init__(self, layer: Int8Linear) -> None:
-        """Take over the buffers of the layer."""
+        """Pack the weight, and share the other buffers of the layer."""
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.register_buffer("packed", torch.ops.onednn.qlinear_prepack(layer.weight, None))
@@ -29,10 +29,10 @@ class CompilableInt8Linear(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         rows = inputs.detach().reshape(-1, self.in_features).float()
-        row_scale = rows.abs().amax(dim=1, keepdim=True).clamp(min=SMALLEST).div(LARGEST)
-        shifted = ((rows / row_scale).round() + ZERO).to(torch.uint8)
+        row_scale = rows.abs().amax(dim=1, keepdim=True).clamp(min=MIN_ROW_MAX).div(INT8_MAX)
+        shifted = ((rows / row_scale).round() + UINT8_ZERO).to(torch.uint8)
         outputs = torch.ops.onednn.qlinear_pointwise(
-            shifted, 1.0, ZERO, self.packed, self.scale, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
+            shifted, 1.0, UINT8_ZERO, self.packed, self.scale, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
         outputs = outputs * row_scale
         outputs = outputs if self.bias is None else outputs + self.bias
@@ -40,10 +40,10 @@ class CompilableInt8Linear(nn.Module):
 
 
 class UncompiledInt8Linear(nn.Module):
-    """An `Int8Linear` that is called as it is.
+    """An `Int8Linear` that stays uncompiled.
 
-    Its packed weight cannot be traced, and `_int_mm`, which can be, is dozens of times slower than float on processors
-    without instructions for bytes.
+    Its packed weight cannot be traced. `_int_mm` can, but is dozens of times slower than float on processors without
+    instructions for bytes.
     """
 
     def __init__(self, layer: Int8Linear) -> None:
@@ -58,12 +58,11 @@ class UncompiledInt8Linear(nn.Module):
 
 
 def compiled(model: nn.Module) -> Callable[..., Any]:
-    """A function that runs a copy of the model compiled, in eval mode and without gradients.
+    """A function that runs a compiled copy of the model, in eval mode and without gradients.
 
-    It compiles when it is first called with inputs of some sizes, and again for each of up to eight others, which
-    takes from seconds to a minute, most of it to choose among kernels. Where oneDNN's product saturates, int8 layers
-    that have another kernel run as they are, amid what is compiled. Rows stay independent of each other; the last bit
-    may differ from the model's.
+    It compiles on the first call with inputs of each size, for up to nine sizes; this takes from seconds to a minute,
+    mostly to choose among kernels. Where oneDNN's product saturates, int8 layers that have another kernel stay
+    uncompiled. Rows stay independent of each other; the last bit may differ from the model's.
 
     Raises:
         TechniqueError: there is no C++ compiler.
@@ -78,13 +77,13 @@ def compiled(model: nn.Module) -> Callable[..., Any]:
     known: set[Any] = set()
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        if torch.is_grad_enabled() or torch.is_inference_mode_enabled():  # it would compile anew for each mode
+        if torch.is_grad_enabled() or torch.is_inference_mode_enabled():  # it would compile again for each mode
             with torch.inference_mode(False), torch.no_grad():
                 return run(*args, **kwargs)
         sizes = tuple((leaf.shape, leaf.dtype) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
         if sizes in known:
             return runner(*args, **kwargs)
-        # Among the options it would come too late: what is frozen is decided while the model is traced.
+        # As an option it would come too late: tracing already decides what to freeze.
         with torch._inductor.config.patch(freezing=True):
             outputs = runner(*args, **kwargs)
         known.add(sizes)
@@ -94,8 +93,8 @@ def compiled(model: nn.Module) -> Callable[..., Any]:
 
 
 def _with_layers(model: nn.Module, kind: Callable[[Int8Linear], nn.Module]) -> nn.Module:
-    found = [module for module in model.modules() if type(module) is Int8Linear]  # others compute otherwise
-    fitting = [layer for layer in found if layer.in_features <= MOST_PACKED and layer.weight.is_cpu]
+    layers = [module for module in model.modules() if type(module) is Int8Linear]  # subclasses compute differently
+    fitting = [layer for layer in layers if layer.in_features <= MAX_PACKED_INPUTS and layer.weight.is_cpu]
     made: dict[nn.Module, nn.Module] = {layer: kind(layer) for layer in fitting}
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
@@ -112,6 +111,5 @@ def _require_a_compiler() -> None:
         get_cpp_compiler()
     except InvalidCxxCompiler as problem:
         raise TechniqueError(
-            "a model can be compiled only where there is a C++ compiler, and none was found: "
-            "install g++ or clang, or do without compiling"
+            "compiling a model needs a C++ compiler, but none was found: install g++ or clang, or leave compile out"
         ) from problem

@@ -1,4 +1,4 @@
-"""A conversion that costs too much is repaired: the layers that hurt most are returned to float."""
+"""Repairs a conversion that costs too much: returns the layers that hurt most to float."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import nn
 from toolkit import Note, TechniqueError
 from toolkit_quantization.arithmetic import Choice
 from toolkit_quantization.conversion import Conversion
-from toolkit_quantization.judging import Judge, Verdict
+from toolkit_quantization.conversion_cost import Judge, Verdict
 
-Layers = tuple[str, ...]  # those that share a weight: one, mostly
+Layers = tuple[str, ...]  # layers that share a weight; usually only one
 
 
 @dataclass(frozen=True)
 class Guarded:
     """A model within the bounds, the layers that are quantized in it, and what they cost.
 
-    `returned` are the layers that were returned to float; `scan` has the verdict on each quantized alone, those that
-    hurt most first, and is empty where nobody needed it; `choices` are the arithmetic of all that could be quantized.
+    `returned` are the layers that went back to float; `scan` has the verdict on each layer quantized alone, the most
+    harmful first, and is empty unless it was needed or asked for; `choices` has the arithmetic of every candidate.
     """
 
     model: nn.Module
@@ -32,21 +32,24 @@ class Guarded:
 
 
 def guard(conversion: Conversion, judge: Judge, scan: bool = False) -> Guarded:
-    """Quantize all layers, or all but those that have to be float; a `TechniqueError` where nothing helps.
+    """Quantize all layers, except for as few as possible that have to stay in float.
 
     Args:
-        conversion: what can be quantized.
-        judge: says what a model costs.
-        scan: judge every layer alone also where nothing has to be repaired.
+        conversion: the layers that can be quantized.
+        judge: measures what a model costs.
+        scan: judge every layer alone, even if no layer has to return to float.
+
+    Raises:
+        TechniqueError: the cost exceeds the bounds whichever layers return to float.
     """
     every = _names(conversion.groups)
     model = conversion.of(every)
     verdict = judge(model)
     if judge.accepts(verdict):
-        found = sensitivity(conversion, judge) if scan else {}
-        return Guarded(model, every, verdict, scan=found, choices=conversion.choices)
-    found = sensitivity(conversion, judge) if len(conversion.groups) > 1 else {}
-    order = list(found)
+        verdicts = sensitivity(conversion, judge) if scan else {}
+        return Guarded(model, every, verdict, scan=verdicts, choices=conversion.choices)
+    verdicts = sensitivity(conversion, judge) if len(conversion.groups) > 1 else {}
+    order = list(verdicts)
     accepted: list[Guarded] = []
 
     def fits(count: int) -> bool:
@@ -54,7 +57,7 @@ def guard(conversion: Conversion, judge: Judge, scan: bool = False) -> Guarded:
         model = conversion.of(layers)
         verdict = judge(model)
         if judge.accepts(verdict):
-            accepted[:] = [Guarded(model, layers, verdict, _names(order[:count]), found, conversion.choices)]
+            accepted[:] = [Guarded(model, layers, verdict, _names(order[:count]), verdicts, conversion.choices)]
         return judge.accepts(verdict)
 
     if fewest(len(order) - 1, fits) is None:
@@ -63,16 +66,16 @@ def guard(conversion: Conversion, judge: Judge, scan: bool = False) -> Guarded:
 
 
 def sensitivity(conversion: Conversion, judge: Judge) -> dict[Layers, Verdict]:
-    """What it costs to quantize each layer alone, those first that use up most of what is accepted."""
-    found = {layers: judge(conversion.of(layers)) for layers in conversion.groups}
-    return dict(sorted(found.items(), key=lambda item: -judge.severity(item[1])))
+    """The verdict on each layer quantized alone, the most harmful first."""
+    verdicts = {layers: judge(conversion.of(layers)) for layers in conversion.groups}
+    return dict(sorted(verdicts.items(), key=lambda item: -judge.severity(item[1])))
 
 
 def fewest(most: int, fits: Callable[[int], bool]) -> int | None:
     """The smallest number from 1 to `most` that fits, None if `most` does not.
 
-    It is looked for by doubling and then halving. Where a number fits and a larger one does not, another one may be
-    found than the smallest; the one before it was then seen not to fit.
+    Searches by doubling, then by bisection. If some number fits and a larger one does not, the result may not be the
+    smallest, but the number before it does not fit.
     """
     low, high = 0, 1
     while high < most and not fits(high):
@@ -86,7 +89,7 @@ def fewest(most: int, fits: Callable[[int], bool]) -> int | None:
 
 
 def scan_note(guarded: Guarded, judge: Judge) -> Note:
-    """The sensitivity scan as a table: by layer the drop, the output error, and whether it stays in float."""
+    """The sensitivity scan as a table: for each layer the drop, the output error, and whether it stays in float."""
     drop = f"drop of {judge.metric} ({judge.unit})"
     rows = []
     for layers, verdict in guarded.scan.items():
@@ -95,7 +98,7 @@ def scan_note(guarded: Guarded, judge: Judge) -> Note:
         rows.append({"layer": ", ".join(layers), **cost, "output error": verdict.error, "kept in float": kept})
     text = f"each layer quantized alone, on {judge.samples} samples of {judge.data.selection_split}"
     if guarded.returned:
-        text = f"{text}; {len(guarded.returned)} returned to float, those that hurt most first"
+        text = f"{text}; {len(guarded.returned)} returned to float, the most harmful first"
     return Note(text, rows)
 
 
@@ -105,4 +108,4 @@ def _names(groups: Iterable[Layers]) -> Layers:
 
 def _remedy(layers: int) -> str:
     tried = ", and returning layers to float, even all but one, does not help" if layers else ""
-    return f"{tried}: exclude layers, take another dtype for them (overrides), or raise max_drop or max_error"
+    return f"{tried}: exclude layers, give them another dtype (overrides), or raise max_drop or max_error"

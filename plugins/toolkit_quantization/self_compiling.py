@@ -1,4 +1,4 @@
-"""A model that compiles itself when it is first called; what is saved of it is the model that is not compiled."""
+"""A model that compiles itself on its first call; files and copies hold the model uncompiled."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 from torch import nn
 
 from toolkit import stored_as
-from toolkit_quantization.compiling import compiled
+from toolkit_quantization.inductor import compiled
 
 
 @stored_as("quantization.Compiled")
 class Compiled(nn.Module):
-    """Runs `model` as `compiled` makes it; where that fails, as without a C++ compiler, as it is, with a warning.
+    """Runs `model` compiled; if that fails, as it does without a C++ compiler, uncompiled and with a warning.
 
-    Nothing compiled is kept in copies or files: a copy, and what `toolkit.load` gives back, compiles itself again.
-    While somebody watches what goes on inside (hooks on layers, dispatch modes, tracing) it runs as it is, too.
+    Copies and files hold nothing compiled: a copy, or a model from `toolkit.load`, compiles itself again. The model
+    also runs uncompiled while somebody looks inside (hooks on layers, dispatch modes, tracing).
     """
 
     _runner: _Runner | None = None
@@ -36,14 +36,14 @@ class Compiled(nn.Module):
                 self._runner = _Runner(compiled(self.model))
             return self._runner.call(*args, **kwargs)
         except Exception as problem:
-            expected = self.model(*args, **kwargs)  # if this fails too, the inputs are at fault
+            expected = self.model(*args, **kwargs)  # if this fails, too, the inputs are at fault
             warnings.warn(f"the model runs without being compiled: {problem}", RuntimeWarning, stacklevel=2)
             self._runner = _Runner(self.model, " ".join(f"{type(problem).__name__}: {problem}".split()))
             return expected
 
     @property
     def failure(self) -> str:
-        """Why it was tried in vain to compile the model, if it was."""
+        """Why compiling failed; empty if it did not."""
         return "" if self._runner is None else self._runner.failure
 
     def __getstate__(self) -> dict[str, Any]:
@@ -51,7 +51,7 @@ class Compiled(nn.Module):
 
 
 class _Runner:
-    """A callable that is neither a submodule nor anything that would be saved."""
+    """Holds a callable, so that it is not a submodule and is not saved."""
 
     def __init__(self, call: Callable[..., Any], failure: str = "") -> None:
         self.call, self.failure = call, failure
