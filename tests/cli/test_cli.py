@@ -372,7 +372,7 @@ class TestFailures:
         assert code == 1
         [sentence] = errors(output)
         assert sentence.startswith("stage 0 (baseline): the loss is nan in epoch ")
-        assert sentence.endswith(" of 36: lower lr (now 1e+09) or set clip_norm")
+        assert sentence.endswith(" of 36; lower lr (now 1e+09) or set clip_norm")
 
     def test_a_loss_that_is_not_finite_in_a_stage(self, here):
         training = ["--set", "stages.1.finetune={epochs = 9, lr = 1e9, optimizer = 'sgd'}"]

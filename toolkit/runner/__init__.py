@@ -19,6 +19,7 @@ from toolkit.promises.trainable import trained_later
 from toolkit.promises.watch import Watch
 from toolkit.recipe.read import PluginUse, Recipe, Stage, read_recipe
 from toolkit.recipe.resolved import as_table, resolved_recipe
+from toolkit.recipe.successors import successors
 from toolkit.report import Report
 from toolkit.report.writer import report_writer
 from toolkit.rows import Row
@@ -173,15 +174,16 @@ class _Run:
 
     def _compute(self, stage: Stage, started: float) -> Result:
         """Train or perform a stage, and measure its model."""
-        keeper = self.store.training_checkpoints(stage.number)
+        checkpoints = self.store.training_checkpoints(stage.number)
         steps: list[tuple[float, float]] = []
         on_step = self._on_step(stage, steps)
         watch = self._watch(stage) if stage.number else None
         if watch is None:
-            outcome = self._baseline(stage, on_step, keeper)
+            outcome = self._baseline(stage, on_step, checkpoints)
         else:
             incoming = self.models[stage.start]
-            outcome = perform(stage, incoming, self.reference, self.data, on_step, watch, keeper)
+            later = tuple(successors(self.recipe.stages, stage))
+            outcome = perform(stage, incoming, self.reference, self.data, on_step, watch, checkpoints, later)
             self.models.append(outcome.model)
         promises = watch.promises if watch is not None else Promises().and_of(outcome.model, "the baseline")
         params = tuple(None if resolved is None else as_table(resolved) for resolved in outcome.params)
@@ -212,11 +214,11 @@ class _Run:
             on_breach=self.recipe.promises,
         )
 
-    def _baseline(self, stage: Stage, on_step: OnStep, keeper: TrainingCheckpoints) -> StageOutcome:
+    def _baseline(self, stage: Stage, on_step: OnStep, checkpoints: TrainingCheckpoints) -> StageOutcome:
         model = self.models[0]
         if stage.finetune is None:
             return StageOutcome(model)
-        return train(model, Training(stage.finetune, self.data.task.loss), self.data, on_step, keeper)
+        return train(model, Training(stage.finetune, self.data.task.loss), self.data, on_step, checkpoints)
 
     def _on_step(self, stage: Stage, record: list[tuple[float, float]] | None = None) -> OnStep:
         def on_step(step: int, steps: int, loss: float, lr: float) -> None:
