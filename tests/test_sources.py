@@ -69,5 +69,5 @@ def test_what_leads_nowhere_is_said(file, source, said):
 def test_arguments_and_weights_are_checked_before_anything_is_built(file):
     with pytest.raises(ValueError, match="unknown argument 'sizes'; did you mean 'size'"):
         Source(source=f"{file}:Net", args={"sizes": 2})
-    with pytest.raises(ValueError, match=r"there is no file nowhere\.pt"):
+    with pytest.raises(ValueError, match=r"nowhere\.pt does not exist"):
         Source(source=f"{file}:Net", weights="nowhere.pt")

@@ -168,8 +168,9 @@ def _named(source: str) -> Any:
 
 
 def imported_files() -> list[str]:
-    """Return the Python files that `import_file` has imported."""
-    return [str(module.__file__) for name, module in list(sys.modules.items()) if FILE_MODULE.fullmatch(name)]
+    """Return the Python files that were imported by their path and still exist."""
+    paths = [str(module.__file__) for name, module in list(sys.modules.items()) if FILE_MODULE.fullmatch(name)]
+    return [path for path in paths if os.path.isfile(path)]
 
 
 @cache
