@@ -35,12 +35,14 @@ from toolkit.timing import median_ratio, ratio_interval, take_turns
 
 Seconds = npt.NDArray[np.float64]
 
-BLOCK_S = 0.01  # calls are timed together until they take this long: the clock's resolution does not matter then
-WIDTH = 0.03  # of the interval, relative to the median: narrower ones end the repetitions
-FEWEST_ROUNDS = 40  # of steady models
-ENOUGH_ROUNDS = 80  # before that an interval may be narrow by chance and must be half as wide, or 92 % hold the truth
-WARM_UP = 0.1  # share of the time
-WARM_UP_S = 0.25  # at most
+MIN_BLOCK_S = 0.01  # calls are timed together until they take this long: the clock's resolution does not matter then
+MAX_RELATIVE_WIDTH = 0.03  # of the interval, relative to the median: narrower ones end the repetitions
+MIN_ROUNDS = 40  # of steady models
+MIN_ROUNDS_AT_FULL_WIDTH = (
+    80  # before that an interval may be narrow by chance and must be half as wide, or 92 % hold the truth
+)
+WARM_UP_FRACTION = 0.1  # share of the time
+MAX_WARM_UP_S = 0.25  # at most
 Progress = Callable[[float, float], None]
 
 
@@ -75,10 +77,12 @@ class Timing:
     @property
     def precise(self) -> bool:
         """Whether the interval is narrow enough: the ratio's, or for the baseline alone its time's."""
-        if len(self.model) < FEWEST_ROUNDS:
+        if len(self.model) < MIN_ROUNDS:
             return False
         values = self.model if self.model is self.baseline else self.model / self.baseline
-        width = (WIDTH if len(values) >= ENOUGH_ROUNDS else WIDTH / 2) * float(np.median(values))
+        width = (MAX_RELATIVE_WIDTH if len(values) >= MIN_ROUNDS_AT_FULL_WIDTH else MAX_RELATIVE_WIDTH / 2) * float(
+            np.median(values)
+        )
         # The quicker interval first, for this is asked after every round.
         return _width(median_interval(values)) < width and _width(bootstrap_median_interval(values)) < width
 
@@ -184,7 +188,7 @@ class _Stopwatch:
                 torch.accelerator.synchronize(self.data.device)
         self.call_s = (time.perf_counter() - start) / self.calls
         # Ten times more at most, in case that the clock is too coarse for what it just timed.
-        self.calls = min(10 * self.calls, max(1, round(BLOCK_S / max(self.call_s, 1e-6))))
+        self.calls = min(10 * self.calls, max(1, round(MIN_BLOCK_S / max(self.call_s, 1e-6))))
         return self.call_s
 
 
@@ -232,7 +236,7 @@ def _time_in_turn(watches: Sequence[_Stopwatch], budget: _Budget, deadline: floa
     budget.exclude(compiling_s)
     deadline += compiling_s
     now = time.perf_counter()
-    warm = now + min(WARM_UP_S, WARM_UP * (deadline - now))
+    warm = now + min(MAX_WARM_UP_S, WARM_UP_FRACTION * (deadline - now))
     while _fits(watches, warm):
         warming = [watch.block() for watch in watches]
 

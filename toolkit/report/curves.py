@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from toolkit.report.details import Curve
 
-POINTS = 400
+MAX_POINTS = 400
 
 
 class CurveRecorder:
-    """Collects the loss of every step of one training in at most `POINTS` means."""
+    """Collects the loss of every step of one training in at most `MAX_POINTS` means."""
 
     def __init__(self, number: int, stage: str) -> None:
         self._number, self._stage = number, stage
@@ -19,7 +19,7 @@ class CurveRecorder:
         """Take the loss of step `step` of `steps`, counted from 1."""
         self._steps = steps
         self._sum, self._count = self._sum + loss, self._count + 1
-        if self._count == -(-steps // POINTS) or step == steps:
+        if self._count == -(-steps // MAX_POINTS) or step == steps:
             self._points.append((step, self._sum / self._count))
             self._sum, self._count = 0.0, 0
 

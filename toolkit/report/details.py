@@ -18,7 +18,7 @@ class _Part(BaseModel):
 
 
 class Curve(_Part):
-    """The loss of one training: at most `POINTS` points, each the mean over the steps since the point before."""
+    """The loss of one training: at most `MAX_POINTS` points, each the mean over the steps since the point before."""
 
     number: Count
     stage: str

@@ -9,10 +9,10 @@ from toolkit.number_text import plain, printable
 from toolkit.report import Report
 from toolkit.rows import Note
 
-LONGEST = 100  # rows of a table on the page; report.md has them all
+MAX_TABLE_ROWS = 100  # rows of a table on the page; report.md has them all
 
 
-class ShownNote(NamedTuple):
+class PageNote(NamedTuple):
     """One note: where it comes from, what it says, and how many rows of its table are left out."""
 
     title: str
@@ -23,7 +23,7 @@ class ShownNote(NamedTuple):
     """The name of the chart that its plot makes, if it makes one."""
 
 
-class ShownNumber(NamedTuple):
+class PageNumber(NamedTuple):
     """A number that a technique measured, under its full name."""
 
     stage: str
@@ -31,29 +31,29 @@ class ShownNumber(NamedTuple):
     text: str
 
 
-def shown_notes(report: Report) -> list[ShownNote]:
+def notes_of(report: Report) -> list[PageNote]:
     """All notes, in the order of the rows."""
     return [
-        _shown(number, row.stage, name, note)
+        _page_note(number, row.stage, name, note)
         for number, row in enumerate(report.rows)
         for name, note in row.notes.items()
     ]
 
 
-def shown_numbers(report: Report) -> list[ShownNumber]:
+def plugin_numbers(report: Report) -> list[PageNumber]:
     """The numbers that techniques and plugins measured: those with a dot in their name."""
     return [
-        ShownNumber(f"{number} {row.stage}", name, plain(value))
+        PageNumber(f"{number} {row.stage}", name, plain(value))
         for number, row in enumerate(report.rows)
         for name, value in row.values.items()
         if "." in name and isinstance(value, (int, float))
     ]
 
 
-def _shown(number: int, stage: str, name: str, note: Note) -> ShownNote:
-    more = max(0, len(note.table) - LONGEST)
+def _page_note(number: int, stage: str, name: str, note: Note) -> PageNote:
+    more = max(0, len(note.table) - MAX_TABLE_ROWS)
     title = title_of(number, stage, name)
-    return ShownNote(title, note.text, table_as_text(note.table), more, chart_name(number, name))
+    return PageNote(title, note.text, table_as_text(note.table), more, chart_name(number, name))
 
 
 def chart_name(number: int, name: str) -> str:
@@ -68,6 +68,6 @@ def title_of(number: int, stage: str, name: str) -> str:
 
 def table_as_text(table: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """The first lines, as many as the page shows, each with all columns in the order in which they first come up."""
-    table = table[:LONGEST]
+    table = table[:MAX_TABLE_ROWS]
     columns = list(dict.fromkeys(key for line in table for key in line))
     return [{printable(key): plain(line.get(key)) for key in columns} for line in table]

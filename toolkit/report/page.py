@@ -15,7 +15,7 @@ from toolkit.number_text import bytes_text, plain, printable, seconds
 from toolkit.report import Report
 from toolkit.report.details import Details
 from toolkit.report.layer_table import layer_table
-from toolkit.report.notes import shown_notes, shown_numbers
+from toolkit.report.notes import notes_of, plugin_numbers
 from toolkit.report.table import REUSED_MEANS, cells
 from toolkit.report.verdicts import stage_verdicts, verdict
 from toolkit.storage.run_directory import RECIPE
@@ -36,8 +36,8 @@ def render(report: Report) -> str:
         svg=lambda chart: Markup(inline_svg(chart)),  # drawn here, its texts escaped by the XML writer
         layers=layers,
         lost=details.lost,
-        notes=shown_notes(report),
-        numbers=shown_numbers(report),
+        notes=notes_of(report),
+        numbers=plugin_numbers(report),
         environment=_environment_table(report.environment),
         recipe=_recipe(report),
         duration=seconds(_total(report, "duration_s")),

@@ -14,13 +14,13 @@ from toolkit.data.splits import Data
 from toolkit.metrics import Answers
 from toolkit.report.details import Lost, Sample
 
-SHOWN = 24
-LARGEST = 64  # pixels a side
-SMALLEST = 4
+MAX_SAMPLES = 24
+MAX_PIXELS = 64  # pixels a side
+MIN_PIXELS = 4
 
 
 def lost_samples(before: Answers, after: Answers, data: Data, split: str) -> Lost | None:
-    """Count what only one of two models answers rightly, and show up to `SHOWN` that only `before` does.
+    """Count what only one of two models answers rightly, and show up to `MAX_SAMPLES` that only `before` does.
 
     None for a task in which nothing is right or wrong.
     """
@@ -28,13 +28,13 @@ def lost_samples(before: Answers, after: Answers, data: Data, split: str) -> Los
         return None
     lost = (before.correct & ~after.correct).nonzero().flatten()
     gained = int((after.correct & ~before.correct).sum())
-    samples = _shown(lost[:SHOWN], before, after, data, split)
+    samples = _shown(lost[:MAX_SAMPLES], before, after, data, split)
     return Lost(split=split, lost=len(lost), gained=gained, samples=samples)
 
 
 def picture(image: Tensor) -> str | None:
     """A PNG as a data URI of what looks like an image, (1|3, H, W); None of anything else."""
-    if image.dim() != 3 or image.shape[0] not in (1, 3) or min(image.shape[1:]) < SMALLEST or image.is_complex():
+    if image.dim() != 3 or image.shape[0] not in (1, 3) or min(image.shape[1:]) < MIN_PIXELS or image.is_complex():
         return None
     from PIL import Image
 
@@ -43,7 +43,7 @@ def picture(image: Tensor) -> str | None:
     pixels = ((pixels - low) / (high - low).clamp(min=1e-12) * 255).round().to(torch.uint8)
     array = pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).contiguous().numpy()
     shown = Image.fromarray(array)
-    shown.thumbnail((LARGEST, LARGEST))
+    shown.thumbnail((MAX_PIXELS, MAX_PIXELS))
     file = io.BytesIO()
     shown.save(file, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -22,7 +22,7 @@ from torch import nn
 from toolkit import model_files as artifact
 from toolkit.sources import import_file
 
-LONGEST_S = 60
+TIMEOUT_S = 60
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def _in_a_fork(request: bytes) -> bytes:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        signal.alarm(LONGEST_S)
+        signal.alarm(TIMEOUT_S)
         os.close(reading)
         with os.fdopen(writing, "wb") as answer:
             answer.write(_answer(request))

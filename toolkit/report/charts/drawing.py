@@ -1,4 +1,4 @@
-"""What all charts share: their size, their colours, and a way to draw one without pyplot's global state."""
+"""What all charts share: their size, their colors, and a way to draw one without pyplot's global state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from toolkit.number_text import bytes_text
 
-# A page replaces these by its own colours, which follow the reader's light or dark mode.
+# A page replaces these by its own colors, which follow the reader's light or dark mode.
 INK, MUTED, FAINT = "#1d2129", "#6a7280", "#d5d9e0"
 BASE, SERIES, GOOD, BAD = "#7d8694", "#2f6fd0", "#1f8a57", "#c8452f"
 PRECISIONS = ("#2f6fd1", "#b7791f", "#7a4fc0", "#0f7f8c")

@@ -16,12 +16,12 @@ from toolkit.report.notes import chart_name, table_as_text, title_of
 from toolkit.rows import Note, Plot
 
 # A report may come from anywhere: whatever it holds, its page is drawn in seconds.
-MOST_CHARTS, MOST_LINES, MOST_ROWS = 24, 60, 2000
-LARGEST = 1e30  # beyond it an axis has no room for its margins
-MOST_NAMED = 8
-MOST_MARKED = 20  # points of a line that are marked each
+MAX_CHARTS, MAX_LINES, MAX_ROWS = 24, 60, 2000
+MAX_VALUE = 1e30  # beyond it an axis has no room for its margins
+MAX_NAMED_LINES = 8
+MAX_MARKED_POINTS = 20  # points of a line that are marked each
 STYLES = ("-", "--")
-LONGEST_LABEL = 40
+MAX_LABEL_LENGTH = 40
 
 
 class Line(NamedTuple):
@@ -40,32 +40,32 @@ def note_charts(report: Report) -> Iterator[Chart]:
         for name, note in row.notes.items()
         if note.plot is not None
     )
-    yield from islice((chart for chart in drawn if chart is not None), MOST_CHARTS)
+    yield from islice((chart for chart in drawn if chart is not None), MAX_CHARTS)
 
 
 def lines_of(table: Sequence[Mapping[str, Any]], plot: Plot) -> list[Line]:
     """The lines of a table, in the order in which their series first come up; rows without two numbers are left out."""
     lines: dict[str, Line] = {}
-    for row in table[:MOST_ROWS]:
+    for row in table[:MAX_ROWS]:
         x, y = row.get(plot.x), row.get(plot.y)
         if _is_drawable(x) and _is_drawable(y):
             name = "" if plot.series is None else plain(row.get(plot.series))
             line = lines.setdefault(name, Line(name, [], []))
             line.x.append(float(x))
             line.y.append(float(y))
-    return [*lines.values()][:MOST_LINES]
+    return [*lines.values()][:MAX_LINES]
 
 
 def _is_drawable(value: Any) -> TypeGuard[float]:
     # False for NaN as well.
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MAX_VALUE
 
 
 def _chart(number: int, name: str, stage: str, note: Note, plot: Plot) -> Chart | None:
     lines = lines_of(note.table, plot)
     if not lines:
         return None
-    named = _that_reach_furthest(lines)
+    named = _lines_with_largest_values(lines)
     named_by = plot.series is not None
     figure, axes = new_axes(2.6 + (0.2 * (len(named) // 2 + 1) if named_by else 0), "both")
     _draw(axes, lines, named)
@@ -78,22 +78,24 @@ def _chart(number: int, name: str, stage: str, note: Note, plot: Plot) -> Chart 
     if named_by:
         figure.legend(loc="outside lower center", ncols=2, handlelength=2.6)
     title = title_of(number, stage, name)
-    return Chart(chart_name(number, name), title, _told(named, plot, len(lines)), figure, table_as_text(note.table))
+    return Chart(
+        chart_name(number, name), title, _description(named, plot, len(lines)), figure, table_as_text(note.table)
+    )
 
 
-def _that_reach_furthest(lines: Sequence[Line]) -> list[Line]:
+def _lines_with_largest_values(lines: Sequence[Line]) -> list[Line]:
     """The lines with the largest values, so many as can be told apart, in the order of the table."""
-    furthest = sorted(range(len(lines)), key=lambda place: -max(map(abs, lines[place].y)))[:MOST_NAMED]
-    return [lines[place] for place in sorted(furthest)]
+    largest = sorted(range(len(lines)), key=lambda place: -max(map(abs, lines[place].y)))[:MAX_NAMED_LINES]
+    return [lines[place] for place in sorted(largest)]
 
 
 def _draw(axes: Axes, lines: Sequence[Line], named: Sequence[Line]) -> None:
     for place, line in enumerate(named):
-        turn, colour = divmod(place, len(PRECISIONS))
+        turn, color = divmod(place, len(PRECISIONS))
         axes.plot(
             line.x,
             line.y,
-            color=PRECISIONS[colour],
+            color=PRECISIONS[color],
             linestyle=STYLES[turn],
             linewidth=1.7,
             marker=_marker(line),
@@ -107,15 +109,15 @@ def _draw(axes: Axes, lines: Sequence[Line], named: Sequence[Line]) -> None:
 
 
 def _marker(line: Line) -> str:
-    return "o" if len(line.x) <= MOST_MARKED else ""
+    return "o" if len(line.x) <= MAX_MARKED_POINTS else ""
 
 
-def _label(text: str, longest: int = LONGEST_LABEL) -> str:
+def _label(text: str, longest: int = MAX_LABEL_LENGTH) -> str:
     # An underscore in front would hide a line from the legend.
     return shortened(printable(text), longest).replace("\n", " ").lstrip("_")
 
 
-def _told(named: Sequence[Line], plot: Plot, count: int) -> str:
+def _description(named: Sequence[Line], plot: Plot, count: int) -> str:
     lines = "; ".join(
         f"{_label(line.name) or 'it'} goes from {plain(line.y[0])} at {plain(line.x[0])} "
         f"to {plain(line.y[-1])} at {plain(line.x[-1])}"

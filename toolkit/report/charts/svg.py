@@ -1,4 +1,4 @@
-"""A chart as an inline SVG: no fixed size, the page's own colours and font, a title and a description."""
+"""A chart as an inline SVG: no fixed size, the page's own colors and font, a title and a description."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from toolkit.report.charts import drawing
 from toolkit.report.charts.drawing import Chart, style
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
-# Every colour of the drawings by the name of the variable that the page gives it in light and in dark.
-COLOURS = {
+# Every color of the drawings by the name of the variable that the page gives it in light and in dark.
+COLORS = {
     drawing.INK: "ink",
     drawing.MUTED: "muted",
     drawing.FAINT: "faint",
@@ -22,7 +22,7 @@ COLOURS = {
     drawing.SERIES: "series",
     drawing.GOOD: "good",
     drawing.BAD: "bad",
-    **{colour: f"precision-{number}" for number, colour in enumerate(drawing.PRECISIONS)},
+    **{color: f"precision-{number}" for number, color in enumerate(drawing.PRECISIONS)},
 }
 _REFERENCE = re.compile(r"(?<=url\(#)|(?<=^#)")
 
@@ -36,7 +36,7 @@ def inline_svg(chart: Chart) -> str:
         root.remove(metadata)
     _prefix_ids(root, f"{_identifier(chart.name)}-")
     _describe(root, chart)
-    return _coloured(ElementTree.tostring(root, encoding="unicode"))
+    return _with_variables(ElementTree.tostring(root, encoding="unicode"))
 
 
 def _drawn(figure: Figure) -> bytes:
@@ -68,9 +68,9 @@ def _describe(root: ElementTree.Element, chart: Chart) -> None:
         root.insert(place, element)
 
 
-def _coloured(svg: str) -> str:
-    for colour, variable in COLOURS.items():
-        svg = svg.replace(colour, f"var(--{variable})")
+def _with_variables(svg: str) -> str:
+    for color, variable in COLORS.items():
+        svg = svg.replace(color, f"var(--{variable})")
     return re.sub(r"font: ([^;\"]*?)'DejaVu Sans'", r"font: \1system-ui, sans-serif", svg)
 
 

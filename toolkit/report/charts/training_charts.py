@@ -34,7 +34,7 @@ def _learning_curve(curve: Curve) -> Chart:
     name = f"{curve.number} {printable(curve.stage)}"
     ends = f"from {curve.loss[0]:.4g} to {curve.loss[-1]:.4g} in {curve.step[-1]:,} steps"
     text = f"The loss in the training of {name} goes {ends}."
-    return Chart(f"curve-{curve.number}", name, text, figure, _told(curve))
+    return Chart(f"curve-{curve.number}", name, text, figure, _description(curve))
 
 
 def smoothed(values: Sequence[float], window: int) -> list[float]:
@@ -46,7 +46,7 @@ def smoothed(values: Sequence[float], window: int) -> list[float]:
     return means
 
 
-def _told(curve: Curve, lines: int = 10) -> list[dict[str, str]]:
+def _description(curve: Curve, lines: int = 10) -> list[dict[str, str]]:
     """About ten points of the curve, the last one among them."""
     stride = max(1, len(curve.step) // lines)
     places = sorted({*range(stride - 1, len(curve.step), stride), len(curve.step) - 1})
