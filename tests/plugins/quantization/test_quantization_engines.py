@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import toolkit_quantization
 import torch
+from in_a_child import in_a_child
 from toolkit_quantization import Params, choosing, compiled, engines, relative_error, worthwhile
 from toolkit_quantization.compiled import Compiled
 from toolkit_quantization.int8 import Int8Linear, TorchInt8Linear
@@ -421,6 +422,7 @@ def test_a_model_that_was_loaded_runs_even_where_it_cannot_be_compiled(uncompila
 
 
 @pytest.mark.slow
+@in_a_child
 def test_a_compiled_model_computes_the_same_and_keeps_promises(recipe_run):
     outcome = recipe_run(
         """
