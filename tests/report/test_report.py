@@ -84,8 +84,8 @@ class TestVerdict:
     def test_two_sentences_say_what_was_gained_and_what_it_cost(self):
         small = row("small", change=-0.0004, ratio={"1": 0.5, "64": 0.25}, size_bytes=100_000, agreement=0.996)
         assert verdict(report(small)) == (
-            "After one stage, the model is 10.0× smaller (1 MB → 100 kB), 2.00× as fast at batch 1 and 4.00× as fast at "
-            "batch 64. No significant change in accuracy (−0.04 ± 0.10 points on 10,000 samples); "
+            "After one stage, the model is 10.0× smaller (1 MB → 100 kB), 2.00× as fast at batch 1 and 4.00× as fast "
+            "at batch 64. No significant change in accuracy (−0.04 ± 0.10 points on 10,000 samples); "
             "0.40 % of the answers differ from the baseline's."
         )
 
@@ -111,24 +111,19 @@ class TestVerdict:
         [line] = stage_verdicts(report(row("a", ratio={"1": ratio}, ratio_reach=reach)))
         assert "as fast" not in line
 
-    def test_a_slower_stage_is_said_to_be_slower_and_why_if_it_stores_fewer_bits(self):
+    def test_a_slower_stage_is_said_to_be_slower_without_a_reason_that_nobody_looked_into(self):
         first = row("first", ratio={"1": 0.5, "64": 0.5})
         narrow = row("narrow", ratio={"1": 0.625, "64": 0.25}, size_bytes=270_000)
         [_, line] = stage_verdicts(report(first, narrow))
         assert line.startswith(
-            "2 narrow: 3.70× smaller (1 MB → 270 kB), 0.80× as fast at batch 1 on this machine (the layers are too small)"
-            " and 2.00× as fast at batch 64"
+            "2 narrow: 3.70× smaller (1 MB → 270 kB), 1.25× slower at batch 1 on this machine and "
+            "2.00× as fast at batch 64"
         )
-        [_, line] = stage_verdicts(report(first, row("slow", ratio={"1": 0.625, "64": 0.5})))
-        assert "0.80× as fast at batch 1 on this machine" in line
-        assert "too small" not in line
 
     def test_zeros_that_gain_nothing_are_said_to(self):
         zeros = {"sparsity": 0.9, "nonzero": 25_000}
         [line] = stage_verdicts(report(row("sparse", ratio={"1": 1.0, "64": 1.01}, **zeros)))
-        assert line.startswith(
-            "1 sparse: 90 % zeros change neither size nor speed: a dense file stores zeros"
-        )
+        assert line.startswith("1 sparse: 90 % zeros change neither size nor speed: a dense file stores zeros")
         [line] = stage_verdicts(report(row("sparse", ratio={"1": 1.0, "64": 1.0}, ratio_reach=0.2, **zeros)))
         assert "neither" not in line  # the interval is too wide to say that nothing changed
         assert "90 % zeros do not change the size: a dense file stores zeros" in line

@@ -140,7 +140,7 @@ def test_two_runs_at_once_compute_once(tmp_path):
     runs = [survival.start(recipe, tmp_path / name) for name in ("a", "b")]
     for run in runs:
         run.join()
-    assert [run.exitcode for run in runs] == [0, 0]
+    assert [run.exitcode for run in runs] == [0, 0], [survival.said(tmp_path / name).read_text() for name in "ab"]
     reports = [read_report(tmp_path / name) for name in ("a", "b")]
     assert sorted(reused(report)[0] for report in reports) == [False, True]
     assert numbers(reports[0]) == numbers(reports[1])
