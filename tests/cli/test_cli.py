@@ -732,7 +732,7 @@ def test_a_folder_with_a_recipe_of_the_users_is_no_run_directory(here):
 def test_recipes_prints_shipped_recipes_only(here):
     code, output = invoke("recipes", "toy.toml")
     assert code == 2
-    assert "no recipe 'toy.toml' is shipped" in output
+    assert "unknown recipe 'toy.toml'" in output
 
 
 def test_weights_in_the_directory_that_a_run_replaces_are_refused(here):

@@ -167,7 +167,7 @@ def test_the_command_lists_and_trims(run):
     assert not list(entries(cache_folder()))
     refused = CliRunner().invoke(main, ["cache", "prune", "--max-size", "much"])
     assert refused.exit_code == 2
-    assert "such as 500MB or 5GB" in refused.output
+    assert "must be a size, found 'much'; pass e.g. 500MB or 5GB" in refused.output
 
 
 def test_an_interrupted_run_takes_its_rows_as_its_own(tmp_path):
