@@ -129,7 +129,7 @@ class TestVerdict:
         assert "90 % zeros do not change the size: a dense file stores zeros" in line
         [line] = stage_verdicts(report(row("sparse", ratio={"1": 1.2, "64": 1.0}, **zeros)))
         assert line.startswith("1 sparse: 90 % zeros do not change the size")
-        assert "0.83× as fast at batch 1 on this machine" in line
+        assert "1.20× slower at batch 1 on this machine" in line
         [line] = stage_verdicts(report(row("small", size_bytes=200_000, **zeros)))
         assert "zeros" not in line
 
