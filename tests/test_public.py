@@ -108,7 +108,7 @@ def test_the_public_names_of_the_package():
         *("Batch", "Data", "Note", "Params", "Plot", "Recipe", "RecipeError", "Report", "Row", "Source", "Stage"),
         "Task",
         *("Classification", "MultiLabel", "Pooled", "Regression", "TokenClassification"),
-        *("TechniqueError", "ToolkitError", "Training", "hookimpl", "load", "masks", "patterns", "run"),
+        *("TechniqueError", "ToolkitError", "TrainedAlong", "Training", "hookimpl", "load", "masks", "patterns", "run"),
         *("scoring", "stored_as", "testing", "timing", "training"),
     }
 

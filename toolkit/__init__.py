@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from toolkit.sources import Source
     from toolkit.stored_names import stored_as
     from toolkit.tasks import Batch, Classification, MultiLabel, Pooled, Regression, Task, TokenClassification
-    from toolkit.training import Training
+    from toolkit.training import TrainedAlong, Training
 
 _HOME = {
     "Batch": "tasks",
@@ -42,6 +42,7 @@ _HOME = {
     "TechniqueError": "errors",
     "TokenClassification": "tasks",
     "ToolkitError": "errors",
+    "TrainedAlong": "training",
     "Training": "training",
     "hookimpl": "hooks.specs",
     "load": "model_files",
@@ -71,6 +72,7 @@ __all__ = [
     "TechniqueError",
     "TokenClassification",
     "ToolkitError",
+    "TrainedAlong",
     "Training",
     "hookimpl",
     "load",

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from manual_tables import markdown
 from manual_tables.fields import field_table, heading, models_in
 from toolkit.hooks.doctor import Diagnosis, diagnose
-from toolkit.hooks.loading import Role, Technique, installed
+from toolkit.hooks.loading import Plugin, Role, installed
 from toolkit.sources import Source
 
 DISTRIBUTION = "torch-optimization-toolkit "
@@ -48,7 +48,7 @@ def _sections(role: Role) -> Iterator[str]:
             yield _section(found.name, found.usable[role])
 
 
-def _section(name: str, plugin: Technique) -> str:
+def _section(name: str, plugin: Plugin) -> str:
     about = markdown.paragraphs(inspect.getdoc(plugin.module) or "")
     links = _inner(plugin.params_class, name) | {Source: "source"}
     tables = [_table(plugin.params_class, links)]

@@ -307,7 +307,7 @@ class TestBadInput:
         torch.save(toy_cnn().state_dict(), here / "cnn.pt")
         (here / "bad.toml").write_text(RECIPE.replace("training = { epochs = 1, lr = 1e-2 }", 'weights = "cnn.pt"'))
         [sentence] = self.refused(here, command, "bad.toml")
-        assert "'1.weight' is (8,) and must be (32, 64)" in sentence
+        assert "'1.weight' must be (32, 64), found (8,)" in sentence
 
     def test_all_mistakes_are_found_at_once(self, here, command):
         (here / "bad.toml").write_text(
@@ -372,7 +372,7 @@ class TestFailures:
         assert code == 1
         [sentence] = errors(output)
         assert sentence.startswith("stage 0 (baseline): the loss is nan in epoch ")
-        assert sentence.endswith(" of 36: lower lr (now 1e+09) or set clip_norm")
+        assert sentence.endswith(" of 36; lower lr (now 1e+09) or set clip_norm")
 
     def test_a_loss_that_is_not_finite_in_a_stage(self, here):
         training = ["--set", "stages.1.finetune={epochs = 9, lr = 1e9, optimizer = 'sgd'}"]
@@ -446,7 +446,7 @@ class TestCheck:
         assert code == 2
         assert "toy.toml: ok" in output.splitlines()
         found = errors(output)
-        assert found[0].startswith("there is no recipe 'no.toml'")
+        assert found[0].startswith("recipe 'no.toml' does not exist")
         assert {sentence.split(": ")[1] for sentence in found[1:]} == {"model", "data", "stages"}
 
     def test_the_shipped_recipes_are_right(self):
@@ -605,7 +605,7 @@ class TestEvaluate:
         source = f"{folder / 'own.py'}:data"  # with the args that the run gave it
         allow = ["--allow", f"{folder / 'own.py'}:Net"]
         assert self.refused(folder / "own", *allow) == (
-            f"the run's data is Python code, which is run only if you name it: --data {source}"
+            f"the run's data is Python code, which runs only if you name it; pass --data {source}"
         )
         code, output = self.again(folder / "own", "--data", source, *allow)
         assert code == 0
@@ -621,8 +621,8 @@ class TestEvaluate:
         ("source", "sentence"),
         [
             ("own.py:Nett", "--allow: '{0}/own.py' has no 'Nett'; did you mean 'Net'?"),
-            ("own.py:data", "--allow takes the source of a class, 'own.py:data' is a function"),
-            ("lenet5", "--allow takes the source of a class, 'lenet5' is a function"),
+            ("own.py:data", "--allow: 'own.py:data' must be a class, found function"),
+            ("lenet5", "--allow: 'lenet5' must be a class, found function"),
         ],
     )
     def test_what_is_allowed_is_a_class(self, runs, monkeypatch, source, sentence):
@@ -633,7 +633,7 @@ class TestEvaluate:
         ("data", "sentence"),
         [
             ("minst", "digits: data.source: unknown data 'minst'; did you mean 'mnist'?"),
-            ("no.py:data", "digits: data.source: '{0}/no.py' cannot be imported: there is no file {0}/no.py"),
+            ("no.py:data", "digits: data.source: cannot import '{0}/no.py': {0}/no.py does not exist"),
             ("own.py:data", "digits: data.args: missing a required argument: 'samples'"),
             ("own.py:Net", f"data: data source '{{0}}/own.py:Net' must return {FORMS}, found Net"),
             ("own.py:train_only", "data: has neither a test nor a validation split"),
@@ -679,7 +679,7 @@ print("heavy:", [name for name in {HEAVY} if name in sys.modules])
         ("arguments", "code", "text"),
         [
             (["recipes"], 0, "mnist"),
-            (["check", "nowhere.toml"], 2, "error: there is no recipe 'nowhere.toml'"),
+            (["check", "nowhere.toml"], 2, "error: recipe 'nowhere.toml' does not exist"),
             ([], 2, "Usage: python -m toolkit [OPTIONS] COMMAND"),
             (["runn"], 2, "No such command 'runn'"),
         ],
@@ -732,7 +732,7 @@ def test_a_folder_with_a_recipe_of_the_users_is_no_run_directory(here):
 def test_recipes_prints_shipped_recipes_only(here):
     code, output = invoke("recipes", "toy.toml")
     assert code == 2
-    assert "no recipe 'toy.toml' is shipped" in output
+    assert "unknown recipe 'toy.toml'" in output
 
 
 def test_weights_in_the_directory_that_a_run_replaces_are_refused(here):
@@ -742,6 +742,6 @@ def test_weights_in_the_directory_that_a_run_replaces_are_refused(here):
     (here / "again.toml").write_text("\n".join(line for line in text.splitlines() if "training" not in line))
     code, output = invoke("run", "again.toml", "--set", weights, "--output", "runs/toy", "--overwrite")
     assert code == 2
-    assert "lies in the run directory runs/toy, which this run replaces" in output
+    assert "is in the run directory runs/toy, which this run replaces" in output
     assert (here / "runs/toy/stages/0-baseline/model.safetensors").is_file()
     assert invoke("run", "again.toml", "--set", weights, "--output", "runs/again")[0] == 0

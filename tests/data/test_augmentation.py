@@ -152,10 +152,13 @@ def test_a_function_beside_the_recipe(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        ('augment = "afine"', "data.augment: unknown augmentation 'afine'; did you mean 'affine'?"),
-        ('augment = "affine"\naugment_args = { degree = 3 }', "there is no argument 'degree'; did you mean 'degrees'?"),
-        ("augment_args = { degrees = 3 }", "data.augment_args: are of augment, which is not given"),
-        ('augment = "nowhere.py:change"', "there is no file"),
+        (
+            'augment = "afine"',
+            "data.augment: unknown augmentation 'afine'; did you mean 'affine'?",
+        ),
+        ('augment = "affine"\naugment_args = { degree = 3 }', "unknown argument 'degree'; did you mean 'degrees'?"),
+        ("augment_args = { degrees = 3 }", "data.augment_args: `augment_args` is set without `augment`"),
+        ('augment = "nowhere.py:change"', "does not exist"),
     ],
 )
 def test_mistakes_are_told_with_their_place(data: str, told: str) -> None:

@@ -56,7 +56,7 @@ def test_it_shows_no_hook_that_is_not_there():
 
 def test_the_hooks_of_a_technique_are_in_the_order_of_the_run():
     shown = re.findall(r"^## `(\w+)\(", page_on(TechniqueHooks), flags=re.MULTILINE)
-    assert shown == ["prepare", "optimize", "finetune", "resolve", "measure"]
+    assert shown == ["prepare", "optimize", "finetune", "finish", "resolve", "measure"]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ AT_READING = {
     "import error": ("import nowhere_at_all", ["cannot be imported: ModuleNotFoundError", "pip install 'bad-plugin'"]),
     "syntax error": ("def :", ["cannot be imported: SyntaxError", "update or uninstall bad-plugin"]),
     "exits on import": ("import sys; sys.exit(3)", ["cannot be imported: SystemExit: 3", "update or uninstall"]),
-    "no hook": (HEAD, ["implements no hook: it needs one of finetune, measure, optimize, prepare"]),
+    "no hook": (HEAD, ["implements no hook: it needs one of finetune, finish, measure, optimize, prepare"]),
     "unmarked": (
         f"{HEAD}def optimize(model): return model",
         ["optimize that is not marked as a hook: add @toolkit.hookimpl"],

@@ -594,10 +594,10 @@ def mistakes(folder, overrides, text=TOY):
     ("source", "sentence"),
     [
         ("toolkit.testing:__all__.x", "'toolkit.testing' has no '__all__.x'"),
-        ("looping.py:f", "'{0}/looping.py' cannot be imported: there is no file {0}/looping.py"),
-        ("a\0b.py:f", "'a\\x00b.py' cannot be imported: there is no file a\\x00b.py"),
-        ("lazy.py:Net", "'{0}/lazy.py' cannot give 'Net': ImportError: Net needs more"),
-        ("a\n\x1b[31m:f", "'a\\n\\x1b[31m' cannot be imported: ModuleNotFoundError: No module named 'a\\n\\x1b[31m'"),
+        ("looping.py:f", "cannot import '{0}/looping.py': {0}/looping.py does not exist"),
+        ("a\0b.py:f", "cannot import 'a\\x00b.py': a\\x00b.py does not exist"),
+        ("lazy.py:Net", "cannot import 'Net' from '{0}/lazy.py': ImportError: Net needs more"),
+        ("a\n\x1b[31m:f", "cannot import 'a\\n\\x1b[31m': ModuleNotFoundError: No module named 'a\\n\\x1b[31m'"),
     ],
 )
 def test_a_source_that_leads_nowhere_is_one_printable_sentence(folder, source, sentence):
@@ -655,8 +655,8 @@ def test_a_name_must_fit_into_a_folder_in_bytes(folder):
     [
         ({"model.args": recursive_list()}, "must be a value that TOML can hold, found list"),
         ({"model.args.hidden": 16**5_000}, "must be a value that TOML can hold, found int"),
-        ({"model.args.hidden": "\udcff"}, "is not text in UTF-8"),
-        ({"model.args.\udcff": 1}, "is not text in UTF-8"),
+        ({"model.args.hidden": "\udcff"}, "is not valid UTF-8"),
+        ({"model.args.\udcff": 1}, "is not valid UTF-8"),
     ],
     ids=range(4),
 )

@@ -111,17 +111,14 @@ class TestVerdict:
         [line] = stage_verdicts(report(row("a", ratio={"1": ratio}, ratio_reach=reach)))
         assert "as fast" not in line
 
-    def test_a_slower_stage_is_said_to_be_slower_and_why_if_it_stores_fewer_bits(self):
+    def test_a_slower_stage_is_said_to_be_slower_without_a_reason_that_nobody_looked_into(self):
         first = row("first", ratio={"1": 0.5, "64": 0.5})
         narrow = row("narrow", ratio={"1": 0.625, "64": 0.25}, size_bytes=270_000)
         [_, line] = stage_verdicts(report(first, narrow))
         assert line.startswith(
-            "2 narrow: 3.70× smaller (1 MB → 270 kB), 0.80× as fast at batch 1 on this machine (the layers are too "
-            "small) and 2.00× as fast at batch 64"
+            "2 narrow: 3.70× smaller (1 MB → 270 kB), 1.25× slower at batch 1 on this machine and "
+            "2.00× as fast at batch 64"
         )
-        [_, line] = stage_verdicts(report(first, row("slow", ratio={"1": 0.625, "64": 0.5})))
-        assert "0.80× as fast at batch 1 on this machine" in line
-        assert "too small" not in line
 
     def test_zeros_that_gain_nothing_are_said_to(self):
         zeros = {"sparsity": 0.9, "nonzero": 25_000}
@@ -132,7 +129,7 @@ class TestVerdict:
         assert "90 % zeros do not change the size: a dense file stores zeros" in line
         [line] = stage_verdicts(report(row("sparse", ratio={"1": 1.2, "64": 1.0}, **zeros)))
         assert line.startswith("1 sparse: 90 % zeros do not change the size")
-        assert "0.83× as fast at batch 1 on this machine" in line
+        assert "1.20× slower at batch 1 on this machine" in line
         [line] = stage_verdicts(report(row("small", size_bytes=200_000, **zeros)))
         assert "zeros" not in line
 
@@ -371,17 +368,17 @@ class TestReader:
 
     def test_neither_is_what_would_fill_the_memory(self, tmp_path):
         (tmp_path / "report.json").write_bytes(b"[" + b"[]," * 3_000_000 + b"[]]")
-        assert "must be at most 8 MiB" in self.refused(tmp_path)
+        assert "takes more than 8 MiB" in self.refused(tmp_path)
         (tmp_path / "report.json").unlink()
         (tmp_path / "report.json").symlink_to("/dev/zero")
-        assert "cannot read" in self.refused(tmp_path)
+        assert "cannot be read: it is not a file" in self.refused(tmp_path)
 
     def test_neither_is_what_is_not_text(self, tmp_path):
         (tmp_path / "report.json").write_bytes(b"\x80\x81")
         self.refused(tmp_path)
         (tmp_path / "report.json").unlink()
         (tmp_path / "report.json").mkdir()
-        assert "cannot read" in self.refused(tmp_path)
+        assert "cannot be read" in self.refused(tmp_path)
 
     @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
     def test_numbers_that_json_does_not_know_are_refused(self, tmp_path, number):
@@ -476,7 +473,7 @@ class TestCompare:
         with pytest.raises(InputError, match=r"second.*is not TOML"):
             compare(first, second)
         (second / "recipe.toml").unlink()
-        with pytest.raises(InputError, match=r"cannot read .*second"):
+        with pytest.raises(InputError, match=r"second.*cannot be read"):
             compare(first, second)
 
     def test_the_command_prints_and_writes_it(self, runs, tmp_path):

@@ -161,7 +161,7 @@ class TestOfARun:
         assert result.exit_code == 0, result.output
         assert (copy / "report.html").read_text() == page
         assert (copy / "report.md").read_text() == (directory / "report.md").read_text()
-        assert result.output.endswith(f"\nThe page is {copy / 'report.html'}\n")
+        assert result.output.endswith(f"\nPage: {copy / 'report.html'}\n")
 
     def test_it_says_how_to_repeat_the_run(self, directory, page):
         [recipe] = [pre.text for pre in parsed(page).iter(f"{XHTML}pre") if "[[stages]]" in (pre.text or "")]

@@ -134,11 +134,11 @@ def test_data_sets_sorted_by_class_keep_all_classes(check, tmp_path):
 
 
 def _few_batches(folder):
-    from toolkit.runner.rehearsal import _FewBatches
+    from toolkit.runner.rehearsal import _ReducedData
 
     recipe = parse_recipe(HEAD.replace("toolkit.testing.toys:toy_data", "own.py:data") + PRUNING, "toy", folder)
-    few = _FewBatches.model_construct(**dict(recipe.data))
-    few._largest = few.batch_size
+    few = _ReducedData.model_construct(**dict(recipe.data))
+    few._batch_size = few.batch_size
     return few.call()
 
 

@@ -11,7 +11,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from survival import RECIPE, TOY, assert_same, make_recipe, outcome, start
+from survival import RECIPE, TOY, assert_same, make_recipe, outcome, said, start
 
 import toolkit
 from toolkit.errors import InputError, ToolkitError
@@ -32,7 +32,7 @@ def undisturbed(tmp_path_factory):
     started = time.monotonic()
     process = start(recipe, folder / "run", cache=False)
     process.join()
-    assert process.exitcode == 0
+    assert process.exitcode == 0, said(folder / "run").read_text()
     return recipe, outcome(folder / "run"), time.monotonic() - started
 
 
@@ -158,7 +158,7 @@ class TestDirectory:
         recipe, *_ = undisturbed
         interrupted_at(recipe, tmp_path / "run", stage=1, step=5)
         other = make_recipe(tmp_path / "other", RECIPE.replace("sparsity = 0.8", "sparsity = 0.5"))
-        with pytest.raises(InputError, match=r"stages\.2\.params\.sparsity was 0\.8 and is 0\.5") as caught:
+        with pytest.raises(InputError, match=r"stages\.2\.params\.sparsity was 0\.8, is now 0\.5") as caught:
             toolkit.run(other, output=tmp_path / "run", cache=False)
         assert "\n" not in str(caught.value)
         toolkit.run(other, output=tmp_path / "run", cache=False, overwrite=True)

@@ -372,7 +372,7 @@ def test_a_saved_model_is_measured_by_the_task_that_is_named(tmp_path):
     """
     report = toolkit.run(parse_recipe(text, "own.toml", tmp_path), output=tmp_path / "run")
     data, task = f"{tmp_path / 'own.py'}:regression", f"{tmp_path / 'own.py'}:Huber"
-    with pytest.raises(InputError, match="the run's task is Python code, which is run only if you name it: --task "):
+    with pytest.raises(InputError, match="the run's task is Python code, which runs only if you name it; pass --task "):
         evaluate(tmp_path / "run", data, budget_s=0.05)
     assert evaluate(tmp_path / "run", data, task=task, budget_s=0.05).final["huber"] == report.final["huber"]
     assert "r2" in evaluate(tmp_path / "run", data, task="regression", budget_s=0.05).final.values
@@ -382,7 +382,7 @@ def test_a_saved_model_is_measured_by_the_task_that_is_named(tmp_path):
     ("task", "said"),
     [
         ("regresion", "did you mean 'regression'?"),
-        ("own.py:NoTask", "is no task: make it a subclass of toolkit.Task"),
+        ("own.py:NoTask", "is not a task; make it a subclass of toolkit.Task"),
         ("own.py:Nothing", "has no 'Nothing'"),
     ],
 )
@@ -395,7 +395,7 @@ def test_a_task_that_is_none_is_named(tmp_path, task, said):
 def test_a_function_that_makes_no_task_is_named(tmp_path):
     (tmp_path / "own.py").write_text(OWN)
     table = DataTable.model_validate({"source": "mnist", "task": "own.py:none"}, context={"directory": tmp_path})
-    with pytest.raises(toolkit.ToolkitError, match=r"must make a toolkit\.Task, not NoneType"):
+    with pytest.raises(toolkit.ToolkitError, match=r"must return a toolkit\.Task, found NoneType"):
         table.make_task()
 
 

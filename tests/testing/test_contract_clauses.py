@@ -100,7 +100,7 @@ MUTANTS = [
         "its loss is a scalar",
         "training.loss(outputs, batch) * 2",
         "training.loss(outputs, batch).expand(2)",
-        "must be one number",
+        "must return one number, found a tensor of shape (2,)",
     ),
     ("global state", RESULT, "    torch.set_num_threads(3)\n    return model\n", "the number of threads from 1 to 3"),
     ("global state", RESULT, "    print('hello')\n    return model\n", "stdout is the command's result"),

@@ -89,6 +89,11 @@ class Plugin:
         caller = getattr(self.hooks, hook, None)
         return caller is not None and bool(caller.get_hookimpls())
 
+    def takes(self, hook: str, argument: str) -> bool:
+        """Whether the plugin has this hook and takes this argument in it."""
+        caller = getattr(self.hooks, hook, None)
+        return caller is not None and any(argument in found.argnames for found in caller.get_hookimpls())
+
     def call(self, hook: str, **arguments: Any) -> Any:
         """Call a hook; turn whatever it raises into a `TechniqueError` that names plugin, distribution and hook."""
         from toolkit.hooks.isolation import unchanged

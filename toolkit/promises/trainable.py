@@ -9,18 +9,12 @@ from torch import nn
 from toolkit import masks
 from toolkit.promises.fingerprint import Change
 from toolkit.recipe.read import Stage
+from toolkit.recipe.successors import successors
 
 
 def trained_later(stages: Sequence[Stage], stage: Stage) -> Stage | None:
-    """The first later stage that trains what `stage` left, be it after others that passed the model on."""
-    rows = {stage.number}
-    for later in stages[stage.number :]:
-        if later.start not in rows or any(use.params.replaces_model for use in later.uses):
-            continue
-        if later.finetune is not None:
-            return later
-        rows.add(later.number)
-    return None
+    """Return the first later stage that trains the model of `stage`, directly or after stages in between."""
+    return next((later for later in successors(stages, stage) if later.finetune is not None), None)
 
 
 def trainable_weights(model: nn.Module) -> dict[str, int]:

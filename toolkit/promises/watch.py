@@ -46,6 +46,7 @@ class Watch:
         self._shape = self._shape_of(incoming, stage.technique_names)
         self.promises = promises if promises is not None else Promises().and_of(incoming, "an earlier stage")
         self._trainable: dict[str, int] | None = trainable_weights(incoming)
+        self._is_intact, self._blamed = True, stage.technique_names
         self._guarded: dict[str, tuple[nn.Module, Fingerprint]] = {}
         self._guard("the reference", reference)
         self._guard(f"the model of row {stage.start}, from which it starts,", incoming)
@@ -71,15 +72,25 @@ class Watch:
         self.promises = self.promises.and_of(model, self.stage.label)
 
     def after_training(self, model: nn.Module) -> None:
-        """As before; but what the stage set up itself may have moved while it trained."""
-        who = self.stage.technique_names
-        self.after_hook(who, "while training")
-        self._check_shape(f"{who} left", model)
-        shown = [*masks.current(model), *(path for path, kind in kinds_of(model).items() if kind.replaces)]
-        self.promises = self.promises.before(self.stage.label, shown if len(self.stage.uses) > 1 else None)
-        self._check_promises(who, model)
+        """Check the guarded models and the outputs; promises are checked at the end."""
+        self.after_hook(self.stage.technique_names, "while training")
+        self._check_shape(f"{self.stage.technique_names} left", model)
+        if any(use.plugin.implements("finish") for use in self.stage.uses):
+            self._is_intact = self._keeps_promises(model)
+
+    def after_finish(self, use: PluginUse, model: nn.Module) -> None:
+        """Check the guarded models and the outputs, and note whether this technique broke a promise."""
+        self.after_hook(str(use.plugin), "in finish")
+        self._check_shape(f"{use.plugin} returned", model)
+        if self._is_intact and not self._keeps_promises(model):
+            self._is_intact, self._blamed = False, str(use.plugin)
+
+    def at_end(self, model: nn.Module) -> None:
+        """Check the promises of earlier stages; the stage may have moved its own zeros while it trained."""
+        self.promises = self._binding_promises(model)
+        self._check_promises(self._blamed, model)
         self.promises = self.promises.and_of(model, self.stage.label)
-        self._check_trainable(who, model)
+        self._check_trainable(self._blamed, model)
 
     def before_measure(self, model: nn.Module) -> None:
         """From now on the result may not be changed either."""
@@ -112,6 +123,14 @@ class Watch:
         self._breaches.end("the layer is gone or has another shape", kept.ended)
         for deed, found in kept.broken.items():
             self._breaches.add(f"{who} {deed}", found)
+
+    def _binding_promises(self, model: nn.Module) -> Promises:
+        shown = [*masks.current(model), *(path for path, kind in kinds_of(model).items() if kind.replaces)]
+        return self.promises.before(self.stage.label, shown if len(self.stage.uses) > 1 else None)
+
+    def _keeps_promises(self, model: nn.Module) -> bool:
+        is_frozen = self.trained_by is not None and frozen(self._trainable, model)
+        return not examine(self._binding_promises(model), model).broken and not is_frozen
 
     def _check_trainable(self, who: str, model: nn.Module) -> None:
         found = frozen(self._trainable, model)

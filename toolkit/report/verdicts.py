@@ -106,20 +106,9 @@ def _speeds(report: Report, before: int, after: int) -> list[str]:
         factor = speed(report, before, after, size)
         if factor is not None and differs(factor):
             is_slower = factor[0] < 1
-            reason = " (the layers are too small)" if is_slower and _fewer_bits(report, before, after, size) else ""
-            machine = " on this machine" if is_slower else ""
-            speeds.append(f"{_times(factor[0])} as fast at batch {printable(size)}{machine}{reason}")
+            change = f"{_times(1 / factor[0])} slower" if is_slower else f"{_times(factor[0])} as fast"
+            speeds.append(f"{change} at batch {printable(size)}" + (" on this machine" if is_slower else ""))
     return speeds
-
-
-def _fewer_bits(report: Report, before: int, after: int, size: str) -> bool:
-    """Return whether the weights have fewer bits, not fewer entries, and `size` is the smallest batch."""
-    old, new = report.rows[before], report.rows[after]
-    sizes = [row.number("size_bytes") for row in (old, new)]
-    counts = [row.number("parameters") for row in (old, new)]
-    if None in sizes or None in counts or counts[0] != counts[1]:
-        return False
-    return size == next(iter(new.get("latency_ratio"))) and sizes[1] < 0.8 * sizes[0]  # type: ignore[operator]
 
 
 def _zeros(report: Report, before: int, after: int) -> str:

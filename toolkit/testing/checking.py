@@ -57,7 +57,7 @@ def _contract_for(name: str) -> type:
         technique = techniques.load(name)
     except TechniqueError as error:
         return _contract_of_an_observer(name, error)
-    acts = any(technique.implements(hook) for hook in ("prepare", "optimize", "finetune"))
+    acts = any(technique.implements(hook) for hook in ("prepare", "optimize", "finetune", "finish"))
     return TechniqueContract if acts else ObserverContract
 
 
