@@ -368,17 +368,17 @@ class TestReader:
 
     def test_neither_is_what_would_fill_the_memory(self, tmp_path):
         (tmp_path / "report.json").write_bytes(b"[" + b"[]," * 3_000_000 + b"[]]")
-        assert "takes more than 8 MiB" in self.refused(tmp_path)
+        assert "must be at most 8 MiB" in self.refused(tmp_path)
         (tmp_path / "report.json").unlink()
         (tmp_path / "report.json").symlink_to("/dev/zero")
-        assert "cannot be read: it is not a file" in self.refused(tmp_path)
+        assert "cannot read" in self.refused(tmp_path)
 
     def test_neither_is_what_is_not_text(self, tmp_path):
         (tmp_path / "report.json").write_bytes(b"\x80\x81")
         self.refused(tmp_path)
         (tmp_path / "report.json").unlink()
         (tmp_path / "report.json").mkdir()
-        assert "cannot be read" in self.refused(tmp_path)
+        assert "cannot read" in self.refused(tmp_path)
 
     @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
     def test_numbers_that_json_does_not_know_are_refused(self, tmp_path, number):
@@ -473,7 +473,7 @@ class TestCompare:
         with pytest.raises(InputError, match=r"second.*is not TOML"):
             compare(first, second)
         (second / "recipe.toml").unlink()
-        with pytest.raises(InputError, match=r"second.*cannot be read"):
+        with pytest.raises(InputError, match=r"cannot read .*second"):
             compare(first, second)
 
     def test_the_command_prints_and_writes_it(self, runs, tmp_path):

@@ -90,7 +90,7 @@ def test_a_stage_that_breaks_the_one_before_it(check, make_plugin):
         ("optimize(model): return model.requires_grad_(False)", "no parameters to train"),
         ("optimize(model): return None", "must return"),
         ("finetune(training): return training.using(loss=lambda o, b: o.sum() * float('nan'))", "the loss is nan"),
-        ("measure(model): return {'x': object()}", "numbers or toolkit.Note"),
+        ("measure(model): return {'x': object()}", "numbers and Notes"),
         ("prepare(model): raise toolkit.TechniqueError('it has no layer')", "it has no layer"),
     ],
 )
