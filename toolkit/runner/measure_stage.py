@@ -94,6 +94,10 @@ class Measuring:
         """The files of the model of a row, by name."""
         return self._output.files(self._deployed(model, number), number)
 
+    def check_output(self) -> None:
+        """Raise an `InputError` if a pattern of the `[output]` table matches no tensor of any row."""
+        self._output.check_patterns()
+
     @contextmanager
     def timed(self) -> Iterator[Elapsed]:
         """What goes on inside belongs to measuring: it is taken from the budget."""
