@@ -80,7 +80,10 @@ def test_it_gets_the_trained_weights():
     [
         (None, "must return the model from finish, not NoneType: end it with 'return model'"),
         ((1, 2), "must return the model from finish, not tuple: return it alone"),
-        (nn.Sequential(toy_mlp(), nn.Linear(4, 7)), "returned a model whose outputs are (7,)"),
+        (
+            nn.Sequential(toy_mlp(), nn.Linear(4, 7)),
+            "must return a model with outputs of shape (4,) per sample, found (7,)",
+        ),
     ],
 )
 def test_what_is_no_model_is_said(result, sentence):

@@ -97,7 +97,12 @@ MUTANTS = [
         "            m.weight.data.add_(1.0)\n    return model\n",
         "refilled zeros",
     ),
-    ("same shape and keeps zeros", RESULT, "    return nn.Sequential(model, nn.Linear(4, 7))\n", "outputs are (7,)"),
+    (
+        "same shape and keeps zeros",
+        RESULT,
+        "    return nn.Sequential(model, nn.Linear(4, 7))\n",
+        "per sample, found (7,)",
+    ),
     ("truth about training", RESULT, "    return model.requires_grad_(False)\n", "no parameters to train"),
     ("adds to the training", "training.using(", "type(training)(training.settings, ", "another technique's module"),
     (
