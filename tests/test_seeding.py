@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from toolkit.seeding import reseed, preserve_generators
+from toolkit.seeding import preserve_generators, reseed
 
 
 def drawn() -> tuple[float, float, float]:

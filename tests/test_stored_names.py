@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 NEVER_STORED = {
     *("toolkit_distillation.DistillationLoss", "toolkit_distillation.hints.Hints"),
     "toolkit_distillation.teachers.Teacher",
-    *("toolkit_quantization.compiling.CompilableInt8Linear", "toolkit_quantization.compiling.UncompiledInt8Linear"),
+    *("toolkit_quantization.inductor.CompilableInt8Linear", "toolkit_quantization.inductor.UncompiledInt8Linear"),
     "toolkit_quantization.codecs.Encoded",  # the base class of others
 }
 

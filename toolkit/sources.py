@@ -71,6 +71,10 @@ class Source(SourceTable):
         default=None, description="file with a state dict: .safetensors, or written by torch.save"
     )
 
+    weights_key: str | None = Field(
+        default=None, description="key of the state dict in a checkpoint that contains several, e.g. 'ema'"
+    )
+
     @field_validator("weights")
     @classmethod
     def _existing(cls, weights: str | None, info: ValidationInfo) -> str | None:
@@ -80,6 +84,13 @@ class Source(SourceTable):
         if not os.path.isfile(path):  # Path.is_file raises if the name is too long
             raise ValueError(f"{path} does not exist")
         return str(path)
+
+    @field_validator("weights_key")
+    @classmethod
+    def _of_weights(cls, key: str | None, info: ValidationInfo) -> str | None:
+        if key is not None and info.data.get("weights", "") is None:
+            raise ValueError("requires `weights`")
+        return key
 
     def build(self) -> nn.Module:
         """Return a new instance with its weights loaded.
@@ -93,7 +104,7 @@ class Source(SourceTable):
         if not isinstance(model, nn.Module):
             raise InputError(f"model '{self.source}' must return a torch.nn.Module, found {type(model).__name__}")
         if self.weights is not None:
-            load_weights(model, Path(self.weights))
+            load_weights(model, Path(self.weights), self.weights_key)
         return model
 
 
@@ -157,8 +168,9 @@ def _named(source: str) -> Any:
 
 
 def imported_files() -> list[str]:
-    """Return the Python files that `import_file` has imported."""
-    return [str(module.__file__) for name, module in list(sys.modules.items()) if FILE_MODULE.fullmatch(name)]
+    """Return the Python files that were imported by their path and still exist."""
+    paths = [str(module.__file__) for name, module in list(sys.modules.items()) if FILE_MODULE.fullmatch(name)]
+    return [path for path in paths if os.path.isfile(path)]
 
 
 @cache

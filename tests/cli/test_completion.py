@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from click.shell_completion import ShellComplete
 
-from toolkit.cli import completion as completing
-from toolkit.cli import main
+from toolkit.cli import completion, main
 from toolkit.recipe.shipped import shipped
 from toolkit.testing.distributions import write_distribution
 
@@ -57,7 +56,7 @@ def test_run_directories(proposed, command):
 def test_the_mark_is_that_of_run_directories():
     from toolkit.storage.run_directory import MARK
 
-    assert completing.MARK == MARK
+    assert completion.MARK == MARK
 
 
 class TestManyPlugins:

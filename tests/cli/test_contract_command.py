@@ -98,7 +98,7 @@ def test_what_cannot_be_loaded_is_one_sentence(command, source, said):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--contract"], "error: --contract checks one plugin: name it"),
+        (["--contract"], "error: --contract requires a plugin; pass its NAME"),
         (["min", "--contract"], "error: no technique 'min' is installed; did you mean 'mine'?"),
     ],
 )

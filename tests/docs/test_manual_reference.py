@@ -1,5 +1,6 @@
 """The reference: everything that a recipe or a command line may say is in it, with what it takes."""
 
+from dataclasses import replace
 from typing import Literal
 
 import click
@@ -12,7 +13,6 @@ from pydantic import BaseModel, Field
 
 from toolkit import Params, Source
 from toolkit.cli import main
-from toolkit.hooks.doctor import Diagnosis
 from toolkit.hooks.loading import installed
 from toolkit.recipe.tables import RecipeTable
 
@@ -54,7 +54,8 @@ def test_every_plugin_is_there_with_every_param_or_with_what_it_lacks():
 
 def test_a_plugin_that_cannot_be_imported_says_what_to_install(monkeypatch):
     problem = "'mlflow' cannot be imported: install what it needs with pip install 'torch-optimization-toolkit[mlflow]'"
-    monkeypatch.setattr("manual_tables.plugins._shipped", lambda: (Diagnosis("mlflow", ("x 1",), problem=problem),))
+    broken = replace(_shipped()[0], name="mlflow", usable={}, problem=problem)
+    monkeypatch.setattr("manual_tables.plugins._shipped", lambda: (broken,))
     page = GENERATED["unusable"]()
     assert "`mlflow`" in page
     assert r"pip install 'torch-optimization-toolkit\[mlflow\]'" in page

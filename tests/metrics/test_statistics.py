@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from toolkit.metrics.latency import FEWEST_ROUNDS, Timing
+from toolkit.metrics.latency import MIN_ROUNDS, Timing
 from toolkit.statistics import (
     mcnemar_p,
     mean_interval,
@@ -52,7 +52,7 @@ def test_intervals_of_a_latency_ratio_cover_95_percent_with_the_stopping_rule(no
             drift * seconds * np.exp(noise * random.normal(size=400)) * (1 + (random.random(400) < 0.03) * 3)
             for seconds in (0.8, 1.0)
         )
-        rounds = FEWEST_ROUNDS
+        rounds = MIN_ROUNDS
         while rounds < 400 and not Timing(model[:rounds], baseline[:rounds]).precise:
             rounds += 1
         return Timing(model[:rounds], baseline[:rounds]).ratio_interval, 0.8

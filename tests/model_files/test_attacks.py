@@ -25,7 +25,7 @@ from torch import nn
 
 from toolkit import model_files as artifact
 from toolkit.errors import InputError
-from toolkit.model_files.weights import load_weights, read_state
+from toolkit.model_files.weights import load_weights, read_states
 from toolkit.testing import TiedToy, toy_mlp
 
 HUGE = 10**9
@@ -611,7 +611,7 @@ def test_state_dicts_of_every_kind_are_opened(zipped: bool, tmp_path: Path) -> N
         expected |= {"float8": torch.ones(3).to(torch.float8_e4m3fn), "uint16": torch.ones(3, dtype=torch.uint16)}
     for state in (expected, OrderedDict(expected)):
         torch.save(state, tmp_path / "w.pt", _use_new_zipfile_serialization=zipped)
-        found = read_state(tmp_path / "w.pt")
+        found = read_states(tmp_path / "w.pt")[""]
         assert list(found) == list(expected)
         for name, tensor in expected.items():
             assert (found[name].dtype, found[name].shape, found[name].layout) == (

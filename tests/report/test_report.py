@@ -21,11 +21,11 @@ from toolkit.number_text import bytes_text, count_text, plus_minus, printable, s
 from toolkit.recipe.differences import settings_of
 from toolkit.report import Report
 from toolkit.report.compare import compare, moved
-from toolkit.report.curves import POINTS, CurveRecorder
+from toolkit.report.curves import MAX_POINTS, CurveRecorder
 from toolkit.report.details import Details
 from toolkit.report.layers import BINS, histogram, layers_of
 from toolkit.report.reader import read_details, read_report
-from toolkit.report.samples import SHOWN, lost_samples, picture
+from toolkit.report.samples import MAX_SAMPLES, lost_samples, picture
 from toolkit.report.table import as_markdown, as_text
 from toolkit.report.verdicts import speed, stage_verdicts, verdict
 from toolkit.rows import Note, Plot, Row
@@ -84,9 +84,9 @@ class TestVerdict:
     def test_two_sentences_say_what_was_gained_and_what_it_cost(self):
         small = row("small", change=-0.0004, ratio={"1": 0.5, "64": 0.25}, size_bytes=100_000, agreement=0.996)
         assert verdict(report(small)) == (
-            "After one stage the model is 10.0× smaller (1 MB → 100 kB), 2.00× as fast at batch 1 and 4.00× as fast at "
-            "batch 64. No measurable loss of accuracy (−0.04 ± 0.10 points on 10,000 samples); "
-            "0.40 % of all answers are others than the baseline's."
+            "After one stage, the model is 10.0× smaller (1 MB → 100 kB), 2.00× as fast at batch 1 and 4.00× as fast "
+            "at batch 64. No significant change in accuracy (−0.04 ± 0.10 points on 10,000 samples); "
+            "0.40 % of the answers differ from the baseline's."
         )
 
     @pytest.mark.parametrize(
@@ -94,8 +94,8 @@ class TestVerdict:
         [
             (-0.002, 0.001, "loses 0.20 ± 0.10 points of accuracy against the baseline"),
             (0.002, 0.001, "gains 0.20 ± 0.10 points of accuracy against the baseline"),
-            (-0.001, 0.001, "no measurable loss of accuracy (−0.10 ± 0.10 points)"),
-            (-0.02, 0.03, "too few samples to tell a change of accuracy from chance (−2.00 ± 3.00 points)"),
+            (-0.001, 0.001, "no significant change in accuracy (−0.10 ± 0.10 points)"),
+            (-0.02, 0.03, "too few samples for a verdict on accuracy (−2.00 ± 3.00 points)"),
         ],
     )
     def test_accuracy_only_as_far_as_its_interval_goes(self, change, reach, sentence):
@@ -103,7 +103,7 @@ class TestVerdict:
 
     def test_without_an_interval_there_is_no_verdict(self):
         bare = row("a", accuracy_change=-0.5, latency_ratio={"1": 0.1, "64": 0.1})
-        assert stage_verdicts(report(bare)) == ["1 a: nothing that can be told from noise"]
+        assert stage_verdicts(report(bare)) == ["1 a: no significant change"]
         assert "as fast" not in verdict(report(bare))
 
     @pytest.mark.parametrize(("ratio", "reach"), [(0.8, 0.25), (1.3, 0.4), (1.01, 0.005), (1.0, 0.01)])
@@ -111,30 +111,25 @@ class TestVerdict:
         [line] = stage_verdicts(report(row("a", ratio={"1": ratio}, ratio_reach=reach)))
         assert "as fast" not in line
 
-    def test_a_slower_stage_is_said_to_be_slower_and_why_if_it_stores_fewer_bits(self):
+    def test_a_slower_stage_is_said_to_be_slower_without_a_reason_that_nobody_looked_into(self):
         first = row("first", ratio={"1": 0.5, "64": 0.5})
         narrow = row("narrow", ratio={"1": 0.625, "64": 0.25}, size_bytes=270_000)
         [_, line] = stage_verdicts(report(first, narrow))
         assert line.startswith(
-            "2 narrow: 3.70× smaller (1 MB → 270 kB), 0.80× as fast here at batch 1 (these layers are too small for it)"
-            " and 2.00× as fast at batch 64"
+            "2 narrow: 3.70× smaller (1 MB → 270 kB), 1.25× slower at batch 1 on this machine and "
+            "2.00× as fast at batch 64"
         )
-        [_, line] = stage_verdicts(report(first, row("slow", ratio={"1": 0.625, "64": 0.5})))
-        assert "0.80× as fast here at batch 1" in line
-        assert "too small" not in line
 
     def test_zeros_that_gain_nothing_are_said_to(self):
         zeros = {"sparsity": 0.9, "nonzero": 25_000}
         [line] = stage_verdicts(report(row("sparse", ratio={"1": 1.0, "64": 1.01}, **zeros)))
-        assert line.startswith(
-            "1 sparse: 90 % zeros changed neither size nor speed of the dense file: zeros are stored"
-        )
+        assert line.startswith("1 sparse: 90 % zeros change neither size nor speed: a dense file stores zeros")
         [line] = stage_verdicts(report(row("sparse", ratio={"1": 1.0, "64": 1.0}, ratio_reach=0.2, **zeros)))
         assert "neither" not in line  # the interval is too wide to say that nothing changed
-        assert "90 % zeros changed nothing about the size" in line
+        assert "90 % zeros do not change the size: a dense file stores zeros" in line
         [line] = stage_verdicts(report(row("sparse", ratio={"1": 1.2, "64": 1.0}, **zeros)))
-        assert line.startswith("1 sparse: 90 % zeros changed nothing about the size of the dense file")
-        assert "0.83× as fast here at batch 1" in line
+        assert line.startswith("1 sparse: 90 % zeros do not change the size")
+        assert "1.20× slower at batch 1 on this machine" in line
         [line] = stage_verdicts(report(row("small", size_bytes=200_000, **zeros)))
         assert "zeros" not in line
 
@@ -158,7 +153,7 @@ class TestVerdict:
             environment=ENVIRONMENT,
             quality={"error": "lower", "r2": "higher"},
         )
-        assert stage_verdicts(bare) == ["1 a: error is worse by 0.004 ± 0.001 than the baseline's"]
+        assert stage_verdicts(bare) == ["1 a: error is 0.004 ± 0.001 worse than the baseline's"]
 
     def test_a_metric_without_interval_is_told_and_not_judged(self):
         bare = Report(
@@ -168,7 +163,7 @@ class TestVerdict:
             environment=ENVIRONMENT,
             quality={"loss": "lower"},
         )
-        assert verdict(bare).endswith("Loss went from 0.1 to 0.2, measured without an interval.")
+        assert verdict(bare).endswith("Loss changed from 0.1 to 0.2 (measured without an interval).")
 
     def test_a_baseline_alone(self):
         assert verdict(report()) == "Only the baseline was measured."
@@ -200,7 +195,7 @@ class TestTable:
     def test_it_begins_with_a_plain_table_and_verdicts_follow(self):
         table, _, rest = as_text(report(row("a", change=-0.01))).partition("\n\n")
         assert len(table.splitlines()) == 4
-        assert rest.startswith("After one stage ")
+        assert rest.startswith("After one stage, ")
         assert "\n1 a: loses 1.00 ± 0.10 points" in rest
 
     def test_whatever_was_not_measured_is_left_out(self):
@@ -502,13 +497,13 @@ class TestCompare:
 
 
 class TestCurves:
-    @pytest.mark.parametrize("steps", [1, 2, POINTS, POINTS + 1, 10 * POINTS + 7])
+    @pytest.mark.parametrize("steps", [1, 2, MAX_POINTS, MAX_POINTS + 1, 10 * MAX_POINTS + 7])
     def test_any_length_becomes_few_points_that_keep_the_mean(self, steps):
         recorder = CurveRecorder(1, "a")
         for step in range(1, steps + 1):
             recorder.add(step, steps, float(step))
         curve = recorder.curve()
-        assert len(curve.step) <= POINTS
+        assert len(curve.step) <= MAX_POINTS
         assert curve.step[-1] == steps == curve.steps
         counts = [end - start for start, end in zip([0, *curve.step], curve.step, strict=False)]
         weighted = sum(loss * count for loss, count in zip(curve.loss, counts, strict=True))
@@ -567,7 +562,7 @@ class TestSamples:
         lost = lost_samples(before, after, data, "test")
         assert lost.lost == int((before.correct & ~after.correct).sum()) > 0
         assert lost.gained == int((after.correct & ~before.correct).sum())
-        assert len(lost.samples) == min(lost.lost, SHOWN)
+        assert len(lost.samples) == min(lost.lost, MAX_SAMPLES)
         for sample in lost.samples:
             assert sample.target == sample.baseline == str(int(data.test[1][sample.index]))
             assert sample.final == str(int(after.given[sample.index])) != sample.target

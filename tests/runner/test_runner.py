@@ -341,8 +341,8 @@ def returns(value):
             nn.Linear(1, 1),
             "must return training.using(…) from finetune, not Linear: the runner does the training",
         ),
-        ("measure", [1], "must return a dictionary from measure, not list: a number or Note by name"),
-        ("measure", {"x": "fast"}, "must return numbers or toolkit.Note from measure, 'x' is a str"),
+        ("measure", [1], "must return a dictionary of numbers and Notes from measure, found list"),
+        ("measure", {"x": "fast"}, "must return numbers and Notes from measure, found str for 'x'"),
     ],
 )
 def test_a_hook_that_returns_the_wrong_thing_is_named(install, run, hook, value, sentence):

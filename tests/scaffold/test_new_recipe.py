@@ -46,7 +46,7 @@ def new(tmp_path, monkeypatch):
 def test_it_passes_a_rehearsal_and_shows_every_setting(new):
     result = new("Net")
     assert result.exit_code == 0, result.stderr
-    assert result.stdout.startswith("recipe.toml is written: it takes about ")
+    assert result.stdout.startswith("recipe.toml is written; expect a run of about ")
     assert CliRunner().invoke(main, ["check", "recipe.toml", "--rehearse"]).exit_code == 0
     recipe = read_recipe("recipe.toml")
     assert [[use.plugin.name for use in stage.uses] for stage in recipe.stages] == [

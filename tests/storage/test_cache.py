@@ -140,7 +140,7 @@ def test_two_runs_at_once_compute_once(tmp_path):
     runs = [survival.start(recipe, tmp_path / name) for name in ("a", "b")]
     for run in runs:
         run.join()
-    assert [run.exitcode for run in runs] == [0, 0]
+    assert [run.exitcode for run in runs] == [0, 0], [survival.said(tmp_path / name).read_text() for name in "ab"]
     reports = [read_report(tmp_path / name) for name in ("a", "b")]
     assert sorted(reused(report)[0] for report in reports) == [False, True]
     assert numbers(reports[0]) == numbers(reports[1])
@@ -167,7 +167,7 @@ def test_the_command_lists_and_trims(run):
     assert not list(entries(cache_folder()))
     refused = CliRunner().invoke(main, ["cache", "prune", "--max-size", "much"])
     assert refused.exit_code == 2
-    assert "such as 500MB or 5GB" in refused.output
+    assert "must be a size, found 'much'; pass e.g. 500MB or 5GB" in refused.output
 
 
 def test_an_interrupted_run_takes_its_rows_as_its_own(tmp_path):

@@ -11,7 +11,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from survival import RECIPE, TOY, assert_same, make_recipe, outcome, start
+from survival import RECIPE, TOY, assert_same, make_recipe, outcome, said, start
 
 import toolkit
 from toolkit.errors import InputError, ToolkitError
@@ -32,7 +32,7 @@ def undisturbed(tmp_path_factory):
     started = time.monotonic()
     process = start(recipe, folder / "run", cache=False)
     process.join()
-    assert process.exitcode == 0
+    assert process.exitcode == 0, said(folder / "run").read_text()
     return recipe, outcome(folder / "run"), time.monotonic() - started
 
 

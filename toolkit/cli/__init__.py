@@ -1,4 +1,4 @@
-"""The command `toolkit`. Nothing heavy is imported before a command needs it: `--help` knows no torch."""
+"""The command `toolkit`. Heavy packages are imported inside the commands, so `--help` and completion stay fast."""
 
 from __future__ import annotations
 
@@ -6,13 +6,8 @@ from typing import Any
 
 import click
 
-from toolkit.cli import cache as keeping
-from toolkit.cli import completion as completing
+from toolkit.cli import cache, completion, new, pack, report, run
 from toolkit.cli import list as listing
-from toolkit.cli import new as writing
-from toolkit.cli import pack as packing
-from toolkit.cli import report as showing
-from toolkit.cli import run as running
 from toolkit.errors import ToolkitError
 
 
@@ -37,20 +32,21 @@ class Commands(click.Group):
 def main() -> None:
     """Make PyTorch models smaller and faster.
 
-    A recipe (a TOML file) chains techniques such as distillation, pruning and quantization; every stage is measured.
+    A recipe (a TOML file) chains techniques such as distillation, pruning and quantization. Every stage is checked and
+    measured.
 
     \b
-    To complete words in bash (or zsh, fish: zsh_source, fish_source):
+    To complete words in bash (zsh and fish: zsh_source, fish_source):
       eval "$(_TOOLKIT_COMPLETE=bash_source toolkit)"
     """
 
 
 for _command in (
-    *(running.run, running.check),
+    *(run.run, run.check),
     *(listing.techniques, listing.recipes),
-    *(showing.report, showing.diff, showing.evaluate),
-    *(writing.new, writing.schema, writing.doctor),
-    *(packing.pack, keeping.cache),
+    *(report.report, report.diff, report.evaluate),
+    *(new.new, new.schema, new.doctor),
+    *(pack.pack, cache.cache),
 ):
     main.add_command(_command)
-completing.complete(main.commands)
+completion.complete_arguments(main.commands)

@@ -1,6 +1,6 @@
-"""What a shell proposes when a word is completed: recipes, plugins, run directories. No torch is imported for it."""
+"""Completion of arguments in a shell: recipes, plugins, sources and run directories, without importing torch."""
 
-# ruff: noqa: ARG002  # the signature is that of click
+# ruff: noqa: ARG002  # click prescribes the signature
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-# Of toolkit.storage.run_directory, which imports torch; a test compares them.
+# A copy of toolkit.storage.run_directory.MARK, whose module imports torch; a test compares the two.
 MARK = ".toolkit-run"
 RUNS = "runs"
 
@@ -23,9 +23,9 @@ class Recipe(click.ParamType):
     name = "text"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Shipped recipes, the .toml files here, and the folders in which there may be more."""
-        here = [path for path in _paths(incomplete) if path.endswith((".toml", "/"))]
-        return [*_shipped(incomplete), *map(CompletionItem, here)]
+        """Return shipped recipes, .toml files, and folders that may contain more."""
+        local = [path for path in _paths(incomplete) if path.endswith((".toml", "/"))]
+        return [*_shipped(incomplete), *map(CompletionItem, local)]
 
 
 class ShippedRecipe(click.ParamType):
@@ -34,7 +34,7 @@ class ShippedRecipe(click.ParamType):
     name = "text"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Shipped recipes, each with what it does."""
+        """Return shipped recipes, each with its summary."""
         return _shipped(incomplete)
 
 
@@ -44,21 +44,22 @@ class PluginName(click.ParamType):
     name = "text"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """All of them, from metadata; none is imported."""
+        """Return the names of all installed plugins, read from metadata."""
         from toolkit.hooks.loading import installed
 
-        return _beginning((CompletionItem(plugin.name, help=plugin.distribution) for plugin in installed()), incomplete)
+        items = (CompletionItem(plugin.name, help=plugin.distribution) for plugin in installed())
+        return _starting_with(items, incomplete)
 
 
 class RunDirectory(click.Path):
     """A run directory."""
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Run directories under what was typed, here and in runs/; other folders where there is none."""
+        """Return run directories below the typed path and in runs/, or other folders if there are none."""
         folders = [path for path in _paths(incomplete) if path.endswith("/")]
         below = [path for folder in folders for path in _paths(folder)]
-        usual = [path for path in _paths(f"{RUNS}/") if path.startswith(incomplete)]
-        runs = sorted({path.rstrip("/") for path in (*folders, *below, *usual) if os.path.isfile(f"{path}{MARK}")})
+        default = [path for path in _paths(f"{RUNS}/") if path.startswith(incomplete)]
+        runs = sorted({path.rstrip("/") for path in (*folders, *below, *default) if os.path.isfile(f"{path}{MARK}")})
         return [CompletionItem(run) for run in runs] or [CompletionItem(folder) for folder in folders]
 
 
@@ -74,8 +75,8 @@ COMPLETED: Mapping[tuple[str, str], click.ParamType] = {
 }
 
 
-def complete(commands: Mapping[str, click.Command]) -> None:
-    """Let the arguments of commands be completed."""
+def complete_arguments(commands: Mapping[str, click.Command]) -> None:
+    """Set the types that complete the arguments of commands."""
     for name, command in commands.items():
         for parameter in command.params:
             parameter.type = COMPLETED.get((name, parameter.name or ""), parameter.type)
@@ -84,14 +85,14 @@ def complete(commands: Mapping[str, click.Command]) -> None:
 def _shipped(incomplete: str) -> list[CompletionItem]:
     from toolkit.recipe.shipped import shipped, summary
 
-    return _beginning((CompletionItem(name, help=summary(path)) for name, path in shipped().items()), incomplete)
+    return _starting_with((CompletionItem(name, help=summary(path)) for name, path in shipped().items()), incomplete)
 
 
-def _beginning(items: Iterable[CompletionItem], incomplete: str) -> list[CompletionItem]:
+def _starting_with(items: Iterable[CompletionItem], incomplete: str) -> list[CompletionItem]:
     return [item for item in items if item.value.startswith(incomplete)]
 
 
 def _paths(incomplete: str) -> list[str]:
-    """What lies at paths that begin so, folders with a slash at the end; hidden files only where they are asked for."""
-    found = sorted(glob.glob(f"{glob.escape(incomplete)}*"))
-    return [f"{path}/" if os.path.isdir(path) else path for path in found]
+    """Return the paths that start with `incomplete`, folders with a slash; hidden files only after a typed dot."""
+    paths = sorted(glob.glob(f"{glob.escape(incomplete)}*"))
+    return [f"{path}/" if os.path.isdir(path) else path for path in paths]

@@ -1,4 +1,4 @@
-"""Commands that show what is installed."""
+"""Commands that list what is installed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from toolkit.errors import InputError, ToolkitError, did_you_mean
 
 @click.command()
 @click.argument("name", required=False)
-@click.option(
-    "--contract", is_flag=True, help="Check whether NAME keeps the contract of all plugins, clause by clause."
-)
+@click.option("--contract", is_flag=True, help="Check the plugin NAME against the contract of its kind.")
 def techniques(name: str | None, contract: bool) -> None:
-    """List the installed techniques, or show what the technique NAME does and takes."""
+    """List the installed techniques, or show the documentation and the params of NAME."""
     from tabulate import tabulate
 
     from toolkit.hooks.loading import installed
@@ -34,7 +32,7 @@ def _check(name: str | None) -> None:
     from toolkit.testing import check_contract
 
     if name is None:
-        raise InputError("--contract checks one plugin: name it")
+        raise InputError("--contract requires a plugin; pass its NAME")
     broken = 0
     for verdict in check_contract(name):
         click.echo(str(verdict))
@@ -49,13 +47,12 @@ def recipes(name: str | None) -> None:
     """List the shipped recipes, or print the recipe NAME."""
     from toolkit.recipe.shipped import shipped, summary
 
+    available = shipped()
     if name is not None:
-        known = shipped()
-        if name not in known:
-            raise InputError(f"no recipe '{name}' is shipped{did_you_mean(name, known)}")
-        click.echo(known[name].read_text(encoding="utf-8"), nl=False)
+        if name not in available:
+            raise InputError(f"unknown recipe '{name}'{did_you_mean(name, available)}")
+        click.echo(available[name].read_text(encoding="utf-8"), nl=False)
         return
-    found = shipped()
-    width = max(map(len, found))
-    for recipe, path in found.items():
+    width = max(map(len, available))
+    for recipe, path in available.items():
         click.echo(f"{recipe:<{width}}  {summary(path)}")

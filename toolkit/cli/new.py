@@ -1,4 +1,4 @@
-"""Commands for those who write recipes and plugins."""
+"""Commands for authors of recipes and plugins."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ import click
 from toolkit.cli.completion import PluginName
 from toolkit.errors import ToolkitError
 
-OWN = "torch-optimization-toolkit "
+SHIPPED_BY = "torch-optimization-toolkit "
 
 
 @click.command()
-@click.option("--shipped", is_flag=True, help="Only of the techniques that come with the toolkit.")
+@click.option("--shipped", is_flag=True, help="Include only the techniques of the toolkit itself.")
 def schema(shipped: bool) -> None:
-    """Print a JSON Schema of recipes with all installed techniques, for editors to complete and check by.
+    """Print a JSON Schema of recipes, with the params of all installed techniques.
 
-    Save it beside a recipe and begin the recipe with `#:schema ./recipe.schema.json`.
+    Editors use the schema to complete and check recipes. Save it next to a recipe, and make
+    `#:schema ./recipe.schema.json` the first line of the recipe.
     """
     from toolkit.hooks.loading import installed
     from toolkit.recipe.schema import recipe_schema
 
-    plugins = [plugin for plugin in installed() if not shipped or plugin.distribution.startswith(OWN)]
+    plugins = [plugin for plugin in installed() if not shipped or plugin.distribution.startswith(SHIPPED_BY)]
     click.echo(json.dumps(recipe_schema(plugins), indent=1, ensure_ascii=False))
 
 
 @click.command()
 def doctor() -> None:
-    """Import every installed plugin, and say what is wrong with it and how to mend it."""
+    """Import every installed plugin, and report defects with their remedies."""
     from toolkit.hooks.doctor import diagnose
 
     broken = 0
@@ -40,41 +41,48 @@ def doctor() -> None:
             click.echo(f"warning {warning}")
         broken += bool(diagnosis.problem)
     if broken:
-        verb = "plugin is" if broken == 1 else "plugins are"
-        raise ToolkitError(f"{broken} {verb} broken: recipes that do not name {'it' if broken == 1 else 'them'} work")
+        plugins = "1 plugin is" if broken == 1 else f"{broken} plugins are"
+        raise ToolkitError(f"{plugins} broken; recipes that do not name {'it' if broken == 1 else 'them'} still work")
 
 
 def _inline_table(_: click.Context, option: click.Parameter, text: str | None) -> str:
-    """A table on one line, as TOML writes it."""
+    """Return `text` if it is a TOML table on one line; raise a click error otherwise."""
     try:
-        found = tomllib.loads(f"args = {text or '{}'}")
+        values = tomllib.loads(f"args = {text or '{}'}")
     except tomllib.TOMLDecodeError as error:
-        raise click.BadParameter(f"it must be a table such as {{ size = 32 }}, and {error}", param=option) from error
-    if not isinstance(found["args"], dict) or len(found) > 1 or "\n" in (text or ""):
-        raise click.BadParameter("it must be one table such as { size = 32 }", param=option)
+        raise click.BadParameter(f"must be a table such as {{ size = 32 }}; {error}", param=option) from error
+    if not isinstance(values["args"], dict) or len(values) > 1 or "\n" in (text or ""):
+        raise click.BadParameter("must be one table such as { size = 32 }", param=option)
     return text or ""
 
 
 @click.group()
 def new() -> None:
-    """Begin a recipe or a technique from one that works."""
+    """Create a recipe or a technique that works, as a starting point."""
 
 
 @new.command("recipe")
-@click.option("--model", required=True, metavar="SOURCE", help="What makes the model: my_nets.py:Net.")
-@click.option("--model-args", metavar="TOML", help="Its keyword arguments: '{ classes = 3 }'.", callback=_inline_table)
-@click.option("--data", required=True, metavar="SOURCE", help="What loads the data: my_data.py:load, image-folder.")
-@click.option("--data-args", metavar="TOML", help="Its arguments: '{ root = \"photos\" }'.", callback=_inline_table)
-@click.option("--weights", type=click.Path(exists=True, dir_okay=False), help="What the model has learnt.")
+@click.option("--model", required=True, metavar="SOURCE", help="Model source, e.g. nets.py:Net.")
+@click.option(
+    "--model-args", metavar="TOML", help="Arguments of the model, e.g. '{ classes = 3 }'.", callback=_inline_table
+)
+@click.option("--data", required=True, metavar="SOURCE", help="Data source, e.g. data.py:load or image-folder.")
+@click.option(
+    "--data-args", metavar="TOML", help="Arguments of the data, e.g. '{ root = \"photos\" }'.", callback=_inline_table
+)
+@click.option(
+    "--weights", type=click.Path(exists=True, dir_okay=False), help="Trained weights; the model is not trained again."
+)
 @click.option(
     "--technique",
     "techniques",
     multiple=True,
     type=PluginName(),
     metavar="NAME",
-    help="By default those of recipe mnist.",
+    help="Technique to use; repeatable.",
+    show_default="those of the recipe mnist",
 )
-@click.option("--output", type=click.Path(path_type=Path), default="recipe.toml", show_default=True)
+@click.option("--output", type=click.Path(path_type=Path), default="recipe.toml", show_default=True, help="File.")
 def new_recipe(
     model: str,
     model_args: str,
@@ -84,22 +92,28 @@ def new_recipe(
     techniques: tuple[str, ...],
     output: Path,
 ) -> None:
-    """Write a commented recipe for your model and data, once it has been rehearsed."""
+    """Write a commented recipe for a model and data.
+
+    Every stage is rehearsed on two batches first. Techniques that do not work on the model are excluded.
+    """
     from toolkit.number_text import bytes_text, seconds
     from toolkit.scaffold.recipes import RecipeRequest
     from toolkit.scaffold.recipes import new_recipe as write
 
     rehearsal = write(RecipeRequest(model, data, output, weights, model_args, data_args), techniques)
     duration, size = seconds(rehearsal.duration_s), bytes_text(rehearsal.size_bytes)
-    click.echo(f"{output} is written: it takes about {duration} and leaves a model of {size}\n")
+    click.echo(f"{output} is written; expect a run of about {duration} and a model of {size}\n")
     click.echo(f"{rehearsal}\n\nRun it with: toolkit run {output}")
 
 
 @new.command("technique")
 @click.argument("name")
-@click.option("--output", type=click.Path(path_type=Path), help="The folder; by default toolkit-NAME.")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder.", show_default="toolkit-NAME")
 def new_technique(name: str, output: Path | None) -> None:
-    """Write an installable distribution with a technique NAME that works: hooks, tests, a recipe, a method card."""
+    """Write an installable distribution with a working technique NAME.
+
+    The distribution contains hooks, tests, a recipe and a method card.
+    """
     from toolkit.scaffold.techniques import new_technique as write
 
     folder = write(name, output)

@@ -1,4 +1,4 @@
-"""The command that writes a model in as few bytes as it takes."""
+"""The command `toolkit pack`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import click
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--output", type=click.Path(path_type=Path), help="The file; by default model.packed in DIRECTORY.")
-@click.option("--half", multiple=True, metavar="PATTERN", help="Round these tensors to float16: '*bias', or '*'.")
-@click.option("--norms", is_flag=True, help="Reduce batch norms to a scale and a shift.")
-@click.option("--allow", multiple=True, metavar="SOURCE", help="A class of your own in the model: nets.py:Net.")
+@click.option("--output", type=click.Path(path_type=Path), help="File.", show_default="DIRECTORY/model.packed")
+@click.option("--half", multiple=True, metavar="PATTERN", help="Tensors to round to float16, e.g. '*bias'; repeatable.")
+@click.option("--norms", is_flag=True, help="Reduce each batch norm to a scale and a shift.")
+@click.option("--allow", multiple=True, metavar="SOURCE", help="Class to load, e.g. nets.py:Net; repeatable.")
 def pack(directory: Path, output: Path | None, half: tuple[str, ...], norms: bool, allow: tuple[str, ...]) -> None:
-    """Write the model in DIRECTORY, a run directory or one of its stages, as one file of as few bytes as it takes.
+    """Pack the model in DIRECTORY into one small file.
 
-    Zeros, shared values and small integers are entropy-coded, and come back bit by bit. Only --half and --norms change
-    what the model computes, a little: toolkit evaluate FILE measures it.
+    DIRECTORY is a run directory or one of its stages. Zeros, shared values and small integers are entropy-coded without
+    loss. Only --half and --norms change the outputs of the model, slightly; `toolkit evaluate FILE` measures the
+    effect.
     """
     from toolkit import model_files as artifact
     from toolkit.errors import InputError
@@ -35,7 +36,7 @@ def pack(directory: Path, output: Path | None, half: tuple[str, ...], norms: boo
     try:
         write_file(path, content)
     except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
     dense = 4 * counts(model)["parameters"]
     ratio = f", {dense / len(content):.1f} times smaller than its parameters in float32" if dense else ""
     click.echo(f"{path}: {len(content)} bytes ({bytes_text(len(content))}){ratio}")

@@ -1,4 +1,4 @@
-"""Commands that show what a run left behind."""
+"""Commands that show and compare the results of runs."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import click
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 def report(run: Path) -> None:
-    """Show the run in the directory RUN again, and write its report.md and report.html anew."""
+    """Show the results of the run directory RUN, and rewrite its report.md and report.html."""
     from toolkit.report.page import PAGE, render
     from toolkit.report.reader import read_report
     from toolkit.report.table import as_markdown, as_text
     from toolkit.storage.run_directory import TABLE, RunDirectory
 
-    found = read_report(run)
-    click.echo(as_text(found, shutil.get_terminal_size().columns))
-    RunDirectory(run).write(TABLE, as_markdown(found))
-    click.echo(f"\nThe page is {RunDirectory(run).write(PAGE, render(found))}")
+    results = read_report(run)
+    click.echo(as_text(results, shutil.get_terminal_size().columns))
+    RunDirectory(run).write(TABLE, as_markdown(results))
+    click.echo(f"\nPage: {RunDirectory(run).write(PAGE, render(results))}")
 
 
 @click.command()
 @click.argument("first", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("second", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write a page.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Page to write as well.")
 def diff(first: Path, second: Path, html: Path | None) -> None:
-    """Say which settings of two runs differ, and which numbers moved beyond their intervals."""
+    """Show the settings in which two runs differ, and the numbers that differ beyond their intervals."""
     from toolkit.report.compare import compare
     from toolkit.report.compare_text import as_page, as_text
     from toolkit.storage.run_directory import RunDirectory
@@ -36,20 +36,29 @@ def diff(first: Path, second: Path, html: Path | None) -> None:
     comparison = compare(first, second)
     click.echo(as_text(comparison))
     if html is not None:
-        click.echo(f"\nThe page is {RunDirectory(html.parent).write(html.name, as_page(comparison))}")
+        click.echo(f"\nPage: {RunDirectory(html.parent).write(html.name, as_page(comparison))}")
 
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--data", metavar="SOURCE", help="Another data source; by default that of the run.")
-@click.option("--task", metavar="SOURCE", help="What the data is measured by; to be given where it is your own.")
-@click.option("--allow", multiple=True, metavar="SOURCE", help="A class of your own in the model: nets.py:Net.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="By default that of the run.")
-@click.option("--budget", type=click.FloatRange(min=0, min_open=True), default=5.0, help="Seconds for the timing.")
+@click.option("--data", metavar="SOURCE", help="Data source.", show_default="that of the run")
+@click.option("--task", metavar="SOURCE", help="Task of the data, e.g. tasks.py:Task.", show_default="that of the run")
+@click.option("--allow", multiple=True, metavar="SOURCE", help="Class to load, e.g. nets.py:Net; repeatable.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Batch size.", show_default="that of the run")
+@click.option(
+    "--budget",
+    type=click.FloatRange(min=0, min_open=True),
+    default=5.0,
+    show_default=True,
+    help="Time for the latency, in s.",
+)
 def evaluate(
     directory: Path, data: str | None, task: str | None, allow: tuple[str, ...], batch_size: int | None, budget: float
 ) -> None:
-    """Measure the model in DIRECTORY, a run directory, a stage or a packed file: accuracy, size and latency."""
+    """Measure accuracy, size and latency of the model in DIRECTORY.
+
+    DIRECTORY is a run directory, one of its stages, or a packed file.
+    """
     from toolkit.report.table import as_text
     from toolkit.runner.evaluation import evaluate as evaluate_model
 

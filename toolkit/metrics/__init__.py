@@ -1,8 +1,8 @@
 """Metrics of any model, whatever techniques produced it.
 
-A module of this package is one metric. It defines `METRIC`: a function that measures a `Subject` (a saved model with
-the data, the baseline and the answers of both), and a `Quantity` for each of its numbers. The terminal's table, the page,
-Markdown, `report.json`, its checks and `toolkit diff` use that description, so that a new metric is one new file::
+A module of this package is one metric. It defines `METRIC`: a function that measures a `Subject` (a saved model, the
+data, the baseline, and the answers of both), and a `Quantity` for each of its numbers. The terminal's table, the page,
+Markdown, `report.json`, its checks and `toolkit diff` use this description, so that a new metric is one new file::
 
     from toolkit.metrics.support.metric import COUNT, EXACT, Metric, Quantity, Subject
 
@@ -16,9 +16,9 @@ Markdown, `report.json`, its checks and `toolkit diff` use that description, so 
     METRIC = Metric(depth, (DEPTH,))
 
 Keys state the unit (`size_bytes`, `latency_ms`); fractions are between 0 and 1. A number that is not exact adds its
-95 % interval as `<key>_interval`, a list of two numbers; a number that is not finite counts as not measured. Measure without
-changing the model, and the same number for the same model. Read weights only through `toolkit.masks` and
-`toolkit.replacements`: then the metric is right for masked and replaced layers, too.
+95 % interval as `<key>_interval`, a list of two numbers; a number that is not finite counts as not measured. The
+function leaves the model unchanged, and returns the same exact numbers for the same model. It reads weights through
+`toolkit.masks` and `toolkit.replacements`, so that the metric is correct for masked and replaced layers.
 
 A number that only one technique has belongs in its `measure` hook, a property of a dataset in `[data] metrics`, and the
 definition of a correct answer in a `Task`.

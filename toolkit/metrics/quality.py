@@ -1,4 +1,4 @@
-"""How good a model's answers are, and how they differ from the baseline's on the same samples."""
+"""Quality of a model's answers, and how they differ from the baseline's on the same samples."""
 
 from __future__ import annotations
 
@@ -33,10 +33,14 @@ from toolkit.tasks import Batch, Pooled, Task
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model says about each of N samples, in the order of the split.
+    """The answers of a model to all N samples of a split, in its order.
 
-    `correct` (N,) bool and `given` (N, …) are None for a task without right answers; `scores` are further metrics by
-    name, (N,) float64; `loss` is the mean of the task's loss.
+    Attributes:
+        samples: N.
+        loss: mean of the task's loss.
+        correct: (N,) bool, whether each answer is correct; None for a task without correct answers.
+        given: (N, …) answers; None for a task without answers.
+        scores: other metrics by name, (N,) float64 each.
     """
 
     samples: int
@@ -48,14 +52,14 @@ class Answers:
 
 @torch.no_grad()
 def answers(model: nn.Module, data: Data, split: str = "test") -> Answers:
-    """Ask a model about every sample of one split, in eval mode; it is left as it was.
+    """Run a model on all samples of a split, in eval mode; the model is unchanged afterwards.
 
     Raises:
         ValueError: the data has no such split.
-        ToolkitError: the split is empty, or the task does not say one thing about each sample.
+        ToolkitError: the split is empty, or the task does not return one value per sample.
     """
     if not data.samples(split):
-        raise ToolkitError(f"the {split} split has no samples to measure with")
+        raise ToolkitError(f"the {split} split has no samples")
     with in_eval_mode(model):
         parts = [_part(model, data, batch) for batch in data.batches(split)]
     samples = sum(part.samples for part in parts)
@@ -68,21 +72,23 @@ def answers(model: nn.Module, data: Data, split: str = "test") -> Answers:
     )
 
 
-def quality(found: Answers, baseline: Answers | None = None) -> dict[str, Any]:
-    """The numbers of a row: every metric with its interval and, given the baseline's answers, its change.
+def quality(model_answers: Answers, baseline: Answers | None = None) -> dict[str, Any]:
+    """Return each metric of quality with its interval and, given the baseline's answers, its change.
 
-    `accuracy` (a fraction, with its Wilson interval), its paired `accuracy_change` with `accuracy_change_interval`
-    and the exact McNemar `accuracy_change_p`; `agreement`, the share of samples with the same answer as the
-    baseline's; `loss`; further metrics as `<name>`, `<name>_interval`, `<name>_change`, `<name>_change_interval`.
+    Returns:
+        `samples` and `loss`; `accuracy`, a fraction, with its Wilson interval, the paired `accuracy_change` with
+        `accuracy_change_interval`, and `accuracy_change_p` of the exact McNemar test; `agreement`, the fraction of
+        samples with the same answer as the baseline; other metrics as `<name>`, `<name>_interval`, `<name>_change` and
+        `<name>_change_interval`.
     """
-    row: dict[str, Any] = {"samples": found.samples, "loss": found.loss}
-    if found.correct is not None:
-        row |= _accuracy(found.correct, None if baseline is None else baseline.correct)
-    if baseline is not None and found.given is not None and baseline.given is not None:
-        same = (found.given == baseline.given).reshape(found.samples, -1).all(dim=1)
+    row: dict[str, Any] = {"samples": model_answers.samples, "loss": model_answers.loss}
+    if model_answers.correct is not None:
+        row |= _accuracy(model_answers.correct, None if baseline is None else baseline.correct)
+    if baseline is not None and model_answers.given is not None and baseline.given is not None:
+        same = (model_answers.given == baseline.given).reshape(model_answers.samples, -1).all(dim=1)
         row["agreement"] = same.double().mean().item()
     with np.errstate(invalid="ignore"):  # of values that are not finite
-        for name, values in found.scores.items():
+        for name, values in model_answers.scores.items():
             row |= _mean(name, values)
             if baseline is not None:
                 row |= _mean(f"{name}_change", values - baseline.scores[name])
@@ -105,7 +111,7 @@ def _accuracy(correct: Tensor, before: Tensor | None) -> dict[str, Any]:
 
 
 class _Part(NamedTuple):
-    """What a model says about one batch."""
+    """The answers of a model to one batch."""
 
     samples: int
     loss: float
@@ -126,7 +132,7 @@ def _part(model: nn.Module, data: Data, batch: Batch) -> _Part:
 
 
 def _given(task: Task, outputs: Any, batch: Batch) -> Tensor | None:
-    """The answers, all alike where they do not count."""
+    """Return the answers, with 0 where the task does not count them."""
     given, counted = task.answers(outputs), task.counted(batch)
     return given if given is None or counted is None else given.masked_fill(~counted, 0)
 

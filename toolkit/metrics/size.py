@@ -1,4 +1,4 @@
-"""How many bytes are needed to run a model: its tensors and its skeleton, or its packed file."""
+"""Size of the files that are needed to run a model: tensors and skeleton, or the packed file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PLACE = 20
 
 
 def size_bytes(subject: Subject) -> dict[str, int]:
-    """Return the length of the model's files together, in bytes."""
+    """Return the total size of the model's files, in bytes."""
     return {KEY: sum(path.stat().st_size for path in files_of(subject.folder))}
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +19,8 @@ from toolkit.recipe.problems import integers_beyond_toml, printable, problems_of
 from toolkit.recipe.shipped import locate
 from toolkit.recipe.stage_order import stage_order_problems
 from toolkit.recipe.tables import MeasureTable, ModelTable, RecipeTable, StageTable, TechniqueTable
+from toolkit.recipe.toml_text import TOO_DEEP, TomlError, is_too_deep, parse_toml
 from toolkit.training import TrainingSettings
-
-# Dotted keys nest without limit, and the code that writes and prints recipes is recursive.
-MAX_DEPTH = 100
-TOO_DEEP = "is nested too deeply"
-# tomllib reads a dotted key in quadratic time: thousands of parts take minutes.
-VERY_LONG_KEY = re.compile(r"(?:\.[\w-]+){1000}")
 
 
 @dataclass(frozen=True)
@@ -146,7 +139,7 @@ def parse_recipe(
     """Check the text of a recipe; errors begin with `origin`, relative paths start at `directory`."""
     content = _content(text, origin)
     overriding = apply_overrides(content, overrides or {})
-    if _is_too_deep(content):
+    if is_too_deep(content):
         raise _recipe_error(origin, [Problem("", TOO_DEEP)])
     content.setdefault("name", name)
     problems = [*overriding, *_across_stages(content.get("stages"), directory)]
@@ -168,37 +161,12 @@ def _recipe_error(origin: str, problems: Iterable[Problem]) -> RecipeError:
 
 def _content(text: str, origin: str) -> dict[str, Any]:
     try:
-        text.encode()
-        if VERY_LONG_KEY.search(text):
-            raise RecursionError
-        content = tomllib.loads(text)
-    except RecursionError:
-        raise _recipe_error(origin, [Problem("", TOO_DEEP)]) from None
-    except UnicodeEncodeError as error:
-        raise _recipe_error(
-            origin, [Problem("", f"is not valid text: {error.reason} at character {error.start + 1}")]
-        ) from None
-    except ValueError as error:  # a TOMLDecodeError, or what Python says of a number of thousands of digits
-        raise _recipe_error(origin, [Problem("", f"is not TOML: {_with_place(str(error), text)}")]) from None
+        content = parse_toml(text)
+    except TomlError as error:
+        raise _recipe_error(origin, [error.problem]) from None
     if not content:
-        message = "is empty; add [model], [data] and at least one [[stages]]"
-        raise _recipe_error(origin, [Problem("", message)])
+        raise _recipe_error(origin, [Problem("", "is empty; add [model], [data] and at least one [[stages]]")])
     return content
-
-
-def _with_place(message: str, text: str) -> str:
-    """What tomllib says, with a line and a column at the end of the document too, and in a reader's words."""
-    last = text.rpartition("\n")[2]
-    end = f"at the end: line {text.count(chr(10)) + 1}, column {len(last) + 1}"
-    return message.replace("at end of document", end).replace("Cannot overwrite a value", "a key is given twice")
-
-
-def _is_too_deep(content: Any) -> bool:
-    level = [content]
-    for _ in range(MAX_DEPTH):
-        level = [item for table in level for item in (table.values() if isinstance(table, dict) else table)]
-        level = [item for item in level if isinstance(item, (dict, list))]
-    return bool(level)
 
 
 def _stages(tables: list[StageTable]) -> tuple[Stage, ...]:

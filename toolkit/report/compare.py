@@ -1,4 +1,4 @@
-"""Two runs side by side: which settings differ, and which numbers moved further than their intervals allow."""
+"""Comparison of two runs: the settings that differ, and the numbers that differ by more than their intervals."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ABSENT = "–"
 
 
 class Setting(NamedTuple):
-    """A place in two recipes whose values differ."""
+    """A place in two recipes with different values."""
 
     place: str
     first: str
@@ -55,7 +55,7 @@ class ComparedRuns:
     alone: list[str]
 
     def of(self, outcome: Outcome) -> list[Number]:
-        """The numbers with this outcome."""
+        """Return the numbers with an outcome."""
         return [number for number in self.numbers if number.outcome == outcome]
 
 
@@ -99,7 +99,7 @@ def _recipe(folder: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not TOML: {error}") from error
 

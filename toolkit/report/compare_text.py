@@ -1,4 +1,4 @@
-"""A comparison of two runs for the terminal and as a page."""
+"""A comparison of two runs, for a terminal and as a page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from toolkit.report.page import render_template
 
 
 class Section(NamedTuple):
-    """A heading, what to say where there is nothing to show, the titles and the lines."""
+    """A heading, the text if there are no lines, the titles of the columns, and the lines."""
 
     title: str
     nothing: str
@@ -21,7 +21,7 @@ class Section(NamedTuple):
 
 
 def sections(comparison: ComparedRuns) -> list[Section]:
-    """What differs, in the order of its weight."""
+    """Return the differences, the most important ones first."""
     runs = _names(comparison)
     settings = Section("Settings that differ", "The recipes are the same.", ("place", *runs), comparison.settings)
     moved = Section(
@@ -36,16 +36,16 @@ def sections(comparison: ComparedRuns) -> list[Section]:
 
 
 def remarks(comparison: ComparedRuns) -> Iterator[str]:
-    """What else to know of the two."""
+    """Yield sentences on everything that is not in a table."""
     within = len(comparison.of("within"))
     if within:
-        yield f"{within} numbers are the same or differ by less than their intervals."
+        yield f"{within} numbers are equal or differ by less than their intervals."
     if comparison.alone:
         yield f"Only one of the runs has: {', '.join(comparison.alone)}."
 
 
 def as_text(comparison: ComparedRuns) -> str:
-    """Everything for a terminal."""
+    """Return the comparison for a terminal."""
     parts = [
         f"{section.title}\n\n{tabulate(section.lines, headers=section.titles, disable_numparse=True)}\n"
         if section.lines
@@ -56,7 +56,7 @@ def as_text(comparison: ComparedRuns) -> str:
 
 
 def as_page(comparison: ComparedRuns) -> str:
-    """Everything as one page of HTML."""
+    """Return the comparison as one page of HTML."""
     return render_template(
         "difference.html.j2",
         title=" and ".join(_names(comparison)),

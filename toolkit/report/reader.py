@@ -1,4 +1,4 @@
-"""A run's report read again from its directory; what is damaged or foreign is named in one sentence."""
+"""Reads the report of a run from its directory; damaged and foreign files are errors of one sentence."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read_report(directory: str | Path) -> Report:
 
 
 def read_details(directory: Path) -> Details | None:
-    """Read what the page shows besides the numbers; return None where the file is missing.
+    """Read `details.json` of a run directory; return None if it is missing.
 
     Raises:
         InputError: the file is damaged, or of a newer version.
@@ -47,7 +47,7 @@ def read_details(directory: Path) -> Details | None:
     try:
         return Details.model_validate(content)
     except (ValidationError, RecursionError) as error:
-        raise InputError(f"{path} was not written by this version of the toolkit: {_first(error, content)}") from None
+        raise InputError(f"{path} is corrupted: {_first(error, content)}") from None
 
 
 def parse_report(content: Any, origin: str, directory: Path | None = None) -> Report:
@@ -71,30 +71,30 @@ def _check_format(content: Any, latest: int, origin: str) -> None:
 
 def _json(path: Path) -> Any:
     try:
-        if not path.is_file():  # a link may lead to something without an end
-            raise InputError(f"{path} cannot be read: it is not a file")
-        if path.stat().st_size > MAX_BYTES:  # as objects it takes up to fifty times as much
-            raise InputError(f"{path} takes more than {MAX_BYTES >> 20} MiB: it is not read as the report of a run")
+        if not path.is_file():  # such as a link to an endless device
+            raise InputError(f"cannot read {path}: not a regular file")
+        if path.stat().st_size > MAX_BYTES:  # objects take up to fifty times the memory
+            raise InputError(f"{path} must be at most {MAX_BYTES >> 20} MiB")
         return _without_surrogates(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
     except RecursionError:
         raise InputError(f"{path} is nested too deeply to be the report of a run") from None
     except ValueError as error:  # not UTF-8, or not JSON
-        raise InputError(f"{path} is truncated or not JSON: {error}") from error
+        raise InputError(f"{path} is truncated or not JSON ({error})") from error
 
 
 def _without_surrogates(content: Any) -> Any:
-    """JSON can spell halves of characters, which a note may hold and nothing can show."""
+    """Replace surrogates, which JSON can escape and no terminal or page can show."""
     return json.loads(json.dumps(content, ensure_ascii=False).encode("utf-8", "replace"))
 
 
 def _first(error: ValidationError | RecursionError, content: Any) -> str:
-    """The first mistake with its place, which ends where pydantic begins to name the kinds that it tried."""
+    """Return the first mistake with its place, without the alternatives that pydantic tried."""
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     if not isinstance(content, dict):
-        return f"it holds a {type(content).__name__}, not a table"
+        return f"must be a table, found {type(content).__name__}"
     mistake = error.errors(include_url=False)[0]
     place = []
     for part in mistake["loc"]:
@@ -106,6 +106,6 @@ def _first(error: ValidationError | RecursionError, content: Any) -> str:
             break
         place.append(str(part))
     what = mistake["msg"][:1].lower() + mistake["msg"][1:]
-    if len(mistake["loc"]) > len(place) and place[:1] == ["rows"]:  # none of the kinds of values
+    if len(mistake["loc"]) > len(place) and place[:1] == ["rows"]:  # no alternative matches
         what = "must be a number, a note, an interval, or a table by batch size"
     return f"{'.'.join(place)}: {what}" if place else what

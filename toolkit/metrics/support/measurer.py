@@ -1,4 +1,4 @@
-"""All metrics of one model after another, within the seconds that a recipe gives to measuring."""
+"""Measures the models of a run with all metrics, within the time budget of its recipe."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ log = logging.getLogger("toolkit")
 class Measurer:
     """Measures one saved model after another against the baseline, with all metrics.
 
-    A context manager, because metrics may keep something open for all rows, such as a process.
+    A context manager: metrics may keep something open for all rows, such as a process.
 
     Args:
-        baseline: the first model to be measured, and what the others are compared with.
-        data: its test split is reported, or its validation split where there is none.
+        baseline: first model to be measured; the others are compared with it.
+        data: its test split is evaluated, or its validation split without one.
         batch_sizes: samples per timed call.
-        budget_s: seconds for all rows. Whatever is not bounded takes what it takes; timing gets the remaining seconds.
+        budget_s: seconds for all rows. Only the timing adapts to it, and uses what the other metrics leave.
         rows: number of models that will be measured.
     """
 
@@ -71,18 +71,18 @@ class Measurer:
                 on_progress=on_progress,
             )
             row |= {key: _finite(value, key) for key, value in metric.measure(subject).items()}
-        # Later rows get what this one leaves over.
+        # The remaining time is for later rows.
         self._left_s, self._rows = self._left_s - (time.perf_counter() - started), self._rows - 1
         return row
 
     def skip(self, model: nn.Module) -> None:
-        """Count a row that an earlier run measured; the baseline's answers are needed nevertheless."""
+        """Count a row that an earlier run measured; of the baseline, still compute the answers."""
         if self.answers is None:
             self._ask(model)
         self._left_s, self._rows = self._left_s * (1 - 1 / max(1, self._rows)), self._rows - 1
 
     def took(self, seconds: float) -> None:
-        """Take seconds that were spent on something else from the budget."""
+        """Subtract from the budget what other parts of measuring took."""
         self._left_s -= seconds
 
     def answers_of(self, model: nn.Module) -> Answers | None:

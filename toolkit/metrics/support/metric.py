@@ -1,4 +1,4 @@
-"""What a metric brings with it: how it is measured, what its numbers mean, and how they are shown and compared."""
+"""Description of a metric: how to measure it, and how to show and compare its numbers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Progress: TypeAlias = Callable[[float, float], None]
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to be measured, and what a metric may use besides it.
+    """A model to be measured, with everything that a metric may use in addition.
 
     Attributes:
         model: in eval mode, on the data's device.
@@ -34,7 +34,7 @@ class Subject:
         folder: the folder that the model is saved in.
         batch_sizes: samples per timed call, in ascending order.
         seconds_left: returns the seconds that remain of this row's share of the budget.
-        session: what the metric's own session returned, open for all rows of a run.
+        session: result of the metric's `session`, which is open for all rows of a run.
         on_progress: called with `(done_s, total_s)` by metrics that take long.
     """
 

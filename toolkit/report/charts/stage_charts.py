@@ -1,4 +1,4 @@
-"""Waterfalls: what each stage did to quality, bytes and latency, with the intervals of these."""
+"""Waterfalls: the change of quality, size and latency in each stage, with intervals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from toolkit.rows import Interval
 
 
 class Bar(NamedTuple):
-    """One row of a waterfall, in units of its axis: from `start` (None for the baseline) to `value`."""
+    """A row of a waterfall, from `start` (None for the baseline) to `value`, in units of the axis."""
 
     number: int
     label: str
@@ -28,11 +28,11 @@ class Bar(NamedTuple):
     interval: Interval | None
     text: str
     differs: bool | None = None
-    """Whether a better test than the interval says that this is another value."""
+    """Result of a test that is better than the interval, None without one."""
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether there is no change, or one within the interval."""
+        """Whether there is no change, or only one within the interval."""
         if self.start is None or self.start == self.value:
             return True
         if self.differs is not None:
@@ -41,7 +41,7 @@ class Bar(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """The axis of a waterfall: its unit, how the numbers become those of the axis, whether it begins at zero."""
+    """Axis of a waterfall: its label, the factor from numbers to the axis, and whether it begins at zero."""
 
     axis: str
     factor: float
