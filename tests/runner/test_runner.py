@@ -375,7 +375,7 @@ def test_a_technique_that_changes_the_shape_or_refills_zeros_is_stopped(install,
 
 
 def test_a_loss_that_is_not_finite_names_stage_epoch_and_step(run):
-    sentence = r"stage 1 \(pruning\): the loss is (nan|inf) in epoch \d of 3, step \d+ of 24: lower lr"
+    sentence = r"stage 1 \(pruning\): the loss is (nan|inf) in epoch \d of 3, step \d+ of 24; lower lr"
     with pytest.raises(TrainingError, match=sentence):
         run('[[stages]]\ntechnique = "pruning"\nfinetune = { epochs = 3, lr = 1e30, optimizer = "sgd" }')
 
