@@ -131,7 +131,7 @@ def keep_in_shape(model: nn.Module, path: str, parametrization: Callable[[], nn.
 
 
 def clone(model: nn.Module) -> nn.Module:
-    """An independent copy.
+    """An independent copy; in a training step, of the weights themselves (see `training.using(weights=…)`).
 
     A bare `copy.deepcopy` shares each parametrized layer's class with the original, so that folding or
     masking the copy would break the original.
@@ -150,7 +150,10 @@ def clone(model: nn.Module) -> nn.Module:
 
 
 def folded(model: nn.Module) -> nn.Module:
-    """A copy in which every parametrized weight is a plain parameter that holds what its layer saw."""
+    """A copy in which every weight is a plain parameter that holds what its layer saw.
+
+    In a training step that includes the functions of `training.using(weights=…)`.
+    """
     plain = clone(model)
     for module in list(plain.modules()):
         fold(module)

@@ -94,7 +94,10 @@ WHILE_RUNNING = {
         "prepare",
         "reference",
         "reference[1].weight.data.zero_()",
-        ["changed the reference in prepare at '1.weight'", "change what optimize is given, or a toolkit.masks.clone"],
+        [
+            "changed the reference in prepare at '1.weight'",
+            "change the model that optimize receives, or a toolkit.masks.clone",
+        ],
     ),
     "measures a list": ("measure", "model", "return [1]", ["a dictionary from measure, not list: a number or"]),
     "sets threads": (

@@ -227,7 +227,7 @@ def test_replacing_a_masked_model_is_said(run):
     )
     assert report.row("distillation")["sparsity"] < 0.01
     note = report.row("distillation")["ended"]
-    assert note.text == "another model took its place: what was kept before ends here, zeros in 2 weights"
+    assert note.text == "another model replaced this one: earlier promises end here (zeros in 2 weights)"
     assert [row["layer"] for row in note.table] == ["1.weight", "3.weight"]
     assert "ended" not in report.row("pruning").values
 
@@ -359,7 +359,7 @@ def test_a_technique_that_changes_the_shape_or_refills_zeros_is_stopped(install,
         return model
 
     install("wider", optimize=optimize)
-    with pytest.raises(TechniqueError, match=r"outputs are \(7,\) a sample, they were \(4,\)"):
+    with pytest.raises(TechniqueError, match=r"outputs of shape \(4,\) per sample, found \(7,\)"):
         run('[[stages]]\ntechnique = "wider"')
 
     @toolkit.hookimpl

@@ -34,6 +34,10 @@ def finetune(model, params, prepared, training):
     return training.using(loss=lambda outputs, batch: training.loss(outputs, batch) * 2)
 
 @toolkit.hookimpl
+def finish(model):
+    return model
+
+@toolkit.hookimpl
 def measure(model, prepared):
     return {"norm": sum(weight.abs().sum().item() for weight in model.parameters())}
 '''
@@ -93,9 +97,32 @@ MUTANTS = [
         "            m.weight.data.add_(1.0)\n    return model\n",
         "refilled zeros",
     ),
-    ("same shape and keeps zeros", RESULT, "    return nn.Sequential(model, nn.Linear(4, 7))\n", "outputs are (7,)"),
+    (
+        "same shape and keeps zeros",
+        RESULT,
+        "    return nn.Sequential(model, nn.Linear(4, 7))\n",
+        "per sample, found (7,)",
+    ),
     ("truth about training", RESULT, "    return model.requires_grad_(False)\n", "no parameters to train"),
     ("adds to the training", "training.using(", "type(training)(training.settings, ", "another technique's module"),
+    (
+        "adds to the training",
+        "training.using(",
+        "__import__('dataclasses').replace(training, weights=()).using(",
+        "dropped another technique's weight function",
+    ),
+    (
+        "interrupted after its training",
+        "def finish(model):\n",
+        "def finish(model):\n    SEEN.append(1)\n    next(model.parameters()).data.add_(len(SEEN))\n",
+        "finish, called again on the trained model, returns another result",
+    ),
+    (
+        "interrupted training",
+        "training.loss(outputs, batch) * 2",
+        "training.loss(outputs, batch) * (SEEN.append(1) or len(SEEN))",
+        "an interrupted training ends with another result",
+    ),
     (
         "its loss is a scalar",
         "training.loss(outputs, batch) * 2",

@@ -25,6 +25,7 @@ from toolkit.report.writer import report_writer
 from toolkit.rows import Row
 from toolkit.runner.assembly import Assembly, assemble, weight_files
 from toolkit.runner.environment import describe, fixed_threads
+from toolkit.runner.first_batch import rehearse_first_batch
 from toolkit.runner.measure_stage import MEASURED_WITH, Measuring
 from toolkit.runner.observers import Observers
 from toolkit.runner.stage import StageOutcome, perform, train
@@ -33,7 +34,7 @@ from toolkit.seeding import reseed
 from toolkit.storage import run_directory as runs
 from toolkit.storage.cache import Cache, cache_folder
 from toolkit.storage.checkpoints import TrainingCheckpoints
-from toolkit.storage.identity import run_identity
+from toolkit.storage.identity import result_keys, run_identity
 from toolkit.storage.results import Result, as_steps
 from toolkit.storage.resume import StageStore
 from toolkit.training import OnStep, Training, TrainingSettings
@@ -49,8 +50,12 @@ def run(
     overwrite: bool = False,
     observers: Iterable[PluginUse] = (),
     cache: bool = True,
+    rehearsal: bool = True,
 ) -> Report:
     """Run a recipe, write the model and the report to the run directory, and return the report.
+
+    Before trainings of more than `first_batch.THRESHOLD_S` seconds together, by an estimate, every stage runs on one
+    batch first, so that a mistake in a late stage is found at once.
 
     If the directory contains an unfinished run of the same recipe, resume it. SIGINT and SIGTERM stop a run at its next
     step, with a checkpoint; a second signal stops it immediately.
@@ -62,6 +67,7 @@ def run(
         overwrite: whether to replace an existing run directory.
         observers: run-wide plugins in addition to those of the recipe.
         cache: whether to reuse stage results of earlier runs from the user's cache, and store new ones.
+        rehearsal: whether to run every stage on one batch before a long training; never done on resuming.
 
     Raises:
         RecipeError: the recipe has mistakes; nothing is written.
@@ -82,12 +88,15 @@ def run(
         assembly = assemble(recipe)
         environment = describe(assembly.data.device)
         identity = run_identity(recipe, assembly.data, environment)
+        results = Cache(cache_folder() if cache else None)
+        if rehearsal and (overwrite or not runs.RunDirectory.is_unfinished(path)):
+            rehearse_first_batch(recipe, assembly, results.missing(result_keys(recipe, identity)))
         with (
             runs.RunDirectory.acquire(path, identity, overwrite) as directory,
             runs.logging_to(directory, log),
             stopping_on_signals() as stop,
         ):
-            store = StageStore(directory, recipe, identity, Cache(cache_folder() if cache else None), stop)
+            store = StageStore(directory, recipe, identity, results, stop)
             return _Run(recipe, assembly, directory, observers, environment, store, stop).execute()
 
 
@@ -123,6 +132,7 @@ class _Run:
                 for stage in (self.recipe.baseline, *self.recipe.stages):
                     with errors_located_in(stage):
                         self._run_stage(stage)
+            self.measuring.check_output()
             self._write_recipe()
             self.directory.write_all(self.measuring.files(self.models[-1], len(self.models) - 1))
             self.observers.end(self.report, self.directory.path)

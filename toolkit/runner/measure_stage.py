@@ -94,6 +94,10 @@ class Measuring:
         """Return the files of a row's model, by name."""
         return self._output.files(self._deployed(model, number), number)
 
+    def check_output(self) -> None:
+        """Raise an `InputError` if a pattern of the `[output]` table matches no tensor of any row."""
+        self._output.check_patterns()
+
     @contextmanager
     def timed(self) -> Iterator[Elapsed]:
         """Subtract the duration of the block from the budget; yield it."""

@@ -10,13 +10,10 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import torch
 from pydantic import PrivateAttr
 from tabulate import tabulate
 
-from toolkit.data.batches import take
 from toolkit.data.splits import Data
 from toolkit.hooks.loading import from_module
 from toolkit.number_text import bytes_text, seconds
@@ -26,6 +23,7 @@ from toolkit.recipe.read import PluginUse, Recipe
 from toolkit.runner import run
 from toolkit.runner.assembly import make_data
 from toolkit.runner.estimates import Clock, Estimate
+from toolkit.runner.reduced_data import SPLITS, reduced
 from toolkit.training import TrainingSettings
 
 BATCHES = 2
@@ -68,7 +66,7 @@ def rehearse(recipe: Recipe) -> Rehearsal:
     clock = Clock()
     observer = PluginUse(from_module(clock, "rehearsal", "the toolkit", "observer"), Params())
     with tempfile.TemporaryDirectory(prefix="toolkit-rehearsal-") as folder:
-        run(_shortened(recipe, data), output=Path(folder) / "run", observers=[observer], cache=False)
+        run(_shortened(recipe, data), output=Path(folder) / "run", observers=[observer], cache=False, rehearsal=False)
     share_s = recipe.measure.budget / (len(recipe.stages) + 1)
     stages = (recipe.baseline, *recipe.stages)
     return Rehearsal(tuple(clock.estimate(stage, data.batches, share_s) for stage in stages))
@@ -83,18 +81,12 @@ class _ReducedData(DataTable):
     def call(self) -> Data:
         """Return the reduced data; its samples are spread over each split, which may be sorted by class."""
         data = make_data(DataTable.model_construct(**dict(self)))
-        names = [name for name in ("train", "validation", "test") if getattr(data, name) is not None]
-        self._samples.update({name: data.samples(name) for name in names})
-        cut: dict[str, Any] = {name: take(data.split(name), self._spread(name)) for name in names}
-        return replace(data, **cut)
+        self._samples.update({name: data.samples(name) for name in SPLITS if getattr(data, name) is not None})
+        return reduced(data, BATCHES * self._batch_size)
 
     def batches(self, split: str, batch_size: int | None = None) -> int:
         """Return the number of batches in the full split."""
         return -(-self._samples.get(split, 0) // (batch_size or self.batch_size))
-
-    def _spread(self, name: str) -> torch.Tensor:
-        samples = self._samples[name]
-        return torch.linspace(0, samples - 1, min(samples, BATCHES * self._batch_size), dtype=torch.float64).long()
 
 
 def _trainings(recipe: Recipe) -> Iterator[TrainingSettings]:

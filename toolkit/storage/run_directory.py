@@ -101,6 +101,11 @@ class RunDirectory:
         if not overwrite and _mark(path).get("state") != "unfinished":
             raise InputError(f"{path} already exists; choose another --output, or pass --overwrite")
 
+    @staticmethod
+    def is_unfinished(path: Path) -> bool:
+        """Return whether `path` contains a run that can be resumed."""
+        return _mark(path).get("state") == "unfinished"
+
     def stage(self, number: int, name: str) -> RunDirectory:
         """Return the folder for the model of one stage."""
         return RunDirectory(self.path / STAGES / f"{number}-{name}", self._root)

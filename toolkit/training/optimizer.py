@@ -46,10 +46,12 @@ def make_schedule(
 
 def _groups(parameters: Sequence[nn.Parameter], model: nn.Module, training: Training) -> list[dict[str, Any]]:
     """Return the parameters with the training's settings first, then those of each helper with its own."""
-    taken = set(model.parameters())
+    of_model = set(model.parameters())
     own: dict[nn.Parameter, TrainedAlong] = {}
     for along in training.trained_along:
-        own.update({parameter: along for parameter in along.module.parameters() if parameter not in {*taken, *own}})
+        for parameter in along.module.parameters():
+            if parameter not in of_model:
+                own.setdefault(parameter, along)
     by_settings: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in parameters:
         by_settings.setdefault(_settings_of(own.get(parameter), training.settings), []).append(parameter)
