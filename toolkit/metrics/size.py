@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from toolkit.metrics.support.metric import EXACT, POSITIVE, Column, Metric, Quantity, Subject, TableContent, Waterfall
+from toolkit.metrics.support.metric import EXACT, Bounds, Column, Metric, Quantity, Subject, TableContent, Waterfall
 from toolkit.model_files import files_of
 from toolkit.number_text import bytes_text
 from toolkit.rows import Row
@@ -39,7 +39,7 @@ SIZE = Quantity(
     "size of all files that are needed to run the model",
     unit="bytes",
     better="lower",
-    bounds=POSITIVE,
+    bounds=Bounds(0, 1e18, exclusive=True),  # charts have no axis for anything larger
     comparison=EXACT,
     waterfall=Waterfall("bytes", "Size", "size of the file", bytes_text),
 )

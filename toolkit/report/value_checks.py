@@ -9,6 +9,8 @@ from typing import Any
 from toolkit.metrics import all_quantities
 from toolkit.metrics.support.metric import Bounds, Quantity
 
+DURATIONS = ("duration_s", "measuring_s")
+
 
 def check_values(content: Any) -> None:
     """Check the values of known metrics in the content of `report.json`.
@@ -26,12 +28,14 @@ def check_values(content: Any) -> None:
                 _check_quantity(value, quantities[key], f"rows.{number}.{key}")
             elif key in intervals:
                 _check_interval(value, f"rows.{number}.{key}")
+            elif key == "training_loss":
+                _check_losses(value, f"rows.{number}.{key}")
 
 
 def _quantities(quality: Any) -> dict[str, Quantity]:
-    """Return all quantities by key, with a plain one for each metric of quality and its change."""
+    """Return all quantities by key, with plain ones for durations, metrics of quality, and their changes."""
     names = quality if isinstance(quality, dict) else ()
-    keys = [key for name in names for key in (name, f"{name}_change")]
+    keys = [*DURATIONS, *(key for name in names for key in (name, f"{name}_change"))]
     return {**{key: Quantity(key) for key in keys}, **all_quantities()}
 
 
@@ -66,6 +70,11 @@ def _check_interval(value: Any, place: str) -> None:
     for where, pair in pairs.items():
         if pair is not None and not (isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair))):
             raise ValueError(f"{where}: must be two numbers, found {pair!r:.40}")
+
+
+def _check_losses(value: Any, place: str) -> None:
+    if value is not None and not (isinstance(value, list) and all(loss is None or _is_number(loss) for loss in value)):
+        raise ValueError(f"{place}: must be a list of numbers, found {value!r:.40}")
 
 
 def _is_number(value: Any) -> bool:
