@@ -58,7 +58,7 @@ class Note(_Part):
     """
 
     text: Annotated[str, BeforeValidator(_without_surrogates)] = ""
-    table: Annotated[tuple[dict[str, Any], ...], Field(strict=False)] = ()
+    table: Annotated[list[dict[str, Any]], Field(strict=False)] = []
     plot: Plot | None = None
 
     def __init__(self, *fields: Any, **named: Any) -> None:

@@ -163,7 +163,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("TOOLKIT_CACHE", str(file))
     message = refusal()
     assert message.startswith(f"cannot unpack MNIST into {file}")
-    assert message.endswith("set TOOLKIT_CACHE to a folder that can be written")
+    assert message.endswith("set TOOLKIT_CACHE to a writable folder")
     assert file.read_text() == "in the way"
 
 

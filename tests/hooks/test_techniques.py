@@ -98,7 +98,7 @@ def unmarked(model):
 @pytest.mark.parametrize(
     ("hooks", "sentence"),
     [
-        ({}, "implements no hook: it needs one of finetune, measure, optimize, prepare"),
+        ({}, "implements no hook: it needs one of finetune, finish, measure, optimize, prepare"),
         (
             {"optimise": misspelt_optimise},
             "marks 'optimise' as a hook, but no hook has that name; did you mean 'optimize'?",

@@ -433,7 +433,7 @@ def test_a_packed_model_is_the_one_that_was_measured(recipe_run: Any) -> None:
 
 def test_half_without_packed_is_a_mistake(recipe_run: Any) -> None:
     outcome = recipe_run(RECIPE.replace("packed = true", "packed = false"))
-    assert "give packed = true" in outcome.error
+    assert "set packed = true" in outcome.error
 
 
 def test_pack_and_evaluate_from_the_command_line(recipe_run: Any, tmp_path: Path) -> None:
