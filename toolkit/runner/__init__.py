@@ -23,11 +23,13 @@ from toolkit.recipe.successors import successors
 from toolkit.report import Report
 from toolkit.report.writer import report_writer
 from toolkit.rows import Row
-from toolkit.runner.assembly import Assembly, assemble, weight_files
+from toolkit.runner.assembly import Assembly, assemble, check_weight_files
 from toolkit.runner.environment import describe, fixed_threads
+from toolkit.runner.exclusive import only_run
 from toolkit.runner.first_batch import rehearse_first_batch
 from toolkit.runner.measure_stage import MEASURED_WITH, Measuring
 from toolkit.runner.observers import Observers
+from toolkit.runner.row_warnings import warn_about
 from toolkit.runner.stage import StageOutcome, perform, train
 from toolkit.runner.stage_errors import errors_located_in
 from toolkit.seeding import reseed
@@ -71,6 +73,7 @@ def run(
 
     Raises:
         RecipeError: the recipe has mistakes; nothing is written.
+        InputError: the run directory cannot be used, or a different thread of this process is running a recipe.
         ToolkitError: a stage failed; the results of earlier stages stay in the run directory.
         Interrupted: a signal stopped the run (a `KeyboardInterrupt`); call `run` again to resume.
     """
@@ -81,10 +84,8 @@ def run(
     path = Path(output) if output is not None else Path("runs") / recipe.name
     runs.RunDirectory.clean_up(path)
     runs.RunDirectory.check_available(path, overwrite)
-    for file in weight_files(recipe):
-        if file.resolve().is_relative_to(path.resolve()):
-            raise InputError(f"{file} is in the run directory {path}, which this run replaces; choose another --output")
-    with fixed_threads(recipe.table.threads):
+    check_weight_files(recipe, path)
+    with only_run(), fixed_threads(recipe.table.threads):
         assembly = assemble(recipe)
         environment = describe(assembly.data.device)
         identity = run_identity(recipe, assembly.data, environment)
@@ -201,6 +202,7 @@ class _Run:
         self._set_up(stage, result)
         self.stop.check()
         values = self.measuring.first(stage, outcome, watch)
+        values |= warn_about(stage, result.steps[:, 0], self.recipe.model, result.model, self.data, values)
         values["duration_s"] = time.perf_counter() - started
         return replace(result, values=values)
 

@@ -178,10 +178,14 @@ def _check_source(source: Source, data: Data | None, device: torch.device, expec
         raise InputError(f"must have the outputs of the model, {expected} per sample, found {shape}")
 
 
-def weight_files(recipe: Recipe) -> Iterator[Path]:
-    """Yield the weight files of all models in the recipe."""
-    sources: list[Source] = [recipe.model, *(source for _, source in _sources(recipe))]
-    return (Path(source.weights) for source in sources if source.weights is not None)
+def check_weight_files(recipe: Recipe, directory: Path) -> None:
+    """Raise an `InputError` if a weight file of the recipe is in the run directory, whose files the run replaces."""
+    for source in (recipe.model, *(source for _, source in _sources(recipe))):
+        file = source.weights
+        if file is not None and Path(file).resolve().is_relative_to(directory.resolve()):
+            raise InputError(
+                f"{file} is in the run directory {directory}, which this run replaces; choose another --output"
+            )
 
 
 def _sources(recipe: Recipe) -> Iterator[tuple[str, Source]]:

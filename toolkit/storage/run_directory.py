@@ -137,11 +137,18 @@ class RunDirectory:
 
 @contextmanager
 def logging_to(directory: RunDirectory, logger: logging.Logger) -> Iterator[None]:
-    """Write the messages of a logger, and the traceback of an error raised inside, to the log file of the run."""
+    """Write the messages of a logger, and the traceback of an error raised inside, to the log file of the run.
+
+    Warnings also go to the terminal if the application has not configured logging.
+    """
+    terminal = logging.StreamHandler() if not logger.hasHandlers() else logging.NullHandler()
+    terminal.setLevel(logging.WARNING)
+    terminal.setFormatter(logging.Formatter("warning: %(message)s"))
     handler = logging.FileHandler(directory.path / LOG, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     level = logger.level
     logger.addHandler(handler)
+    logger.addHandler(terminal)
     logger.setLevel(logging.INFO)
     try:
         yield
@@ -150,6 +157,7 @@ def logging_to(directory: RunDirectory, logger: logging.Logger) -> Iterator[None
         raise
     finally:
         logger.removeHandler(handler)
+        logger.removeHandler(terminal)
         logger.setLevel(level)
         handler.close()
 
