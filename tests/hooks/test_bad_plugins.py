@@ -99,7 +99,12 @@ WHILE_RUNNING = {
             "change the model that optimize receives, or a toolkit.masks.clone",
         ],
     ),
-    "measures a list": ("measure", "model", "return [1]", ["must return a dictionary of numbers and Notes from measure, found list"]),
+    "measures a list": (
+        "measure",
+        "model",
+        "return [1]",
+        ["must return a dictionary of numbers and Notes from measure, found list"],
+    ),
     "sets threads": (
         "optimize",
         "model",
