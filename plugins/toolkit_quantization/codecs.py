@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from toolkit.operators import dequantize, is_exporting
 from toolkit_quantization.int8 import quantize_per_channel
 
 Dtype = Literal["int8", "int4", "float16", "bfloat16"]
@@ -59,6 +60,8 @@ class Encoded(nn.Module):
     def forward(self, rows: Tensor | None = None) -> Tensor:
         """The weight in floats, or of it the given rows, int (N,)."""
         parts = [part if rows is None else part.index_select(0, rows) for part in self.buffers()]
+        if is_exporting() and rows is None:  # without a change of shape, from which an exporter computes a constant
+            return self._decoded(*parts)
         return self._decoded(*parts).reshape(-1, *self.shape[1:]).to(self.dtype)
 
     def write(self, floats: Tensor) -> None:
@@ -95,6 +98,8 @@ class Int8(Encoded):
 
     def _decoded(self, *parts: Tensor) -> Tensor:
         values, scale = parts
+        if is_exporting():
+            return dequantize(values, scale)
         return values.to(scale.dtype).mul_(scale.view(-1, *[1] * (values.dim() - 1)))
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
+from toolkit.operators import int8_linear, is_exporting
 from toolkit_quantization import kernels
 from toolkit_quantization.kernels import LARGEST, SMALLEST
 
@@ -93,6 +94,8 @@ class Int8Linear(nn.Module):
         return self.weight * self.scale.float().unsqueeze(1)
 
     def forward(self, inputs: Tensor) -> Tensor:
+        if is_exporting():
+            return int8_linear(inputs, self.weight, self.scale, self.bias)
         # One function, for each call and look-up costs: after a large product, the caches hold nothing of Python.
         as_it_is = inputs.dtype is torch.float32 and inputs.dim() == 2 and not inputs.requires_grad
         rows = inputs if as_it_is else self._rows(inputs)

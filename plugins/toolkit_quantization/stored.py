@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdRef
 
+from toolkit.operators import is_exporting
 from toolkit_quantization.codecs import Encoded
 
 # Floats of this size at most stay in memory, once decoded: decoding them at every call takes up to ten times as long as
@@ -61,7 +62,7 @@ class Stored(nn.Module):
     def _in_floats(self) -> nn.Module:
         if self._floats_bytes is None:
             self._floats_bytes = _floats_bytes(self.layer)
-        if self._floats_bytes > LARGEST_KEPT_BYTES or torch.compiler.is_compiling():
+        if self._floats_bytes > LARGEST_KEPT_BYTES or torch.compiler.is_compiling() or is_exporting():
             return _decoded(self.layer)
         # Decoded when first used, and again after a buffer was replaced or written to.
         state = [(WeakIdRef(buffer), buffer.is_inference() or buffer._version) for buffer in _buffers(self.layer)]

@@ -1,0 +1,46 @@
+"""ONNX: one file that ONNX Runtime, and much else, runs without PyTorch; layers of integers stay integers.
+
+Int8 weights are stored as such, with `DequantizeLinear` where they are multiplied in float; linear layers that round
+their inputs row by row become `MatMulInteger` with the scales that the model was measured with.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+import toolkit
+from toolkit_onnxruntime.model import write_onnx
+
+FILE = "model.onnx"
+
+
+class Params(toolkit.Params):
+    opset: int = Field(default=21, ge=20, le=23, description="version of the ONNX operators")
+
+
+@toolkit.hookimpl
+def export(model: Any, params: Params, example: Any, folder: Any) -> None:
+    write_onnx(model, example, folder / FILE, params.opset)
+
+
+@toolkit.hookimpl
+def open(folder, params, threads):  # noqa: A001
+    # Runs in a process that has neither the toolkit nor this module.
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Weights in int8 that are multiplied in float are decoded once, when the file is opened, instead of at each call.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    session = onnxruntime.InferenceSession(f"{folder}/model.onnx", options, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+
+    def run(*inputs, **named):
+        feed = named or dict(zip(names, inputs))
+        outputs = session.run(None, {name: feed[name] for name in names})
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    return run

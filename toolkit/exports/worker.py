@@ -1,0 +1,124 @@
+"""The process in which an exported file is opened: a script that runs alone, without the toolkit.
+
+Run as `python -I worker.py`. It reads one JSON header a message, and arrays as raw bytes behind it, from standard
+input, and answers likewise. It imports numpy, and what the runtime's own code imports; the toolkit, its plugins and
+the recipe's sources cannot be imported in it.
+"""
+
+import importlib.abc
+import json
+import os
+import struct
+import sys
+import time
+import types
+import traceback
+
+
+class Blocked(importlib.abc.MetaPathFinder):
+    """Refuses to import packages by name, as if they were not installed."""
+
+    def __init__(self, names):
+        self.names = names
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname.partition(".")[0] in self.names:
+            raise ModuleNotFoundError(f"No module named '{fullname}' (not available to an exported file)", name=fullname)
+        return None
+
+
+def receive(stream):
+    size = stream.read(8)
+    if len(size) < 8:
+        return None, []
+    header = json.loads(stream.read(struct.unpack(">Q", size)[0]))
+    import numpy
+
+    arrays = []
+    for dtype, shape in header.pop("arrays", []):
+        count = int(numpy.prod(shape, dtype=numpy.int64)) * numpy.dtype(dtype).itemsize
+        arrays.append(numpy.frombuffer(bytearray(stream.read(count)), dtype).reshape(shape))
+    return header, arrays
+
+
+def send(stream, header, arrays=()):
+    import numpy
+
+    arrays = [numpy.ascontiguousarray(array) for array in arrays]
+    header = json.dumps({**header, "arrays": [(array.dtype.str, array.shape) for array in arrays]}).encode()
+    stream.write(struct.pack(">Q", len(header)) + header)
+    for array in arrays:
+        stream.write(array.tobytes())
+    stream.flush()
+
+
+def packed(value, arrays):
+    """The structure of a value in JSON, with the position of an array in place of it."""
+    if isinstance(value, dict):
+        return {"dict": {key: packed(item, arrays) for key, item in value.items()}}
+    if isinstance(value, (list, tuple)):
+        return {"list": [packed(item, arrays) for item in value]}
+    import numpy
+
+    arrays.append(numpy.asarray(value))
+    return len(arrays) - 1
+
+
+def unpacked(structure, arrays):
+    if isinstance(structure, int):
+        return arrays[structure]
+    if "dict" in structure:
+        return {key: unpacked(item, arrays) for key, item in structure["dict"].items()}
+    return [unpacked(item, arrays) for item in structure["list"]]
+
+
+def call(run, inputs):
+    if isinstance(inputs, dict):
+        return run(**inputs)
+    return run(*inputs) if isinstance(inputs, list) else run(inputs)
+
+
+class Server:
+    """Opens one file and answers what is asked of it."""
+
+    def __init__(self):
+        self.run = None
+
+    def open(self, header, arrays):
+        sys.meta_path.insert(0, Blocked(set(header["blocked"])))
+        scope = {}
+        exec(compile(header["source"], "run.py", "exec"), scope)
+        self.run = scope["open"](header["folder"], types.SimpleNamespace(**header["params"]), header["threads"])
+        return {}, []
+
+    def answer(self, header, arrays):
+        found = []
+        structure = packed(call(self.run, unpacked(header["inputs"], arrays)), found)
+        return {"outputs": structure}, found
+
+    def time(self, header, arrays):
+        inputs = unpacked(header["inputs"], arrays)
+        start = time.perf_counter()
+        for _ in range(header["calls"]):
+            call(self.run, inputs)
+        return {"seconds": time.perf_counter() - start}, []
+
+
+def main():
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a runtime prints is no answer
+    server = Server()
+    while True:
+        header, arrays = receive(sys.stdin.buffer)
+        if header is None:
+            return
+        try:
+            reply, found = getattr(server, header["do"])(header, arrays)
+        except BaseException as error:
+            traceback.print_exc()
+            reply, found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}, []
+        send(answers, reply, found)
+
+
+if __name__ == "__main__":
+    main()
