@@ -7,6 +7,7 @@ PyTorch, so that what is exported can be compared with it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -45,6 +46,34 @@ def _(values: Tensor, scale: Tensor) -> Tensor:
     return torch.empty_like(values, dtype=torch.float32)
 
 
+@torch.library.custom_op("toolkit::dequantize_int4", mutates_args=())
+def dequantize_int4(packed: Tensor, scale: Tensor, shape: list[int]) -> Tensor:
+    """The floats of `shape` that int4 in groups stands for.
+
+    `packed` (rows, groups, group / 2) uint8 holds the integers plus 8, two in a byte, the first in its lower half;
+    `scale` (rows, groups) of any float dtype. Values beyond a row's inputs, in its last group, are dropped.
+    """
+    values = torch.stack((packed & 15, packed >> 4), dim=3).flatten(2).float() - 8
+    rows = (values * scale.float().unsqueeze(2)).flatten(1)
+    return rows[:, : math.prod(shape[1:])].reshape(shape)
+
+
+@dequantize_int4.register_fake
+def _(packed: Tensor, scale: Tensor, shape: list[int]) -> Tensor:
+    return packed.new_empty(shape, dtype=torch.float32)
+
+
+@torch.library.custom_op("toolkit::widen", mutates_args=())
+def widen(values: Tensor) -> Tensor:
+    """Floats of 16 bits as float32."""
+    return values.to(torch.float32, copy=True)
+
+
+@widen.register_fake
+def _(values: Tensor) -> Tensor:
+    return torch.empty_like(values, dtype=torch.float32)
+
+
 @torch.library.custom_op("toolkit::int8_linear", mutates_args=())
 def int8_linear(inputs: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
     """A linear layer that rounds each row of its inputs to int8 with a scale of its own and multiplies integers.
@@ -63,4 +92,4 @@ def _(inputs: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Ten
     return inputs.new_empty(*inputs.shape[:-1], weight.shape[0])
 
 
-__all__ = ["dequantize", "exporting", "int8_linear", "is_exporting"]
+__all__ = ["dequantize", "dequantize_int4", "exporting", "int8_linear", "is_exporting", "widen"]

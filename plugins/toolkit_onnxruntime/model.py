@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 import toolkit
 from toolkit.operators import exporting
-from toolkit_onnxruntime.translations import TRANSLATIONS
+from toolkit_onnxruntime.translations import TRANSLATIONS, is_decoding
 
 
 def write_onnx(model: nn.Module, example: Any, path: Path, opset: int) -> None:
@@ -44,8 +45,10 @@ def write_onnx(model: nn.Module, example: Any, path: Path, opset: int) -> None:
             dynamic_shapes=shapes,
             custom_translation_table=TRANSLATIONS,
             verbose=False,
+            optimize=False,
         )
     assert program is not None
+    optimize_ir(program.model, should_fold=lambda node: False if is_decoding(node) else None)
     _strip(program.model)
     program.save(path)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import onnx
@@ -12,6 +13,8 @@ from onnxscript import opset21 as op
 import toolkit.operators  # noqa: F401  # registers them
 
 ZERO_POINT = onnx.helper.make_tensor("zero_point", onnx.TensorProto.UINT8, [], [128])
+FIFTEEN = onnx.helper.make_tensor("fifteen", onnx.TensorProto.UINT8, [], [15])
+FOUR = onnx.helper.make_tensor("four", onnx.TensorProto.UINT8, [], [4])
 UINT8, FLOAT = onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT
 SMALLEST = 127 * 1.1754943508222875e-38
 
@@ -32,7 +35,34 @@ def int8_linear(inputs: Any, weight: Any, scale: Any, bias: Any = None) -> Any:
     return outputs if bias is None else op.Add(outputs, bias)
 
 
+def dequantize_int4(packed: Any, scale: Any, shape: Sequence[int]) -> Any:
+    """Store two integers in a byte, and compute the floats when the file is opened."""
+    last = op.Constant(value_ints=[3])
+    low = op.Unsqueeze(op.BitwiseAnd(packed, op.Constant(value=FIFTEEN)), last)
+    high = op.Unsqueeze(op.BitShift(packed, op.Constant(value=FOUR), direction="RIGHT"), last)
+    values = op.Sub(op.Cast(op.Concat(low, high, axis=3), to=FLOAT), op.Constant(value_float=8.0))
+    scales = op.Unsqueeze(op.Cast(scale, to=FLOAT), op.Constant(value_ints=[2, 3]))
+    rows = op.Reshape(op.Mul(values, scales), op.Constant(value_ints=[shape[0], -1]))
+    inputs = [prod(shape[1:])]
+    start, end, axis = op.Constant(value_ints=[0]), op.Constant(value_ints=inputs), op.Constant(value_ints=[1])
+    return op.Reshape(op.Slice(rows, start, end, axis), op.Constant(value_ints=list(shape)))
+
+
+def widen(values: Any) -> Any:
+    """Store 16 bits, and compute the floats when the file is opened."""
+    return op.Cast(values, to=FLOAT)
+
+
+def is_decoding(node: Any) -> bool:
+    """Return whether a node decodes a stored weight, so that its result must not replace what is stored."""
+    if node.op_type in ("BitwiseAnd", "BitShift", "DequantizeLinear"):
+        return True
+    return node.op_type == "Cast" and str(node.inputs[0].dtype) in ("FLOAT16", "BFLOAT16")
+
+
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.toolkit.dequantize.default: dequantize,
+    torch.ops.toolkit.dequantize_int4.default: dequantize_int4,
+    torch.ops.toolkit.widen.default: widen,
     torch.ops.toolkit.int8_linear.default: int8_linear,
 }

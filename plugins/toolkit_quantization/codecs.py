@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from toolkit.operators import dequantize, is_exporting
+from toolkit.operators import dequantize, dequantize_int4, is_exporting, widen
 from toolkit_quantization.int8 import quantize_per_channel
 
 Dtype = Literal["int8", "int4", "float16", "bfloat16"]
@@ -60,8 +60,8 @@ class Encoded(nn.Module):
     def forward(self, rows: Tensor | None = None) -> Tensor:
         """The weight in floats, or of it the given rows, int (N,)."""
         parts = [part if rows is None else part.index_select(0, rows) for part in self.buffers()]
-        if is_exporting() and rows is None:  # without a change of shape, from which an exporter computes a constant
-            return self._decoded(*parts)
+        if is_exporting() and rows is None:
+            return self._exported(*parts)
         return self._decoded(*parts).reshape(-1, *self.shape[1:]).to(self.dtype)
 
     def write(self, floats: Tensor) -> None:
@@ -69,6 +69,10 @@ class Encoded(nn.Module):
         floats.copy_(self())
 
     def _decoded(self, *parts: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _exported(self, *parts: Tensor) -> Tensor:
+        """Decode by an operator that exporters know, to float32 in the weight's shape."""
         raise NotImplementedError
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
@@ -98,9 +102,11 @@ class Int8(Encoded):
 
     def _decoded(self, *parts: Tensor) -> Tensor:
         values, scale = parts
-        if is_exporting():
-            return dequantize(values, scale)
         return values.to(scale.dtype).mul_(scale.view(-1, *[1] * (values.dim() - 1)))
+
+
+    def _exported(self, *parts: Tensor) -> Tensor:
+        return dequantize(*parts)
 
 
 class Int4(Encoded):
@@ -120,6 +126,9 @@ class Int4(Encoded):
         packed, scale = parts
         return dequantize_groups(packed, scale, self.inputs)
 
+    def _exported(self, *parts: Tensor) -> Tensor:
+        return dequantize_int4(*parts, list(self.shape))
+
 
 class Short(Encoded):
     """A weight in 16 bits."""
@@ -133,6 +142,9 @@ class Short(Encoded):
 
     def _decoded(self, *parts: Tensor) -> Tensor:
         return parts[0]
+
+    def _exported(self, *parts: Tensor) -> Tensor:
+        return widen(parts[0])
 
 
 def encode(weight: Tensor, dtype: Dtype) -> Encoded:
