@@ -1,11 +1,11 @@
-"""Bias correction: the biases of some classes of the last layer are raised, or lowered, by one common offset.
+"""Bias correction: shifts the biases of some classes in the last layer by one common offset.
 
-A student that was distilled without samples of a class hardly ever answers so, because the class's bias is far too
+A student that was distilled without samples of a class hardly ever predicts that class, because its bias is far too
 low: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, section 3. They chose the offset on
-the test set; here it is the one with the fewest errors on the validation split, or on train without one. What else is
-rare in training is corrected alike: Menon et al., "Long-tail learning via logit adjustment", 2021.
+the test set; this technique takes the one with the fewest errors on the validation split (train without one). It also
+corrects other classes that are rare in training: Menon et al., "Long-tail learning via logit adjustment", 2021.
 
-Give it a stage of its own behind the training, and without `finetune`, which would move the biases again; and put it
+Give it a stage of its own after the training and without `finetune`, which would move the biases again. Put that stage
 before quantization, whose layers have no parameters.
 """
 
@@ -23,18 +23,18 @@ from torch.nn.utils import parametrize
 import toolkit
 from toolkit import TechniqueError, hookimpl, masks
 
-SAMPLES = 8  # by which it is found out whether a bias adds to the logits
-TOLERANCE = 1e-3  # of the largest logit, for what rounding makes of a sum
+PROBED_SAMPLES = 8  # on which to test whether a bias adds to the logits
+RELATIVE_TOLERANCE = 1e-3  # of the largest logit, for the rounding of a sum
 
 
 class Params(toolkit.Params):
-    """Which biases."""
+    """Which biases to shift."""
 
     classes: list[Annotated[int, Field(ge=0)]] = Field(
-        default=[0], min_length=1, description="numbers of the classes whose biases get the offset"
+        default=[0], min_length=1, description="numbers of the classes whose biases are shifted"
     )
     layer: str | None = Field(
-        default=None, description="whose bias it is; unless given, it is found by what its bias does to the logits"
+        default=None, description="name of the last layer; found by what its bias does to the logits unless given"
     )
 
     @field_validator("classes")
@@ -42,13 +42,13 @@ class Params(toolkit.Params):
     def _each_once(cls, classes: list[int]) -> list[int]:
         twice = next((number for number in classes if classes.count(number) > 1), None)
         if twice is not None:
-            raise ValueError(f"class {twice} is given twice")
+            raise ValueError(f"class {twice} is listed twice")
         return classes
 
 
 @dataclass
 class Findings:
-    """What `optimize` did, and on the split that decides the errors, of so many samples, before and after it."""
+    """What `optimize` did: the offset, the bias it changed, and the errors on the selection split before and after."""
 
     offset: float = 0.0
     path: str = ""
@@ -58,12 +58,12 @@ class Findings:
 
 
 def best_offset(logits: Tensor, targets: Tensor, classes: Sequence[int]) -> float:
-    """What to add to the logits of some classes for the fewest errors: exactly, in O(n log n).
+    """The offset to the logits of some classes that gives the fewest errors, exactly, in O(n log n).
 
-    With a growing offset the answer to a sample changes once, from the best of the other classes to the best of these,
-    so that it is right on one side of that end, or never. Between two neighbouring ends the errors are the same: of
-    those intervals with the fewest errors the widest is taken, and its middle; 1 beyond the last end where there is no
-    next one. 0 where no sample is of these classes, or none can be right.
+    As the offset grows, the answer to a sample changes once, from the best of the other classes to the best of these;
+    it is right on one side of this threshold, or never. Between two neighbouring thresholds the number of errors is
+    constant. The result is the middle of the widest of the intervals with the fewest errors, or 1 beyond the last
+    threshold if the interval is open. It is 0 if no sample is of these classes, or no answer can be right.
 
     Args:
         logits: (N, C).
@@ -87,9 +87,10 @@ def best_offset(logits: Tensor, targets: Tensor, classes: Sequence[int]) -> floa
 
 
 def add_to_bias(model: nn.Module, path: str, classes: Sequence[int], offset: float) -> None:
-    """Add to some entries of a bias, in place; a parametrized one is set to what its layer shall see.
+    """Add to some entries of a bias, in place; of a parametrized bias, to what its layer sees.
 
-    A `RuntimeError` of torch where the parametrization cannot be inverted.
+    Raises:
+        RuntimeError: by torch, if the parametrization cannot be inverted.
     """
     weight = next(weight for weight in masks.named_weights(model) if weight.path == path)
     value = weight.value.clone()
@@ -102,31 +103,33 @@ def add_to_bias(model: nn.Module, path: str, classes: Sequence[int], offset: flo
 
 
 def find_bias(model: nn.Module, params: Params, data: toolkit.Data) -> str:
-    """The path of the bias that adds to the logits; a `TechniqueError` with all biases if there is not one."""
+    """The path of the bias that adds to the logits; a `TechniqueError` that lists all biases if there is not one."""
     biases = {weight.path: weight for weight in masks.named_weights(model) if weight.attribute == "bias"}
     asked = _each_once(biases) if params.layer is None else [f"{params.layer}.bias".lstrip(".")]
     if params.layer is not None and asked[0] not in biases:
         raise TechniqueError(f"the layer '{params.layer}' has no bias that can be changed; {_listed(biases)}")
-    found = [path for path in asked if _adds_to_logits(model, biases[path], params.classes, data)]
-    if not found:
+    adding = [path for path in asked if _adds_to_logits(model, biases[path], params.classes, data)]
+    if not adding:
         what = "no bias adds" if params.layer is None else f"'{asked[0]}' does not add"
         raise TechniqueError(f"{what} to the logits of these classes, and to nothing else; {_listed(biases)}")
-    if len(found) > 1:
-        raise TechniqueError(f"{' and '.join(found)} add to the logits alike: say which by 'layer'")
-    return found[0]
+    if len(adding) > 1:
+        raise TechniqueError(f"{' and '.join(adding)} all add to the logits: choose one with 'layer'")
+    return adding[0]
 
 
 @hookimpl
 def prepare(model: nn.Module, params: Params, data: toolkit.Data) -> Findings:
-    """Room for what `optimize` finds; a task of other answers is refused, and classes that the model has not."""
+    """Return empty findings; refuse tasks other than classification, and classes that the model does not have."""
     if not isinstance(data.task, toolkit.Classification):
-        found = type(data.task).__name__
-        raise TechniqueError(f"bias-correction is for tasks with one class a sample, and this is a {found}")
+        task = type(data.task).__name__
+        raise TechniqueError(f"bias-correction needs a task with one class per sample, but the task is {task}")
     known = _logits(model, data, data.example(1)).shape[1]
     if max(params.classes) >= known:
-        raise TechniqueError(f"classes has {max(params.classes)}, and the classes of the model are 0 to {known - 1}")
+        raise TechniqueError(f"classes lists {max(params.classes)}, but the model has classes 0 to {known - 1}")
     if len(params.classes) == known:
-        raise TechniqueError(f"classes has all {known} of the model, and one offset for all of them changes no answer")
+        raise TechniqueError(
+            f"classes lists all {known} classes of the model, but one offset for all of them changes no answer"
+        )
     return Findings()
 
 
@@ -134,7 +137,7 @@ def prepare(model: nn.Module, params: Params, data: toolkit.Data) -> Findings:
 def optimize(model: nn.Module, params: Params, data: toolkit.Data, prepared: Findings) -> nn.Module:
     """Add the best offset to the biases."""
     prepared.path = find_bias(model, params, data)
-    logits, targets = _all_logits(model, data, data.decisive)
+    logits, targets = _all_logits(model, data, data.selection_split)
     prepared.offset = best_offset(logits, targets, params.classes)
     corrected = _shifted(logits, params.classes, prepared.offset)
     prepared.errors_before, prepared.errors = _errors(logits, targets), _errors(corrected, targets)
@@ -147,14 +150,14 @@ def optimize(model: nn.Module, params: Params, data: toolkit.Data, prepared: Fin
 def measure(
     model: nn.Module, params: Params, data: toolkit.Data, prepared: Findings
 ) -> dict[str, float | toolkit.Note]:
-    """The offset and how it was chosen; on test, with it and without (`_before`), what it changed.
+    """The offset, how it was chosen, and what it changed on test: values with it, and without it as `_before`.
 
-    That is the share of right answers to the samples of each class, and the number of errors on those of all others.
+    These values are the share of right answers on the samples of each class, and the errors on all other samples.
     """
-    logits, targets = _all_logits(model, data, "test" if data.test is not None else data.decisive)
+    logits, targets = _all_logits(model, data, "test" if data.test is not None else data.selection_split)
     after = _counts(logits, targets, params.classes)
     before = _counts(_shifted(logits, params.classes, -prepared.offset), targets, params.classes)
-    text = f"{prepared.path}, by {prepared.samples} samples of {data.decisive}"
+    text = f"{prepared.path}, chosen on {prepared.samples} samples of {data.selection_split}"
     chosen = toolkit.Note(f"{text}: {prepared.errors_before} errors before, {prepared.errors} after")
     without = {f"{name}_before": value for name, value in before.items()}
     return {"offset": prepared.offset, **after, **without, "chosen": chosen}
@@ -167,7 +170,7 @@ def _counts(logits: Tensor, targets: Tensor, classes: Sequence[int]) -> dict[str
         own = targets == number
         others &= ~own
         right = (logits[own].argmax(dim=1) == number).double()
-        counts[f"right_{number}"] = float(right.mean())  # NaN, which is "not measured", where there is no such sample
+        counts[f"right_{number}"] = float(right.mean())  # NaN ("not measured") without such samples
     return {**counts, "errors_on_others": _errors(logits[others], targets[others])}
 
 
@@ -183,8 +186,8 @@ def _shifted(logits: Tensor, classes: Sequence[int], offset: float) -> Tensor:
 
 def _all_logits(model: nn.Module, data: toolkit.Data, split: str) -> tuple[Tensor, Tensor]:
     """Logits (N, C) in float64 and targets (N,) of all samples of a split."""
-    found = [(_logits(model, data, batch), batch.targets) for batch in data.batches(split)]
-    return torch.cat([logits for logits, _ in found]), torch.cat([targets for _, targets in found])
+    batches = [(_logits(model, data, batch), batch.targets) for batch in data.batches(split)]
+    return torch.cat([logits for logits, _ in batches]), torch.cat([targets for _, targets in batches])
 
 
 @torch.no_grad()
@@ -198,8 +201,8 @@ def _logits(model: nn.Module, data: toolkit.Data, batch: toolkit.Batch) -> Tenso
 
 
 def _adds_to_logits(model: nn.Module, bias: masks.Weight, classes: Sequence[int], data: toolkit.Data) -> bool:
-    """Whether what is added to the entries of these classes is added to their logits, and nothing to the others."""
-    batch = data.example(SAMPLES)
+    """Whether adding to the entries of these classes adds the same to their logits, and nothing to the others."""
+    batch = data.example(PROBED_SAMPLES)
     logits = _logits(model, data, batch)
     if bias.value.shape != logits.shape[1:]:
         return False
@@ -209,13 +212,13 @@ def _adds_to_logits(model: nn.Module, bias: masks.Weight, classes: Sequence[int]
     except RuntimeError:
         return False
     deviation = _logits(changed, data, batch) - _shifted(logits, classes, 1.0)
-    # Of a sample all logits together may lie higher or lower, as behind a `LogSoftmax`: its answer is the same.
+    # All logits of a sample may shift together, as behind a `LogSoftmax`: that changes no answer.
     deviation -= deviation.mean(dim=1, keepdim=True)
-    return float(deviation.abs().max()) <= TOLERANCE * max(1.0, float(logits.abs().max()))
+    return float(deviation.abs().max()) <= RELATIVE_TOLERANCE * max(1.0, float(logits.abs().max()))
 
 
 def _each_once(biases: Mapping[str, masks.Weight]) -> list[str]:
-    """The paths, without those of layers that share a bias with a layer before them."""
+    """The paths, without those of layers that share the bias of an earlier layer."""
     first: dict[int, str] = {}
     for path, bias in biases.items():
         first.setdefault(id(bias.parameter), path)
@@ -224,5 +227,5 @@ def _each_once(biases: Mapping[str, masks.Weight]) -> list[str]:
 
 def _listed(biases: Mapping[str, masks.Weight]) -> str:
     if not biases:
-        return "the model has none, as quantized layers have none that can be changed"
-    return "there are " + ", ".join(f"{path} ({bias.value.numel()})" for path, bias in biases.items())
+        return "the model has none (those of quantized layers cannot be changed)"
+    return "the model has " + ", ".join(f"{path} ({bias.value.numel()})" for path, bias in biases.items())

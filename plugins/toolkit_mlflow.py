@@ -1,7 +1,7 @@
-"""MLflow: parameters, learning curves while a run trains, the numbers of every row, the model and the report.
+"""MLflow: logs the recipe, live learning curves, the numbers of every row, the model and the report.
 
-Without a `tracking_uri` everything goes to an SQLite file in the run directory, and no server is needed; look at it
-with `mlflow ui --backend-store-uri sqlite:///runs/<name>/plugins/mlflow/mlflow.db`.
+Without a `tracking_uri` everything goes into an SQLite file in the run directory, and no server is needed. View it with
+`mlflow ui --backend-store-uri sqlite:///runs/<name>/plugins/mlflow/mlflow.db`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# Read when mlflow is imported: what is run here is nobody else's business.
+# Read when mlflow is imported: a run must not be reported to anybody.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 from mlflow import MlflowClient
@@ -24,27 +24,29 @@ from pydantic import Field
 import toolkit
 
 FOLDER = Path("plugins", "mlflow")
-MODEL = ("model.safetensors", "model.skeleton", "model.packed")  # those that there are
+MODEL = ("model.safetensors", "model.skeleton", "model.packed")  # those that exist are logged
 ARTIFACTS = ("recipe.toml", "report.json", "report.md", "report.html", *MODEL)
-LARGEST_BATCH = 100  # parameters or metrics that MLflow takes at once
-LONGEST_VALUE = 500
+MAX_BATCH = 100  # parameters or metrics in one request to MLflow
+MAX_VALUE_LENGTH = 500
 
-for _name in ("mlflow.store.db.utils", "alembic"):  # which tell of every table that they create
+for _name in ("mlflow.store.db.utils", "alembic"):  # they log every table that they create
     logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 class Params(toolkit.Params):
-    """Where to, and how often."""
+    """Where to log, and how often."""
 
-    tracking_uri: str | None = Field(default=None, description="of a server or database; a file of the run's without")
-    experiment: str | None = Field(default=None, description="its name in MLflow; the recipe's unless given")
+    tracking_uri: str | None = Field(
+        default=None, description="URI of a server or database; a file in the run directory unless given"
+    )
+    experiment: str | None = Field(default=None, description="name of the MLflow experiment; the recipe's unless given")
     every: int = Field(default=10, ge=1, description="training steps between two points of a curve")
-    flush_s: float = Field(default=2.0, ge=0, description="seconds after which what was logged can be read")
-    artifact: bool = Field(default=True, description="whether the model and the report are copied into MLflow")
+    flush_s: float = Field(default=2.0, ge=0, description="seconds until logged points can be read")
+    artifact: bool = Field(default=True, description="copy the model and the report into MLflow")
 
 
 class Tracker:
-    """One run of MLflow, and the points that are still to be sent to it."""
+    """One MLflow run, and the points that have not been sent to it yet."""
 
     def __init__(self, client: MlflowClient, run_id: str, flush_s: float) -> None:
         self.client, self.run_id, self._flush_s = client, run_id, flush_s
@@ -57,33 +59,33 @@ class Tracker:
         self._points.append(Metric(name, value, int(time.time() * 1000), step))
 
     def send(self, at_once: bool = False) -> None:
-        """Log what was added, unless that was done a moment ago."""
-        if not at_once and time.monotonic() - self._sent < self._flush_s and len(self._points) < LARGEST_BATCH:
+        """Send what was added, unless something was sent less than `flush_s` ago."""
+        if not at_once and time.monotonic() - self._sent < self._flush_s and len(self._points) < MAX_BATCH:
             return
-        for start in range(0, len(self._points), LARGEST_BATCH):
-            self.client.log_batch(self.run_id, metrics=self._points[start : start + LARGEST_BATCH])
+        for start in range(0, len(self._points), MAX_BATCH):
+            self.client.log_batch(self.run_id, metrics=self._points[start : start + MAX_BATCH])
         self._points, self._sent = [], time.monotonic()
 
 
 def flattened(table: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """Every value of nested tables by its place, `stages.1.params.sparsity`; what is in lists counts from 1."""
+    """Every value of nested tables by its place, such as `stages.1.params.sparsity`; lists count from 1."""
     if isinstance(table, dict) or (isinstance(table, list) and any(isinstance(item, dict) for item in table)):
         for key, value in table.items() if isinstance(table, dict) else enumerate(table, start=1):
             yield from flattened(value, f"{place}.{key}" if place else str(key))
     else:
-        yield place, str(table)[:LONGEST_VALUE]
+        yield place, str(table)[:MAX_VALUE_LENGTH]
 
 
 @toolkit.hookimpl
 def on_start(params: Params, recipe: toolkit.Recipe, directory: Path) -> Tracker:
-    """Begin a run of MLflow and log every value of the recipe."""
+    """Start an MLflow run and log every value of the recipe."""
     folder = (directory / FOLDER).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     client = MlflowClient(tracking_uri=params.tracking_uri or f"sqlite:///{(folder / 'mlflow.db').as_posix()}")
     run_id = client.create_run(_experiment(client, params, recipe.name, folder), run_name=recipe.name).info.run_id
     values = [Param(*item) for item in flattened(recipe.table.model_dump(by_alias=True, exclude_none=True))]
-    for start in range(0, len(values), LARGEST_BATCH):
-        client.log_batch(run_id, params=values[start : start + LARGEST_BATCH])
+    for start in range(0, len(values), MAX_BATCH):
+        client.log_batch(run_id, params=values[start : start + MAX_BATCH])
     return Tracker(client, run_id, params.flush_s)
 
 
@@ -101,7 +103,7 @@ def on_step(
 
 @toolkit.hookimpl
 def on_row(prepared: Tracker, stage: toolkit.Stage, row: toolkit.Row) -> None:
-    """Log the row's numbers, with the stage's number for the step."""
+    """Log the row's numbers, with the stage's number as the step."""
     for name, value in row.values.items():
         if isinstance(value, (int, float)):
             prepared.add(f"row/{name}", float(value), stage.number)
@@ -119,9 +121,9 @@ def on_end(params: Params, prepared: Tracker, directory: Path) -> None:
 
 @toolkit.hookimpl
 def on_failure(prepared: Tracker, error: BaseException) -> None:
-    """End the run as one that failed, or that was interrupted."""
+    """End the run as failed, or as killed if it was interrupted."""
     prepared.send(at_once=True)
-    prepared.client.set_tag(prepared.run_id, "error", str(error)[:LONGEST_VALUE])
+    prepared.client.set_tag(prepared.run_id, "error", str(error)[:MAX_VALUE_LENGTH])
     prepared.client.set_terminated(prepared.run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
 
 
@@ -130,6 +132,6 @@ def _experiment(client: MlflowClient, params: Params, name: str, folder: Path) -
     known = client.get_experiment_by_name(name)
     if known is not None:
         return str(known.experiment_id)
-    # A server has a place of its own for artifacts.
+    # A server has its own place for artifacts.
     location = None if params.tracking_uri else (folder / "artifacts").as_uri()
     return str(client.create_experiment(name, artifact_location=location))

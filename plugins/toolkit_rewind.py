@@ -1,8 +1,8 @@
-"""Rewind: the weights that remain go back to what they were early in training; what is pruned stays pruned.
+"""Rewind: resets the remaining weights to their values early in training; pruned weights stay pruned.
 
 As in Frankle and Carbin, "The lottery ticket hypothesis: finding sparse, trainable neural networks", ICLR 2019. The
-baseline of the recipe is where they go: one that was trained for a few steps makes it late rewinding, as in Frankle et
-al., "Linear mode connectivity and the lottery ticket hypothesis", ICML 2020. The control is to draw the weights anew.
+weights go back to the recipe's baseline. If that was trained for a few steps, this is late rewinding, as in Frankle et
+al., "Linear mode connectivity and the lottery ticket hypothesis", ICML 2020. As a control, draw the weights anew.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from torch.nn.utils import parametrize
 import toolkit
 from toolkit import hookimpl, masks
 
-MOST_NAMED = 4
+MAX_LISTED = 4
 
 
 class Params(toolkit.Params):
-    """Where the weights go."""
+    """What the weights are reset to."""
 
     to: Literal["reference", "random"] = Field(
         default="reference",
-        description="to what the baseline has, or to fresh values by each layer's reset_parameters (as a control)",
+        description="the baseline's weights, or fresh ones from each layer's reset_parameters (as a control)",
     )
 
 
 @dataclass
 class Findings:
-    """The baseline, and what `optimize` found for the report."""
+    """The baseline, and the numbers that `optimize` notes for the report."""
 
     reference: nn.Module
     values: dict[str, float] = field(default_factory=dict)
@@ -49,7 +49,7 @@ def prepare(reference: nn.Module) -> Findings:
 
 @hookimpl
 def optimize(model: nn.Module, params: Params, prepared: Findings) -> nn.Module:
-    """Rewind every parameter and buffer, and note how far that was."""
+    """Rewind every parameter and buffer, and note how far they moved."""
     before = {path: value.clone() for path, value in _weights(model).items()}
     rewind(model, prepared.reference if params.to == "reference" else redrawn(model))
     after, kept = _weights(model), masks.current(model)
@@ -61,7 +61,7 @@ def optimize(model: nn.Module, params: Params, prepared: Findings) -> nn.Module:
 
 @hookimpl
 def measure(prepared: Findings) -> dict[str, float]:
-    """The number of weights that no mask holds at zero, and how far all moved, relative to their norm before."""
+    """The number of weights that no mask holds at zero, and how far the weights moved, relative to their norm."""
     return prepared.values
 
 
@@ -69,50 +69,52 @@ def measure(prepared: Findings) -> dict[str, float]:
 def rewind(model: nn.Module, source: nn.Module) -> None:
     """Set the parameters and buffers of a model, in place, to those of the same name and shape in another one.
 
-    Masks stay, and what is below them is set, so that zeros are zeros. A masked weight of the source is read as its
-    layers see it.
+    Masks stay, and the tensors below them are set, so that zeros stay zero. A masked weight of the source is read as
+    its layers see it.
 
     Raises:
-        TechniqueError: the source has not all of them, because the model has another architecture, or weights that are
-            kept in another form, such as values that they share, which would undo it.
+        TechniqueError: the source lacks some of them, because the model has another architecture, or keeps weights in
+            another form that would undo the rewinding, such as shared values.
     """
     ours = dict(_tensors(model))
     theirs = {**dict(_tensors(source)), **_weights(source, every=True)}
     missing = [name for name, tensor in ours.items() if name not in theirs or theirs[name].shape != tensor.shape]
     if missing:
         named = [*dict.fromkeys(_readable(model, name) for name in missing)]
-        more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
+        more = f" and {len(named) - MAX_LISTED} more" if len(named) > MAX_LISTED else ""
         raise toolkit.TechniqueError(
-            f"there is nothing to rewind {', '.join(named[:MOST_NAMED])}{more} to: rewind before another model is put "
-            "in or weights are kept in another form, or start from a row before that (from)"
+            f"there is nothing to rewind {', '.join(named[:MAX_LISTED])}{more} to: rewind before a stage that "
+            "replaces the model or keeps its weights in another form, or start from an earlier row (from)"
         )
     for name, tensor in ours.items():
         tensor.copy_(theirs[name])
 
 
 def redrawn(model: nn.Module) -> nn.Module:
-    """A copy on the processor, without masks, whose layers have drawn their weights anew from the global generator.
+    """A copy on the CPU, without masks, whose layers have drawn new weights from the global generator.
 
-    There, so that a seed means the same weights on every device. Buffers of layers that cannot draw are as they were.
+    On the CPU, so that a seed gives the same weights on every device. Buffers of layers that draw nothing stay as they
+    were.
 
     Raises:
         TechniqueError: a module has parameters and no `reset_parameters`.
     """
     fresh = masks.folded(model).cpu()
-    for path, module in reversed(list(fresh.named_modules())):  # layers before those around them, as when they are made
+    for path, module in reversed(list(fresh.named_modules())):  # inner layers first, as they are built
         reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
         if reset is not None:
             reset()
         elif any(True for _ in module.parameters(recurse=False)):
             where = f"'{path}'" if path else "the model itself"
             raise toolkit.TechniqueError(
-                f"the weights of {where} cannot be drawn anew: give {type(module).__name__} a method reset_parameters()"
+                f"the weights of {where} cannot be drawn anew: "
+                f"add a method reset_parameters() to {type(module).__name__}"
             )
     return fresh
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers under the names that they have in a model without masks, and no masks."""
+    """Parameters and buffers, without masks, under the names that they have in an unmasked model."""
     modules = dict(model.named_modules(remove_duplicate=False))
     tensors = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
     for name, tensor in tensors:
@@ -126,19 +128,19 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def _weights(model: nn.Module, every: bool = False) -> dict[str, Tensor]:
     """Each parameter as its layers see it, by path; a shared one once, or under `every` name."""
-    found = {weight.path: weight for weight in masks.named_weights(model)}
-    first = {id(weight.parameter): path for path, weight in reversed(found.items())}
-    return {path: weight.value for path, weight in found.items() if every or first[id(weight.parameter)] == path}
+    weights = {weight.path: weight for weight in masks.named_weights(model)}
+    first = {id(weight.parameter): path for path, weight in reversed(weights.items())}
+    return {path: weight.value for path, weight in weights.items() if every or first[id(weight.parameter)] == path}
 
 
 def _readable(model: nn.Module, name: str) -> str:
     """`fc.weight (Shared)` for what a parametrization of that class keeps of it under a name of its own."""
-    found: Any = re.fullmatch(r"((?:.*\.)?)parametrizations\.(\w+)\..*", name)
-    if found is None:
+    match: Any = re.fullmatch(r"((?:.*\.)?)parametrizations\.(\w+)\..*", name)
+    if match is None:
         return name
-    parts: Any = model.get_submodule(f"{found[1]}parametrizations.{found[2]}")
+    parts: Any = model.get_submodule(f"{match[1]}parametrizations.{match[2]}")
     kinds = dict.fromkeys(type(part).__name__ for part in parts if not isinstance(part, masks.Mask))
-    return f"{found[1]}{found[2]} ({', '.join(kinds)})"
+    return f"{match[1]}{match[2]} ({', '.join(kinds)})"
 
 
 def _norm(tensors: list[Tensor]) -> float:

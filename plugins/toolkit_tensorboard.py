@@ -1,7 +1,7 @@
-"""TensorBoard: learning curves while a run trains, and the numbers of every row.
+"""TensorBoard: writes live learning curves, and the numbers and notes of every row.
 
-Look at them with `tensorboard --logdir runs`: curves are `loss/<stage>` and `lr/<stage>` over the steps, what was
-measured is `row/<metric>` over the stages; the recipe, notes and the final table are texts.
+View them with `tensorboard --logdir runs`: the curves are `loss/<stage>` and `lr/<stage>` over the steps, the measured
+numbers are `row/<metric>` over the stages; the recipe, the notes and the final table are texts.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ FOLDER = Path("plugins", "tensorboard")
 
 
 class Params(toolkit.Params):
-    """How often something is written."""
+    """How often to write."""
 
     every: int = Field(default=10, ge=1, description="training steps between two points of a curve")
-    flush_s: float = Field(default=2.0, ge=0, description="seconds after which what was written can be read")
+    flush_s: float = Field(default=2.0, ge=0, description="seconds until written points can be read")
 
 
 class Writer:
-    """The event file, and when it was last brought up to date."""
+    """The event file, and when it was last flushed."""
 
     def __init__(self, folder: Path, flush_s: float) -> None:
         self.events: Any = SummaryWriter(str(folder))
         self._flush_s, self._flushed = flush_s, time.monotonic()
 
     def add_curve(self, name: str, value: float, step: int) -> None:
-        """One point."""
+        """Add one point to a curve."""
         self.events.add_scalar(name, value, step)
 
     def flush(self, at_once: bool = False) -> None:
-        """Make all that was added readable, unless that was done a moment ago."""
+        """Flush the event file, unless it was flushed less than `flush_s` ago."""
         if at_once or time.monotonic() - self._flushed >= self._flush_s:
             self.events.flush()
             self._flushed = time.monotonic()
@@ -74,18 +74,18 @@ def on_row(prepared: Writer, stage: toolkit.Stage, row: toolkit.Row) -> None:
         if isinstance(value, (int, float)):
             prepared.add_curve(f"row/{name}", float(value), stage.number)
     for name, note in row.notes.items():
-        prepared.events.add_text(f"{stage.number}-{stage.name}/{name}", str(note.to_json()), stage.number)
+        prepared.events.add_text(f"{stage.number}-{stage.name}/{name}", note.model_dump_json(), stage.number)
     prepared.flush(at_once=True)
 
 
 @toolkit.hookimpl
 def on_end(prepared: Writer, report: toolkit.Report) -> None:
-    """Write the table."""
+    """Write the final table."""
     prepared.events.add_text("report", f"```\n{report}\n```")
     prepared.events.close()
 
 
 @toolkit.hookimpl
 def on_failure(prepared: Writer) -> None:
-    """Keep what there is."""
+    """Close the event file, and keep what is in it."""
     prepared.events.close()

@@ -42,6 +42,7 @@ def train(model: nn.Module, **settings: Any) -> None:
 
 
 @pytest.mark.parametrize("make", TOY_MODELS.values(), ids=TOY_MODELS)
+@pytest.mark.smoke
 def test_weights_keep_their_names_when_they_are_masked(make: Callable[[], nn.Module]) -> None:
     model = make()
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
@@ -80,15 +81,58 @@ def test_a_mask_is_a_copy_of_what_was_given() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "shape", "message"),
+    ("path", "mask", "message"),
     [
-        ("9.weight", (4, 4), "no weight '9.weight'"),
-        ("1.weight", (4, 4), r"is \(4, 4\) and must be \(32, 64\)"),
+        ("1.wieght", torch.ones(32, 64), "^the model has no weight '1.wieght'; did you mean '1.weight'\\?$"),
+        ("zzz", torch.ones(4, 4), r"^the model has no weight 'zzz'; masks.named_weights\(model\) has all paths$"),
+        ("1.weight", torch.ones(4, 4), r"'1.weight' has shape \(4, 4\), but the weight has shape \(32, 64\)$"),
+        ("1.weight", [[True] * 64] * 32, "^the mask of '1.weight' must be a tensor, not list$"),
+        ("1.weight", None, "must be a tensor, not NoneType"),
+        ("1.weight", torch.full((32, 64), 0.5), "'1.weight' must be bool, or hold nothing but ones and zeros"),
+        ("1.weight", torch.full((32, 64), torch.nan), "'1.weight' must be bool, or hold nothing but ones and zeros"),
     ],
 )
-def test_apply_refuses_what_does_not_fit(path: str, shape: tuple[int, ...], message: str) -> None:
+def test_apply_refuses_what_does_not_fit_and_masks_nothing(path: str, mask: Any, message: str) -> None:
+    model = toy_mlp()
     with pytest.raises(ToolkitError, match=message):
-        masks.apply(toy_mlp(), {path: torch.ones(shape, dtype=torch.bool)})
+        masks.apply(model, {"3.weight": torch.zeros(4, 32), path: mask})
+    assert masks.current(model) == {}
+
+
+def test_masks_of_ones_and_zeros_in_any_dtype_are_masks() -> None:
+    zeros = torch.arange(2048).view(32, 64) % 2
+    for dtype in (torch.bool, torch.uint8, torch.int64, torch.float64):
+        model = toy_mlp()
+        masks.apply(model, {"1.weight": zeros.to(dtype)})
+        assert torch.equal(masks.current(model)["1.weight"], zeros.bool())
+
+
+def test_a_weight_that_is_not_initialized_is_refused() -> None:
+    model = nn.Sequential(nn.LazyLinear(4))
+    with pytest.raises(ToolkitError, match=r"^'0.weight' is not initialized yet: run the lazy model on a batch first$"):
+        masks.apply(model, {"0.weight": torch.ones(4, 4)})
+
+
+class Transposed(nn.Module):
+    """Changes the shape, which a parametrization may not."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight.t()
+
+
+@pytest.mark.parametrize(
+    ("path", "made", "message"),
+    [
+        ("1.wieght", nn.Identity(), "^the model has no weight '1.wieght'; did you mean '1.weight'\\?$"),
+        ("1.weight", torch.relu, "^the parametrization of '1.weight' must be an nn.Module, not builtin_f"),
+        ("1.weight", Transposed(), "^Transposed cannot parametrize '1.weight': .*shape"),
+    ],
+)
+def test_keep_in_shape_refuses_what_does_not_fit(path: str, made: Any, message: str) -> None:
+    model = toy_mlp()
+    with pytest.raises(ToolkitError, match=message):
+        masks.keep_in_shape(model, path, lambda: made)
+    assert not any(parametrize.is_parametrized(module) for module in model.modules())
 
 
 @pytest.mark.parametrize("make", TOY_MODELS.values(), ids=TOY_MODELS)
@@ -144,6 +188,7 @@ def logits(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("make", TOY_MODELS.values(), ids=TOY_MODELS)
+@pytest.mark.smoke
 def test_folded_is_plain_and_computes_the_same(make: Callable[[], nn.Module]) -> None:
     model = masked(make()).eval()
     inputs = toy_data(64).train[0]

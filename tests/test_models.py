@@ -20,6 +20,7 @@ from toolkit.sources import Source
         ("mlp", {"hidden": [], "inputs": 6, "classes": 3, "input_dropout": 0.2}, 7 * 3),
     ],
 )
+@pytest.mark.smoke
 def test_models_have_the_parameters_that_they_say(name: str, args: dict[str, Any], parameters: int) -> None:
     model = MODELS[name](**args)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters

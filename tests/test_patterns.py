@@ -11,19 +11,45 @@ NAMES = ["conv1", "conv2", "fc", "fc.out"]
     ("asked", "matches"),
     [(["fc"], True), (["conv?"], True), (["x", "*out"], True), (["conv"], False), (["FC"], False), ([], False)],
 )
+@pytest.mark.smoke
 def test_a_thing_is_meant_if_a_pattern_matches_one_of_its_names(asked, matches):
     assert patterns.match(NAMES, asked) == matches
 
 
 def test_of_a_pattern_that_matches_nothing_close_names_are_told():
-    assert patterns.unmatched(["conv*", "fc"], NAMES) == ""
-    assert patterns.unmatched(["conv*", "cnv1"], NAMES) == "no layer matches 'cnv1'; known: conv1, conv2"
+    assert patterns.unmatched(NAMES, ["conv*", "fc"]) == ""
+    assert patterns.unmatched(NAMES, ["conv*", "cnv1"]) == "no layer matches 'cnv1'; known: conv1, conv2"
     assert (
-        patterns.unmatched(["zzz"], NAMES, what="tensor") == "no tensor matches 'zzz'; known: conv1, conv2, fc, fc.out"
+        patterns.unmatched(NAMES, ["zzz"], what="tensor") == "no tensor matches 'zzz'; known: conv1, conv2, fc, fc.out"
     )
-    assert patterns.unmatched(["zzz"], NAMES, shown=["fc"]) == "no layer matches 'zzz'; known: fc"
+    assert patterns.unmatched(NAMES, ["zzz"], shown=["fc"]) == "no layer matches 'zzz'; known: fc"
     many = [f"layer{number}" for number in range(20)]
-    assert patterns.unmatched(["zzz"], many).endswith("known: " + ", ".join(many[:10]))
+    assert patterns.unmatched(many, ["zzz"]).endswith("known: " + ", ".join(many[:10]))
+
+
+def test_a_pattern_that_must_match_and_does_not_is_refused_with_the_same_sentence():
+    patterns.require_match(NAMES, ["conv*", "fc"])
+    patterns.require_match(NAMES, [])
+    with pytest.raises(TechniqueError, match=r"^no prunable layer matches 'cnv1'; known: conv1, conv2$"):
+        patterns.require_match(NAMES, ["fc", "cnv1"], what="prunable layer")
+    with pytest.raises(TechniqueError, match=r"^no layer matches 'cnv1'; known: fc$"):
+        patterns.require_match(NAMES, ["cnv1"], shown=["fc"])
+
+
+@pytest.mark.parametrize(
+    ("call", "argument"),
+    [
+        (lambda: patterns.match("fc1", ["c"]), "names"),
+        (lambda: patterns.match(["fc1"], "fc*"), "patterns"),
+        (lambda: patterns.unmatched("fc1", []), "names"),
+        (lambda: patterns.unmatched(["fc1"], "fc*"), "patterns"),
+        (lambda: patterns.require_match(["fc1"], "fc*"), "patterns"),
+        (lambda: patterns.most_exact("fc1", {"c": 1}, "overrides"), "names"),
+    ],
+)
+def test_a_string_is_not_a_list_of_its_characters(call, argument):
+    with pytest.raises(TypeError, match=rf"^{argument} must be a list of strings, not the string '(fc1|fc\*)'"):
+        call()
 
 
 @pytest.mark.parametrize(

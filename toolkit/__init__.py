@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from toolkit import masks, patterns, testing, training
+    from toolkit import masks, operators, patterns, scoring, testing, timing, training
     from toolkit.data.splits import Data
     from toolkit.errors import RecipeError, TechniqueError, ToolkitError
     from toolkit.hooks.specs import hookimpl
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from toolkit.rows import Note, Plot, Row
     from toolkit.runner import run
     from toolkit.sources import Source
+    from toolkit.stored_names import stored_as
     from toolkit.tasks import Batch, Classification, MultiLabel, Pooled, Regression, Task, TokenClassification
     from toolkit.training import Training
 
@@ -45,9 +46,10 @@ _HOME = {
     "hookimpl": "hooks.specs",
     "load": "model_files",
     "run": "runner",
+    "stored_as": "stored_names",
 }
 
-_MODULES = ("masks", "patterns", "testing", "training")
+_MODULES = ("masks", "operators", "patterns", "scoring", "testing", "timing", "training")
 
 __all__ = [
     "Batch",
@@ -73,9 +75,13 @@ __all__ = [
     "hookimpl",
     "load",
     "masks",
+    "operators",
     "patterns",
     "run",
+    "scoring",
+    "stored_as",
     "testing",
+    "timing",
     "training",
 ]
 

@@ -1,4 +1,4 @@
-"""The errors a user meets: each one sentence that says what was wrong, where, what was found and what to do."""
+"""The errors of the toolkit: each message is one sentence, `place: finding; remedy`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 
 class ToolkitError(Exception):
-    """Anything the toolkit has to say to its user; the command line prints it without a traceback."""
+    """The base class of all errors; the command line prints the message without a traceback."""
 
     exit_code = 1
 
 
 class InputError(ToolkitError):
-    """Something that the user gave (a file, a directory, an option) cannot be used; nothing was run."""
+    """An input (a file, a directory, an option) cannot be used; nothing was run."""
 
     exit_code = 2
 
@@ -31,7 +31,7 @@ class Problem:
 
 
 class RecipeError(InputError):
-    """Every mistake found in one recipe, each with its place."""
+    """All mistakes in one recipe, each with its place."""
 
     def __init__(self, recipe: str, problems: Sequence[Problem]) -> None:
         self.recipe = recipe
@@ -40,30 +40,38 @@ class RecipeError(InputError):
 
 
 class TechniqueError(ToolkitError):
-    """A technique refuses or fails; raised inside a hook, the runner adds technique, hook and stage."""
+    """A technique failed, or cannot be applied; raise it in a hook, and the runner adds technique, hook and stage."""
 
 
 class TechniqueRefusal(TechniqueError):
-    """A technique says itself, in its own words, that it cannot work on this model with these params."""
+    """A technique raised an error on purpose: it cannot be applied to this model with these params."""
 
 
 class TrainingError(ToolkitError):
-    """A training cannot go on, for example because its loss is no longer finite."""
+    """Training cannot continue, for example because the loss is not finite."""
 
 
 class ArtifactError(InputError):
-    """A model on disk cannot be opened or a model cannot be written to disk."""
+    """A model cannot be loaded from disk, or cannot be saved."""
 
 
 def described(error: BaseException) -> str:
-    """An error of somebody else's code on one line: its class and what it says."""
+    """Return the class and the message of an error on one line, for errors raised by third-party code."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'sparsity'?` for a close name, else the known names, else nothing."""
-    names = sorted(set(known))
+def did_you_mean(word: str, available: Iterable[str]) -> str:
+    """Return `; did you mean 'sparsity'?` for a close match, else the list of available names, else an empty string."""
+    names = sorted(set(available))
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; known: {', '.join(names)}" if names else ""
+
+
+def newer_format(file_format: int, readable: int) -> str:
+    """Return what to report about a file whose format is newer than this version can read."""
+    return (
+        f"was written by a newer version of the toolkit (format {file_format}, this version reads up to {readable}); "
+        "upgrade it with pip install -U torch-optimization-toolkit"
+    )

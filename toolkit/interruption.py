@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: the first at the next good place, the second at once."""
+"""Stopping a run on a signal: the first signal stops it at the next safe point, the second one immediately."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was asked to stop, and what it had done so far is kept."""
+    """A run was stopped by a signal; its progress is saved."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -21,38 +21,38 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Stop:
-    """Whether somebody asked to stop; `here` is called wherever a run can."""
+    """A request to stop the run, which sets `number` to the signal; `check` is called at every safe point."""
 
     def __init__(self) -> None:
         self.number: int | None = None
 
     @property
-    def asked(self) -> bool:
-        """Whether a signal has come."""
+    def requested(self) -> bool:
+        """Whether a signal has arrived."""
         return self.number is not None
 
-    def here(self) -> None:
-        """Raise `Interrupted` if a signal has come."""
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal has arrived."""
         if self.number is not None:
             raise Interrupted(self.number)
 
-    def take(self, number: int, _: FrameType | None) -> None:
-        """Note the first signal; the second one ends the run wherever it is."""
-        if self.asked:
+    def handle(self, number: int, _: FrameType | None) -> None:
+        """Record the first signal; raise `Interrupted` on the second, wherever the run is."""
+        if self.requested:
             raise Interrupted(number)
         self.number = number
 
 
 @contextmanager
 def stopping_on_signals() -> Iterator[Stop]:
-    """Signals inside are noted in what is yielded; in a thread, where Python allows no handlers, none are."""
+    """Record SIGINT and SIGTERM in the `Stop` it yields; not in a thread, where Python allows no signal handlers."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before: list[Any] = [signal.signal(number, stop.take) for number in SIGNALS]
+    previous: list[Any] = [signal.signal(number, stop.handle) for number in SIGNALS]
     try:
         yield stop
     finally:
-        for number, handler in zip(SIGNALS, before, strict=True):
+        for number, handler in zip(SIGNALS, previous, strict=True):
             signal.signal(number, handler)

@@ -1,26 +1,28 @@
-"""Weights kept in shape through all later stages, as parametrizations that live in the model itself.
+"""Parametrizations that hold weights in shape through every later stage, and live in the model itself.
 
-A mask is a parametrization of `torch.nn.utils.parametrize`: whatever an optimizer does to the tensor below
-it, with weight decay, momentum or anything else, the weight that the layer sees has its zeros, and no later
-stage has to know.
+A mask is a parametrization of `torch.nn.utils.parametrize`. Whatever an optimizer does to the tensor below it (weight
+decay and momentum included), the layer sees the zeros, and no later stage needs to know about them.
 """
 
 from __future__ import annotations
 
 import copy
+import difflib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from toolkit.errors import ToolkitError
+from toolkit.stored_names import stored_as
 
 
 class Weight(NamedTuple):
-    """One named weight: the layer sees `getattr(module, attribute)`, an optimizer changes `parameter`."""
+    """One named weight: the layer sees `getattr(module, attribute)`, the optimizer changes `parameter`."""
 
     path: str
     module: nn.Module
@@ -29,11 +31,12 @@ class Weight(NamedTuple):
 
     @property
     def value(self) -> Tensor:
-        """The tensor as the layer sees it: masked, if it is."""
+        """The tensor as the layer sees it, with any mask applied."""
         value: Tensor = getattr(self.module, self.attribute)
         return value.detach()
 
 
+@stored_as("toolkit.Mask")
 class Mask(nn.Module):
     """Parametrization that multiplies a weight by a mask of ones and zeros of its shape and dtype."""
 
@@ -52,7 +55,7 @@ class Mask(nn.Module):
 
 
 def named_weights(model: nn.Module) -> Iterator[Weight]:
-    """Every parameter under the name that its layer gives it, `fc1.weight`, parametrized or not.
+    """Every parameter under the name that its layer gives it, such as `fc1.weight`, whether parametrized or not.
 
     A tensor that several layers share appears under each of its names, with the same `parameter`.
     """
@@ -65,51 +68,65 @@ def named_weights(model: nn.Module) -> Iterator[Weight]:
         if parametrize.is_parametrized(module):
             lists: Any = module.parametrizations
             for attribute, parametrizations in lists.items():
-                # A weight that is made of several tensors, as by weight norm, is known by the first of them.
+                # Some parametrizations, such as weight norm, compute a weight from several tensors: take the first.
                 name = "original" if parametrizations.is_tensor else "original0"
                 yield Weight(f"{dot}{attribute}", module, attribute, getattr(parametrizations, name))
 
 
 def apply(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Mask weights in place; a weight that has a mask keeps its zeros and gets the new ones as well.
+    """Mask weights in place; a weight that already has a mask keeps its zeros and gains the new ones.
 
     Args:
         model: changed in place; a weight shared by several layers is masked in all of them and stays shared.
-        masks: by path such as `fc1.weight`, bool tensors of the weight's shape, False where it is to be zero.
+        masks: by path such as `fc1.weight`, tensors of the weight's shape: bool, or of ones and zeros; False or zero
+            where the weight becomes zero.
+
+    Raises:
+        ToolkitError: the model has no weight of that path or has not initialized it yet, or a mask is not a tensor of
+            the weight's shape with nothing but ones and zeros. No weight has been masked then.
     """
     weights = {weight.path: weight for weight in named_weights(model)}
     for path, mask in masks.items():
-        if path not in weights:
-            raise ToolkitError(f"there is no weight '{path}' to mask")
-        weight = weights[path]
-        shape = weight.value.shape
-        if mask.shape != shape:
-            raise ToolkitError(f"the mask of '{path}' is {tuple(mask.shape)} and must be {tuple(shape)}")
-        existing = _mask_of(weight)
+        _check_mask(_found(weights, path), mask)
+    for path, mask in masks.items():
+        existing = _mask_of(weights[path])
         if existing is None:
-            keep_in_shape(model, path, partial(Mask, mask.to(weight.parameter, copy=True)))
+            keep_in_shape(model, path, partial(Mask, mask.to(weights[path].parameter, copy=True)))
         else:
             existing.mask.mul_(mask.to(existing.mask))
 
 
 def current(model: nn.Module) -> dict[str, Tensor]:
-    """The masks of a model by path, as bool tensors; shared weights under each of their names."""
-    found = ((weight.path, _mask_of(weight)) for weight in named_weights(model))
-    return {path: mask.mask.bool() for path, mask in found if mask is not None}
+    """The model's masks by path, as bool tensors; a shared weight appears under each of its names."""
+    masks = ((weight.path, _mask_of(weight)) for weight in named_weights(model))
+    return {path: mask.mask.bool() for path, mask in masks if mask is not None}
 
 
 def keep_in_shape(model: nn.Module, path: str, parametrization: Callable[[], nn.Module]) -> None:
     """Register one parametrization for the weight at `path`, in every layer that shares the tensor.
 
-    `parametrization` makes the module; its `forward` must be idempotent, because folding replaces the tensor
-    below by what the layer saw.
+    Args:
+        model: changed in place.
+        path: such as `fc1.weight`.
+        parametrization: makes the module. Its `forward` must keep shape and dtype, and be idempotent, because folding
+            replaces the tensor below by what the layer saw.
+
+    Raises:
+        ToolkitError: the model has no weight of that path or has not initialized it yet, what is made is no module,
+            or torch refuses it, for example because it changes the shape.
     """
-    weights = list(named_weights(model))
-    target = next(weight for weight in weights if weight.path == path)
+    weights = {weight.path: weight for weight in named_weights(model)}
+    target = _found(weights, path)
     made = parametrization()
-    for weight in weights:
+    if not isinstance(made, nn.Module):
+        raise ToolkitError(f"the parametrization of '{path}' must be an nn.Module, not {type(made).__name__}")
+    for weight in weights.values():
         if weight.parameter is target.parameter:
-            parametrize.register_parametrization(weight.module, weight.attribute, made)
+            try:
+                parametrize.register_parametrization(weight.module, weight.attribute, made)
+            except (RuntimeError, TypeError, ValueError) as error:
+                reason = " ".join(str(error).split())
+                raise ToolkitError(f"{type(made).__name__} cannot parametrize '{weight.path}': {reason}") from error
 
 
 def clone(model: nn.Module) -> nn.Module:
@@ -120,7 +137,7 @@ def clone(model: nn.Module) -> nn.Module:
     """
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, nn.RNNBase):  # keeps a list of weights as the last forward pass computed them
+            if isinstance(module, nn.RNNBase):  # its list of flat weights still holds those of the last forward pass
                 module._init_flat_weights()
     twin = copy.deepcopy(model)
     for module in twin.modules():
@@ -132,7 +149,7 @@ def clone(model: nn.Module) -> nn.Module:
 
 
 def folded(model: nn.Module) -> nn.Module:
-    """A copy in which every parametrized weight is a plain parameter with the value that its layer saw."""
+    """A copy in which every parametrized weight is a plain parameter that holds what its layer saw."""
     plain = clone(model)
     for module in list(plain.modules()):
         fold(module)
@@ -140,7 +157,7 @@ def folded(model: nn.Module) -> nn.Module:
 
 
 def fold(module: nn.Module) -> None:
-    """Make the parametrized weights of one layer plain, in place; layers that shared them go on sharing."""
+    """Turn the parametrized weights of one layer into plain parameters, in place; shared weights stay shared."""
     if not parametrize.is_parametrized(module):
         return
     lists: Any = module.parametrizations
@@ -148,6 +165,26 @@ def fold(module: nn.Module) -> None:
         parametrize.remove_parametrizations(module, attribute, leave_parametrized=True)
         with torch.no_grad():
             getattr(module, attribute).add_(0.0)  # a mask turns negative weights into -0.0
+
+
+def _found(weights: Mapping[str, Weight], path: str) -> Weight:
+    if path not in weights:
+        close = difflib.get_close_matches(path, weights, n=1)
+        remedy = f"did you mean '{close[0]}'?" if close else "masks.named_weights(model) has all paths"
+        raise ToolkitError(f"the model has no weight '{path}'; {remedy}")
+    if is_lazy(weights[path].parameter):
+        raise ToolkitError(f"'{path}' is not initialized yet: run the lazy model on a batch first")
+    return weights[path]
+
+
+def _check_mask(weight: Weight, mask: Any) -> None:
+    if not isinstance(mask, Tensor):
+        raise ToolkitError(f"the mask of '{weight.path}' must be a tensor, not {type(mask).__name__}")
+    if mask.shape != weight.value.shape:
+        found, wanted = tuple(mask.shape), tuple(weight.value.shape)
+        raise ToolkitError(f"the mask of '{weight.path}' has shape {found}, but the weight has shape {wanted}")
+    if mask.dtype != torch.bool and not ((mask == 0) | (mask == 1)).all():
+        raise ToolkitError(f"the mask of '{weight.path}' must be bool, or hold nothing but ones and zeros")
 
 
 def _mask_of(weight: Weight) -> Mask | None:

@@ -1,4 +1,4 @@
-"""Tables of a recipe as frozen, strict pydantic models: what they may contain, and what they tell the runner."""
+"""Base classes for the tables of a recipe: frozen, strict pydantic models."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Table(BaseModel):
-    """A table of a recipe: unknown keys, wrong types, NaN and infinities are errors; nothing is converted."""
+    """A table of a recipe. Unknown keys, wrong types, NaN and infinities are errors; values are never converted."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -19,16 +19,16 @@ class Table(BaseModel):
 
 
 class Params(Table):
-    """The settings of a technique or a run-wide plugin: subclass it as `Params` in the plugin's module.
+    """The settings of a technique or a run-wide plugin; subclass it as `Params` in the plugin's module.
 
-    Give every field a default, a range and a description: `toolkit techniques NAME` shows them, and recipes are
-    checked against them before anything runs. Fields that are models are `toolkit.Source`: models for the same task,
-    built before the baseline trains to see that they can be, and that their outputs have the right shape.
+    Give every field a default, a range and a description: `toolkit techniques NAME` lists them, and recipes are checked
+    against them before anything runs. A field of type `toolkit.Source` is a model for the same task; it is built once
+    before the baseline trains, to check that it can be built and that its outputs have the right shape.
     """
 
     @property
     def replaces_model(self) -> bool:
-        """Whether `optimize` returns another model, so that what earlier stages did to the old one ends here."""
+        """Whether `optimize` returns a different model, which need not preserve what earlier stages achieved."""
         return False
 
     @property
@@ -38,5 +38,5 @@ class Params(Table):
 
     @property
     def needs_finetune(self) -> bool:
-        """Whether the technique does nothing unless its stage has a `finetune` table."""
+        """Whether the technique has no effect unless its stage has a `finetune` table."""
         return False

@@ -1,4 +1,4 @@
-"""One seed for every stage, so that a stage's randomness does not depend on what ran before it."""
+"""Random generators, seeded for each stage so that its randomness does not depend on the stages before it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 def reseed(seed: int, stage: int) -> None:
-    """Seed the generators of torch, numpy and Python from `(seed, stage)`."""
+    """Seed the generators of torch, NumPy and Python from `(seed, stage)`."""
     first, second = np.random.SeedSequence([seed, stage]).generate_state(2)
     torch.manual_seed(int(first) << 32 | int(second))
     np.random.seed(first)
@@ -19,8 +19,8 @@ def reseed(seed: int, stage: int) -> None:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """Whatever is drawn inside, the generators go on outside as if it had not been."""
+def preserve_generators() -> Iterator[None]:
+    """Restore the state of the generators of torch, NumPy and Python on exit."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:
         yield

@@ -1,8 +1,8 @@
-"""Codebook: the entries of a weight share a few values, found by k-means, which later training moves.
+"""Codebook: the entries of each weight share a few values, found by k-means and moved by later training.
 
 As in Han, Mao and Dally, "Deep Compression: compressing deep neural networks with pruning, trained quantization and
-Huffman coding", ICLR 2016. Zeros keep a value of their own, so that pruned weights stay pruned. A model is not smaller
-or faster for it until it is written by something that counts values: `toolkit pack`.
+Huffman coding", ICLR 2016. Zero is a value of its own, so that pruned weights stay pruned. The model gets smaller only
+once it is written in a format that exploits repeated values, as `toolkit pack` does; it never gets faster.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Findings:
 
 @hookimpl
 def prepare() -> Findings:
-    """Room for what `optimize` finds: before it, another technique of the stage may put in a model of its own."""
+    """Return empty findings: `optimize` selects the weights, because another technique may replace the model first."""
     return Findings()
 
 
 @hookimpl
 def optimize(model: nn.Module, params: Params, prepared: Findings) -> nn.Module:
-    """Cluster the weights as they are, and let the entries of a cluster be one value from now on."""
+    """Cluster the weights, and make the entries of each cluster share one value from now on."""
     values = {path: weight.value for path, weight in select(model, params).items()}
     bits = bits_by_path(values, params)
     if params.budget_bytes is not None:
@@ -51,20 +51,20 @@ def optimize(model: nn.Module, params: Params, prepared: Findings) -> nn.Module:
 
 @hookimpl
 def measure(model: nn.Module, prepared: Findings) -> dict[str, float | Note]:
-    """What the weights take at least, in bytes and in bits an entry, and for each how many values it has."""
+    """The entropy of the weights, in bytes and in bits per entry, and how many values each of them has."""
     weights = {weight.path: weight.value for weight in masks.named_weights(model)}
     rows = [_row(path, weights[path], bits) for path, bits in prepared.bits.items() if path in weights]
-    if not rows:  # a technique after this one put in another model
-        return {"layers": Note("no weight that shared values is left")}
+    if not rows:  # a later technique of the stage replaced the model
+        return {"layers": Note("none of the weights that shared values is left")}
     size, entries = sum(row["bytes"] for row in rows), sum(row["weights"] for row in rows)
-    text = "bytes: the entropy of the indices, zeros included, without the table of values"
+    text = "bytes is the entropy of the indices, zeros included, without the table of values"
     return {"entropy_bytes": size, "bits_per_weight": 8 * size / entries, "layers": Note(text, rows)}
 
 
 def _row(path: str, value: Tensor, bits: int) -> dict[str, Any]:
-    found, indices = value.unique(return_inverse=True)
+    distinct, indices = value.unique(return_inverse=True)
     layer = path.removesuffix(".weight")
     zeros = int((value == 0).sum())
-    values = int((found != 0).sum())
+    values = int((distinct != 0).sum())
     size = round(entropy_bytes(indices))
     return {"layer": layer, "weights": value.numel(), "zeros": zeros, "bits": bits, "values": values, "bytes": size}

@@ -1,4 +1,4 @@
-"""How many bits each weight gets, so that all together fit into so many bytes."""
+"""Chooses the bits of each weight, so that all weights together fit into a budget of bytes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ CENTROID_BYTES = 4  # of float32; in float16 there is a little room left
 
 
 class Cost(NamedTuple):
-    """What a weight takes with so many bits, and the share of its squares that is lost."""
+    """The size of a weight at a number of bits, and its squared error relative to its squares."""
 
     size_bytes: float
     error: float
 
 
 def cost(weight: Tensor, bits: int, initialisation: Initialisation) -> Cost:
-    """The entropy of the clusters and a table of float32, and the squared error over the squares, of one weight."""
+    """The cost of one weight: the entropy of its clusters plus a table in float32, and its relative squared error."""
     clusters = cluster(weight, 2**bits, initialisation)
     shared = cluster_means(weight, clusters, 2**bits)[clusters]
     used = len(clusters[clusters > 0].unique())
@@ -33,9 +33,10 @@ def cost(weight: Tensor, bits: int, initialisation: Initialisation) -> Cost:
 def choose_bits(
     weights: Mapping[str, Tensor], most: Mapping[str, int], budget_bytes: int, initialisation: Initialisation
 ) -> dict[str, int]:
-    """The bits of each weight, from 1 to `most` of it: greedily where a byte lowers the relative error most.
+    """The bits of each weight, from 1 to its entry in `most`, added greedily where a byte lowers the error most.
 
-    A `TechniqueError` says if one bit each is too much.
+    Raises:
+        TechniqueError: even one bit per weight exceeds the budget.
     """
     costs = {
         path: [cost(weight, bits, initialisation) for bits in range(1, most[path] + 1)]
@@ -45,7 +46,8 @@ def choose_bits(
     spent = sum(costs[path][0].size_bytes for path in weights)
     if spent > budget_bytes:
         raise TechniqueError(
-            f"budget_bytes is {budget_bytes}, and one bit a weight takes {spent:.0f}: prune more before, or allow more"
+            f"budget_bytes is {budget_bytes}, but one bit per weight already takes {spent:.0f}: "
+            "prune more in an earlier stage, or raise budget_bytes"
         )
     while True:
         steps = {path: _step(costs[path], bits) for path, bits in chosen.items() if bits < most[path]}
@@ -58,6 +60,6 @@ def choose_bits(
 
 
 def _step(costs: list[Cost], bits: int) -> Cost:
-    """What one bit more takes, and the error that it saves."""
+    """What one more bit costs, and the error that it saves."""
     before, after = costs[bits - 1], costs[bits]
     return Cost(after.size_bytes - before.size_bytes, before.error - after.error)

@@ -1,4 +1,4 @@
-"""k-means of single numbers, and what a clustered weight costs: tensors in, tensors out."""
+"""k-means of numbers, and the entropy of a clustered weight: tensors in, tensors out."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 Initialisation = Literal["linear", "density"]
-MOST_ROUNDS = 200  # it ends when no number changes its cluster, mostly after some dozen
+MAX_ROUNDS = 200  # it ends when no number changes its cluster, usually after a few dozen
 
 
 def initial_centroids(values: Tensor, count: int, initialisation: Initialisation = "linear") -> Tensor:
     """`count` centroids for values (n,), in ascending order.
 
-    "linear": evenly from the smallest value to the largest, so that large weights, which are few and matter, have
-    centroids near them (Han et al. 2016). "density": at evenly spaced quantiles, most where most values are.
+    "linear" spaces them evenly from the smallest value to the largest, so that the few large weights, which matter,
+    have centroids nearby (Han et al. 2016). "density" puts them at evenly spaced quantiles, where most values are.
     """
     if initialisation == "linear":
         steps = torch.linspace(0, 1, count, dtype=values.dtype, device=values.device)
@@ -27,9 +27,8 @@ def initial_centroids(values: Tensor, count: int, initialisation: Initialisation
 def kmeans(values: Tensor, count: int, initialisation: Initialisation = "linear") -> Tensor:
     """The index of each value's cluster by Lloyd's algorithm, int64 (n,), 0 to `count` - 1; a cluster may be empty.
 
-    Values (n,) of any float dtype; clusters are in ascending order of their means. The squared distance of the values
-    to the means of their clusters never rises from one round to the next. Lloyd, "Least squares quantization in PCM",
-    1982.
+    Values (n,) may have any float dtype; clusters are numbered in ascending order of their means. No round increases
+    the squared distance of the values to the means of their clusters. Lloyd, "Least squares quantization in PCM", 1982.
     """
     ordered, order = values.double().sort(stable=True)
     if len(ordered) == 0:
@@ -37,7 +36,7 @@ def kmeans(values: Tensor, count: int, initialisation: Initialisation = "linear"
     totals = torch.cat([ordered.new_zeros(1), ordered.cumsum(0)])
     centroids = initial_centroids(ordered, count, initialisation)
     ends = _ends(ordered, centroids)
-    for _ in range(MOST_ROUNDS):
+    for _ in range(MAX_ROUNDS):
         centroids = _means(totals, ends, centroids)
         before, ends = ends, _ends(ordered, centroids)
         if torch.equal(before, ends):
@@ -49,7 +48,7 @@ def kmeans(values: Tensor, count: int, initialisation: Initialisation = "linear"
 
 
 def _ends(ordered: Tensor, centroids: Tensor) -> Tensor:
-    """Where each cluster ends among the ordered values: clusters of numbers are intervals."""
+    """The end of each cluster among the ordered values; clusters of numbers are intervals."""
     middles = (centroids[1:] + centroids[:-1]) / 2
     return torch.cat([torch.searchsorted(ordered, middles), torch.tensor([len(ordered)], device=ordered.device)])
 
@@ -57,13 +56,13 @@ def _ends(ordered: Tensor, centroids: Tensor) -> Tensor:
 def _means(totals: Tensor, ends: Tensor, centroids: Tensor) -> Tensor:
     sizes = ends.diff(prepend=ends.new_zeros(1))
     sums = totals[ends].diff(prepend=totals.new_zeros(1))
-    return torch.where(sizes > 0, sums / sizes.clamp(min=1), centroids)  # an empty one stays where it is
+    return torch.where(sizes > 0, sums / sizes.clamp(min=1), centroids)  # an empty cluster keeps its centroid
 
 
 def cluster(weight: Tensor, count: int, initialisation: Initialisation = "linear") -> Tensor:
     """The cluster of each entry of a weight, int64 of its shape: 0 for zeros, 1 to `count` for all others.
 
-    Where there are no more values than clusters, each has one of its own.
+    With at most `count` distinct values, each value is a cluster of its own.
     """
     flat = weight.flatten()
     kept = flat[flat != 0]
@@ -74,9 +73,9 @@ def cluster(weight: Tensor, count: int, initialisation: Initialisation = "linear
 
 
 def cluster_means(weight: Tensor, clusters: Tensor, count: int) -> Tensor:
-    """The mean of each cluster's entries that are not zero, (count + 1,) of the weight's dtype; that of cluster 0 is 0.
+    """The mean of each cluster's nonzero entries, (count + 1,) of the weight's dtype; cluster 0 has mean 0.
 
-    In float64, so that the mean of equal numbers is that number.
+    Computed in float64, so that the mean of equal numbers is that number.
     """
     flat, index = weight.flatten().double(), clusters.flatten().long()
     sums = flat.new_zeros(count + 1).index_add(0, index, flat)
@@ -86,7 +85,7 @@ def cluster_means(weight: Tensor, clusters: Tensor, count: int) -> Tensor:
 
 
 def entropy_bytes(clusters: Tensor) -> float:
-    """The least that the clusters of a weight take if each is coded by how frequent it is (Shannon 1948), in bytes."""
+    """The fewest bytes that an entropy coder needs for the clusters of a weight (Shannon 1948)."""
     counts = clusters.flatten().bincount()
     counts = counts[counts > 0].double()
     return float((counts * (counts.sum() / counts).log2()).sum()) / 8

@@ -1,4 +1,4 @@
-"""Weights that share a few values, as a parametrization: training moves the values, no entry changes its cluster."""
+"""Weights that share a few values, as a parametrization: training moves the values, and entries keep their clusters."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from toolkit import masks
+from toolkit import masks, stored_as
 from toolkit_codebook.clustering import cluster_means
 
-LARGEST_HALF = torch.finfo(torch.float16).max
+MAX_FLOAT16 = torch.finfo(torch.float16).max
 
 
+@stored_as("codebook.Shared")
 class Shared(nn.Module):
-    """Parametrization that gives every entry the mean of its cluster's entries; cluster 0 is zero.
+    """Parametrization that replaces every entry by the mean of its cluster; cluster 0 is zero.
 
-    A centroid is no parameter of its own but the mean of what lies below, so that other techniques, masks and
-    optimizers meet the tensor that they know. Its gradient is the sum of its entries' gradients, as in Han et al.,
-    "Deep Compression", 2016. Zeros that a mask puts in later are zeros, and no part of a mean.
+    A centroid is not a parameter but the mean of the tensor below, so that other techniques, masks and optimizers work
+    on the tensor that they know. Its gradient is the sum of its entries' gradients, as in Han et al., "Deep
+    Compression", 2016. Zeros that a later mask adds stay zero and enter no mean.
     """
 
     clusters: Tensor
 
     def __init__(self, clusters: Tensor, count: int, half: bool = False) -> None:
-        """Take clusters of the weight's shape, int from 0 to `count`; with `half`, values are rounded to float16."""
+        """Hold clusters of the weight's shape, int from 0 to `count`; with `half`, round the values to float16."""
         super().__init__()
         self.assign(clusters, count, half)
 
     def assign(self, clusters: Tensor, count: int, half: bool) -> None:
-        """Take other clusters."""
+        """Replace the clusters."""
         self.count, self.half_values = count, half
         dtype = torch.uint8 if count < 256 else torch.int32
         self.register_buffer("clusters", clusters.to(dtype))
@@ -45,14 +46,14 @@ class Shared(nn.Module):
 
 
 class _Centroids(torch.autograd.Function):
-    """Means of clusters. Every entry gets the whole gradient of its centroid, not its share of the mean: they all move
-    as the centroid would, were it a parameter. Rounding to float16 lets the gradient through."""
+    """Means of clusters. Every entry gets the whole gradient of its centroid, not its share of the mean, and so moves
+    as the centroid would if it were a parameter. Rounding to float16 passes the gradient through."""
 
     @staticmethod
     def forward(context: Any, weight: Tensor, clusters: Tensor, count: int, half: bool) -> Tensor:
         context.save_for_backward(clusters)
         means = cluster_means(weight, clusters, count)
-        return means.clamp(-LARGEST_HALF, LARGEST_HALF).half().to(means.dtype) if half else means
+        return means.clamp(-MAX_FLOAT16, MAX_FLOAT16).half().to(means.dtype) if half else means
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
@@ -63,7 +64,7 @@ class _Centroids(torch.autograd.Function):
 
 
 def share(model: nn.Module, path: str, clusters: Tensor, count: int, half: bool = False) -> None:
-    """Let the entries of the weight at `path` share the means of their clusters, in place; earlier sharing ends."""
+    """Make the entries of the weight at `path` share the means of their clusters, in place of earlier clusters."""
     existing = shared(model, path)
     if existing is not None:
         existing.assign(clusters, count, half)
@@ -72,7 +73,7 @@ def share(model: nn.Module, path: str, clusters: Tensor, count: int, half: bool 
 
 
 def shared(model: nn.Module, path: str) -> Shared | None:
-    """What makes the weight at `path` share values, None if nothing does."""
+    """The parametrization that makes the weight at `path` share values, None without one."""
     prefix, _, attribute = path.rpartition(".")
     module = model.get_submodule(prefix)
     if not parametrize.is_parametrized(module, attribute):

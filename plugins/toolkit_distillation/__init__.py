@@ -1,23 +1,23 @@
-"""Knowledge distillation: a student learns from its teachers' softened outputs and from inside them.
+"""Knowledge distillation: a student learns from the softened outputs, and the inner features, of its teachers.
 
 Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015. The loss of a stage becomes
-(1 − alpha) · loss + alpha · T² · KL(teacher ‖ student), both softened by the temperature T; where outputs are no
-distribution, the `distance` of the task takes the place of the divergence: the squared difference in a regression.
-With a `student` the stage replaces the model; without one the model itself learns from the teacher, which helps it to
-recover from pruning: put distillation in the `with` of the pruning stage.
+(1 − alpha) · loss + alpha · T² · KL(teacher ‖ student), both softened by the temperature T. For outputs that are not
+distributions, the `distance` of the task replaces the divergence: in a regression, the squared difference. With a
+`student` the stage replaces the model; without one the model itself learns from the teacher, which helps it recover
+from pruning: put distillation in the `with` of the pruning stage.
 
-`hints` add to that what layers inside the student differ by from layers inside the teacher, as FitNets (Romero et al.
-2015, a learned projection between the two), as attention transfer (Zagoruyko and Komodakis 2017) or as relations
-between samples (Park et al. 2019). Their losses have scales of their own, which the report shows: choose weights by
-it. With several `teachers` the distances to all of them are averaged. `initialize` begins the student with the
-teacher's tensors where they fit.
+`hints` add losses between layers inside the student and layers inside a teacher: as FitNets (Romero et al. 2015,
+through a learned projection), as attention transfer (Zagoruyko and Komodakis 2017) or as relations between samples
+(Park et al. 2019). Each of these losses has its own scale; the report shows it, so that you can choose the weights.
+With several `teachers` the distances to all of them are averaged. `initialize` starts the student with the teacher's
+tensors where they fit.
 
-`without_classes` leaves classes out of the transfer set, as section 3 of the paper does with the digit 3: no sample
-of theirs takes part in the stage's training, whatever its techniques add to the loss, and no batch norm sees one. The
-bias of such a class is far too low afterwards: `bias-correction` in the next stage raises it.
+`without_classes` leaves classes out of the transfer set, as section 3 of the paper does with the digit 3: the stage
+trains on no sample of these classes, whatever its techniques add to the loss, and no batch norm sees one. Afterwards
+the bias of such a class is far too low: `bias-correction` in the next stage raises it.
 
-It does not help where the teacher is hardly better than the student alone, and it costs one pass of the teacher
-over the training data; in every epoch, if inputs are augmented or there are hints.
+Distillation does not help if the teacher is hardly better than the student trained alone. It costs one pass of the
+teacher over the training data, or one per epoch if inputs are augmented or there are hints.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ __all__ = ["Hint", "Params", "Teacher", "finetune", "measure", "optimize", "prep
 
 @dataclass
 class Prepared:
-    """The teachers, frozen and in eval mode, and what is to be reported of their work.
+    """The teachers, frozen and in eval mode, and what the report needs.
 
-    `samples` are the positions in the train split that are trained on, None for all.
+    `samples` are the positions in the train split to train on, None for all.
     """
 
     teachers: list[nn.Module]
@@ -54,7 +54,7 @@ class Prepared:
 
 
 class DistillationLoss(nn.Module):
-    """The loss it was given, with what techniques before it in the stage added, and the teachers', weighted."""
+    """The weighted sum of the stage's loss so far and the losses against the teachers."""
 
     def __init__(
         self, inner: Any, task: toolkit.Task, teachers: Sequence[Teacher], hints: Hints | None, params: Params
@@ -74,14 +74,14 @@ class DistillationLoss(nn.Module):
         if alpha == 0:
             return self.inner(outputs, batch)
         soft = soft_loss(self.task, outputs, batch, lessons, self.shares, self.params.temperature)
-        if alpha == 1:  # then the labels need not even make sense
+        if alpha == 1:  # so that the labels do not even have to be valid
             return soft
         return (1 - alpha) * self.inner(outputs, batch) + alpha * soft
 
 
 @toolkit.hookimpl
 def prepare(model: nn.Module, params: Params, data: toolkit.Data, reference: nn.Module) -> Prepared | None:
-    """The teachers, none where they have no share in the student, and the samples, where not all are trained on."""
+    """Build the teachers, if anything is learned from them, and find the samples if classes are left out."""
     samples = samples_without(params.without_classes, model, data) if params.without_classes else None
     if params.alpha == 0 and not params.hints and not params.initialize:
         return None if samples is None else Prepared([], samples)
@@ -90,7 +90,7 @@ def prepare(model: nn.Module, params: Params, data: toolkit.Data, reference: nn.
 
 @toolkit.hookimpl
 def optimize(model: nn.Module, params: Params, prepared: Prepared | None) -> nn.Module:
-    """The student, or the model as it is."""
+    """Return the student, or the model unchanged."""
     if params.student is None:
         return model
     student = params.student.build()
@@ -103,7 +103,7 @@ def optimize(model: nn.Module, params: Params, prepared: Prepared | None) -> nn.
 def finetune(
     model: nn.Module, params: Params, data: toolkit.Data, prepared: Prepared | None, training: toolkit.Training
 ) -> toolkit.Training:
-    """Add the teachers to the loss, and the hints, whose projections learn along; leave classes out."""
+    """Add the teachers and the hints to the loss, train the hints' projections too, and leave classes out."""
     if prepared is None:
         return training
     training = training.using(samples=prepared.samples)
@@ -121,7 +121,7 @@ def finetune(
 
 @toolkit.hookimpl
 def measure(model: nn.Module, data: toolkit.Data, prepared: Prepared | None) -> dict[str, float | toolkit.Note]:
-    """`agreement` (or `distance`, see `likeness`) of student and teacher; and what was done besides.
+    """The `agreement` (or `distance`, see `likeness`) of student and teacher, and notes on hints and initialization.
 
     Several teachers are numbered: `agreement_1`, …
     """

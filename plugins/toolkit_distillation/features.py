@@ -1,4 +1,4 @@
-"""What modules inside a network return, caught by hooks that are gone afterwards; and which modules there are."""
+"""Captures what modules inside a network return, by hooks that are removed afterwards."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 import toolkit
 
-SAMPLES = 3  # of a probe; hardly ever also the length of a sequence
-# Modules whose outputs of three dimensions are (N, C, L); of all others they are (N, L, C).
+PROBED_SAMPLES = 3  # unlikely to be the length of a sequence, too
+# Modules whose three-dimensional outputs are (N, C, L); those of all others are (N, L, C).
 CHANNELS_FIRST = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d)
 
 
 class Probe(NamedTuple):
-    """The shapes of the features at each path, for three samples, and what is wrong with the other paths."""
+    """The shapes of the features at each usable path, for three samples, and a problem for each of the others."""
 
     shapes: dict[str, torch.Size]
     problems: list[str]
@@ -26,21 +26,21 @@ class Probe(NamedTuple):
 
 @contextmanager
 def catching(model: nn.Module, paths: Collection[str]) -> Iterator[dict[str, list[Any]]]:
-    """By path what the module returns in every pass inside, as float32 copies: another may change it in place.
+    """What the module at each path returns in every pass inside, in float32 copies that nobody changes in place.
 
-    No hook is left behind, whatever happens, and what was caught is let go.
+    Removes its hooks and drops what was caught, whatever happens.
     """
     caught: dict[str, list[Any]] = {path: [] for path in paths}
     with ExitStack() as hooks:
         hooks.callback(caught.clear)
-        for path, found in caught.items():
-            hooks.callback(model.get_submodule(path).register_forward_hook(_keeping(found)).remove)
+        for path, outputs in caught.items():
+            hooks.callback(model.get_submodule(path).register_forward_hook(_keeping(outputs)).remove)
         yield caught
 
 
 @contextmanager
 def evaluated(model: nn.Module) -> Iterator[None]:
-    """In eval mode and without gradients inside."""
+    """Eval mode and no gradients inside."""
     was_training = model.training
     try:
         with torch.no_grad():
@@ -51,36 +51,36 @@ def evaluated(model: nn.Module) -> Iterator[None]:
 
 
 def probe(model: nn.Module, data: toolkit.Data, paths: Collection[str], who: str) -> Probe:
-    """Run a model on three samples; `who` it is, is said in the problems. The model stays as it is."""
+    """Run a model on three samples and leave it unchanged; `who` names the model in problems."""
     names = paths_in(model)
     problems = missing(paths, names, who)
     with evaluated(model), catching(model, [path for path in paths if path in names]) as caught:
-        data.task.forward(model, data.example(SAMPLES))
-        wrong = {path: problem for path, found in caught.items() if (problem := _problem(found))}
-        right = {path: found for path, found in caught.items() if path not in wrong}
+        data.task.forward(model, data.example(PROBED_SAMPLES))
+        wrong = {path: problem for path, outputs in caught.items() if (problem := _problem(outputs))}
+        right = {path: outputs for path, outputs in caught.items() if path not in wrong}
         shapes = {path: features.shape for path, features in arranged(model, right).items()}
     return Probe(shapes, problems + [f"'{path}' of {who} {problem}" for path, problem in wrong.items()])
 
 
 def arranged(model: nn.Module, caught: Mapping[str, list[Any]]) -> dict[str, Tensor]:
-    """What was caught of one pass as (N, C, …), by path: sequences (N, L, C) become (N, C, L)."""
+    """The features caught in one pass as (N, C, …), by path: sequences (N, L, C) become (N, C, L)."""
     features: dict[str, Tensor] = {}
-    for path, found in caught.items():
-        if problem := _not_one(found):
+    for path, outputs in caught.items():
+        if problem := _not_one(outputs):
             raise toolkit.TechniqueError(f"'{path}' {problem}")
-        tensor = found[0]
+        tensor = outputs[0]
         is_sequence = tensor.dim() == 3 and not isinstance(model.get_submodule(path), CHANNELS_FIRST)
         features[path] = tensor.transpose(1, 2) if is_sequence else tensor
     return features
 
 
 def paths_in(model: nn.Module) -> list[str]:
-    """The paths of all modules of a model but for those that a parametrization brings."""
+    """The paths of all modules of a model, except those that belong to a parametrization."""
     return [path for path, _ in model.named_modules(remove_duplicate=False) if path and "parametrizations" not in path]
 
 
 def missing(paths: Collection[str], names: Collection[str], who: str) -> list[str]:
-    """A sentence, with close names, on each path that is none of the names."""
+    """A sentence, with close names, for each path that is not among the names."""
     problems = []
     for path in (path for path in paths if path not in names):
         close = get_close_matches(path, names, n=3, cutoff=0.5)
@@ -90,7 +90,7 @@ def missing(paths: Collection[str], names: Collection[str], who: str) -> list[st
 
 
 def first_tensor(outputs: Any) -> Tensor | None:
-    """The first tensor in what a module returned: a tensor, a tuple, a dictionary, a dataclass, or nested ones."""
+    """The first tensor in a module's outputs: a tensor, a tuple, a dictionary, a dataclass, or these nested."""
     if isinstance(outputs, Tensor):
         return outputs
     if isinstance(outputs, Mapping):
@@ -102,28 +102,28 @@ def first_tensor(outputs: Any) -> Tensor | None:
     return next((tensor for inner in outputs if (tensor := first_tensor(inner)) is not None), None)
 
 
-def _keeping(found: list[Any]) -> Any:
+def _keeping(kept: list[Any]) -> Any:
     def hook(module: nn.Module, inputs: Any, outputs: Any) -> None:
         tensor = first_tensor(outputs)
-        found.append(None if tensor is None else tensor.to(torch.float32, copy=True))
+        kept.append(None if tensor is None else tensor.to(torch.float32, copy=True))
 
     return hook
 
 
-def _not_one(found: list[Any]) -> str:
-    """Why what a path gave in one pass is not one tensor, in words that follow the path; empty if it is."""
-    if not found:
+def _not_one(outputs: list[Any]) -> str:
+    """Why the outputs of one pass are not one tensor, in words that follow the path; empty if they are."""
+    if not outputs:
         return "does not run in a pass through the model"
-    if len(found) > 1:
-        return f"runs {len(found)} times in one pass: name a module that runs once"
-    return "" if found[0] is not None else "returns no tensor"
+    if len(outputs) > 1:
+        return f"runs {len(outputs)} times in one pass: name a module that runs once"
+    return "" if outputs[0] is not None else "returns no tensor"
 
 
-def _problem(found: list[Any]) -> str:
-    """The same, or why the tensor has no features of each of the samples."""
-    if problem := _not_one(found):
+def _problem(outputs: list[Any]) -> str:
+    """As `_not_one`, or why the tensor does not hold features of each sample."""
+    if problem := _not_one(outputs):
         return problem
-    shape = tuple(found[0].shape)
-    if 2 <= len(shape) <= 5 and shape[0] == SAMPLES and 0 not in shape:
+    shape = tuple(outputs[0].shape)
+    if 2 <= len(shape) <= 5 and shape[0] == PROBED_SAMPLES and 0 not in shape:
         return ""
-    return f"returns {shape} for {SAMPLES} samples, which have to come first, each with values"
+    return f"returns {shape} for {PROBED_SAMPLES} samples, but the samples must come first, each with values"

@@ -1,4 +1,4 @@
-"""Hints: what layers inside the student return is drawn towards what layers inside its teachers return."""
+"""Hints: losses that draw layers inside the student towards layers inside its teachers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from toolkit_distillation.comparing import attention_loss, fitnets_loss, relatio
 from toolkit_distillation.features import arranged, catching, evaluated, probe
 from toolkit_distillation.teachers import Lesson, Teacher
 
-# By the number of dimensions of features (N, C, …): what brings the channels of each position to another number.
+# Maps the channels at each position to another number of channels; by the number of dimensions of features (N, C, …).
 PROJECTIONS: dict[int, Any] = {2: nn.Linear, 3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 
 COMPARED_BY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -32,21 +32,22 @@ class Hint(toolkit.Params):
     student: str = Field(min_length=1, description="path of the module of the student that learns from it")
     loss: Literal["fitnets", "attention", "relational"] = Field(
         default="fitnets",
-        description="compare values through a learned projection, where both look, or how samples relate",
+        description="compares values through a learned projection (fitnets), attention maps (attention), or relations "
+        "between samples (relational)",
     )
-    weight: float = Field(default=1.0, gt=0, le=1e6, description="of this hint in the loss, to which it is added")
-    of: int = Field(default=1, ge=1, description="number of the teacher among several")
+    weight: float = Field(default=1.0, gt=0, le=1e6, description="weight of this hint, which is added to the loss")
+    of: int = Field(default=1, ge=1, description="number of the teacher, if there are several")
 
     def __str__(self) -> str:
         return f"'{self.teacher}' to '{self.student}' by {self.loss}"
 
 
 class Hints(nn.Module):
-    """The loss of all hints; `projections` is what learns along with the student.
+    """The loss of all hints; `projections` are trained along with the student.
 
     Args:
-        hints: their paths exist, and what they compare can be compared.
-        shapes: for each of them the shapes of the student's and of the teacher's features.
+        hints: with paths that exist and features that can be compared.
+        shapes: for each hint the shapes of the student's and the teacher's features.
     """
 
     def __init__(self, hints: Sequence[Hint], shapes: Sequence[tuple[torch.Size, torch.Size]]) -> None:
@@ -62,7 +63,7 @@ class Hints(nn.Module):
 
     @contextmanager
     def watching(self, student: nn.Module) -> Iterator[None]:
-        """Catch the student's features in the pass inside, for the loss that is computed inside as well."""
+        """Catch the student's features in the pass inside; the loss must be computed inside, too."""
         with catching(student, {hint.student for hint in self.hints}) as caught:
             self._caught = student, caught
             try:
@@ -88,7 +89,7 @@ class Hints(nn.Module):
 
 
 def make_hints(hints: Sequence[Hint], student: nn.Module, teachers: Sequence[nn.Module], data: toolkit.Data) -> Hints:
-    """The hints for these models, tried on three samples; a `TechniqueError` has all that is wrong with them."""
+    """The hints for these models, tested on three samples; a `TechniqueError` lists every problem at once."""
     ours = probe(student, data, _each(hint.student for hint in hints), "the student")
     theirs = [
         probe(teacher, data, paths_of(hints, number), f"teacher {number}" if len(teachers) > 1 else "the teacher")
@@ -107,13 +108,13 @@ def make_hints(hints: Sequence[Hint], student: nn.Module, teachers: Sequence[nn.
 
 
 def paths_of(hints: Iterable[Hint], number: int) -> list[str]:
-    """What has to be watched in the teacher of this number, from 1."""
+    """The modules to watch in the teacher of this number; numbers start at 1."""
     return _each(hint.teacher for hint in hints if hint.of == number)
 
 
 def distances(hints: Hints, student: nn.Module, teachers: Sequence[Teacher], data: toolkit.Data) -> list[float]:
-    """The loss of each hint on a batch of the split that decisions look at, in eval mode."""
-    batch = next(iter(data.batches(data.decisive)))
+    """The loss of each hint on one batch of the selection split, in eval mode."""
+    batch = next(iter(data.batches(data.selection_split)))
     with evaluated(student), hints.watching(student):
         data.task.forward(student, batch)
         return [
@@ -122,7 +123,7 @@ def distances(hints: Hints, student: nn.Module, teachers: Sequence[Teacher], dat
 
 
 class Hinting(NamedTuple):
-    """Hints that are trained with, their teachers, and the loss of each before the training."""
+    """The hints of a training, their teachers, and the loss of each hint before the training."""
 
     hints: Hints
     teachers: list[Teacher]
@@ -135,7 +136,9 @@ class Hinting(NamedTuple):
             {**hint.model_dump(), "before": before, "after": now}
             for hint, before, now in zip(self.hints.hints, self.before, after, strict=True)
         ]
-        return toolkit.Note(f"their losses on a batch of {data.decisive}, before and after training", rows)
+        return toolkit.Note(
+            f"the losses of the hints on a batch of {data.selection_split}, before and after training", rows
+        )
 
 
 def _each(paths: Iterable[str]) -> list[str]:
@@ -145,8 +148,8 @@ def _each(paths: Iterable[str]) -> list[str]:
 def _incomparable(hint: Hint, student: torch.Size, teacher: torch.Size) -> Iterator[str]:
     if hint.loss == "relational":
         return
-    both = f"{hint}: features of {tuple(student[1:])} and {tuple(teacher[1:])} a sample"
+    both = f"{hint}: features of {tuple(student[1:])} and {tuple(teacher[1:])} per sample"
     if len(student) != len(teacher):
-        yield f"{both} differ in their dimensions, only 'relational' compares them"
+        yield f"{both} differ in the number of dimensions: only 'relational' can compare them"
     elif hint.loss == "attention" and len(student) == 2:
-        yield f"{both} have no positions to look at, take 'fitnets' or 'relational'"
+        yield f"{both} have no positions to attend to: use 'fitnets' or 'relational'"

@@ -1,7 +1,7 @@
-"""Initialisation: a student begins with its teacher's tensors where name and shape agree.
+"""Initialisation: a student starts with its teacher's tensors where name and shape agree.
 
-As in Sanh et al., "DistilBERT, a distilled version of BERT", 2019, whose student is made of every second layer of its
-teacher: `layers` says which, where names do not.
+As in Sanh et al., "DistilBERT, a distilled version of BERT", 2019, whose student consists of every second layer of its
+teacher; `layers` maps the layers whose names differ.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from toolkit_distillation.features import missing, paths_in
 def copy_tensors(student: nn.Module, teacher: nn.Module, layers: Mapping[str, str] | None = None) -> toolkit.Note:
     """Copy the teacher's parameters and buffers into the student's of the same name, shape and dtype, in place.
 
-    A masked weight of the teacher is copied as its layers see it; the mask stays behind.
+    A masked weight of the teacher is copied as its layers see it, without the mask.
 
     Args:
         student: changed in place.
         teacher: left as it is.
-        layers: by the path of a module of the student that of the teacher's, where it is another one.
+        layers: the path of the teacher's module by that of the student's, for modules whose paths differ.
 
     Raises:
-        TechniqueError: no tensors agree, or there is no module of a path in `layers`.
+        TechniqueError: no tensors agree, or a path in `layers` does not exist.
     """
     layers = layers or {}
     problems = missing(layers.keys(), paths_in(student), "the student")
@@ -40,7 +40,7 @@ def copy_tensors(student: nn.Module, teacher: nn.Module, layers: Mapping[str, st
     copied = [name for name, reason in reasons.items() if not reason]
     if not copied:
         shown = "; ".join(f"'{name}' {reason}" for name, reason in list(reasons.items())[:6])
-        raise toolkit.TechniqueError(f"initialize finds no tensor of the student in the teacher: {shown}")
+        raise toolkit.TechniqueError(f"initialize cannot copy any tensor of the student from the teacher: {shown}")
     for name in copied:
         ours[name].copy_(theirs[names[name]])
     rows = [
@@ -48,12 +48,12 @@ def copy_tensors(student: nn.Module, teacher: nn.Module, layers: Mapping[str, st
         for name, reason in reasons.items()
     ]
     values = sum(ours[name].numel() for name in copied) / sum(tensor.numel() for tensor in ours.values())
-    text = f"{len(copied)} of {len(ours)} tensors, {values:.1%} of the values, began as the teacher's"
+    text = f"{len(copied)} of {len(ours)} tensors, {values:.1%} of the values, were copied from the teacher"
     return toolkit.Note(text, rows)
 
 
 def _in_teacher(name: str, layers: Mapping[str, str]) -> str:
-    """The name of a tensor in the teacher, by the innermost of the layers around it."""
+    """The teacher's name of a tensor, by the innermost of the mapped layers around it."""
     around = [path for path in layers if name.startswith(f"{path}.")]
     innermost = max(around, key=len, default="")
     return layers[innermost] + name[len(innermost) :] if innermost else name
@@ -63,8 +63,8 @@ def _why_not(ours: Tensor, theirs: Tensor | None) -> str:
     if theirs is None:
         return "is not in the teacher"
     if ours.shape != theirs.shape:
-        return f"is {_shape(ours)} and in the teacher {_shape(theirs)}"
-    return "" if ours.dtype == theirs.dtype else f"is {ours.dtype} and in the teacher {theirs.dtype}"
+        return f"is {_shape(ours)}, but {_shape(theirs)} in the teacher"
+    return "" if ours.dtype == theirs.dtype else f"is {ours.dtype}, but {theirs.dtype} in the teacher"
 
 
 def _shape(tensor: Tensor) -> str:

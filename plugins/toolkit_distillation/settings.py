@@ -1,4 +1,4 @@
-"""What a recipe says about a distillation, and what of it cannot be meant."""
+"""The settings of distillation, and which of them contradict each other."""
 
 from __future__ import annotations
 
@@ -12,42 +12,46 @@ from toolkit_distillation.teachers import Choice, require_learnt
 
 
 class Params(toolkit.Params):
-    """Who learns from whom, and how much."""
+    """Which student learns from which teachers, and what."""
 
     student: toolkit.Source | None = Field(
         default=None,
-        description="the model that takes the place of the present one; without it, the present one",
+        description="the model that replaces the present one; unless given, the present one learns",
     )
     teacher: Choice | None = Field(
         default=None,
-        description='the model as it enters the stage ("input", the default), the baseline ("reference"), or a source '
-        "with weights",
+        description='the model at the start of the stage ("input", the default), the baseline ("reference"), or a '
+        "source with weights",
     )
-    teachers: list[Choice] = Field(default=[], max_length=100, description="several of them, instead of `teacher`")
+    teachers: list[Choice] = Field(default=[], max_length=100, description="several teachers, instead of `teacher`")
     shares: list[Annotated[float, Field(gt=0, le=1e6)]] = Field(
-        default=[], description="of each of the `teachers` in the soft targets, in their order; equal unless given"
+        default=[],
+        description="share of each of the `teachers` in the soft targets, in their order; equal unless given",
     )
     temperature: float = Field(
-        default=4.0, gt=0, le=1000, description="softens both outputs; higher shows more of the small ones"
+        default=4.0,
+        gt=0,
+        le=1000,
+        description="softens the outputs of both; a higher one gives more weight to small probabilities",
     )
     alpha: float = Field(
-        default=0.7, ge=0, le=1, description="share of the teacher's outputs in the loss; 0 for labels alone"
+        default=0.7, ge=0, le=1, description="share of the teacher's outputs in the loss; 0 for the labels alone"
     )
     hints: list[Hint] = Field(
         default=[], max_length=1000, description="layers of the student that learn from layers of the teacher"
     )
     initialize: bool = Field(
-        default=False, description="begin the student with the (first) teacher's tensors where name and shape agree"
+        default=False, description="start the student with the (first) teacher's tensors where name and shape agree"
     )
     layers: dict[str, str] = Field(
         default={},
-        description="initialize: modules of the student that begin as others of the teacher, such as "
+        description="initialize: modules of the student that start as modules of other names in the teacher, such as "
         '{ "layers.1" = "layers.2" }',
     )
 
     without_classes: list[Annotated[int, Field(ge=0)]] = Field(
         default=[],
-        description="classes of which the stage's training sees no sample; of them it learns by the teacher alone",
+        description="classes whose samples the stage does not train on; the student learns them from the teacher alone",
     )
 
     @field_validator("without_classes")
@@ -55,7 +59,7 @@ class Params(toolkit.Params):
     def _each_once(cls, classes: list[int]) -> list[int]:
         twice = next((number for number in classes if classes.count(number) > 1), None)
         if twice is not None:
-            raise ValueError(f"class {twice} is given twice")
+            raise ValueError(f"class {twice} is listed twice")
         return classes
 
     @field_validator("teacher")
@@ -75,13 +79,15 @@ class Params(toolkit.Params):
     @model_validator(mode="after")
     def _agree(self) -> Params:
         if self.teacher is not None and self.teachers:
-            raise ValueError("both teacher and teachers are given: put the one among the others")
+            raise ValueError("teacher and teachers are both set: put all of them into teachers")
         if self.shares and len(self.shares) != len(self.teachers):
-            raise ValueError(f"{len(self.shares)} shares are given for {len(self.teachers)} teachers")
+            raise ValueError(
+                f"there are {len(self.shares)} shares for {len(self.teachers)} teachers: give one per teacher"
+            )
         if self.initialize and (self.student is None or self.student.weights is not None):
-            raise ValueError("initialize is for a student without weights of its own")
+            raise ValueError("initialize needs a student that has no weights of its own")
         if self.layers and not self.initialize:
-            raise ValueError("layers are given, which say how to initialize: set initialize = true")
+            raise ValueError("layers only matters for initialize: set initialize = true, or leave layers out")
         return self
 
     @model_validator(mode="after")
@@ -89,7 +95,7 @@ class Params(toolkit.Params):
         known = len(self.choices)
         for number, hint in enumerate(self.hints, start=1):
             if hint.of > known:
-                raise ValueError(f"hint {number} is of teacher {hint.of}, and there {_is_or_are(known)}")
+                raise ValueError(f"hint {number} is of teacher {hint.of}, but there {_is_or_are(known)}")
         if self.alpha == 0 and known > 1:
             idle = sorted(set(range(1, known + 1)) - {hint.of for hint in self.hints})
             if idle:
@@ -103,12 +109,12 @@ class Params(toolkit.Params):
 
     @property
     def replaces_model(self) -> bool:
-        """A student takes the model's place."""
+        """True with a student, which replaces the model."""
         return self.student is not None
 
     @property
     def needs_finetune(self) -> bool:
-        """Distillation is a loss: without training it does nothing, but for putting in a student that has learnt."""
+        """True unless all the stage does is insert a student that is already trained: distillation is a loss."""
         says_how_to_train = bool(self.hints or self.without_classes)
         return self.student is None or self.student.weights is None or says_how_to_train
 

@@ -1,4 +1,4 @@
-"""Soft targets: the student's outputs are drawn towards those of its teachers."""
+"""Soft targets: a loss that draws the student's outputs towards those of its teachers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def soft_loss(
 ) -> Tensor:
     """The mean of the distances to all teachers, weighted by their shares.
 
-    Where outputs are distributions, its gradient is that of the distance to the mean of the softened ones.
+    For outputs that are distributions, its gradient is that of the distance to the mean of the softened distributions.
     """
     logits = task.logits(outputs)
     losses = [

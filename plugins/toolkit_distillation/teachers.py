@@ -1,4 +1,4 @@
-"""Teachers: which models they are, frozen, and what they say to a batch."""
+"""Teachers: frozen models, and what they output for a batch."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from toolkit import masks
 from toolkit_distillation.features import arranged, catching
 
 # Logits of all training samples are kept up to this size; beyond it the teacher runs in every epoch.
-LARGEST_CACHE_BYTES = 2**30
+MAX_CACHE_BYTES = 2**30
 
 Choice: TypeAlias = Literal["input", "reference"] | toolkit.Source
 
 
 class Lesson(NamedTuple):
-    """What a teacher says to a batch: logits (N, …, C) in float32, and features (N, C, …) by their path."""
+    """A teacher's outputs for a batch: logits (N, …, C) in float32, and features (N, C, …) by path."""
 
     logits: Tensor
     features: dict[str, Tensor]
 
 
 class Teacher(nn.Module):
-    """Gives the teacher's lesson on a batch.
+    """Computes the teacher's lesson on a batch.
 
-    Logits are computed once per sample where inputs are not augmented. Of the modules at `paths` the features are
-    needed, which are too large to be kept: with such the teacher runs in every step.
+    Without augmentation the logits are computed once per sample. The features of the modules at `paths` are too large
+    to keep: if there are any, the teacher runs in every step.
     """
 
     logits: Tensor | None
@@ -37,7 +37,7 @@ class Teacher(nn.Module):
     def __init__(self, model: nn.Module, data: toolkit.Data, paths: Collection[str] = ()) -> None:
         super().__init__()
         self.model, self.task, self.paths = model, data.task, tuple(paths)
-        # Computed for all samples in their stored order, so that they do not depend on how batches are drawn.
+        # In the stored order of all samples, so that the logits do not depend on how batches are drawn.
         self.register_buffer("logits", None if data.augmented or paths else _all_logits(model, data))
 
     @torch.no_grad()
@@ -50,7 +50,7 @@ class Teacher(nn.Module):
 
 
 def make_teacher(choice: Choice, model: nn.Module, reference: nn.Module, device: torch.device) -> nn.Module:
-    """The model that is asked for, frozen and in eval mode; a copy where it is one of those given."""
+    """The chosen model, frozen and in eval mode: built from its source, or a copy of `model` or `reference`."""
     if isinstance(choice, toolkit.Source):
         teacher = choice.build()
     else:
@@ -59,9 +59,9 @@ def make_teacher(choice: Choice, model: nn.Module, reference: nn.Module, device:
 
 
 def require_learnt(choice: Choice) -> None:
-    """A `ValueError` for a built-in model without weights."""
+    """Raise a `ValueError` for a built-in model without weights."""
     if isinstance(choice, toolkit.Source) and ":" not in choice.source and choice.weights is None:
-        raise ValueError(f"a '{choice.source}' without weights has nothing to teach: give it weights")
+        raise ValueError(f"'{choice.source}' without weights has nothing to teach: give it weights")
 
 
 @torch.no_grad()
@@ -71,8 +71,8 @@ def logits_of(model: nn.Module, task: toolkit.Task, batch: toolkit.Batch) -> Ten
 
 
 def _all_logits(teacher: nn.Module, data: toolkit.Data) -> Tensor | None:
-    """(N, …, C) float32 for all training samples, or None where they would take too much memory."""
+    """(N, …, C) float32 for all training samples, or None if they would take too much memory."""
     one = logits_of(teacher, data.task, data.example(1))
-    if one.numel() * 4 * data.samples("train") > LARGEST_CACHE_BYTES:
+    if one.numel() * 4 * data.samples("train") > MAX_CACHE_BYTES:
         return None
     return torch.cat([logits_of(teacher, data.task, batch) for batch in data.batches("train")])

@@ -26,7 +26,7 @@ def export(model: Any, params: Params, example: Any, folder: Any) -> None:
 
 
 @toolkit.hookimpl
-def open(folder, params, threads):  # noqa: A001
+def open(folder, params, threads):
     # Runs in a process that has neither the toolkit nor this module.
     import onnxruntime
 

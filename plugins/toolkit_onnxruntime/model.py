@@ -13,8 +13,7 @@ from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-import toolkit
-from toolkit.operators import exporting
+from toolkit import operators
 from toolkit_onnxruntime.translations import TRANSLATIONS, is_decoding
 
 
@@ -34,7 +33,7 @@ def write_onnx(model: nn.Module, example: Any, path: Path, opset: int) -> None:
     batch = torch.export.Dim("batch", min=1)
     shapes = tree_map_only(Tensor, lambda tensor: {0: batch}, kwargs or args)
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
-    with exporting(), torch.no_grad(), warnings.catch_warnings():
+    with operators.exporting(), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             model,

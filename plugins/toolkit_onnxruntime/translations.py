@@ -7,10 +7,9 @@ from math import prod
 from typing import Any
 
 import onnx
-import torch
 from onnxscript import opset21 as op
 
-import toolkit.operators  # noqa: F401  # registers them
+from toolkit import operators
 
 ZERO_POINT = onnx.helper.make_tensor("zero_point", onnx.TensorProto.UINT8, [], [128])
 FIFTEEN = onnx.helper.make_tensor("fifteen", onnx.TensorProto.UINT8, [], [15])
@@ -61,8 +60,8 @@ def is_decoding(node: Any) -> bool:
 
 
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
-    torch.ops.toolkit.dequantize.default: dequantize,
-    torch.ops.toolkit.dequantize_int4.default: dequantize_int4,
-    torch.ops.toolkit.widen.default: widen,
-    torch.ops.toolkit.int8_linear.default: int8_linear,
+    operators.dequantize._opoverload: dequantize,
+    operators.dequantize_int4._opoverload: dequantize_int4,
+    operators.widen._opoverload: widen,
+    operators.int8_linear._opoverload: int8_linear,
 }

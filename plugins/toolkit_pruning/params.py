@@ -17,28 +17,39 @@ Criterion = Literal["magnitude", "lamp", "random"]
 class Params(toolkit.Params):
     """Which weights become zero, how many of them, and when."""
 
-    sparsity: float = Field(default=0.5, ge=0, lt=1, description="fraction of zeros, earlier ones included")
-    scope: Scope = Field(default="global", description="rank and count all layers together, or each alone")
+    sparsity: float = Field(
+        default=0.5, ge=0, lt=1, description="fraction of weights that are zero, including those of earlier stages"
+    )
+    scope: Scope = Field(default="global", description="rank all layers together, or each layer separately")
     criterion: Criterion = Field(
         default="magnitude",
-        description="the smallest weights go; or by lamp those that matter least to their layer, which is fairer to "
-        "small layers where all are ranked together; or any at random (as a control)",
+        description="prune the smallest weights; with lamp, those that matter least to their layer, which is fairer to "
+        "small layers when all are ranked together; with random, any (as a control)",
     )
-    schedule: Literal["one-shot", "gradual"] = Field(default="one-shot", description="gradual: during finetune")
-    schedule_end: float = Field(default=0.75, gt=0, le=1, description="gradual: fraction of steps until done")
-    steps_between: int = Field(default=20, ge=1, description="gradual: training steps between prunings")
+    schedule: Literal["one-shot", "gradual"] = Field(
+        default="one-shot", description="prune at once, or gradually during finetune"
+    )
+    schedule_end: float = Field(
+        default=0.75,
+        gt=0,
+        le=1,
+        description="gradual: fraction of the training steps after which the sparsity is reached",
+    )
+    steps_between: int = Field(default=20, ge=1, description="gradual: training steps between two prunings")
     pattern: str = Field(
         default="unstructured",
         description="'unstructured' for single weights, or 'N:M' with 0 < N < M such as '2:4': of every M "
-        "consecutive weights along a layer's inputs N stay, whatever the scope; implies sparsity 1 - N/M",
+        "consecutive weights along a layer's inputs N are kept, whatever the scope; implies sparsity 1 - N/M",
     )
     scan: bool = Field(
         default=False,
-        description="prune each layer alone to several sparsities and measure the quality on the split that decides: "
-        "shown as a plot",
+        description="prune each layer alone to several sparsities, measure the quality on the validation split (train "
+        "without one), and plot it in the report",
     )
-    layers: list[str] = Field(default=["*"], min_length=1, description="names as patterns such as 'fc*'")
-    exclude: list[str] = Field(default=[], description="names of layers to leave alone, as patterns")
+    layers: list[str] = Field(
+        default=["*"], min_length=1, description="name patterns of the layers to prune, such as 'fc*'"
+    )
+    exclude: list[str] = Field(default=[], description="name patterns of the layers to leave alone")
 
     @property
     def needs_finetune(self) -> bool:
@@ -48,7 +59,7 @@ class Params(toolkit.Params):
     @model_validator(mode="before")
     @classmethod
     def _imply_sparsity(cls, values: Any) -> Any:
-        # Filled in rather than computed when needed, so that a recipe written with all its values reads back.
+        # Filled in here, so that a recipe that is written out with all its values can be read back.
         kept = n_of_m(values.get("pattern")) if isinstance(values, Mapping) else None
         return {"sparsity": 1 - kept[0] / kept[1], **values} if kept else values
 
@@ -61,15 +72,15 @@ class Params(toolkit.Params):
                 raise ValueError(f"must be 'unstructured' or N:M with 0 < N < M, found '{pattern}'")
             return pattern
         if info.data.get("schedule") == "gradual":
-            raise ValueError(f"{pattern} cannot be reached on a gradual schedule: leave out one of the two")
+            raise ValueError(f"pattern {pattern} does not work with a gradual schedule: leave out one of the two")
         implied = 1 - kept[0] / kept[1]
         if abs(info.data.get("sparsity", implied) - implied) >= 0.005:  # 0.67 may stand for 2/3
-            raise ValueError(f"{pattern} means sparsity {implied:.4g}, found {info.data['sparsity']:g}")
+            raise ValueError(f"{pattern} implies sparsity {implied:.4g}, found {info.data['sparsity']:g}")
         return pattern
 
 
 def n_of_m(pattern: Any) -> tuple[int, int] | None:
     """N and M of a pattern such as `2:4`; None for anything else."""
-    found = re.fullmatch(r"(\d{1,9}):(\d{1,9})", pattern) if isinstance(pattern, str) else None
-    n, m = (int(found[1]), int(found[2])) if found else (0, 0)
+    numbers = re.fullmatch(r"(\d{1,9}):(\d{1,9})", pattern) if isinstance(pattern, str) else None
+    n, m = (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
     return (n, m) if 0 < n < m else None

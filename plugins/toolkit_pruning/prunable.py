@@ -1,4 +1,4 @@
-"""Which weights can be pruned, and under which names recipes and reports speak of them."""
+"""Which weights can be pruned, and the names that recipes and reports use for them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
 def prunable_names(shared: Sequence[masks.Weight]) -> list[str]:
-    """The names of one tensor as something that can be pruned.
+    """The names of one tensor as something to prune; none if it cannot be pruned.
 
-    A layer with one weight goes by its own name, such as `fc`; of others each weight does, `lstm.weight_hh_l0`.
+    A layer with one weight goes by the layer's name, such as `fc`; in other layers each weight goes by its own, such as
+    `lstm.weight_hh_l0`.
     """
     names = []
     for weight in shared:
@@ -33,23 +34,23 @@ def prunable_names(shared: Sequence[masks.Weight]) -> list[str]:
 def _is_one_of_several(module: nn.Module, attribute: str) -> bool:
     if isinstance(module, RECURRENT):
         return attribute.startswith("weight_")
-    # What makes queries, keys and values; the projection of the outputs is a linear layer within.
+    # The projections of queries, keys and values; that of the outputs is a linear layer inside.
     return isinstance(module, nn.MultiheadAttention) and attribute.endswith("proj_weight")
 
 
 def only_weight(layer: str) -> str:
-    """The path of the weight of a layer that has one."""
+    """The path of the weight of a layer that has only one."""
     return f"{layer}.weight".lstrip(".")
 
 
 def kind_of(weight: masks.Weight) -> str:
-    """The class of the layer, as it was before anything was masked."""
+    """The class of the layer, without what masking makes of it."""
     kind: Any = parametrize.type_before_parametrizations(weight.module)
     return str(kind.__name__)
 
 
 def inputs_of(weight: masks.Weight) -> tuple[int, int]:
-    """The dimension of a weight that runs over the inputs, and the number of inputs within a group."""
+    """The dimension of a weight that runs over the layer's inputs, and the number of inputs in a group."""
     module: Any = weight.module
     if isinstance(module, TRANSPOSED):
         return 0, module.in_channels // module.groups
@@ -57,16 +58,15 @@ def inputs_of(weight: masks.Weight) -> tuple[int, int]:
 
 
 def match(names: Sequence[str], asked: Sequence[str]) -> bool:
-    """Whether a pattern matches one of the names, or the layer of a weight that has a name of its own."""
+    """Whether a pattern matches one of the names, or the layer that a named weight belongs to."""
     return patterns.match(_with_layers(names), asked)
 
 
-def check_patterns(asked: Sequence[str], names: Sequence[str]) -> None:
-    """A `TechniqueError` where there is nothing to prune, or a pattern has nothing to match."""
+def check_patterns(names: Sequence[str], asked: Sequence[str]) -> None:
+    """Raise a `TechniqueError` if the model has nothing to prune, or a pattern matches nothing."""
     if not names:
         raise toolkit.TechniqueError("the model has no linear, convolutional, recurrent or attention layer to prune")
-    if problem := patterns.unmatched(asked, _with_layers(names), names, "prunable layer"):
-        raise toolkit.TechniqueError(problem)
+    patterns.require_match(_with_layers(names), asked, names, "prunable layer")
 
 
 def _with_layers(names: Sequence[str]) -> set[str]:

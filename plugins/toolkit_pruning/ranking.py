@@ -1,4 +1,4 @@
-"""Which weights are the least important ones, and how many of them go: tensors in, tensors out."""
+"""Masks from scores, and the sparsity over time: tensors in, tensors out."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Scope = Literal["global", "layer"]
 
 
 def smallest_masks(scores: Sequence[Tensor], sparsity: float, scope: Scope = "global") -> list[Tensor]:
-    """Bool masks, False for the `round(sparsity * n)` smallest scores; of equal ones, the first go.
+    """Bool masks that are False for the `round(sparsity * n)` smallest scores, the first ones among equals.
 
-    `scores` are tensors of any shapes on one device, such as the magnitudes of weights (Han et al. 2015);
-    they are ranked and counted all together ("global"), or each tensor's alone ("layer").
+    `scores` are tensors of any shapes on one device, such as the magnitudes of weights (Han et al. 2015), ranked all
+    together ("global") or each tensor separately ("layer").
     """
     groups = [[score] for score in scores] if scope == "layer" else [scores]
     return [mask for group in groups for mask in _ranked_together(group, sparsity)]
@@ -24,7 +24,7 @@ def smallest_masks(scores: Sequence[Tensor], sparsity: float, scope: Scope = "gl
 def _ranked_together(scores: Sequence[Tensor], sparsity: float) -> list[Tensor]:
     flat = torch.cat([score.flatten() for score in scores])
     count = round(sparsity * len(flat))
-    # A threshold takes a fraction of the time and the memory of sorted positions.
+    # Finding a threshold takes a fraction of the time and memory of sorting.
     threshold = flat.kthvalue(count).values if count else -torch.inf
     keep = flat > threshold
     surplus = len(flat) - int(keep.sum()) - count
@@ -35,12 +35,12 @@ def _ranked_together(scores: Sequence[Tensor], sparsity: float) -> list[Tensor]:
 
 
 def n_of_m_mask(scores: Tensor, n: int, m: int, dim: int = 1) -> Tensor:
-    """Bool mask of the `n` largest of every `m` scores along `dim`, of a size that `m` divides."""
+    """Bool mask of the `n` largest of every `m` scores along `dim`, whose size `m` divides."""
     groups = scores.movedim(dim, -1).unflatten(-1, (-1, m))
     mask = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, groups.topk(n).indices, True)
     return mask.flatten(-2).movedim(-1, dim).contiguous()
 
 
 def cubic_sparsity(progress: float, initial: float, final: float) -> float:
-    """The sparsity at `progress` (0 to 1): rising fast at first, slowly at last (Zhu and Gupta 2017)."""
+    """The sparsity at `progress` (0 to 1), which rises quickly at first and slowly at the end (Zhu and Gupta 2017)."""
     return final + (initial - final) * (1 - progress) ** 3

@@ -1,4 +1,4 @@
-"""How much a weight matters: the scores that are ranked. Tensors in, tensors out."""
+"""How much each weight matters: the scores by which weights are ranked. Tensors in, tensors out."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ def magnitude_scores(weight: Tensor) -> Tensor:
 def lamp_scores(weight: Tensor) -> Tensor:
     """The square of each weight over the sum of the squares of all that are not smaller, itself among them.
 
-    Within a layer the order is that of the magnitudes; between layers the scores compare, because a weight counts for
-    as much as pruning it, after all smaller ones, distorts its layer. The largest weight of every layer has score 1,
-    so that global ranking leaves no layer empty before every layer has one weight left. Of equal weights the first
-    counts as the smaller one. Lee et al., "Layer-adaptive sparsity for the magnitude-based pruning", ICLR 2021.
+    Within a layer this is the order of the magnitudes. Scores of different layers compare, because each says how much
+    pruning the weight, after all smaller ones, distorts its layer. The largest weight of every layer has score 1, so
+    that a global ranking empties no layer before every layer is down to one weight. Of equal weights the first counts
+    as the smaller one. Lee et al., "Layer-adaptive sparsity for the magnitude-based pruning", ICLR 2021.
 
     Args:
-        weight: of any shape and floating dtype; zeros, as masks make them, are in no sum and have score 0.
+        weight: of any shape and floating dtype; zeros, such as masked weights, have score 0 and enter no sum.
 
     Returns:
-        Scores in [0, 1] of the weight's shape, float64: few bits would make many of them equal.
+        Scores in [0, 1] of the weight's shape, in float64, because in fewer bits many of them would be equal.
     """
     magnitudes = weight.flatten().double().abs()
     ascending, order = magnitudes.sort(stable=True)
-    # Relative to the largest, so that no square is too large or too small; and summed from the largest on, because the
-    # total less the sum of the smaller ones is all rounding where most of the total is gone.
+    # Divide by the largest, so that no square overflows or vanishes. Sum from the largest down: the total minus the sum
+    # of the smaller ones would be mere rounding error once little of the total is left.
     squares = (ascending / ascending[-1:].clamp_min(torch.finfo(torch.float64).tiny)).square()
     sums = squares.flip(0).cumsum(0).flip(0)
     scores = torch.empty_like(magnitudes)
@@ -41,7 +41,7 @@ def lamp_scores(weight: Tensor) -> Tensor:
 
 
 def random_scores(weight: Tensor) -> Tensor:
-    """Uniform random numbers: a control. Drawn on the processor, so that a seed means the same on every device."""
+    """Uniform random numbers, as a control. Drawn on the CPU, so that a seed means the same on every device."""
     return torch.rand(weight.shape).to(weight.device)
 
 

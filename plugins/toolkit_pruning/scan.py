@@ -1,7 +1,7 @@
 """The sensitivity scan: what it costs to prune each layer alone, before anything is pruned.
 
-As in Li et al., "Pruning filters for efficient ConvNets", ICLR 2017, and Han et al. 2015: layers whose quality falls
-early are those to exclude, or to prune less.
+As in Li et al., "Pruning filters for efficient ConvNets", ICLR 2017, and Han et al. 2015: exclude the layers whose
+quality falls early, or prune them less.
 """
 
 from __future__ import annotations
@@ -14,39 +14,58 @@ from torch import nn
 
 import toolkit
 from toolkit import masks
-from toolkit_pruning.choosing import choose
+from toolkit.scoring import Score, score
+from toolkit_pruning.mask_choice import choose
 from toolkit_pruning.params import Params
-from toolkit_pruning.quality import Quality
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
-SAMPLES = 2000
+MAX_SAMPLES = 2000
 
 
 def scan_note(model: nn.Module, layers: Sequence[str], params: Params, data: toolkit.Data) -> toolkit.Note:
-    """Prune each layer alone to `SPARSITIES` and measure, on `SAMPLES` samples of the split that decides.
+    """Prune each layer alone to `SPARSITIES` and score the model on up to `MAX_SAMPLES` samples of the selection split.
 
-    The model and the random numbers that follow are as if it had not been. Single weights go, by the criterion of
-    `params`, whatever its pattern; sparsities that a layer has already passed are left out.
+    The model and the random numbers that follow stay as they were. Single weights are pruned, by the criterion of
+    `params` and whatever its pattern; sparsities that a layer already exceeds are skipped.
     """
-    quality = Quality(data, SAMPLES)
     cuda = [data.device] if data.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
-        before = quality.of(masks.clone(model).eval())
-        rows = [row for layer in layers for row in _rows(model, layer, params, quality)]
-    cost = quality.change(before)
-    table = [{**row, cost: quality.cost(before, row[quality.metric])} for row in rows]
-    where = f"on {quality.samples} samples of {data.decisive}"
-    text = f"each layer pruned alone, {where}, where {quality.metric} is {before:.4g} before"
-    return toolkit.Note(text, table, toolkit.Plot("sparsity", cost, "layer"))
+        before = score(masks.clone(model), data, MAX_SAMPLES)
+        rows = [row for layer in layers for row in _rows(model, layer, params, data)]
+    table = [{**row, cost_name(before): cost(before, row[before.metric])} for row in rows]
+    where = f"on {before.samples} samples of {data.selection_split}"
+    text = f"each layer pruned alone, {where}; {before.metric} was {before.value:.4g} before"
+    return toolkit.Note(text, table, toolkit.Plot("sparsity", cost_name(before), "layer"))
 
 
-def _rows(model: nn.Module, layer: str, params: Params, quality: Quality) -> Iterator[dict[str, Any]]:
-    """The quality at each sparsity. One copy gets them all in turn: what is masked goes first, so that masks nest."""
+def cost_name(before: Score) -> str:
+    """What `cost` is, in words: `drop of accuracy (points)`, `rise of loss (%)`."""
+    direction = "drop" if before.better == "higher" else "rise"
+    return f"{direction} of {before.metric} ({'points' if _is_fraction(before) else '%'})"
+
+
+def cost(before: Score, value: float) -> float | None:
+    """How much worse a value of the metric is: in points (hundredths) where it is a fraction, else in percent of what
+    it was; None where that was 0."""
+    worse = before.value - value if before.better == "higher" else value - before.value
+    if _is_fraction(before):
+        return 100 * worse
+    return 100 * worse / abs(before.value) if before.value else None
+
+
+def _is_fraction(before: Score) -> bool:
+    # A metric that is better when lower may be an error of any size, and lie below 1 by chance.
+    return before.better == "higher" and 0 <= before.value <= 1
+
+
+def _rows(model: nn.Module, layer: str, params: Params, data: toolkit.Data) -> Iterator[dict[str, Any]]:
+    """The score at each sparsity. One copy gets them all in turn: masked weights are pruned first, so masks nest."""
     single = params.model_copy(update={"pattern": "unstructured"})
-    twin = masks.clone(model).eval()
+    twin = masks.clone(model)
     for sparsity in SPARSITIES:
         [(path, mask)] = choose(twin, [layer], single, sparsity).items()
         present = masks.current(twin).get(path)
         if present is None or int(present.sum()) >= int(mask.sum()):
             masks.apply(twin, {path: mask})
-            yield {"layer": layer, "sparsity": sparsity, quality.metric: quality.of(twin)}
+            after = score(twin, data, MAX_SAMPLES)
+            yield {"layer": layer, "sparsity": sparsity, after.metric: after.value}

@@ -1,7 +1,7 @@
-"""Dynamic quantization: weights in few bits, activations rounded per row where int8 computes; nothing to train.
+"""Dynamic quantization: stores weights in few bits; int8 layers round their inputs row by row. No training.
 
-Both are rounded symmetrically, so that a weight of zero stays zero and what a row gives depends on it alone. What it
-costs is measured on the validation split: layers that cost too much are returned to float.
+Rounding is symmetric, so that a zero weight stays zero, and the result of a row depends on that row alone. The cost is
+measured on the validation split (train without one): layers that cost too much are returned to float.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from torch import nn
 from toolkit import Data, Note, TechniqueError, hookimpl
 from toolkit_quantization import arithmetic, layers
 from toolkit_quantization.arithmetic import Choice
-from toolkit_quantization.choosing import Chosen, by_name, fastest
-from toolkit_quantization.compiled import Compiled
+from toolkit_quantization.compile_choice import choose_compiled
 from toolkit_quantization.conversion import Conversion
+from toolkit_quantization.conversion_cost import Judge, relative_error
+from toolkit_quantization.engine_choice import Chosen, by_name, fastest
 from toolkit_quantization.engines import ENGINES
-from toolkit_quantization.guard import scan_note
-from toolkit_quantization.judging import Judge, relative_error
+from toolkit_quantization.float_fallback import scan_note
 from toolkit_quantization.params import Params
 from toolkit_quantization.selection import reasons, select, weights_by_layer
-from toolkit_quantization.worthwhile import tried
+from toolkit_quantization.self_compiling import Compiled
 
 __all__ = ["Findings", "Params", "convert", "measure", "optimize", "prepare", "relative_error", "resolve"]
 
 
 @dataclass
 class Findings:
-    """What `optimize` finds and the report shows: numbers and notes, the engine, whether the model
-    compiles itself, the layers returned to float, and the arithmetic of each layer."""
+    """What `optimize` chooses and the report shows: numbers and notes, the engine, whether the model compiles itself,
+    the layers returned to float, and the arithmetic of each layer."""
 
     values: dict[str, float | Note] = field(default_factory=dict)
     engine: str | None = None
@@ -39,7 +39,7 @@ class Findings:
 
 
 def convert(model: nn.Module, params: Params) -> nn.Module:
-    """A copy whose chosen layers are all quantized, whatever that costs; what they shared, their successors share."""
+    """A copy with all selected layers quantized, whatever that costs; layers that shared weights still share them."""
     engine = ENGINES[params.engine]
     dtypes = select(model, params, engine)
     conversion = Conversion(model, dtypes, engine, arithmetic.choose(model, dtypes, params))
@@ -48,7 +48,7 @@ def convert(model: nn.Module, params: Params) -> nn.Module:
 
 @hookimpl
 def prepare(params: Params, data: Data) -> Findings:
-    """Refuse a device without the engine; what is returned takes what `optimize` finds."""
+    """Return empty findings; refuse an engine that does not run on this device."""
     if params.engine != "auto" and (reason := ENGINES[params.engine].why_unavailable(data.device)):
         raise TechniqueError(f"engine '{params.engine}': {reason}")
     return Findings()
@@ -56,16 +56,16 @@ def prepare(params: Params, data: Data) -> Findings:
 
 @hookimpl
 def optimize(model: nn.Module, params: Params, data: Data, prepared: Findings) -> nn.Module:
-    """Convert as much as stays within the bounds, by the engine that is named or by the fastest."""
+    """Quantize as many layers as the bounds allow, with the engine that the recipe names, or with the fastest."""
     judge = Judge(model, data, params)
     auto = params.engine == "auto"
     choice = fastest(model.eval(), params, data, judge) if auto else by_name(model, params, judge)
     _note(choice, judge, prepared)
     if not params.compile or not ENGINES[choice.engine].compiles:
         return choice.guarded.model
-    found = tried(choice.guarded.model, params, data)
-    prepared.compiles, prepared.values["compile"] = found.compiles, found.note
-    return found.model
+    compiled = choose_compiled(choice.guarded.model, params, data)
+    prepared.compiles, prepared.values["compile"] = compiled.compiles, compiled.note
+    return compiled.model
 
 
 def _note(choice: Chosen, judge: Judge, findings: Findings) -> None:
@@ -85,26 +85,26 @@ def _note(choice: Chosen, judge: Judge, findings: Findings) -> None:
 
 @hookimpl
 def resolve(params: Params, prepared: Findings) -> Params:
-    """The engine, the arithmetic and whether to compile, as they were the fastest, instead of `auto`."""
-    found = arithmetic.resolved(params, prepared.choices)
-    engine, compiles = (
-        prepared.engine or params.engine,
-        prepared.compiles if params.compile == "auto" else params.compile,
-    )
-    return params.model_copy(update={"engine": engine, "arithmetic": found, "compile": compiles})
+    """Replace `auto` by the engine, the arithmetic and the decision to compile that were the fastest."""
+    chosen = {
+        "engine": prepared.engine or params.engine,
+        "arithmetic": arithmetic.resolved(params, prepared.choices),
+        "compile": prepared.compiles if params.compile == "auto" else params.compile,
+    }
+    return params.model_copy(update=chosen)
 
 
 @hookimpl
 def measure(model: nn.Module, params: Params, prepared: Findings) -> dict[str, float | Note]:
-    """The number of quantized layers, what they cost, and what stays in float and why."""
+    """The number of quantized layers, what they cost, and which layers stay in float and why."""
     engine = ENGINES[prepared.engine or params.engine]
     inner = model.model if isinstance(model, Compiled) else model
     why = reasons(inner, params, engine)
-    why.update(dict.fromkeys(prepared.returned, "returned to float, as it cost too much"))
+    why.update(dict.fromkeys(prepared.returned, "returned to float, because it cost too much"))
     sizes = {
         layer: sum(weight.parameter.numel() for weight in weights.values())
         for layer, weights in weights_by_layer(inner).items()
     }
     table = [{"layer": layer, "weights": sizes[layer], "reason": why[layer]} for layer in sizes]
     count = sum(1 for _ in layers.converted(inner))
-    return {"layers": count, **prepared.values, "float": Note("" if table else "nothing with weights", table)}
+    return {"layers": count, **prepared.values, "float": Note("" if table else "no layer with weights", table)}

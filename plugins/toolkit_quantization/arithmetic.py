@@ -1,4 +1,4 @@
-"""Whether the products of a layer are int8 or float: decided by measuring both on the layer's own inputs."""
+"""Chooses int8 or float arithmetic for each layer, by timing both on the layer's own inputs."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import nn
 
+from toolkit import timing
 from toolkit_quantization.codecs import Dtype
 from toolkit_quantization.layers import Arithmetic, can_multiply_int8, converted, successor
 from toolkit_quantization.params import Params
 from toolkit_quantization.selection import arithmetic_of
 from toolkit_quantization.stored import Stored
-from toolkit_quantization.turns import medians_in_turn
 
-SECONDS = 0.05  # for each candidate
+BUDGET_S = 0.05  # for each candidate
 
 
 class Call(NamedTuple):
-    """What a layer was called with."""
+    """The arguments of a call of a layer."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
 
 class Choice(NamedTuple):
-    """The arithmetic of a layer, and the time that its successor takes over that of the layer, None if not measured."""
+    """The arithmetic of a layer, and its successor's time relative to the layer's, None if not measured."""
 
     arithmetic: Arithmetic
     ratio: float | None = None
@@ -37,14 +37,14 @@ class Choice(NamedTuple):
 def choose(
     model: nn.Module, dtypes: Mapping[str, Dtype], params: Params, run: Callable[[], Any] | None = None
 ) -> dict[str, Choice]:
-    """The arithmetic of each layer, by name: on `auto` the faster one, if there are two.
+    """The arithmetic of each layer, by name: on `auto` the faster one, for layers that have a choice.
 
     Args:
-        model: with the layers.
-        dtypes: of the layers that are quantized.
-        params: say what is asked for.
-        run: runs the model on a batch. A layer that it does not call is not given int8 products; without it, all that
-            have such products are.
+        model: has the layers.
+        dtypes: those of the layers to quantize.
+        params: the arithmetic that the recipe asks for.
+        run: runs the model on a batch. A layer that it does not call gets float arithmetic. Without `run`, every layer
+            that has int8 products gets them.
     """
     asked = {path: arithmetic_of(path, params) for path in dtypes}
     modules = {path: model.get_submodule(path) for path in dtypes}
@@ -61,7 +61,7 @@ def choose(
 
 
 def resolved(params: Params, choices: Mapping[str, Choice]) -> Literal["auto", "int8", "float"] | dict[str, Arithmetic]:
-    """What `Params.arithmetic` has to be, so that the same is chosen without measuring."""
+    """The value of `Params.arithmetic` that repeats these choices without measuring."""
     measured = {path: choice.arithmetic for path, choice in choices.items() if choice.ratio is not None}
     if params.arithmetic != "auto" or not measured:
         return params.arithmetic
@@ -72,9 +72,9 @@ def resolved(params: Params, choices: Mapping[str, Choice]) -> Literal["auto", "
 
 @torch.no_grad()
 def first_calls(modules: Mapping[str, nn.Module], run: Callable[[], Any]) -> dict[str, Call]:
-    """What each module is called with first while `run` runs the model; those that are not called are left out.
+    """The first call of each module while `run` runs the model; modules that are not called are left out.
 
-    A module may be read instead of called: its weight, by the module around it.
+    A module may be read instead of called, when the module around it uses its weight.
     """
     calls: dict[str, Call] = {}
     with ExitStack() as hooks, _no_fused_paths():
@@ -90,20 +90,20 @@ def first_calls(modules: Mapping[str, nn.Module], run: Callable[[], Any]) -> dic
 
 @torch.no_grad()
 def measure(module: nn.Module, call: Call) -> Choice:
-    """The faster arithmetic for a layer that is kept in int8 and called so, on this machine."""
+    """The faster arithmetic on this machine for a layer that is stored in int8 and called with these arguments."""
     candidates: dict[Arithmetic, nn.Module] = {name: successor(module, "int8", name) for name in ("float", "int8")}
     timed: list[tuple[str, nn.Module]] = [("before", module), *candidates.items()]
     calls = {name: partial(each, *call.args, **call.kwargs) for name, each in timed}
-    for call_once in calls.values():  # a first call packs weights, which is not to be timed
+    for call_once in calls.values():  # the first call packs weights, which must not be timed
         call_once()
-    # Nothing warms the caches before a call: in the model another layer comes before it, too.
-    times = medians_in_turn(calls, SECONDS * len(calls))
-    fastest = min(candidates, key=times.__getitem__)
-    return Choice(fastest, times[fastest] / times["before"])
+    # No warm-up before each call: in the model, too, another layer runs before this one and fills the caches.
+    timings = timing.time_in_turn(calls, BUDGET_S * len(calls))
+    fastest = min(candidates, key=timings.median_s)
+    return Choice(fastest, timings.median_s(fastest) / timings.median_s("before"))
 
 
 def table(model: nn.Module, choices: Mapping[str, Choice]) -> list[dict[str, Any]]:
-    """A row for every layer in fewer bits: its kind, dtype and arithmetic, and its time over the float layer's."""
+    """A row for every quantized layer: its kind, dtype and arithmetic, and its time relative to the float layer's."""
     rows = []
     for path, module in converted(model):
         choice = choices.get(path, Choice("float"))
@@ -117,7 +117,7 @@ def table(model: nn.Module, choices: Mapping[str, Choice]) -> list[dict[str, Any
 
 @contextmanager
 def _no_fused_paths() -> Iterator[None]:
-    # A fused encoder layer calls nothing within it.
+    # A fused encoder layer does not call the layers inside it.
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -9,23 +9,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from toolkit import stored_as
 from toolkit_quantization.int8 import Int8Linear
 
 IN = ("query", "key", "value")
 
 
+@stored_as("quantization.Int8Attention")
 class Int8Attention(nn.Module):
-    """`nn.MultiheadAttention` with int8 projections, called and answering as that does; no gradient.
+    """`nn.MultiheadAttention` with int8 projections and the same interface; no gradient.
 
-    The three projections of the inputs are layers of their own, so that it does for self-attention and for others.
+    Query, key and value have a projection layer each, so that it serves self-attention and cross-attention.
     """
 
     replaces = "MultiheadAttention"
 
     def __init__(self, attention: nn.MultiheadAttention, projections: Mapping[str, Int8Linear]) -> None:
-        """Take the sizes of `attention`, which is left as it is, and a projection each for query, key, value, output.
+        """Copy the sizes of `attention`, and take a projection each for query, key, value and output.
 
-        It must have no `bias_k` and no `add_zero_attn`.
+        `attention` does not change; it must have no `bias_k` and no `add_zero_attn`.
         """
         super().__init__()
         self.embed_dim, self.num_heads, self.head_dim = attention.embed_dim, attention.num_heads, attention.head_dim
@@ -38,12 +40,12 @@ class Int8Attention(nn.Module):
 
     @property
     def in_proj_bias(self) -> Tensor | None:
-        """The biases of the three projections of the inputs, None if they have none."""
+        """The biases of the three input projections, None without biases."""
         biases = [self._projection(name).bias for name in IN]
         return torch.cat([bias for bias in biases if bias is not None]) if biases[0] is not None else None
 
     def dense_weights(self) -> dict[str, Tensor | None]:
-        """What the parameters of the attention would be, in floats, by name."""
+        """The parameters that the attention would have, in floats, by name."""
         weights = [self._projection(name).dense_weight() for name in IN]
         if self._qkv_same_embed_dim:
             inputs = {"in_proj_weight": torch.cat(weights)}
@@ -86,7 +88,7 @@ class Int8Attention(nn.Module):
         return projection
 
     def _heads(self, name: str, inputs: Tensor, is_batched: bool) -> Tensor:
-        """Inputs of any of the three layouts, projected: (batch, heads, length, size of a head)."""
+        """Inputs in any of the three layouts, projected: (batch, heads, length, head size)."""
         if not is_batched:
             inputs = inputs.unsqueeze(0)
         elif not self.batch_first:
@@ -105,7 +107,7 @@ class Int8Attention(nn.Module):
 
 
 def _joined_masks(attention: Tensor | None, padding: Tensor | None, query: Tensor) -> Tensor | None:
-    """What is added to the scores (batch, heads, length, length of keys), in a shape that expands to that."""
+    """The mask to add to the scores, in a shape that broadcasts to (batch, heads, length, key length)."""
     masks = []
     if attention is not None:
         attention = _additive(attention, query.dtype)

@@ -1,7 +1,7 @@
-"""Weights in fewer bits, and back: int8 per row, int4 in groups, float16 and bfloat16. A zero stays a zero.
+"""Encodes weights in fewer bits, and decodes them: int8 per row, int4 in groups, float16, bfloat16. Zeros stay zero.
 
-A row of a weight is what its first index chooses: an output channel of a linear, convolutional or recurrent layer,
-an entry of an embedding, an input channel of a transposed convolution.
+The first index of a weight chooses its row: an output channel of a linear, convolutional or recurrent layer, an entry
+of an embedding, an input channel of a transposed convolution.
 """
 
 from __future__ import annotations
@@ -13,54 +13,55 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from toolkit.operators import dequantize, dequantize_int4, is_exporting, widen
+from toolkit import operators, stored_as
 from toolkit_quantization.int8 import quantize_per_channel
 
 Dtype = Literal["int8", "int4", "float16", "bfloat16"]
-GROUP = 32  # inputs that share one scale in int4
-LARGEST_INT4 = 8
+GROUP = 32  # inputs that share a scale in int4
+INT4_RANGE = 8
 
 
 def quantize_groups(rows: Tensor, group: int = GROUP) -> tuple[Tensor, Tensor]:
     """Round each group of a row's inputs to int4 with its own scale: `rows ≈ values * scale`.
 
-    The largest of a group becomes -8, by a scale of the other sign where it is positive: with ±7 for the largest, 15
-    of 16 integers would be used and the error were an eighth larger. An opposite one as large becomes 7.
+    The largest value of a group becomes -8, with a negative scale if it is positive. With ±7 for the largest, only 15
+    of 16 integers would be used, and the error would be an eighth larger. An equally large value of the other sign
+    becomes 7.
 
-    Rows (N, K) of any float dtype, an even `group`; returned are the integers plus 8, two in a byte, the first of
-    them in its lower half, (N, G, group / 2) uint8 with zeros at the end of the last group, and scale (N, G)
-    bfloat16, never zero. As in Dettmers and Zettlemoyer, "The case for 4-bit precision", 2023, without a zero point.
+    Rows (N, K) may have any float dtype; `group` must be even. Returns the integers plus 8, two per byte with the first
+    in the lower half, (N, G, group / 2) uint8 with zeros at the end of the last group, and the scale (N, G) bfloat16,
+    never zero. As in Dettmers and Zettlemoyer, "The case for 4-bit precision", 2023, without a zero point.
     """
     groups = F.pad(rows.float(), (0, -rows.shape[1] % group)).unflatten(1, (-1, group))
     extreme = groups.gather(2, groups.abs().argmax(dim=2, keepdim=True)).squeeze(2)
     smallest = torch.finfo(torch.bfloat16).tiny  # a subnormal scale would be too coarse
-    scale = (extreme / -LARGEST_INT4).bfloat16()
+    scale = (extreme / -INT4_RANGE).bfloat16()
     scale = torch.where(scale.abs() < smallest, smallest, scale)
-    values = (groups / scale.float().unsqueeze(2)).round_().clamp_(-LARGEST_INT4, LARGEST_INT4 - 1)
-    low, high = (values + LARGEST_INT4).to(torch.uint8).unflatten(2, (-1, 2)).unbind(3)
+    values = (groups / scale.float().unsqueeze(2)).round_().clamp_(-INT4_RANGE, INT4_RANGE - 1)
+    low, high = (values + INT4_RANGE).to(torch.uint8).unflatten(2, (-1, 2)).unbind(3)
     return low | (high << 4), scale
 
 
 def dequantize_groups(packed: Tensor, scale: Tensor, inputs: int) -> Tensor:
-    """The rows (N, inputs) float32 that `packed` and `scale` of `quantize_groups` stand for."""
-    values = torch.stack((packed & 15, packed >> 4), dim=3).flatten(2).float().sub_(LARGEST_INT4)
+    """The rows (N, inputs) float32 that `packed` and `scale` from `quantize_groups` represent."""
+    values = torch.stack((packed & 15, packed >> 4), dim=3).flatten(2).float().sub_(INT4_RANGE)
     return values.mul_(scale.float().unsqueeze(2)).flatten(1)[:, :inputs]
 
 
 class Encoded(nn.Module):
-    """A weight in fewer bits, in buffers that have its rows as their first dimension."""
+    """A weight in fewer bits, in buffers whose first dimension runs over its rows."""
 
     precision: str
 
     def __init__(self, weight: Tensor) -> None:
-        """Take over the shape and the dtype of the weight, which it is decoded to."""
+        """Keep the shape and the dtype of the weight, which decoding restores."""
         super().__init__()
         self.shape, self.dtype = tuple(weight.shape), weight.dtype
 
     def forward(self, rows: Tensor | None = None) -> Tensor:
-        """The weight in floats, or of it the given rows, int (N,)."""
+        """The weight in floats, or only the given rows of it, int (N,)."""
         parts = [part if rows is None else part.index_select(0, rows) for part in self.buffers()]
-        if is_exporting() and rows is None:
+        if operators.is_exporting() and rows is None:
             return self._exported(*parts)
         return self._decoded(*parts).reshape(-1, *self.shape[1:]).to(self.dtype)
 
@@ -76,7 +77,7 @@ class Encoded(nn.Module):
         raise NotImplementedError
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        # A model that is moved to another dtype computes in that.
+        # A model that is converted to another dtype computes in that dtype.
         self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
         return super()._apply(fn, recurse)
 
@@ -84,6 +85,7 @@ class Encoded(nn.Module):
         return f"{self.shape}, {self.dtype}"
 
 
+@stored_as("quantization.Int8")
 class Int8(Encoded):
     """A weight in int8 with a float32 scale per row."""
 
@@ -104,11 +106,11 @@ class Int8(Encoded):
         values, scale = parts
         return values.to(scale.dtype).mul_(scale.view(-1, *[1] * (values.dim() - 1)))
 
-
     def _exported(self, *parts: Tensor) -> Tensor:
-        return dequantize(*parts)
+        return operators.dequantize(*parts)
 
 
+@stored_as("quantization.Int4")
 class Int4(Encoded):
     """A weight in int4, two values a byte, with a bfloat16 scale for every `GROUP` inputs of a row."""
 
@@ -127,9 +129,10 @@ class Int4(Encoded):
         return dequantize_groups(packed, scale, self.inputs)
 
     def _exported(self, *parts: Tensor) -> Tensor:
-        return dequantize_int4(*parts, list(self.shape))
+        return operators.dequantize_int4(*parts, list(self.shape))
 
 
+@stored_as("quantization.Short")
 class Short(Encoded):
     """A weight in 16 bits."""
 
@@ -144,11 +147,11 @@ class Short(Encoded):
         return parts[0]
 
     def _exported(self, *parts: Tensor) -> Tensor:
-        return widen(parts[0])
+        return operators.widen(parts[0])
 
 
 def encode(weight: Tensor, dtype: Dtype) -> Encoded:
-    """A float weight of two dimensions or more, finite, in that dtype; it is kept no longer than this takes."""
+    """Encode a finite float weight of two or more dimensions; the result does not keep the weight."""
     if dtype == "int8":
         return Int8(weight)
     if dtype == "int4":
@@ -157,7 +160,7 @@ def encode(weight: Tensor, dtype: Dtype) -> Encoded:
 
 
 def why_not(weights: Sequence[Tensor], dtype: Dtype) -> str | None:
-    """The reason for which a dtype cannot hold these weights, None if it can."""
+    """The reason why a dtype cannot hold these weights, None if it can."""
     for weight in weights:
         shape = tuple(weight.shape)
         if not weight.is_floating_point() or weight.numel() == 0:

@@ -1,4 +1,4 @@
-"""Layers replaced by their successors."""
+"""Replaces layers by their quantized successors."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from toolkit_quantization.selection import groups
 
 
 class Conversion:
-    """A model whose layers can be quantized, all or some of them; it stays as it is.
+    """A model of which any of the selected layers can be quantized, in copies; the model itself does not change.
 
     Args:
         model: on its device.
-        dtypes: of the layers that are quantized, by name.
-        engine: makes their successors, each once; what layers shared, their successors share.
+        dtypes: those of the selected layers, by name.
+        engine: makes each successor once; layers that shared weights still share them.
         choices: the arithmetic of each of these layers.
     """
 
@@ -37,7 +37,7 @@ class Conversion:
             }
 
     def of(self, names: Collection[str]) -> nn.Module:
-        """A copy of the model in which these layers are quantized; copies share what was made of a layer."""
+        """A copy of the model in which these layers are quantized; all copies share the successors."""
         twin = masks.clone(self.model)
         successors = {twin.get_submodule(name): self._successors[name] for name in names}
         return layers.replace(twin, successors).eval()

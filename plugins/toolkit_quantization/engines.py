@@ -1,8 +1,8 @@
-"""Whose arithmetic a quantized layer uses, by name.
+"""The engines: whose arithmetic a quantized layer uses, by name.
 
-An engine makes layers: modules of plain buffers that are saved with the model, run in eager mode and can be mixed
-with float ones. A runtime that takes a whole model that was exported (ONNX Runtime, a compiled library) is none: it
-begins where `toolkit.load` ends, and is no setting of this technique.
+An engine makes layers: modules of plain buffers that are saved with the model, run in eager mode and can be mixed with
+float layers. A runtime that takes a whole exported model (ONNX Runtime, a compiled library) is not an engine: it starts
+where `toolkit.load` ends.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from toolkit_quantization.torchao_int8 import TorchaoInt8Linear, quantize_like_t
 class Engine:
     """How layers are made.
 
-    `int8_linear` makes the successor of a linear layer in int8; without it all kinds of layers have one, of this
-    toolkit, and a choice of arithmetic. Other dtypes are the same by every engine: they are stored, and computed with
-    in float.
+    `int8_linear` makes the int8 successor of a linear layer. Without it, the toolkit's own successors are used, which
+    exist for all kinds of layers and offer a choice of arithmetic. Other dtypes are the same for every engine: weights
+    are stored in them, and computed with in float.
     """
 
     name: str
     int8_linear: Callable[[nn.Module, Encodings], nn.Module] | None = None
-    runs_on: tuple[str, ...] = ()  # the kinds of device; all of them where it is empty
-    package: str = "torch"  # that it needs
+    runs_on: tuple[str, ...] = ()  # kinds of device; empty for all
+    package: str = "torch"  # required package
     compiles: bool = True
 
     def successor(self, module: nn.Module, dtype: Dtype, arithmetic: Arithmetic, encodings: Encodings) -> nn.Module:
-        """The layer that takes the place of `module`, which `why_float` has nothing against."""
+        """The layer that replaces `module`, for which `why_float` must be None."""
         if self.int8_linear is not None and dtype == "int8":
             return self.int8_linear(module, encodings)
         return layers.successor(module, dtype, arithmetic, encodings)
 
     def why_float(self, module: nn.Module, dtype: Dtype) -> str | None:
-        """The reason for which a layer stays in float, None if it can have a successor."""
+        """The reason why a layer stays in float, None if it can be replaced."""
         reason = layers.why_float(module, dtype)
         if reason is not None or self.int8_linear is None or dtype != "int8":
             return reason
@@ -57,12 +57,12 @@ class Engine:
         return f"{kind}: engine '{self.name}' has int8 for Linear layers only"
 
     def why_unavailable(self, device: torch.device) -> str | None:
-        """The reason for which it cannot be used here, None if it can."""
+        """The reason why the engine cannot be used on this device, None if it can."""
         if find_spec(self.package) is None:
             return f"'{self.package}' is not installed: pip install 'torch-optimization-toolkit[{self.package}]'"
         if self.runs_on and device.type not in self.runs_on:
             places = " and ".join(place.upper() for place in self.runs_on)
-            return f"it runs on the {places} only, and this run is on {device}"
+            return f"it runs on {places} only, but this run is on {device}"
         return None
 
 

@@ -1,4 +1,4 @@
-"""Integers for floats: how weights and activations are rounded, and the layers that multiply them."""
+"""Rounding of weights and activations to int8, and the layers that multiply them."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from toolkit.operators import int8_linear, is_exporting
+from toolkit import operators, stored_as
 from toolkit_quantization import kernels
-from toolkit_quantization.kernels import LARGEST, SMALLEST
+from toolkit_quantization.kernels import INT8_MAX, MIN_ROW_MAX
 
-MAX_INPUTS = (2**31 - 1) // LARGEST**2  # the products of more might overflow int32
-MOST_PACKED = MAX_INPUTS // 2  # packed kernels add 128 to what they multiply
+MAX_INPUTS = (2**31 - 1) // INT8_MAX**2  # the sum of more products might overflow int32
+MAX_PACKED_INPUTS = MAX_INPUTS // 2  # packed kernels add 128 to the activations
 # Without VNNI instructions, oneDNN adds products in pairs, in 16 bits, and saturates silently (pytorch#136746).
-# Asked here, for torch.export cannot trace the question.
-_EXTREME = torch.full((16, 64), LARGEST, dtype=torch.int8, device="cpu")
-INT_MM_IS_EXACT = bool((torch._int_mm(_EXTREME, _EXTREME.t()) == 64 * LARGEST**2).all())
+# Tested on import, because torch.export cannot trace the test.
+_EXTREME = torch.full((16, 64), INT8_MAX, dtype=torch.int8, device="cpu")
+INT_MM_IS_EXACT = bool((torch._int_mm(_EXTREME, _EXTREME.t()) == 64 * INT8_MAX**2).all())
 
 
 def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,7 +28,7 @@ def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     zeros too; for a row with NaN or infinity, NaN or infinity. As in Dettmers et al., "LLM.int8()", 2022.
     """
     rows = rows.float()
-    scale = rows.abs().amax(dim=1, keepdim=True).clamp_(min=SMALLEST).div_(LARGEST)
+    scale = rows.abs().amax(dim=1, keepdim=True).clamp_(min=MIN_ROW_MAX).div_(INT8_MAX)
     # Given unusual strides, be it those of a single row, `_int_mm` returns uninitialized memory (pytorch#195066).
     return (rows / scale).round_().to(torch.int8, memory_format=torch.contiguous_format), scale
 
@@ -54,9 +54,9 @@ def quantize_like_torch(weight: Tensor) -> tuple[Tensor, Tensor]:
 def int8_matmul(rows: Tensor, weight: Tensor) -> Tensor:
     """The exact product (N, out) int32 of rows (N, in) and weight (out, in), both int8, on any device."""
     (count, inputs), outputs = rows.shape, weight.shape[0]
-    if rows.device.type == "cpu" and INT_MM_IS_EXACT and inputs > 1:  # a single one gives it unusual strides
+    if rows.device.type == "cpu" and INT_MM_IS_EXACT and inputs > 1:  # a single input has unusual strides
         return torch._int_mm(rows, weight.t())
-    if rows.device.type == "cuda":  # which wants more than 16 rows, and the other sizes in multiples of 8
+    if rows.device.type == "cuda":  # needs more than 16 rows, and multiples of 8 in the other sizes
         rows, weight = F.pad(rows, (0, -inputs % 8, 0, 17)), F.pad(weight, (0, -inputs % 8, 0, -outputs % 8))
         return torch._int_mm(rows, weight.t())[:count, :outputs]
     # 1024 products add up to less than 2**24, which float32 holds exactly, in any order.
@@ -69,10 +69,11 @@ def _is_transformed() -> bool:
     return bool(torch._C._get_tracing_state()) or torch._C._functorch.peek_interpreter_stack() is not None
 
 
+@stored_as("quantization.Int8Linear")
 class Int8Linear(nn.Module):
     """A linear layer that rounds its inputs to int8 row by row and multiplies integers; no gradient.
 
-    Inputs (…, in) of any float dtype give outputs (…, out) of that dtype. A row gives the same to the last bit
+    Inputs (…, in) of any float dtype give outputs (…, out) of that dtype. A row has the same result, to the last bit,
     alone and in any batch; a row with NaN or infinity gives NaN.
     """
 
@@ -80,7 +81,7 @@ class Int8Linear(nn.Module):
     weight: Tensor
     scale: Tensor
     bias: Tensor | None
-    _kept: kernels.Kept | None = None
+    _kept: kernels.BufferCache | None = None
 
     def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None = None) -> None:
         """Hold weight (out, in) int8, scale (out,) float32 and bias (out,) float32, as they are."""
@@ -94,20 +95,24 @@ class Int8Linear(nn.Module):
         return self.weight * self.scale.float().unsqueeze(1)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        if is_exporting():
-            return int8_linear(inputs, self.weight, self.scale, self.bias)
-        # One function, for each call and look-up costs: after a large product, the caches hold nothing of Python.
+        if operators.is_exporting():
+            return operators.int8_linear(inputs, self.weight, self.scale, self.bias)
+        # A single function, because calls and look-ups cost: a large product evicts Python from the caches.
         as_it_is = inputs.dtype is torch.float32 and inputs.dim() == 2 and not inputs.requires_grad
         rows = inputs if as_it_is else self._rows(inputs)
         buffers = self._buffers
         if type(rows) is not Tensor or not rows.is_cpu or is_compiling() or _is_transformed():
-            # What is traced, or runs elsewhere, knows `_int_mm` and neither packed weights nor a place for results.
+            # Traces and other devices support `_int_mm`, but neither packed weights nor `out`.
             values, row_scale = quantize_rows(rows)
             outputs = int8_matmul(values, self.weight).float().mul_(self.scale)
             outputs = kernels.scaled(outputs, row_scale, buffers["bias"])
         else:
             rows, row_scale = kernels.scaled_rows(rows)
-            if kernels.PACK is not None and self.in_features <= MOST_PACKED and kernels.packing_pays(rows.shape[0]):
+            if (
+                kernels.PACK is not None
+                and self.in_features <= MAX_PACKED_INPUTS
+                and kernels.packing_pays(rows.shape[0])
+            ):
                 kept = self._kept
                 outputs = (kept if kept is not None and kept.is_of(buffers) else self._keep()).made(rows)
             else:
@@ -118,12 +123,12 @@ class Int8Linear(nn.Module):
 
     def _rows(self, inputs: Tensor) -> Tensor:
         if not inputs.is_floating_point():
-            raise TypeError(f"an int8 layer rounds its inputs itself: they must be float, not {inputs.dtype}")
+            raise TypeError(f"an int8 layer rounds its inputs itself, so they must be float, not {inputs.dtype}")
         rows = inputs.detach() if inputs.dim() == 2 else inputs.detach().reshape(-1, self.in_features)
         return rows.float()
 
-    def _keep(self) -> kernels.Kept:
-        self._kept = kernels.Kept(self._buffers, self._pack())
+    def _keep(self) -> kernels.BufferCache:
+        self._kept = kernels.BufferCache(self._buffers, self._pack())
         return self._kept
 
     def _pack(self) -> Any:
@@ -131,13 +136,14 @@ class Int8Linear(nn.Module):
         return kernels.PACK(self.weight, self.scale)
 
     def __getstate__(self) -> dict[str, Any]:
-        # What is packed can be neither copied nor saved.
+        # A packed weight cannot be copied or saved.
         return {name: value for name, value in vars(self).items() if name != "_kept"}
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
 
 
+@stored_as("quantization.TorchInt8Linear")
 class TorchInt8Linear(Int8Linear):
     """What `quantize_dynamic` computes, to the last bit, from plain buffers; rows share one 7-bit scale."""
 

@@ -1,4 +1,4 @@
-"""Which layers can be kept in fewer bits, and what takes the place of one that is."""
+"""Which layers can be stored in fewer bits, and the layers that replace them."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ _ATTENTION = {
 
 
 class Encodings:
-    """What was made of weights so far: layers that shared one share what was made of it."""
+    """The encodings made so far: layers that share a weight share its encoding."""
 
     def __init__(self) -> None:
         self._made: dict[tuple[int, str], tuple[Tensor, Tensor, Any]] = {}
 
     def of(self, weight: masks.Weight, make: Callable[[Tensor], Made], name: str) -> Made:
-        """What `make`, known by its `name`, makes of a weight as its layer sees it."""
+        """The result of `make` for a weight as its layer sees it; `name` identifies `make`."""
         key, value = (id(weight.parameter), name), weight.value
         known = self._made.get(key)
-        if known is None or not torch.equal(known[1], value):  # of two that share, one may be masked
-            # Together with the parameter, so that no other one can get its identity.
+        if known is None or not torch.equal(known[1], value):  # only one of two sharing layers may be masked
+            # Keep the parameter, so that no other one can get its id.
             self._made[key] = known = weight.parameter, value, make(value)
         made: Made = known[2]
         return made
 
 
 def kind_of(module: nn.Module) -> type[nn.Module] | None:
-    """The class of `torch.nn` that a layer is one of, None if it is none that can be kept in fewer bits."""
+    """The class of `torch.nn` that a layer belongs to, None if no layer of its kind can be stored in fewer bits."""
     return next((kind for kind in KINDS if isinstance(module, kind)), None)
 
 
 def why_float(module: nn.Module, dtype: Dtype = "int8") -> str | None:
-    """The reason for which a layer cannot be kept in fewer bits, None if it can or if a lazy one has no weights yet."""
+    """Why a layer cannot be stored in fewer bits; None if it can, or if it is lazy and has no weights yet."""
     own: Any = parametrize.type_before_parametrizations(module)
     kind: Any = kind_of(module)
     if kind is None:
@@ -83,7 +83,7 @@ def why_float(module: nn.Module, dtype: Dtype = "int8") -> str | None:
 
 
 def can_multiply_int8(module: nn.Module) -> bool:
-    """Whether there are int8 products for a layer that `why_float` has nothing against."""
+    """Whether a layer for which `why_float` is None has int8 products."""
     if isinstance(module, nn.Linear):
         return module.in_features <= MAX_INPUTS
     if isinstance(module, nn.MultiheadAttention):
@@ -95,14 +95,14 @@ def can_multiply_int8(module: nn.Module) -> bool:
 def successor(
     module: nn.Module, dtype: Dtype = "int8", arithmetic: Arithmetic = "float", encodings: Encodings | None = None
 ) -> nn.Module:
-    """What takes the place of a layer, which is left as it is.
+    """The layer that replaces a layer, which does not change.
 
     Args:
-        module: one that `why_float` has nothing against; masked or otherwise parametrized, its weights are those seen.
-        dtype: what the weights are kept in.
-        arithmetic: `int8` for int8 products, where there are any for this layer and the weights are int8: it rounds
-            its inputs row by row. `float` for those of the layer itself. What is kept is the same either way.
-        encodings: the same one for all layers of a model, so that what they shared is shared.
+        module: a layer for which `why_float` is None; of a parametrized weight, the value that the layer sees counts.
+        dtype: the dtype to store the weights in.
+        arithmetic: `int8` for int8 products, which round their inputs row by row, if the layer has them and the weights
+            are int8; `float` for the layer's own arithmetic. The stored weights are the same either way.
+        encodings: the same object for all layers of a model, so that shared weights stay shared.
     """
     encodings = Encodings() if encodings is None else encodings
     values: dict[str, Encoded | Tensor] = {}
@@ -121,14 +121,14 @@ def successor(
 
 
 def wholes(model: nn.Module) -> dict[nn.Module, str]:
-    """The layers that have weights in parts of their own, by each of these parts the path of the layer."""
+    """For each part of a layer that keeps weights in parts, the path of the whole layer."""
     attentions = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
     called = [(path, module) for path, module in attentions if type(module).forward is nn.MultiheadAttention.forward]
     return {part: path for path, module in called for part in module.modules()}
 
 
 def converted(model: nn.Module) -> Iterator[tuple[str, Stored | Int8Linear | Int8Attention]]:
-    """The layers that are kept in fewer bits, by path."""
+    """The layers that are stored in fewer bits, with their paths."""
     inside: set[nn.Module] = set()
     for path, module in model.named_modules():
         if isinstance(module, Stored | Int8Linear | Int8Attention) and module not in inside:
@@ -137,7 +137,7 @@ def converted(model: nn.Module) -> Iterator[tuple[str, Stored | Int8Linear | Int
 
 
 def replace(model: nn.Module, successors: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """The model with modules replaced, in place, under all their names; it may be one of them itself."""
+    """Replace modules in place, under all their names; return the model, or its successor if it has one itself."""
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child is not None:
@@ -147,7 +147,7 @@ def replace(model: nn.Module, successors: Mapping[nn.Module, nn.Module]) -> nn.M
 
 
 def _leave_fused_paths(model: nn.Module) -> None:
-    # In eval mode these two hand the float weights of the layers within them to one fused function.
+    # In eval mode these two pass the float weights of their inner layers to one fused function.
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerEncoder) and any(converted(module)):
             if isinstance(module, nn.TransformerEncoder):

@@ -15,47 +15,49 @@ EngineName = Literal["toolkit", "torch", "torchao", "auto"]
 
 
 class Params(toolkit.Params):
-    """Which layers are quantized, to what, by whose arithmetic, and how much that may cost."""
+    """Which layers to quantize, to which dtype, with whose arithmetic, and how much that may cost."""
 
-    dtype: Dtype = Field(default="int8", description="of the weights; int4 has a scale for each group of them")
+    dtype: Dtype = Field(default="int8", description="dtype of the weights; int4 has a scale per group of 32")
     overrides: dict[str, Dtype] = Field(
-        default={}, description="other dtypes by name pattern; the pattern with the most letters wins, not the first"
+        default={}, description="other dtypes by name pattern; the most specific pattern wins, whatever the order"
     )
-    layers: list[str] = Field(default=["*"], min_length=1, description="name patterns of layers to quantize")
-    exclude: list[str] = Field(default=[], description="name patterns of layers to leave in float")
+    layers: list[str] = Field(default=["*"], min_length=1, description="name patterns of the layers to quantize")
+    exclude: list[str] = Field(default=[], description="name patterns of the layers to leave in float")
     max_drop: float = Field(
         default=0.5,
         ge=0,
-        description="what it may cost on the validation split (train without one): points, hundredths, of the foremost "
-        "metric if that is a fraction, as accuracy is, else percent of its value; a single answer is always allowed, "
-        "unless this is 0",
+        description="largest accepted drop of the primary metric on the validation split (train without one): in "
+        "points (hundredths) if the metric is a fraction, as accuracy is, else in percent of its value; one answer "
+        "is always accepted, unless this is 0",
     )
     max_error: float | None = Field(
         default=None,
         gt=0,
-        description="how far outputs may move, relative to their size; by default 0.5, and 0.1 for a task that has "
-        "nothing but a loss, where it takes the place of max_drop",
+        description="largest accepted change of the outputs, relative to their size; by default 0.5, or 0.1 for a task "
+        "that has only a loss, where it replaces max_drop",
     )
-    samples: int = Field(default=2000, ge=1, description="of that split that are looked at, spread over all of it")
-    scan: bool = Field(default=False, description="report what each layer costs also where nothing has to be repaired")
+    samples: int = Field(default=2000, ge=1, description="samples of that split to score on, spread over all of it")
+    scan: bool = Field(
+        default=False, description="report what each layer costs, even if no layer has to return to float"
+    )
     engine: EngineName = Field(
         default="toolkit",
-        description="whose int8 arithmetic: our own, PyTorch's quantize_dynamic (CPU), torchao's (an extra), or auto: "
-        "the fastest here of those that keep within max_drop",
+        description="whose int8 arithmetic to use: the toolkit's, PyTorch's quantize_dynamic (CPU), torchao's (an "
+        "extra), or auto, the fastest on this machine that keeps within max_drop",
     )
     batch_sizes: list[Annotated[int, Field(ge=1)]] = Field(
         default=[],
-        description="that engine = auto and compile are timed with; by default 1 and the data's, as in the report",
+        description="batch sizes at which engine = auto and compile = auto are timed; 1 and the data's unless given",
     )
     arithmetic: Literal["auto", "int8", "float"] | dict[str, Arithmetic] = Field(
         default="auto",
-        description="of layers kept in int8: int8 products where there are any, the layer's own in float, or auto, the "
-        "faster of both, measured for each layer; or by name pattern, int8 for all others",
+        description="arithmetic of layers stored in int8: int8 products where available, the layer's own in float, or "
+        "auto, whichever is faster, measured per layer; or a table by name pattern, with int8 for all other layers",
     )
     compile: bool | Literal["auto"] = Field(
         default=False,
-        description="whether the result, and what is loaded of it, compiles itself when first called; or auto: "
-        "if that is faster here, over the batch_sizes",
+        description="whether the model, here and wherever it is loaded, compiles itself on its first call; auto "
+        "compiles if that is faster on this machine, over the batch_sizes",
     )
 
     @field_validator("engine")
@@ -68,10 +70,10 @@ class Params(toolkit.Params):
     @model_validator(mode="after")
     def _compilable(self) -> Params:
         if self.compile is True and self.engine == "torch":
-            raise ValueError("engine 'torch' cannot be compiled: take another engine, or leave compile out")
+            raise ValueError("engine 'torch' cannot be compiled: choose another engine, or leave compile out")
         return self
 
     @property
     def trainable_after(self) -> bool:
-        """No: rounding has no gradient."""
+        """False, because rounding has no gradient."""
         return False

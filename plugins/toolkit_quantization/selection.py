@@ -1,4 +1,4 @@
-"""Which layers are quantized, to which dtype, and why others are not."""
+"""Selects the layers to quantize and their dtypes, and says why others stay in float."""
 
 from __future__ import annotations
 
@@ -17,52 +17,56 @@ from toolkit_quantization.params import Params
 
 
 def weights_by_layer(model: nn.Module) -> dict[str, dict[str, masks.Weight]]:
-    """For every layer with weights, under its first name: these weights by their path within it."""
-    found: dict[str, dict[str, masks.Weight]] = {}
+    """The weights of every layer, by the layer's first name and by their path within it."""
+    by_layer: dict[str, dict[str, masks.Weight]] = {}
     wholes = layers.wholes(model)
     for weight in masks.named_weights(model):
         layer = wholes.get(weight.module, weight.path.rpartition(".")[0])
-        found.setdefault(layer, {})[weight.path.removeprefix(f"{layer}.")] = weight
-    return found
+        by_layer.setdefault(layer, {})[weight.path.removeprefix(f"{layer}.")] = weight
+    return by_layer
 
 
 def dtype_of(layer: str, params: Params) -> Dtype:
-    """The dtype that a layer is to have."""
+    """The dtype that the recipe gives a layer."""
     return patterns.most_exact([layer], params.overrides, "overrides") or params.dtype
 
 
 def arithmetic_of(layer: str, params: Params) -> Arithmetic | Literal["auto"]:
-    """The arithmetic that a layer is to have, where it has a choice."""
+    """The arithmetic that the recipe gives a layer."""
     if isinstance(params.arithmetic, str):
         return params.arithmetic
     return patterns.most_exact([layer], params.arithmetic, "arithmetic") or "int8"
 
 
 def why_not_asked(layer: str, params: Params) -> str | None:
-    """The reason for which the recipe leaves a layer in float, None if it does not."""
+    """The reason why the recipe leaves a layer in float, None if it does not."""
     if excluded := [pattern for pattern in params.exclude if patterns.match([layer], [pattern])]:
         return f"excluded by '{excluded[0]}'"
     if not patterns.match([layer], params.layers):
-        return "not among the layers asked for"
+        return "not selected by layers"
     return None
 
 
 def reasons(model: nn.Module, params: Params, engine: Engine) -> dict[str, str | None]:
-    """For every layer with weights the reason for which it stays in float, None if it is quantized."""
-    found: dict[str, str | None] = {}
+    """The reason why each layer with weights stays in float, None if it is quantized."""
+    why: dict[str, str | None] = {}
     for layer in weights_by_layer(model):
-        why_not = engine.why_float(model.get_submodule(layer), dtype_of(layer, params))
-        found[layer] = why_not_asked(layer, params) or why_not
-    return found
+        why_float = engine.why_float(model.get_submodule(layer), dtype_of(layer, params))
+        why[layer] = why_not_asked(layer, params) or why_float
+    return why
 
 
 def select(model: nn.Module, params: Params, engine: Engine) -> dict[str, Dtype]:
-    """The dtype of each layer to quantize, by name; a `TechniqueError` if there are none or if they cannot be."""
+    """The dtype of each layer to quantize, by name.
+
+    Raises:
+        TechniqueError: a pattern matches nothing, no layer is left, or a weight is not initialized or not finite.
+    """
     known = weights_by_layer(model)
     by_name = params.arithmetic if isinstance(params.arithmetic, dict) else {}
     asked = [*params.layers, *params.exclude, *params.overrides, *by_name]
-    if known and (problem := patterns.unmatched(asked, known)):
-        raise TechniqueError(problem)
+    if known:
+        patterns.require_match(known, asked)
     why = reasons(model, params, engine)
     chosen = {layer: dtype_of(layer, params) for layer, reason in why.items() if reason is None}
     if not chosen:
@@ -74,23 +78,23 @@ def select(model: nn.Module, params: Params, engine: Engine) -> dict[str, Dtype]
 
 
 def groups(model: nn.Module, names: Iterable[str]) -> list[tuple[str, ...]]:
-    """The layers in the model's order, those that share a weight together: of them all are float, or none."""
+    """The layers in the model's order, grouped by shared weights: either all layers of a group are float, or none."""
     known = weights_by_layer(model)
-    found: list[tuple[set[int], list[str]]] = []
+    made: list[tuple[set[int], list[str]]] = []
     for layer in names:
         parameters = {id(weight.parameter) for weight in known[layer].values()}
-        sharing = [group for group in found if group[0] & parameters]
+        sharing = [group for group in made if group[0] & parameters]
         for group in sharing:
-            found.remove(group)
+            made.remove(group)
         others = [name for group in sharing for name in group[1]]
-        found.append((parameters.union(*(group[0] for group in sharing)), [*others, layer]))
+        made.append((parameters.union(*(group[0] for group in sharing)), [*others, layer]))
     order = {layer: position for position, layer in enumerate(known)}
-    return sorted((tuple(group) for _, group in found), key=lambda group: order[group[0]])
+    return sorted((tuple(group) for _, group in made), key=lambda group: order[group[0]])
 
 
 def _require_usable(weights: Mapping[str, masks.Weight]) -> None:
     for weight in weights.values():
         if is_lazy(weight.parameter):
-            raise TechniqueError(f"'{weight.path}' is not there yet: run the lazy model on a batch first")
+            raise TechniqueError(f"'{weight.path}' is not initialized yet: run the lazy model on a batch first")
         if not weight.value.isfinite().all():
             raise TechniqueError(f"'{weight.path}' is not finite")

@@ -1,4 +1,4 @@
-"""A layer of any kind with its weights kept in fewer bits; the arithmetic is the layer's own, in float."""
+"""Layers of any kind that store their weights in fewer bits, and compute in float with the layer's own arithmetic."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdRef
 
-from toolkit.operators import is_exporting
+from toolkit import operators, stored_as
 from toolkit_quantization.codecs import Encoded
 
-# Floats of this size at most stay in memory, once decoded: decoding them at every call takes up to ten times as long as
-# the layer itself at batch 1. Of larger layers memory counts more.
-LARGEST_KEPT_BYTES = 2**26
+# Decoded weights stay in memory up to this size: decoding at every call takes up to ten times as long as the layer
+# itself at batch 1. For larger layers, memory matters more.
+MAX_KEPT_BYTES = 2**26
 
 
+@stored_as("quantization.Stored")
 class Stored(nn.Module):
-    """A layer whose weights are encoded, and decoded when it is first called; of a very large one, at every call.
+    """A layer with encoded weights, which it decodes on its first call or, if they are very large, on every call.
 
-    Whatever else the layer has (sizes, biases, methods) can be read as before; a weight that is read is decoded.
-    There is nothing to train; gradients reach the inputs.
+    Everything else of the layer (sizes, biases, methods) can be read as before; reading a weight decodes it. There is
+    nothing to train, but gradients reach the inputs.
     """
 
     layer: nn.Module
@@ -30,12 +31,12 @@ class Stored(nn.Module):
     _floats_bytes: int | None = None
 
     def __init__(self, layer: nn.Module, replaces: str, values: Mapping[str, Encoded | Tensor]) -> None:
-        """Take over a layer and put encoded weights, and buffers for its biases, in place of its parameters.
+        """Take over a layer, and replace its parameters by encoded weights, and by buffers for its biases.
 
         Args:
             layer: becomes part of this one.
-            replaces: the class of `torch.nn` whose arithmetic it has.
-            values: for each of its parameters, by the path within the layer: `weight_ih_l0`, `out_proj.weight`.
+            replaces: the name of its class in `torch.nn`.
+            values: what replaces each parameter, by its path within the layer: `weight_ih_l0`, `out_proj.weight`.
         """
         super().__init__()
         self.replaces = replaces
@@ -44,16 +45,16 @@ class Stored(nn.Module):
             path, _, attribute = name.rpartition(".")
             _put(layer.get_submodule(path), attribute, value)
         self.layer = layer
-        if isinstance(layer, nn.RNNBase):  # keeps a list of its weights, which the one that is called brings up to date
+        if isinstance(layer, nn.RNNBase):  # refresh its list of weights
             layer._init_flat_weights()
 
     @property
     def precision(self) -> str:
-        """What the weights are kept in: `int8`."""
+        """The dtype that the weights are stored in, such as `int8`."""
         return next(part.precision for part in self.modules() if isinstance(part, Encoded))
 
     def dense_weights(self) -> dict[str, Tensor]:
-        """All that were the layer's parameters, in floats, by their paths within it."""
+        """The layer's former parameters, in floats, by their paths within it."""
         return {name: _read(self.layer, name) for name in self.names}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -62,13 +63,13 @@ class Stored(nn.Module):
     def _in_floats(self) -> nn.Module:
         if self._floats_bytes is None:
             self._floats_bytes = _floats_bytes(self.layer)
-        if self._floats_bytes > LARGEST_KEPT_BYTES or torch.compiler.is_compiling() or is_exporting():
+        if self._floats_bytes > MAX_KEPT_BYTES or torch.compiler.is_compiling() or operators.is_exporting():
             return _decoded(self.layer)
-        # Decoded when first used, and again after a buffer was replaced or written to.
+        # Decode on first use, and again after a buffer was replaced or written to.
         state = [(WeakIdRef(buffer), buffer.is_inference() or buffer._version) for buffer in _buffers(self.layer)]
         kept = self._kept
         if kept is None or kept.state != state:
-            with torch.inference_mode(False), torch.no_grad():  # or gradients could not pass later
+            with torch.inference_mode(False), torch.no_grad():  # otherwise gradients could not pass later
                 self._kept = kept = _Kept(state, _decoded(self.layer))
         return kept.layer
 
@@ -87,22 +88,24 @@ class Stored(nn.Module):
 
 
 class _Kept:
-    """A layer in floats, and the state of the buffers that it was made from; neither a submodule nor to be saved."""
+    """A decoded layer, and the state of the buffers that it was decoded from; not a submodule, and not saved."""
 
     def __init__(self, state: list[Any], layer: nn.Module) -> None:
         self.state, self.layer = state, layer
 
 
+@stored_as("quantization.StoredWeight")
 class StoredWeight(Stored):
-    """A layer with one weight, `weight`, and at most a bias besides."""
+    """A layer that has one weight, `weight`, and at most a bias."""
 
     def dense_weight(self) -> Tensor:
         """The weight in floats."""
         return _read(self.layer, "weight")
 
 
+@stored_as("quantization.StoredEmbedding")
 class StoredEmbedding(StoredWeight):
-    """An embedding that decodes no entries but those that are looked up."""
+    """An embedding that decodes only the entries that are looked up."""
 
     def forward(self, input: Tensor) -> Tensor:
         weight: Any = self.layer.weight
@@ -110,8 +113,9 @@ class StoredEmbedding(StoredWeight):
         return rows.reshape(*input.shape, -1)
 
 
+@stored_as("quantization.StoredEmbeddingBag")
 class StoredEmbeddingBag(StoredWeight):
-    """An embedding bag that decodes no entries but those that are looked up."""
+    """An embedding bag that decodes only the entries that are looked up."""
 
     def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
         weight: Any = self.layer.weight
@@ -139,9 +143,9 @@ def _read(layer: nn.Module, name: str) -> Tensor:
 
 
 def _decoded(layer: nn.Module) -> nn.Module:
-    """A layer with the same parts as this one and floats in place of the encoded weights, for one call.
+    """A second layer with the same parts, and floats in place of the encoded weights.
 
-    A second layer, because this one may be running in several threads, and keeps nothing that is left in it.
+    The layer itself may be running in several threads, and must not hold the floats.
     """
     weights = {name: child for name, child in layer.named_children() if isinstance(child, Encoded)}
     parts = {name: _decoded(child) for name, child in layer.named_children() if name not in weights}
@@ -149,7 +153,7 @@ def _decoded(layer: nn.Module) -> nn.Module:
 
 
 def _buffers(layer: nn.Module) -> Iterator[Tensor]:
-    # `buffers()` takes longer than a small layer.
+    # `buffers()` takes longer than a small layer does.
     yield from (buffer for buffer in layer._buffers.values() if buffer is not None)
     for child in layer._modules.values():
         if child is not None:
@@ -162,13 +166,13 @@ def _floats_bytes(layer: nn.Module) -> int:
 
 
 def _floats(weights: Mapping[str, Encoded]) -> dict[str, Tensor]:
-    """Encoded weights as floats, all in one piece of memory.
+    """Encoded weights as floats, all in one block of memory.
 
-    The allocator gives memory back to the system beyond twice the largest piece that was freed: in as many pieces as
-    there are weights, an LSTM of 5 MB had page faults at each call, for 2 ms of its 12.
+    The allocator returns memory to the system beyond twice the largest block that was freed: with a block per weight,
+    an LSTM of 5 MB spent 2 of its 12 ms per call on page faults.
     """
     sizes = [prod(weight.shape) for weight in weights.values()]
-    if is_exporting() or len({weight.dtype for weight in weights.values()}) != 1:
+    if operators.is_exporting() or len({weight.dtype for weight in weights.values()}) != 1:
         return {name: weight() for name, weight in weights.items()}
     first = next(iter(weights.values()))
     device = next(first.buffers()).device

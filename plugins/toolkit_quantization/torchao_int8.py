@@ -1,4 +1,4 @@
-"""What torchao computes, from plain buffers: its own tensors are neither safetensors nor found in a skeleton."""
+"""torchao's arithmetic on plain buffers, because its own tensors fit neither safetensors nor a skeleton."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from toolkit import TechniqueError
+from toolkit import TechniqueError, stored_as
 from toolkit_quantization.int8 import Int8Linear
 
 
 def quantize_like_torchao(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Round a weight (out, in) to the int8 and scale (out,) float32 that torchao chooses."""
-    # Not by its `quantize_`, which changes global settings of torch.
+    # Its `quantize_` would change global settings of torch.
     made = _torchao().Int8Tensor.from_hp(weight.float(), _torchao().PerRow())
     return made.qdata, made.scale.squeeze(1)
 
 
+@stored_as("quantization.TorchaoInt8Linear")
 class TorchaoInt8Linear(Int8Linear):
-    """What `Int8DynamicActivationInt8WeightConfig` of torchao computes, to the last bit; rows have a scale each."""
+    """Computes what torchao's `Int8DynamicActivationInt8WeightConfig` does, to the last bit; each row has a scale."""
 
     _wrapped: _Wrapped | None = None
 
     def forward(self, inputs: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
             return F.linear(inputs, self._wrap(), self.bias)
-        # Made when first used, and again after a buffer was replaced; what is written to a buffer it sees.
+        # Wrap on first use, and again after a buffer was replaced; writes to a buffer need no new wrapper.
         if self._wrapped is None or not self._wrapped.holds(self.weight, self.scale):
             self._wrapped = _Wrapped(self.weight, self.scale, self._wrap())
         return F.linear(inputs, self._wrapped.tensor, self.bias)
@@ -44,7 +45,7 @@ class TorchaoInt8Linear(Int8Linear):
 
 
 class _Wrapped:
-    """torchao's tensor of two buffers."""
+    """torchao's tensor that wraps two buffers."""
 
     def __init__(self, weight: Tensor, scale: Tensor, tensor: Tensor) -> None:
         self.weight, self.scale, self.tensor = weight, scale, tensor
@@ -65,7 +66,7 @@ def _torchao() -> _Names:
         from torchao.quantization.quantize_.workflows import QuantizeTensorToInt8Kwargs
     except ImportError as error:
         raise TechniqueError(
-            f"these layers compute with torchao, which cannot be imported here ({error}): "
+            f"these layers need torchao, which cannot be imported ({error}): "
             "pip install 'torch-optimization-toolkit[torchao]'"
         ) from error
     return _Names(Int8Tensor, QuantizeTensorToInt8Kwargs, PerRow)

@@ -14,7 +14,7 @@ from toolkit.data.mnist import mnist
 from toolkit.interruption import Stop
 from toolkit.models import lenet5
 from toolkit.seeding import reseed
-from toolkit.storage.checkpoints import TrainingKeeper
+from toolkit.storage.checkpoints import TrainingCheckpoints
 from toolkit.storage.run_directory import RunDirectory
 from toolkit.training import Training, TrainingSettings, fit
 
@@ -26,7 +26,7 @@ def seconds(folder: Path | None) -> float:
     reseed(0, 0)
     data, model = mnist(), lenet5()
     training = Training(TrainingSettings(epochs=EPOCHS, lr=2e-3), data.task.loss)
-    keeper = None if folder is None else TrainingKeeper(RunDirectory(folder), "benchmark", Stop())
+    keeper = None if folder is None else TrainingCheckpoints(RunDirectory(folder), "benchmark", Stop())
     started = time.perf_counter()
     fit(model, training, data, keeper=keeper)
     return time.perf_counter() - started

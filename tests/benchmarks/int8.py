@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import torch
 from tabulate import tabulate
 from toolkit_quantization import Params, convert, relative_error
-from toolkit_quantization.compiling import compiled
+from toolkit_quantization.inductor import compiled
 from torch import Tensor, nn
 
 from toolkit import masks

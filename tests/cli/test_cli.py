@@ -1,6 +1,7 @@
 """The command line: exit codes, one sentence a mistake, no traceback, and what is written when."""
 
 import json
+import multiprocessing
 import os
 import pickle
 import signal
@@ -102,13 +103,28 @@ def process(*arguments, **options):
     )
 
 
+def forked(output, *arguments):
+    """The command in a copy of this process, where nothing is imported again, with what it prints in a file."""
+
+    def command():
+        # A shell that starts pytest in the background would let the process ignore the signal.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.stdout = sys.stderr = output.open("w", buffering=1)
+        main(arguments)
+
+    running = multiprocessing.get_context("fork").Process(target=command)
+    running.start()
+    return running
+
+
 class TestRun:
+    @pytest.mark.smoke
     def test_it_prints_the_table_and_leaves_a_run_directory(self, here):
         code, output = invoke("run", "toy.toml")
         assert code == 0
         rows = [line.split()[:2] for line in output.splitlines() if line.strip()[:1].isdecimal()]
         assert rows[:2] == [["0", "baseline"], ["1", "pruning"]]
-        assert "\nThe model and the report are in runs/toy\n" in output
+        assert "\nModel and report: runs/toy\n" in output
         assert {"recipe.toml", "report.json", "report.md", "model.safetensors", "model.skeleton", "log.txt"} <= {
             path.name for path in (here / "runs" / "toy").iterdir()
         }
@@ -171,7 +187,7 @@ class TestRun:
         code, output = invoke("run", "toy.toml")
         assert (code, errors(output)) == (
             2,
-            ["the run directory runs/toy exists: choose another --output, or give --overwrite"],
+            ["runs/toy already exists; choose another --output, or pass --overwrite"],
         )
         assert files(here) == before
 
@@ -195,7 +211,7 @@ class TestRun:
         (here / "mine" / "notes.txt").write_text("important")
         code, printed = invoke("run", "toy.toml", "--output", output, *options)
         assert code == 2
-        assert errors(printed) == [f"{output} exists and is not a run directory: choose another --output"]
+        assert errors(printed) == [f"{output} exists and is not a run directory; choose another --output"]
         assert (here / "mine" / "notes.txt").read_text() == "important"
 
     def test_an_empty_directory_may_be_used(self, here):
@@ -204,7 +220,7 @@ class TestRun:
 
     def test_a_directory_that_cannot_be_made_is_named(self, here):
         code, output = invoke("run", "toy.toml", "--output", "toy.toml/run")
-        assert (code, errors(output)) == (2, ["the run directory toy.toml/run cannot be made: Not a directory"])
+        assert (code, errors(output)) == (2, ["cannot create the run directory toy.toml/run: Not a directory"])
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
     def test_a_device_that_is_not_there_is_named(self, here):
@@ -271,6 +287,7 @@ class TestBadInput:
         assert all(sentence.startswith("bad.toml: ") for sentence in sentences)
 
     @pytest.mark.parametrize("arguments", BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
+    @pytest.mark.smoke
     def test_bad_arguments_are_refused_with_one_sentence(self, here, command, arguments):
         assert len(self.refused(here, command, *arguments)) == 1
 
@@ -327,6 +344,7 @@ class TestFailures:
         return [row["stage"] for row in report["rows"]]
 
     @pytest.mark.parametrize("hook", ["prepare", "optimize", "finetune", "measure"])
+    @pytest.mark.smoke
     def test_a_hook_that_fails(self, here, install, hook):
         install("boom", f"@toolkit.hookimpl\ndef {hook}(model):\n    raise ZeroDivisionError('no\\nluck')\n")
         (here / "toy.toml").write_text(f'{RECIPE}[[stages]]\ntechnique = "boom"\nfinetune = {{ epochs = 1 }}\n')
@@ -382,7 +400,7 @@ class TestFailures:
         (here / "toy.toml").write_text(f'{RECIPE}[[stages]]\ntechnique = "stop"\n')
         code, output = invoke("run", "toy.toml")
         assert code == 130
-        assert "what is done so far is in runs/toy" in output
+        assert "progress is saved in runs/toy" in output
         assert "\ninterrupted\n" in output
         assert not errors(output)
         assert self.stages_left(here) == ["baseline", "pruning"]
@@ -395,32 +413,27 @@ class TestFailures:
 
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
     def test_a_signal_stops_a_running_process(self, number, code, here):
-        endless = ["--set", "stages.1.finetune.epochs=1_000_000"]
-        # A shell that starts pytest in the background would let the process ignore the signal.
-        running = process(
-            *("-m", "toolkit", "run", "toy.toml", *endless),
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
+        running = forked(here / "output.txt", "run", "toy.toml", "--set", "stages.1.finetune.epochs=1_000_000")
         try:
             deadline = time.monotonic() + 60
             log = here / "runs/toy/log.txt"
-            while running.poll() is None and time.monotonic() < deadline:
+            while running.is_alive() and time.monotonic() < deadline:
                 if log.is_file() and "stage 1 (pruning) begins" in log.read_text():
                     break
-                time.sleep(0.05)
-            running.send_signal(number)
-            output, _ = running.communicate(timeout=30)
+                time.sleep(0.02)
+            os.kill(running.pid, number)
+            running.join(30)
         finally:
             running.kill()
-        assert running.returncode == code, output
+        output = (here / "output.txt").read_text()
+        assert running.exitcode == code, output
         assert "Traceback" not in output
-        assert output.endswith(
-            "what is done so far is in runs/toy: the same command goes on from there\n\ninterrupted\n"
-        )
+        assert output.endswith("progress is saved in runs/toy; run the same command again to resume\n\ninterrupted\n")
         assert self.stages_left(here) == ["baseline"]
 
 
 class TestCheck:
+    @pytest.mark.smoke
     def test_recipes_that_are_right_are_said_to_be(self, here):
         (here / "other.toml").write_text(f"{RECIPE}finetune = {{}}\n")
         before = files(here)
@@ -454,6 +467,7 @@ class TestTechniques:
         for word in ("distillation", "pruning", "quantization", "broken", "broken-plugin 1.0", "Toys."):
             assert word in output
 
+    @pytest.mark.smoke
     def test_one_is_shown_with_everything_it_takes(self):
         code, output = invoke("techniques", "pruning")
         assert code == 0
@@ -471,6 +485,7 @@ class TestTechniques:
 
 
 class TestRecipes:
+    @pytest.mark.smoke
     def test_they_are_listed_with_what_they_are_for(self):
         code, output = invoke("recipes")
         assert code == 0
@@ -620,7 +635,7 @@ class TestEvaluate:
             ("minst", "digits: data.source: unknown data 'minst'; did you mean 'mnist'?"),
             ("no.py:data", "digits: data.source: '{0}/no.py' cannot be imported: there is no file {0}/no.py"),
             ("own.py:data", "digits: data.args: missing a required argument: 'samples'"),
-            ("own.py:Net", f"data: data source '{{0}}/own.py:Net' must return {FORMS}, not Net"),
+            ("own.py:Net", f"data: data source '{{0}}/own.py:Net' must return {FORMS}, found Net"),
             ("own.py:train_only", "data: has neither a test nor a validation split"),
             ("toolkit.testing:toy_data", "the model in digits cannot run on the data: RuntimeError: "),
         ],

@@ -76,14 +76,18 @@ def test_what_observes_or_only_measures_is_checked_as_a_run_wide_plugin(command,
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        (SOUND.replace("optimize", "optimise"), "marks 'optimise', which is no hook; did you mean 'optimize'?"),
+        (
+            SOUND.replace("optimize", "optimise"),
+            "marks 'optimise' as a hook, but no hook has that name; did you mean 'optimize'?",
+        ),
         (
             OBSERVER.replace("(row)", "(rwo)"),
-            "the argument 'rwo' of on_row is none that is passed; did you mean 'row'?",
+            "on_row has no argument 'rwo'; did you mean 'row'?",
         ),
         ("import nowhere_at_all", "cannot be imported: ModuleNotFoundError"),
     ],
 )
+@pytest.mark.smoke
 def test_what_cannot_be_loaded_is_one_sentence(command, source, said):
     code, lines, errors = command(source)
     assert (code, lines, len(errors)) == (1, [], 1)

@@ -101,6 +101,7 @@ def test_elastic_bends_smoothly_and_no_farther_than_its_points_move() -> None:
     assert torch.corrcoef(torch.stack([left, far]))[0, 1].abs() < 0.2
 
 
+@pytest.mark.smoke
 def test_translation_is_by_whole_pixels_in_all_directions() -> None:
     pictures = torch.rand(1, 3, 6, 8)
     wide = torch.nn.functional.pad(pictures, (2, 2, 2, 2), mode="replicate")
@@ -121,7 +122,7 @@ def test_every_picture_is_changed_by_an_amount_of_its_own(change: Any) -> None:
 @pytest.mark.parametrize("inputs", [torch.zeros(4, 10), torch.zeros(4, 1, 5, 5, dtype=torch.uint8), (1, 2)])
 @pytest.mark.parametrize("change", [affine, elastic, translation])
 def test_what_is_no_picture_is_refused(change: Any, inputs: Any) -> None:
-    with pytest.raises(InputError, match=r"is for pictures \(N, C, H, W\) in floats, and the inputs are "):
+    with pytest.raises(InputError, match=r"requires float images \(N, C, H, W\), found "):
         change(inputs)
 
 
@@ -176,7 +177,7 @@ def test_inputs_that_are_no_pictures_are_found_before_anything_trains(tmp_path: 
         "    return replace(data, train=(data.train[0].flatten(1), data.train[1]))\n"
     )
     path.write_text(path.read_text().replace("toolkit.testing:toy_data", "flat.py:flat"))
-    with pytest.raises(RecipeError, match="augment = 'affine' is for pictures"):
+    with pytest.raises(RecipeError, match="augment = 'affine' requires float images"):
         toolkit.run(path, output=tmp_path / "run", cache=False)
 
 

@@ -61,6 +61,7 @@ def files_in(cache: Path) -> dict[str, tuple[int, int]]:
 
 
 @pytest.mark.parametrize(("name", "counts"), [("train", TRAIN_COUNTS), ("test", TEST_COUNTS)])
+@pytest.mark.smoke
 def test_mnist_is_complete(name: str, counts: list[int], digits: Data) -> None:
     inputs, targets = pair(digits.split(name))
     assert inputs.shape == (sum(counts), 1, 28, 28)
@@ -108,7 +109,7 @@ def test_samples_may_be_more_than_one_split_has(cache: Path) -> None:
 
 @pytest.mark.parametrize("samples", [0, -1])
 def test_samples_must_be_positive(samples: int) -> None:
-    with pytest.raises(InputError, match=f"samples must be at least 1, not {samples}"):
+    with pytest.raises(InputError, match=f"samples must be at least 1, found {samples}"):
         mnist(samples=samples)
 
 
@@ -161,7 +162,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
     file.write_text("in the way")
     monkeypatch.setenv("TOOLKIT_CACHE", str(file))
     message = refusal()
-    assert message.startswith(f"MNIST cannot be unpacked into {file}")
+    assert message.startswith(f"cannot unpack MNIST into {file}")
     assert message.endswith("set TOOLKIT_CACHE to a folder that can be written")
     assert file.read_text() == "in the way"
 
@@ -236,6 +237,7 @@ def positions(data: Data, name: str) -> list[int]:
 @pytest.mark.parametrize(
     ("total", "asked", "held_out"), [(100, None, 10), (105, None, 10), (60, 25, 25), (9, None, 0), (10, 9, 9)]
 )
+@pytest.mark.smoke
 def test_the_validation_split_is_cut_from_train(
     kind: Callable[[int], Any], total: int, asked: int | None, held_out: int
 ) -> None:
@@ -278,7 +280,7 @@ def test_by_default_a_tenth_is_held_out_and_at_most_5000(total: int, held_out: i
 def test_zero_means_no_validation_split() -> None:
     data = Data(train=numbers(100))
     assert with_validation(data, 0) is data
-    assert data.decisive == "train"
+    assert data.selection_split == "train"
 
 
 @pytest.mark.parametrize("asked", [None, 0, 7])
@@ -290,7 +292,9 @@ def test_a_validation_split_of_the_source_is_kept(asked: int | None) -> None:
 @pytest.mark.parametrize("asked", [100, 101])
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_more_validation_samples_than_there_are_is_an_error(kind: Callable[[int], Any], asked: int) -> None:
-    with pytest.raises(ValueError, match=f"^{asked} validation samples leave nothing of 100 to train on$"):
+    with pytest.raises(
+        ValueError, match=rf"^`validation` must be less than the number of training samples \(100\), found {asked}$"
+    ):
         with_validation(Data(train=kind(100)), asked)
 
 

@@ -21,6 +21,7 @@ from toolkit import Data
 from toolkit.data import folder
 from toolkit.data.batches import in_memory
 from toolkit.data.built_in import with_validation
+from toolkit.data.coerce import FORMS as RETURNED_FORMS
 from toolkit.data.coerce import as_data
 from toolkit.data.downloaded import CIFAR10, FASHION, cifar10, cifar100, fashion_mnist
 from toolkit.data.folder import image_folder
@@ -78,6 +79,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.smoke
 def test_every_form_of_a_split_is_read(form):
     data = as_data((FORMS[form](), FORMS[form]()), "own.py:load", 4)
     for name in ("train", "test"):
@@ -120,16 +122,22 @@ def test_splits_come_in_order_or_by_name(returned, names):
     [
         (
             7,
-            "must return toolkit.Data, (train, test), (train, validation, test) or a dictionary of these names, not",
+            f"must return {RETURNED_FORMS}, found int",
         ),
-        (numbers(), "returned (Tensor, Tensor): return toolkit.Data"),
-        ((*numbers(), *numbers()), "returned (Tensor, Tensor, Tensor, Tensor)"),
-        (Numbers(), "returned one Numbers: return "),
-        (DataLoader(Numbers()), "returned one DataLoader"),
-        ({"training": numbers()}, "returned a dictionary of ['training']"),
-        ((numbers(), "photos"), "its test split is a str"),
-        ((numbers(), (torch.ones(1), torch.ones(1), torch.ones(1))), "its test split has 3 parts and must be a pair"),
-        ((DataLoader(Numbers(), batch_size=None), numbers()), "its train split is a DataLoader with batch_size None"),
+        (numbers(), "each split as (inputs, targets), found (Tensor, Tensor)"),
+        ((*numbers(), *numbers()), "found (Tensor, Tensor, Tensor, Tensor)"),
+        (Numbers(), "found a single Numbers"),
+        (DataLoader(Numbers()), "found a single DataLoader"),
+        ({"training": numbers()}, "found a dictionary with the keys ['training']"),
+        ((numbers(), "photos"), "the test split must be a map-style Dataset or tensors, found str"),
+        (
+            (numbers(), (torch.ones(1), torch.ones(1), torch.ones(1))),
+            "must be a pair (inputs, targets), found 3 elements",
+        ),
+        (
+            (DataLoader(Numbers(), batch_size=None), numbers()),
+            "the train split must be a DataLoader with a batch_size, found None",
+        ),
     ],
 )
 def test_what_is_no_data_is_named(returned, said):
@@ -142,7 +150,9 @@ def test_an_endless_loader_is_named():
             return iter([])
 
     for split in (Endless(), DataLoader(Endless())):
-        assert "its train split is a Endless without a length" in refusal(as_data, (split, numbers()), "own.py:load", 1)
+        assert "the train split must be a map-style Dataset or tensors, found Endless without a length" in refusal(
+            as_data, (split, numbers()), "own.py:load", 1
+        )
 
 
 # Samples of a Dataset.
@@ -166,13 +176,22 @@ def test_several_inputs_are_a_tuple():
 @pytest.mark.parametrize(
     ("form", "said"),
     [
-        (lambda number: (torch.ones(1), torch.ones(1), 0), "its samples have 3 parts: several inputs are a tuple"),
-        (lambda number: torch.ones(1), "its samples are of type Tensor: they must be pairs (inputs, target)"),
-        (lambda number: {"a": 1, "b": 2}, "its samples are dictionaries of 'a', 'b': one of them must be 'labels'"),
-        (lambda number: (Image.new("L", (2, 2)), 0), "its samples hold Image, int, and must hold tensors or numbers"),
+        (
+            lambda number: (torch.ones(1), torch.ones(1), 0),
+            "samples must be pairs (inputs, target), found 3 elements; return several inputs as a tuple",
+        ),
+        (lambda number: torch.ones(1), "samples must be pairs (inputs, target), found Tensor"),
+        (
+            lambda number: {"a": 1, "b": 2},
+            "samples must have one of the keys 'labels', 'label', 'targets', 'target', found 'a', 'b'",
+        ),
+        (
+            lambda number: (Image.new("L", (2, 2)), 0),
+            "samples must contain tensors or numbers, found Image, int; add a transform",
+        ),
         (
             lambda number: (torch.ones(number + 1), 0),
-            "its samples differ in shape: make them equal, or give a DataLoader",
+            "samples must have equal shapes (",
         ),
     ],
 )
@@ -208,8 +227,8 @@ def test_what_of_a_loader_is_not_used_is_said(caplog):
     with caplog.at_level(logging.WARNING, "toolkit"):
         as_data((DataLoader(Numbers(), batch_size=32, sampler=sampler), numbers()), "own.py:load", 128)
     assert caplog.messages == [
-        "of the train DataLoader the data set is used, but not its batch_size 32 ([data] batch_size is 128), "
-        "nor its WeightedRandomSampler (training shuffles all samples)"
+        "ignoring these settings of the train DataLoader: batch_size 32 ([data] batch_size is 128), "
+        "WeightedRandomSampler (training shuffles all samples)"
     ]
     caplog.clear()
     as_data((DataLoader(Numbers(), batch_size=128, shuffle=True), numbers()), "own.py:load", 128)
@@ -259,7 +278,7 @@ def test_grey_pictures_of_a_given_mean(tmp_path):
 
 def test_pictures_beyond_memory_are_read_from_their_files(tmp_path, monkeypatch):
     held = image_folder(photos(tmp_path / "p"), size=8)
-    monkeypatch.setattr(folder, "LARGEST_IN_MEMORY_BYTES", 100)
+    monkeypatch.setattr(folder, "MAX_IN_MEMORY_BYTES", 100)
     lying = image_folder(str(tmp_path / "p"), size=8)
     assert isinstance(held.train, tuple)
     assert not isinstance(lying.train, tuple)
@@ -271,11 +290,11 @@ def test_a_broken_picture_is_named(tmp_path, monkeypatch, held):
     root = photos(tmp_path / "p")
     (tmp_path / "p" / "leaf" / "3.png").write_bytes(b"no picture")
     if not held:
-        monkeypatch.setattr(folder, "LARGEST_IN_MEMORY_BYTES", 100)
+        monkeypatch.setattr(folder, "MAX_IN_MEMORY_BYTES", 100)
     found = refusal(
         lambda: (list(image_folder(root, size=8).batches("train")), list(image_folder(root).batches("test")))
     )
-    assert f"{tmp_path}/p/leaf/3.png cannot be read as a picture" in found
+    assert f"cannot read the image {tmp_path}/p/leaf/3.png" in found
 
 
 def test_folders_of_no_use_are_named(tmp_path):
@@ -291,18 +310,22 @@ def test_folders_of_no_use_are_named(tmp_path):
     photos(tmp_path / "split" / "train")
     photos(tmp_path / "split" / "test", classes=("apple", "pear"))
     expected = {
-        "no": f"there is no folder {tmp_path}/no",
-        "empty": "must hold a folder for each of two classes or more, and there is none",
-        "one": "and there is only one, 'apple'",
-        "bare": f"there are no pictures in {bare}/nothing",
-        "lonely": "there is one picture of 'x'",
-        "split": "have different classes: only one has ['leaf', 'pear']",
+        "no": f"image-folder: {tmp_path}/no does not exist",
+        "empty": "must contain one subfolder per class, at least 2, found none",
+        "one": "at least 2, found only 'apple'",
+        "bare": f"{bare}/nothing contains no images; supported: .bmp",
+        "lonely": "class 'x' must have at least 2 images, found 1",
+        "split": "must have the same classes, found in only one of them: leaf, pear",
     }
     for name, said in expected.items():
         assert said in refusal(image_folder, str(tmp_path / name))
-    for wrong in ({"channels": 4}, {"size": 0}, {"test": 1.0}):
-        assert "image-folder takes 1 or 3 channels" in refusal(image_folder, str(bare), **wrong)
-    assert "takes 3 numbers as mean" in refusal(image_folder, str(bare), mean=[0.5, 0.5])
+    for arguments, message in (
+        ({"channels": 4}, "channels must be 1 or 3, found 4"),
+        ({"size": 0}, "size must be at least 1, found 0"),
+        ({"test": 1.0}, "test must be between 0 and 1, found 1.0"),
+        ({"mean": [0.5, 0.5]}, "mean must have one value per channel (3), found 2"),
+    ):
+        assert refusal(image_folder, str(bare), **arguments) == f"image-folder: {message}"
 
 
 def test_a_folder_lies_beside_the_recipe(tmp_path):
@@ -430,7 +453,7 @@ def test_a_target_that_the_model_cannot_answer_is_found_wherever_it_lies(tmp_pat
     [[stages]]
     technique = "pruning"
     """
-    with pytest.raises(RecipeError, match="its targets go up to 3, and the model tells only 3 classes apart"):
+    with pytest.raises(RecipeError, match="targets must be class indices from 0 to 2, found 3"):
         assemble(parse_recipe(text, "own.toml", tmp_path))
 
 
@@ -459,7 +482,7 @@ def cache(tmp_path, monkeypatch):
 )
 def test_without_a_network_it_says_which_files_go_where(cache, source, title, files):
     found = refusal(source)
-    assert found.startswith(f"{title} is not in {cache} and cannot be downloaded (")
+    assert found.startswith(f"cannot download {title} into {cache} (")
     assert files in found
     assert f"into {cache / 'FashionMNIST/raw' if title.startswith('F') else cache}" in found
 
@@ -526,7 +549,7 @@ def test_fashion_mnist_is_read_from_the_files_that_were_put_there(cache, monkeyp
 
 def test_samples_must_be_positive():
     for known in (CIFAR10, FASHION):
-        assert "samples must be at least 1, not 0" in refusal(known.data, 0)
+        assert "samples must be at least 1, found 0" in refusal(known.load, 0)
 
 
 def test_the_names_are_those_of_recipes(tmp_path):

@@ -40,6 +40,7 @@ def section(specification):
 
 
 @pytest.mark.parametrize(("specification", "hook"), HOOKS, ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.smoke
 def test_every_hook_is_there_with_every_argument(specification, hook):
     arguments = [name for name in inspect.signature(getattr(specification, hook)).parameters if name != "self"]
     assert f"### `{hook}({', '.join(arguments)})`" in section(specification)
@@ -57,7 +58,13 @@ def test_the_hooks_of_a_technique_are_in_the_order_of_the_run():
     assert shown == ["prepare", "optimize", "finetune", "resolve", "measure"]
 
 
-@pytest.mark.parametrize("module", ["toolkit", "toolkit.masks", "toolkit.training", "toolkit.testing"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("toolkit", "toolkit.masks", "toolkit.patterns", "toolkit.scoring", "toolkit.testing", "toolkit.timing"),
+        "toolkit.training",
+    ],
+)
 def test_every_public_name_is_in_the_table(module):
     [row] = re.findall(rf"^\| `{re.escape(module)}` \| (.*) \|$", GUIDE, flags=re.MULTILINE)
     names = getattr(importlib.import_module(module), "__all__", ["Training", "TrainingSettings", "fit"])

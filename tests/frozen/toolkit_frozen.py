@@ -100,6 +100,6 @@ def measure(
 ) -> dict[str, float | toolkit.Note]:
     """Numbers and a note with a table."""
     shares = {weight.path: float((weight.value == 0).float().mean()) for weight in masks.named_weights(model)}
-    batches = data.batches("test" if data.test is not None else data.decisive)
+    batches = data.batches("test" if data.test is not None else data.selection_split)
     rows = [{"layer": path, "zeros": share} for path, share in shares.items()]
     return {"batches": len(batches), "steps": len(prepared["steps"]), "zeros": toolkit.Note("by weight", rows)}

@@ -21,14 +21,17 @@ AT_READING = {
     "syntax error": ("def :", ["cannot be imported: SyntaxError", "update or uninstall bad-plugin"]),
     "exits on import": ("import sys; sys.exit(3)", ["cannot be imported: SystemExit: 3", "update or uninstall"]),
     "no hook": (HEAD, ["implements no hook: it needs one of finetune, measure, optimize, prepare"]),
-    "unmarked": (f"{HEAD}def optimize(model): return model", ["optimize that is not marked: add @toolkit.hookimpl"]),
+    "unmarked": (
+        f"{HEAD}def optimize(model): return model",
+        ["optimize that is not marked as a hook: add @toolkit.hookimpl"],
+    ),
     "misspelt hook": (
         hook("return model", "optimise"),
-        ["marks 'optimise', which is no hook; did you mean 'optimize'?"],
+        ["marks 'optimise' as a hook, but no hook has that name; did you mean 'optimize'?"],
     ),
     "misspelt argument": (
         hook("return modle", arguments="modle"),
-        ["the argument 'modle' of optimize is none that is passed; did you mean 'model'?"],
+        ["optimize has no argument 'modle'; did you mean 'model'?"],
     ),
     "keyword-only": (
         hook("return model", arguments="*, model"),
@@ -37,7 +40,7 @@ AT_READING = {
     "default": (hook("return model", arguments="model, x=1"), ["'x' of optimize has a default", "make it a plain arg"]),
     "any keywords": (
         hook("return None", arguments="**all"),
-        ["optimize takes '*all', which gets nothing: name the arg"],
+        ["optimize takes '*all', which stays empty: name the arg"],
     ),
     "wrong Params": (f"{hook('return model')}Params = dict", ["Params must be a class derived from toolkit.Params"]),
     "pydantic's own Params": (
@@ -46,16 +49,16 @@ AT_READING = {
     ),
     "wrong default": (
         f"{hook('return model')}class Params(toolkit.Params):\n    rate: float = Field(default=2.0, le=1)",
-        ["Params cannot be made of its defaults, 'rate'", "give every field a valid one"],
+        ["Params cannot be built from its defaults, 'rate'", "give every field a valid default"],
     ),
     "no default": (
         f"{hook('return model')}class Params(toolkit.Params):\n    rate: float",
-        ["Params cannot be made of its defaults, 'rate'", "give every field a valid one"],
+        ["Params cannot be built from its defaults, 'rate'", "give every field a valid default"],
     ),
     "run-wide": (hook("pass", "on_step", "step"), ["has the hook on_step: name it under [[plugins]]"]),
     "threads on import": (
         f"import torch\ntorch.set_num_threads(3)\n{hook('return model')}",
-        ["changed the number of threads from 1 to 3: put it back", "when it was imported"],
+        ["changed the number of threads from 1 to 3: restore it", "when it was imported"],
     ),
 }
 # found while the stage runs: hook, its body and its arguments
@@ -66,9 +69,14 @@ WHILE_RUNNING = {
         "finetune",
         "model, training",
         "return model",
-        ["must return training.using(…) from finetune, not Sequential: the runner trains"],
+        ["must return training.using(…) from finetune, not Sequential: the runner does"],
     ),
-    "finetune returns None": ("finetune", "training", "training.using()", ["from finetune, not NoneType: or training"]),
+    "finetune returns None": (
+        "finetune",
+        "training",
+        "training.using()",
+        ["from finetune, not NoneType: or training unch"],
+    ),
     "raises": ("prepare", "model", "raise KeyError('x')", ["failed in prepare with KeyError: 'x': it has a bug"]),
     "lacks an argument": (
         "measure",
@@ -93,13 +101,13 @@ WHILE_RUNNING = {
         "optimize",
         "model",
         "torch.set_num_threads(3); return model",
-        ["the number of threads from 1 to 3: put it back before the hook returns (found in optimize)"],
+        ["the number of threads from 1 to 3: restore it before the hook returns (found in optimize)"],
     ),
     "sets the dtype": (
         "prepare",
         "model",
         "torch.set_default_dtype(torch.float64)",
-        ["changed the default dtype from float32 to float64: put it back before the hook returns (found in prepare)"],
+        ["changed the default dtype from float32 to float64: restore it before the hook returns (found in prepare)"],
     ),
     "sets the device": (
         "prepare",
@@ -140,6 +148,7 @@ def _as_it_was():
 
 
 @pytest.mark.parametrize("case", AT_READING)
+@pytest.mark.smoke
 def test_what_is_wrong_with_a_module_is_said_before_anything_runs(make_plugin, recipe_run, case):
     source, parts = AT_READING[case]
     make_plugin("bad", source)
@@ -173,7 +182,7 @@ def test_a_print_goes_to_stderr_and_the_log_and_ends_nothing(make_plugin, recipe
     assert outcome.error == ""
     assert outcome.stdout == ""
     assert "hello, author" in outcome.stderr
-    assert f"{WHO} printed in optimize, which belongs into a Note or a log: hello, author" in outcome.log
+    assert f"{WHO} printed in optimize; use a Note or a log instead: hello, author" in outcome.log
 
 
 def test_a_state_that_is_put_back_is_no_change(make_plugin, recipe_run):
@@ -196,11 +205,17 @@ def test_a_missing_package_of_an_extra_is_one_sentence_with_the_command(make_plu
 
 
 OBSERVERS = {
-    "optimizes": (hook("return model"), "has the hook optimize: name it as the technique of a stage, for a run-wide"),
+    "optimizes": (
+        hook("return model"),
+        "has the hook optimize: name it as the technique of a stage, because a run-wide",
+    ),
     "prepares": (hook("pass", "prepare"), "has the hook prepare: name it as the technique of a stage"),
     "trains": (hook("return training", "finetune", "training"), "has the hook finetune: name it as the technique"),
-    "misspelt": (hook("pass", "on_rwo", "row"), "marks 'on_rwo', which is no hook; did you mean 'on_row'?"),
-    "no such argument": (hook("pass", "on_row", "model"), "the argument 'model' of on_row is none that is passed"),
+    "misspelt": (
+        hook("pass", "on_rwo", "row"),
+        "marks 'on_rwo' as a hook, but no hook has that name; did you mean 'on_row'?",
+    ),
+    "no such argument": (hook("pass", "on_row", "model"), "on_row has no argument 'model'"),
 }
 
 

@@ -55,6 +55,7 @@ def test_two_plugins_of_one_name_are_both_named(make_plugin, tmp_path):
     result, lines = _doctor()
     assert result.exit_code == 1
     assert (
-        lines["twin"] == "broken  'twin' is brought by both other-plugin 1.0 and twin-plugin 1.0: uninstall one of them"
+        lines["twin"]
+        == "broken  'twin' is provided by both other-plugin 1.0 and twin-plugin 1.0: uninstall one of them"
     )
     assert "1 plugin is broken: recipes that do not name it work" in result.stderr

@@ -29,6 +29,7 @@ def install(monkeypatch):
     techniques.load.cache_clear()
 
 
+@pytest.mark.smoke
 def test_the_built_in_plugins_are_installed_like_any_other():
     own = [p.name for p in techniques.installed() if p.distribution.startswith("torch-optimization-toolkit ")]
     assert own == [
@@ -53,7 +54,7 @@ def test_an_unknown_name_gets_a_close_one(install):
 def test_two_distributions_with_one_name_are_both_named(install):
     install("sparsify", "nowhere", "one")
     install("sparsify", "nowhere", "two", "2.0")
-    with pytest.raises(InputError, match=r"'sparsify' is brought by both one 1.0 and two 2.0: uninstall one of them"):
+    with pytest.raises(InputError, match=r"'sparsify' is provided by both one 1.0 and two 2.0: uninstall one of them"):
         techniques.load("sparsify")
 
 
@@ -98,11 +99,14 @@ def unmarked(model):
     ("hooks", "sentence"),
     [
         ({}, "implements no hook: it needs one of finetune, measure, optimize, prepare"),
-        ({"optimise": misspelt_optimise}, "marks 'optimise', which is no hook; did you mean 'optimize'?"),
-        ({"optimize": unmarked}, "has a function optimize that is not marked: add @toolkit.hookimpl"),
+        (
+            {"optimise": misspelt_optimise},
+            "marks 'optimise' as a hook, but no hook has that name; did you mean 'optimize'?",
+        ),
+        ({"optimize": unmarked}, "has a function optimize that is not marked as a hook: add @toolkit.hookimpl"),
         (
             {"optimize": wrong_argument},
-            "the argument 'sparsity' of optimize is none that is passed; known: data, model, params, prepared",
+            "optimize has no argument 'sparsity'; known: data, model, params, prepared",
         ),
         ({"optimize": keyword_only}, "the argument 'model' of optimize has a default or is keyword-only"),
         ({"optimize": with_default}, "the argument 'model' of optimize has a default or is keyword-only"),
@@ -118,11 +122,14 @@ def test_wrong_hooks_are_named_with_their_plugin(hooks, sentence):
 
 
 def test_a_technique_is_no_run_wide_plugin():
-    with pytest.raises(TechniqueError, match="has the hook optimize: name it as the technique of a stage, for a run-"):
+    with pytest.raises(
+        TechniqueError, match="has the hook optimize: name it as the technique of a stage, because a run-"
+    ):
         techniques.from_module(SimpleNamespace(optimize=optimize), "odd", "dist 1.0", "observer")
 
 
 @pytest.mark.parametrize("name", ["distillation", "pruning", "quantization"])
+@pytest.mark.smoke
 def test_the_manual_shows_every_param_with_default_and_description(name):
     page = " ".join(manual(name).split())
     for param, field in techniques.load(name).params_class.model_fields.items():

@@ -49,6 +49,7 @@ class TestCalibration(ObserverContract):
     plugin = "calibration"
 
 
+@pytest.mark.smoke
 def test_they_chain_with_the_built_in_ones(recipe_run):
     outcome = recipe_run(RECIPE)
     assert outcome.error == ""

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from toolkit import masks
 from toolkit.metrics import latency, timings
 from toolkit.metrics.latency import FEWEST_ROUNDS
-from toolkit.metrics.support.statistics import median_interval
+from toolkit.statistics import median_interval
 from toolkit.testing import toy_data, toy_mlp
 
 DATA = toy_data(16)
@@ -91,6 +91,7 @@ def test_a_coarse_clock_does_not_matter(clock: Clock) -> None:
     assert measured["latency_ratio"]["1"] == pytest.approx(0.4, rel=0.05)
 
 
+@pytest.mark.smoke
 def test_what_slows_the_machine_down_cancels_out(clock: Clock) -> None:
     def slowdown() -> float:  # busy for half of every three seconds
         return 5.0 if elapsed(clock) % 3 < 1.5 else 1.0

@@ -147,6 +147,7 @@ def accuracy(model: nn.Module, data: Data, split: str = "test") -> float:
     return quality(answers(model, data, split))["accuracy"]
 
 
+@pytest.mark.smoke
 def test_accuracy_is_the_share_counted_by_hand() -> None:
     logits, targets = torch.randn(130, 4), torch.randint(4, (130,))
     data = Data(train=(logits, targets), test=(logits, targets), batch_size=32)
@@ -369,6 +370,7 @@ def packed(layer: Any, inputs: Tensor) -> Tensor:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
 )
+@pytest.mark.smoke
 def test_macs_of_layers(model: nn.Module, shape: tuple[int, ...], expected: int) -> None:
     assert expected == macs(model.train(), samples_of(*shape))
 

@@ -195,6 +195,7 @@ OWN = [Net, Recurrent, Buffers, Shared, Outer, Settings]
 
 
 @pytest.mark.parametrize(("make", "inputs"), MODELS.values(), ids=MODELS)
+@pytest.mark.smoke
 def test_a_model_comes_back_as_it_was(
     make: Callable[[], nn.Module], inputs: tuple[Tensor, ...], tmp_path: Path
 ) -> None:
@@ -656,15 +657,24 @@ def test_nothing_that_a_file_names_is_imported(
         "torch.nn.init.normal_",
         "torch.nn",
         "torch.nn.",
+        "@toolkit.Linear",
+        "@toolkit.masks.Mask",
+        "@torch.nn.Linear",
+        "@pruning.choose",
+        "@quantization.Linear",
+        "@nowhere.Mask",
+        "@.",
+        "@",
         "Net",
         "",
     ],
 )
 def test_only_modules_of_known_packages_are_allowed(name: str) -> None:
+    from toolkit.model_files.parts import allowed
     from toolkit.model_files.safe.allowed import resolve_globals
 
     with pytest.raises(ArtifactError, match="not known to be safe"):
-        resolve_globals([name], ())
+        resolve_globals([name], allowed(()))
 
 
 @pytest.mark.parametrize(
@@ -770,12 +780,12 @@ def swap(tensors: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (swap, "the tensor '1.weight' is (4, 32) of torch.float32, its place is (32, 64) of torch.float32"),
-        (lambda tensors: tensors.pop("3.bias"), "the tensor '3.bias' is missing, its place is (4,)"),
+        (swap, "the tensor '1.weight' is (4, 32) of torch.float32, but the skeleton needs (32, 64) of torch.float32"),
+        (lambda tensors: tensors.pop("3.bias"), "the tensor '3.bias' is missing, but the skeleton needs (4,)"),
         (lambda tensors: tensors.update(extra=torch.ones(1)), "the tensor 'extra' has no place in the skeleton"),
         (
             lambda tensors: tensors.update({"3.bias": tensors["3.bias"].double()}),
-            "the tensor '3.bias' is (4,) of torch.float64, its place is (4,) of torch.float32",
+            "the tensor '3.bias' is (4,) of torch.float64, but the skeleton needs (4,) of torch.float32",
         ),
         (lambda tensors: tensors.update({"3.bias": torch.ones(())}), "the tensor '3.bias' is () of torch.float32"),
     ],

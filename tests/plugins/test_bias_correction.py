@@ -88,6 +88,7 @@ def test_no_other_offset_has_fewer_errors(seed: int) -> None:
         ([[0.0, 2.0], [0.0, 3.0]], [1, 1], 0.0),  # no sample of the class
     ],
 )
+@pytest.mark.smoke
 def test_the_offset_is_the_middle_of_the_best_interval(
     rows: list[list[float]], targets: list[int], expected: float
 ) -> None:
@@ -148,7 +149,7 @@ def test_the_offset_is_chosen_on_the_split_that_decides(validation: bool) -> Non
     )
     note = named_measures(step(), outcome.model, data, outcome.prepared[0])["bias-correction.chosen"]
     before = errors(logits, targets, [0], 0)
-    assert note.text == f"3.bias, by {len(targets)} samples of {name}: {before} errors before, {after} after"
+    assert note.text == f"3.bias, chosen on {len(targets)} samples of {name}: {before} errors before, {after} after"
     assert after < before
 
 
@@ -238,18 +239,26 @@ def test_the_bias_is_found_by_what_it_does(model: nn.Module, path: str) -> None:
 @pytest.mark.parametrize(
     ("model", "params", "sentence"),
     [
-        (TwoHeads(shared=False), {}, "one.bias and other.bias add to the logits alike: say which by 'layer'"),
-        (TwoHeads(shared=True), {}, r"no bias adds .*there are one.bias \(4\), other.bias \(4\)"),  # it adds twice
+        (TwoHeads(shared=False), {}, "one.bias and other.bias all add to the logits: choose one with 'layer'"),
+        (TwoHeads(shared=True), {}, r"no bias adds .*the model has one.bias \(4\), other.bias \(4\)"),  # it adds twice
         (AsProbabilities(logarithm=False), {}, r"no bias adds to the logits .*body.1.bias \(4\), body.3.bias \(4\)"),
-        (toy_mlp(), {"layer": "1"}, r"'1.bias' does not add to the logits of these classes.* there are 1.bias \(32\)"),
+        (
+            toy_mlp(),
+            {"layer": "1"},
+            r"'1.bias' does not add to the logits of these classes.* the model has 1.bias \(32\)",
+        ),
         (
             toy_mlp(),
             {"layer": "fc"},
-            r"the layer 'fc' has no bias that can be changed; there are 1.bias \(32\), 3.bias",
+            r"the layer 'fc' has no bias that can be changed; the model has 1.bias \(32\), 3.bias",
         ),
-        (nn.Sequential(nn.Flatten(), nn.Linear(64, 4, bias=False)), {}, "the model has none, as quantized layers"),
-        (toy_mlp(), {"classes": [4]}, "classes has 4, and the classes of the model are 0 to 3"),
-        (toy_mlp(), {"classes": [0, 3, 1, 2]}, "classes has all 4 of the model"),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(64, 4, bias=False)),
+            {},
+            r"the model has none \(those of quantized layers",
+        ),
+        (toy_mlp(), {"classes": [4]}, "classes lists 4, but the model has classes 0 to 3"),
+        (toy_mlp(), {"classes": [0, 3, 1, 2]}, "classes lists all 4 classes of the model"),
     ],
 )
 def test_what_cannot_be_corrected_is_refused(model: nn.Module, params: dict[str, Any], sentence: str) -> None:
@@ -260,17 +269,17 @@ def test_what_cannot_be_corrected_is_refused(model: nn.Module, params: dict[str,
 @pytest.mark.parametrize("engine", ["toolkit", "torch"])
 def test_quantized_layers_are_refused(engine: str) -> None:
     quantized = run(trained(), step("quantization", engine=engine, max_drop=1.0)).model
-    with pytest.raises(TechniqueError, match="the model has none, as quantized layers have none that can be changed"):
+    with pytest.raises(TechniqueError, match=r"the model has none \(those of quantized layers cannot be changed\)"):
         run(quantized, step())
 
 
 def test_another_task_is_refused() -> None:
-    with pytest.raises(TechniqueError, match="with one class a sample, and this is a MultiLabel"):
+    with pytest.raises(TechniqueError, match="with one class per sample, but the task is MultiLabel"):
         run(toy_mlp(), step(), data=replace(toy_data(64), task=MultiLabel()))
 
 
 @pytest.mark.parametrize(
-    ("classes", "sentence"), [([], "at least 1"), ([-1], "greater than or equal"), ([1, 1], "1 is given twice")]
+    ("classes", "sentence"), [([], "at least 1"), ([-1], "greater than or equal"), ([1, 1], "1 is listed twice")]
 )
 def test_numbers_that_are_no_classes_are_refused(classes: list[int], sentence: str) -> None:
     with pytest.raises(ValidationError, match=sentence):

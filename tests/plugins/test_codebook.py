@@ -68,6 +68,7 @@ def lloyd(values: np.ndarray, centroids: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("initialisation", ["linear", "density"])
 @pytest.mark.parametrize("count", [2, 5, 16])
+@pytest.mark.smoke
 def test_kmeans_finds_what_the_textbook_finds(count: int, initialisation: Any) -> None:
     values = torch.randn(700, generator=torch.Generator().manual_seed(count)).double()
     start = initial_centroids(values, count, initialisation).numpy()
@@ -180,6 +181,7 @@ def test_tied_layers_share_one_codebook() -> None:
     assert len(found) == len({id(weight.parameter) for weight in masks.named_weights(model) if weight.value.dim() > 1})
 
 
+@pytest.mark.smoke
 def test_in_a_chain(recipe_run: Any) -> None:
     outcome = recipe_run(
         """
@@ -234,11 +236,11 @@ def test_a_budget_is_kept_and_used() -> None:
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"budget_bytes": 3}, "budget_bytes is 3, and one bit a weight takes"),
+        ({"budget_bytes": 3}, "budget_bytes is 3, but one bit per weight already takes"),
         ({"layers": ["fc9"]}, "no layer matches 'fc9'; known: "),
         ({"overrides": {"fc9": 2}}, "no layer matches 'fc9'"),
         ({"overrides": {"1*": 2, "*1": 3}}, r"'\*1' and '1\*' in overrides disagree about '1.weight'"),
-        ({"exclude": ["*"]}, "no weight is left"),
+        ({"exclude": ["*"]}, "every selected weight is excluded"),
     ],
 )
 def test_what_cannot_be_done_is_said(params: Any, message: str) -> None:
@@ -247,7 +249,7 @@ def test_what_cannot_be_done_is_said(params: Any, message: str) -> None:
 
 
 def test_a_model_without_weights_is_refused() -> None:
-    with pytest.raises(TechniqueError, match="no weight of two dimensions"):
+    with pytest.raises(TechniqueError, match="no float weight of two or more"):
         shared_by(nn.Sequential(nn.BatchNorm1d(3)))
 
 

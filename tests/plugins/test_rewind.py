@@ -51,6 +51,7 @@ def state(model: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("toy", TOY_MODELS)
+@pytest.mark.smoke
 def test_what_remains_is_the_references_and_the_zeros_stay(toy: str) -> None:
     reference = TOY_MODELS[toy]().eval()
     model = pruned(trained(reference))
@@ -178,7 +179,7 @@ def test_a_module_that_cannot_draw_its_weights_is_named() -> None:
             return inputs * self.factor
 
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), Scale())
-    sentence = r"the weights of '2' cannot be drawn anew: give Scale a method reset_parameters\(\)"
+    sentence = r"the weights of '2' cannot be drawn anew: add a method reset_parameters\(\) to Scale"
     with pytest.raises(toolkit.TechniqueError, match=sentence):
         rewound(model, model, to="random")
     with pytest.raises(toolkit.TechniqueError, match="the weights of the model itself cannot be drawn anew"):
@@ -192,8 +193,8 @@ def test_another_architecture_is_refused_with_some_of_its_tensors() -> None:
     with pytest.raises(toolkit.TechniqueError) as caught:
         rewound(toy_mlp(16), toy_mlp(32))
     assert str(caught.value) == (
-        "there is nothing to rewind 1.weight, 1.bias, 3.weight to: rewind before another model is put in "
-        "or weights are kept in another form, or start from a row before that (from)"
+        "there is nothing to rewind 1.weight, 1.bias, 3.weight to: rewind before a stage that replaces the model or "
+        "keeps its weights in another form, or start from an earlier row (from)"
     )
     with pytest.raises(
         toolkit.TechniqueError, match=r"rewind enter.weight, .*, block.self_attn.in_proj_bias and \d+ more"

@@ -35,8 +35,6 @@ STUDENT = (
     'params = { student = { source = "toolkit.testing:toy_mlp" } }\n'
 )
 
-pytestmark = pytest.mark.usefixtures("no_page")
-
 
 def stage(technique, **keys):
     return "\n".join(["[[stages]]", f'technique = "{technique}"', *(f"{key} = {value}" for key, value in keys.items())])
@@ -230,6 +228,7 @@ def test_zeros_that_only_integers_keep_are_promised(install, stops):
 
 @pytest.mark.parametrize("hook", ["prepare", "optimize", "finetune", "measure", "training"])
 @pytest.mark.parametrize("victim", ["reference", "incoming"])
+@pytest.mark.smoke
 def test_what_no_hook_may_change(install, stops, warns, hook, victim):
     held = []
 

@@ -86,6 +86,7 @@ def install(monkeypatch):
 
 
 class TestMeaning:
+    @pytest.mark.smoke
     def test_stages_are_counted_from_one_and_start_from_the_row_before(self):
         recipe = read(RECIPE)
         assert (recipe.name, recipe.seed, recipe.measure.budget) == ("toy", 3, 0.2)
@@ -190,6 +191,7 @@ class TestFile:
         ],
         ids=range(14),
     )
+    @pytest.mark.smoke
     def test_what_is_no_recipe_at_all(self, text, sentence):
         assert problems(text) == [("", sentence)]
 
@@ -775,7 +777,7 @@ class TestPythonBesideTheRecipe:
             ("unsavable", "Net holds a lambda or inner function in 'trick': use a function of a module"),
             (
                 "three_classes",
-                "does not fit the train split: its targets go up to 3, and the model tells only 3 classes apart",
+                "does not fit the train split: targets must be class indices from 0 to 2, found 3",
             ),
         ],
     )
@@ -786,7 +788,7 @@ class TestPythonBesideTheRecipe:
     @pytest.mark.parametrize(
         ("edit", "sentence"),
         [
-            ({"source": "nets.py:no_module"}, f"data source '{{0}}:no_module' must return {FORMS}, not int"),
+            ({"source": "nets.py:no_module"}, f"data source '{{0}}:no_module' must return {FORMS}, found int"),
             ({"source": "nets.py:fails"}, "data '{0}:fails' raised RuntimeError: no luck"),
             ({"source": "nets.py:empty"}, "its train split is empty"),
             (
@@ -795,7 +797,7 @@ class TestPythonBesideTheRecipe:
             ),
             (
                 {"source": "nets.py:no_test", "validation": 64},
-                "64 validation samples leave nothing of 64 to train on",
+                "`validation` must be less than the number of training samples (64), found 64",
             ),
         ],
     )

@@ -1,5 +1,6 @@
 """The schema by which editors check recipes: it takes what the toolkit takes, and refuses nothing else."""
 
+import sys
 import tomllib
 
 import jsonschema
@@ -8,6 +9,7 @@ from click.testing import CliRunner
 
 from toolkit.cli import main
 from toolkit.errors import RecipeError
+from toolkit.hooks.loading import load
 from toolkit.recipe.read import read_recipe
 from toolkit.recipe.schema import FILE, recipe_schema
 from toolkit.recipe.shipped import shipped
@@ -67,6 +69,7 @@ def validator():
 
 
 @pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.smoke
 def test_shipped_recipes_are_valid_and_name_the_schema(name, validator):
     text = RECIPES[name].read_text()
     place = "./" if "/" not in name else "../"
@@ -119,6 +122,37 @@ def test_a_plugin_that_is_broken_or_strange_leaves_the_rest_as_it_is(make_plugin
     good.validate(tomllib.loads(GOOD.replace("sparsity = 0.5", "").replace('"pruning"', '"broken"')))
     good.validate(tomllib.loads(GOOD.replace("sparsity = 0.5", 'dtype = "x"').replace('"pruning"', '"strange"')))
     assert not good.is_valid(tomllib.loads(GOOD.replace("sparsity = 0.5", "x = 1").replace('"pruning"', '"strange"')))
+
+
+OBSERVER = "import nothing_of_that_name, toolkit\n@toolkit.hookimpl\ndef on_row(row): pass\n"
+TECHNIQUE = "import nothing_of_that_name, toolkit\n@toolkit.hookimpl\ndef optimize(model): return model\n"
+METRIC = "import nothing_of_that_name, toolkit\n@toolkit.hookimpl\ndef measure(model): return {}\n"
+
+
+def test_a_plugin_is_offered_as_what_it_is_whether_it_can_be_imported_or_not(make_plugin):
+    make_plugin("broken_observer", OBSERVER)
+    make_plugin("broken_technique", TECHNIQUE)
+    make_plugin("broken_metric", METRIC)  # it may be either
+    make_plugin("observer", OBSERVER.replace("nothing_of_that_name, ", ""))
+    definitions = recipe_schema()["$defs"]
+    techniques = {choice["const"] for choice in _techniques(definitions)}
+    observers = {choice["const"] for choice in definitions["PluginTable"]["properties"]["name"]["oneOf"]}
+    made = {"broken_observer", "broken_technique", "broken_metric", "observer"}
+    assert techniques & made == {"broken_technique", "broken_metric"}
+    assert observers & made == {"broken_observer", "broken_metric", "observer"}
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "mlflow"])
+def test_a_shipped_observer_without_its_extra_is_no_technique(name, monkeypatch):
+    package = {"tensorboard": "torch.utils.tensorboard", "mlflow": "mlflow"}[name]
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"toolkit_{name}", raising=False)
+    load.cache_clear()
+    definitions = recipe_schema()["$defs"]
+    load.cache_clear()
+    [choice] = [c for c in definitions["PluginTable"]["properties"]["name"]["oneOf"] if c["const"] == name]
+    assert f"pip install 'torch-optimization-toolkit[{name}]'" in choice["description"]
+    assert name not in {choice["const"] for choice in _techniques(definitions)}
 
 
 def _techniques(definitions):

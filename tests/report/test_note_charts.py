@@ -25,7 +25,12 @@ TABLE = [
 
 
 def report(*notes):
-    return Report("r", 0, (Row("baseline"), Row("a", {f"x.note{n}": note for n, note in enumerate(notes)})), {})
+    return Report(
+        name="r",
+        seed=0,
+        rows=(Row("baseline"), Row("a", {f"x.note{n}": note for n, note in enumerate(notes)})),
+        environment={},
+    )
 
 
 def drawn(table, plot=PLOT):
@@ -92,6 +97,7 @@ def test_the_page_draws_it_and_keeps_the_table_beside_it():
     assert set(report(Note("", TABLE, PLOT)).plot()) == {"note-1-x.note0"}
 
 
+@pytest.mark.smoke
 def test_elsewhere_it_is_a_table():
     note, bare = report(Note("told", TABLE, PLOT)), report(Note("told", TABLE))
     assert as_text(note) == as_text(bare)
@@ -128,7 +134,7 @@ class TestBounds:
     """Of a report that somebody else wrote."""
 
     def page_of(self, directory, notes):
-        (directory / "report.json").write_text(json.dumps(report(*notes).to_json()))
+        (directory / "report.json").write_text(json.dumps(report(*notes).model_dump(mode="json")))
         began = time.monotonic()
         page = render(read_report(directory))
         assert time.monotonic() - began < 30
@@ -162,7 +168,10 @@ class TestOfATechnique:
                 "draws the note 'scan' by the column 'sparsty', which its table has not: name one",
             ),
             ("Plot('sparsity', 'drop', 'lair')", "by the column 'lair', which its table has not: name one of layer, "),
-            ("{'x': 'sparsity'}", "must give the note 'scan' a toolkit.Plot to be drawn by, not a dict"),
+            (
+                "{'x': 'sparsity'}",
+                "1 validation error for Note plot.y Field required",
+            ),
         ],
     )
     def test_a_plot_of_columns_that_are_not_there_is_an_error(self, make_plugin, recipe_run, plot, sentence):

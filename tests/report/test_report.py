@@ -17,13 +17,13 @@ from toolkit import masks
 from toolkit.cli import main
 from toolkit.errors import InputError
 from toolkit.metrics import answers
+from toolkit.number_text import bytes_text, count_text, plus_minus, printable, seconds, signed
 from toolkit.recipe.differences import settings_of
 from toolkit.report import Report
 from toolkit.report.compare import compare, moved
 from toolkit.report.curves import POINTS, CurveRecorder
 from toolkit.report.details import Details
 from toolkit.report.layers import BINS, histogram, layers_of
-from toolkit.report.numbers import bytes_text, count_text, plus_minus, printable, seconds, signed
 from toolkit.report.reader import read_details, read_report
 from toolkit.report.samples import SHOWN, lost_samples, picture
 from toolkit.report.table import as_markdown, as_text
@@ -58,13 +58,14 @@ BASELINE = row(
 
 
 def report(*rows, **options):
-    return Report("toy", 0, (BASELINE, *rows), ENVIRONMENT, **options)
+    return Report(name="toy", seed=0, rows=(BASELINE, *rows), environment=ENVIRONMENT, **options)
 
 
 class TestNumbers:
     @pytest.mark.parametrize(
         ("size", "text"), [(0, "0 B"), (999, "999 B"), (999.9, "1 kB"), (1_729_189, "1.73 MB"), (3e12, "3 TB")]
     )
+    @pytest.mark.smoke
     def test_bytes(self, size, text):
         assert bytes_text(size) == text
 
@@ -79,6 +80,7 @@ class TestNumbers:
 
 
 class TestVerdict:
+    @pytest.mark.smoke
     def test_two_sentences_say_what_was_gained_and_what_it_cost(self):
         small = row("small", change=-0.0004, ratio={"1": 0.5, "64": 0.25}, size_bytes=100_000, agreement=0.996)
         assert verdict(report(small)) == (
@@ -150,16 +152,22 @@ class TestVerdict:
     def test_other_metrics_have_a_direction_and_their_own_unit(self):
         values = {"error": 0.02, "error_change": 0.004, "error_change_interval": [0.003, 0.005]}
         bare = Report(
-            "r",
-            0,
-            (Row("baseline", {"error": 0.016}), Row("a", values)),
-            ENVIRONMENT,
-            {"error": "lower", "r2": "higher"},
+            name="r",
+            seed=0,
+            rows=(Row("baseline", {"error": 0.016}), Row("a", values)),
+            environment=ENVIRONMENT,
+            quality={"error": "lower", "r2": "higher"},
         )
         assert stage_verdicts(bare) == ["1 a: error is worse by 0.004 ± 0.001 than the baseline's"]
 
     def test_a_metric_without_interval_is_told_and_not_judged(self):
-        bare = Report("r", 0, (Row("baseline", {"loss": 0.1}), Row("a", {"loss": 0.2})), ENVIRONMENT, {"loss": "lower"})
+        bare = Report(
+            name="r",
+            seed=0,
+            rows=(Row("baseline", {"loss": 0.1}), Row("a", {"loss": 0.2})),
+            environment=ENVIRONMENT,
+            quality={"loss": "lower"},
+        )
         assert verdict(bare).endswith("Loss went from 0.1 to 0.2, measured without an interval.")
 
     def test_a_baseline_alone(self):
@@ -196,7 +204,7 @@ class TestTable:
         assert "\n1 a: loses 1.00 ± 0.10 points" in rest
 
     def test_whatever_was_not_measured_is_left_out(self):
-        bare = Report("r", 0, (Row("baseline"), Row("a", {"x.note": Note("said")})), {})
+        bare = Report(name="r", seed=0, rows=(Row("baseline"), Row("a", {"x.note": Note("said")})), environment={})
         text = as_text(bare)
         assert text.splitlines()[0].split() == ["#", "stage", "size", "smaller"]
         assert "1 a: x.note: said" in text
@@ -205,7 +213,15 @@ class TestTable:
 
     def test_metrics_of_ones_own_get_columns(self):
         values = {"rmse": 0.5, "rmse_interval": [0.4, 0.6], "rmse_change": 0.1, "rmse_change_interval": [0.05, 0.15]}
-        text = as_text(Report("r", 0, (Row("baseline", values), Row("a", values)), {}, {"rmse": "lower"}))
+        text = as_text(
+            Report(
+                name="r",
+                seed=0,
+                rows=(Row("baseline", values), Row("a", values)),
+                environment={},
+                quality={"rmse": "lower"},
+            )
+        )
         assert "0.5 ±0.1" in text
         assert "+0.1 ±0.05" in text
 
@@ -216,7 +232,7 @@ class TestTable:
 
 
 def written(report, directory):
-    (directory / "report.json").write_text(json.dumps(report.to_json()))
+    (directory / "report.json").write_text(json.dumps(report.model_dump(mode="json")))
     (directory / "recipe.toml").write_text('name = "toy"\n[[stages]]\ntechnique = "a"\nparams = { x = 1 }\n')
     return directory
 
@@ -234,7 +250,7 @@ class TestReader:
         assert again == whole
         assert again.directory == tmp_path
         assert again.details is None
-        assert Report.from_json(json.loads(json.dumps(whole.to_json()))) == whole
+        assert Report.model_validate(json.loads(json.dumps(whole.model_dump(mode="json")))) == whole
 
     def test_a_plot_comes_back_and_a_note_without_one_is_written_as_ever(self, tmp_path):
         table = [{"layer": "x", "sparsity": 0.5, "drop": 1.5}]
@@ -242,8 +258,12 @@ class TestReader:
         notes = {f"note{place}": Note("text", table, plot) for place, plot in enumerate(plots)}
         whole = report(row("a", change=-0.01, **notes), starts=(0, 0))
         assert read_report(written(whole, tmp_path)) == whole
-        assert whole.rows[1]["note0"].to_json()["plot"] == {"x": "sparsity", "y": "drop", "series": "layer"}
-        assert whole.rows[1]["note2"].to_json() == {"text": "text", "table": table}
+        assert whole.rows[1]["note0"].model_dump(mode="json")["plot"] == {
+            "x": "sparsity",
+            "y": "drop",
+            "series": "layer",
+        }
+        assert whole.rows[1]["note2"].model_dump(mode="json") == {"text": "text", "table": table}
 
     def refused(self, directory):
         with pytest.raises(InputError) as caught:
@@ -253,11 +273,11 @@ class TestReader:
         return sentence
 
     def test_what_is_no_run_is_named(self, tmp_path):
-        assert self.refused(tmp_path / "no") == f"there is no run directory {tmp_path / 'no'}"
-        assert self.refused(tmp_path) == f"{tmp_path} is not the directory of a run: there is no report.json in it"
+        assert self.refused(tmp_path / "no") == f"run directory {tmp_path / 'no'} does not exist"
+        assert self.refused(tmp_path) == f"{tmp_path} is not a run directory: it has no report.json"
 
     def test_every_truncation_is_one_sentence(self, tmp_path):
-        text = json.dumps(report(row("a", change=-0.01)).to_json())
+        text = json.dumps(report(row("a", change=-0.01)).model_dump(mode="json"))
         for length in range(0, len(text), 7):
             (tmp_path / "report.json").write_text(text[:length])
             assert "report.json is truncated or not JSON" in self.refused(tmp_path)
@@ -298,7 +318,7 @@ class TestReader:
         ],
     )
     def test_a_wrong_value_is_named_with_its_place(self, tmp_path, place, value, expected):
-        content = json.loads(json.dumps(report(row("a", change=-0.01, ratio={"1": 0.5})).to_json()))
+        content = json.loads(json.dumps(report(row("a", change=-0.01, ratio={"1": 0.5})).model_dump(mode="json")))
         target = content
         *path, last = place.split(".")
         for part in path:
@@ -331,7 +351,7 @@ class TestReader:
 
     @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
     def test_numbers_that_json_does_not_know_are_refused(self, tmp_path, number):
-        text = json.dumps(report().to_json()).replace("0.99,", f"{number},")
+        text = json.dumps(report().model_dump(mode="json")).replace("0.99,", f"{number},")
         (tmp_path / "report.json").write_text(text)
         assert "rows.0.accuracy: " in self.refused(tmp_path)
 
@@ -428,7 +448,7 @@ class TestCompare:
         for arguments in (["report", "nowhere"], ["diff", "nowhere", "there"]):
             result = CliRunner().invoke(main, arguments)
             assert result.exit_code == 2
-            assert result.output == "error: there is no run directory nowhere\n"
+            assert result.output == "error: run directory nowhere does not exist\n"
 
 
 class TestCurves:

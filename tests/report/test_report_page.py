@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -18,6 +17,7 @@ from click.testing import CliRunner
 import toolkit
 from toolkit.cli import main
 from toolkit.data.splits import Data
+from toolkit.number_text import printable
 from toolkit.report import Report
 from toolkit.report.charts import charts
 from toolkit.report.charts.drawing import BAD, BASE, GOOD, STYLE
@@ -25,12 +25,12 @@ from toolkit.report.charts.svg import SVG, XLINK, inline_svg
 from toolkit.report.compare import compare
 from toolkit.report.compare_text import as_page
 from toolkit.report.details import Curve, Details, Histogram, Layer, Lost, Sample
-from toolkit.report.numbers import printable
 from toolkit.report.page import render
 from toolkit.report.reader import read_report
 from toolkit.rows import Note, Row
 from toolkit.tasks import Task
 
+pytestmark = pytest.mark.page
 XHTML = "{http://www.w3.org/1999/xhtml}"
 RECIPE = """
 name = "toy"
@@ -50,7 +50,8 @@ finetune = { epochs = 1 }
 [[stages]]
 technique = "quantization"
 """
-EVIL = "<script>alert(1)</script>\"'&$\\frac{\x00\ud800"
+EVIL = "<script>alert(1)</script>\"'&$\\frac{\x00"
+HALF = "\ud800"  # half of a character, which a text may hold and UTF-8 cannot
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,7 @@ def drawn(text):
 
 
 class TestOfARun:
+    @pytest.mark.smoke
     def test_it_has_every_section_in_order(self, page):
         wanted = ["verdict", "table", "stages", "layers", "histograms", "curves", "lost", "notes", "repeat"]
         assert sections(page) == wanted
@@ -149,6 +151,7 @@ class TestOfARun:
     def test_it_is_light(self, page):
         assert len(page.encode()) < 400_000
 
+    @pytest.mark.smoke
     def test_it_is_rebuilt_from_the_files_alone(self, directory, page, tmp_path):
         copy = tmp_path / "copy"
         copy.mkdir()
@@ -195,7 +198,7 @@ class TestOfAnything:
     @pytest.fixture
     def page_of(self, tmp_path):
         def page_of(report, details=None, recipe=""):
-            (tmp_path / "report.json").write_text(json.dumps(report.to_json()))
+            (tmp_path / "report.json").write_text(json.dumps(report.model_dump(mode="json")))
             if details is not None:
                 (tmp_path / "details.json").write_text(json.dumps(details.model_dump(exclude_none=True)))
             (tmp_path / "recipe.toml").write_text(recipe)
@@ -207,18 +210,18 @@ class TestOfAnything:
         row = {
             "accuracy": 0.9,
             "size_bytes": 10,
-            EVIL: Note(EVIL, [{EVIL: EVIL}]),
+            EVIL: Note(EVIL + HALF, [{EVIL: EVIL + HALF}]),
             f"x.{EVIL}": 1.0,
             "latency_ms": {EVIL: 1.0},
             "latency_ratio": {EVIL: 1.0},
             EVIL + "m": 1.0,
         }
         report = Report(
-            EVIL,
-            0,
-            (Row(EVIL, row), Row(EVIL, row)),
-            {EVIL: EVIL, "toolkit": EVIL},
-            {"accuracy": "higher", EVIL + "m": "lower"},
+            name=EVIL,
+            seed=0,
+            rows=(Row(EVIL, row), Row(EVIL, row)),
+            environment={EVIL: EVIL, "toolkit": EVIL},
+            quality={"accuracy": "higher", EVIL + "m": "lower"},
         )
         evil = printable(EVIL)
         layer = Layer(
@@ -249,26 +252,28 @@ class TestOfAnything:
     def test_the_page_of_a_difference_is_no_less_careful(self, tmp_path):
         for name, accuracy in (("a<b>", 0.5), ("c", 0.6)):
             (tmp_path / name).mkdir()
-            report = Report("r", 0, (Row("<i>", {"accuracy": accuracy, "size_bytes": accuracy}),), {})
-            (tmp_path / name / "report.json").write_text(json.dumps(report.to_json()))
+            report = Report(
+                name="r", seed=0, rows=(Row("<i>", {"accuracy": accuracy, "size_bytes": accuracy}),), environment={}
+            )
+            (tmp_path / name / "report.json").write_text(json.dumps(report.model_dump(mode="json")))
             (tmp_path / name / "recipe.toml").write_text(f"x = '<b>{accuracy}</b>'")
         text = as_page(compare(tmp_path / "a<b>", tmp_path / "c"))
         assert {"b", "i"}.isdisjoint(Strict(text).tags)
         assert "".join(parsed(text).itertext()).count("<b>0.5</b>") == 1
 
     def test_nothing_measured_is_a_page_too(self, page_of):
-        text = page_of(Report("empty", 0, (Row("baseline"),), {}))
+        text = page_of(Report(name="empty", seed=0, rows=(Row("baseline"),), environment={}))
         assert sections(text) == ["verdict", "table", "repeat"]
         assert not drawn(text)
-        bare = Report("empty", 0, (Row("baseline"),), {})
+        bare = Report(name="empty", seed=0, rows=(Row("baseline"),), environment={})
         assert bare.plot() == {}
         assert "Only the baseline" in bare._repr_html_()
 
     def test_a_report_without_a_directory_draws_what_its_rows_say(self):
         values = {"accuracy": 0.9, "size_bytes": 10, "training_loss": [1.0, 0.5]}
-        assert set(Report("r", 0, (Row("baseline", values), Row("a", values)), {}).plot()) == {
-            *("waterfall-accuracy", "waterfall-bytes", "quality-size", "curve-0", "curve-1")
-        }
+        assert set(
+            Report(name="r", seed=0, rows=(Row("baseline", values), Row("a", values)), environment={}).plot()
+        ) == {*("waterfall-accuracy", "waterfall-bytes", "quality-size", "curve-0", "curve-1")}
 
     def test_a_big_model_still_fits(self, page_of):
         layers = [
@@ -286,7 +291,9 @@ class TestOfAnything:
         rows = tuple(Row(f"stage-{number}", {"accuracy": 0.9, "size_bytes": 10**8 + number}) for number in range(20))
         curve = {"steps": 10**6, "step": list(range(1, 401)), "loss": [1 / number for number in range(1, 401)]}
         curves = [Curve(number=number, stage=f"stage-{number}", **curve) for number in range(20)]
-        text = page_of(Report("big", 0, rows, {}), Details(layers=[layers] * 20, curves=curves))
+        text = page_of(
+            Report(name="big", seed=0, rows=rows, environment={}), Details(layers=[layers] * 20, curves=curves)
+        )
         assert parsed(text) is not None
         assert len(text.encode()) < 1_000_000
         assert "features.block299.attention.projection.linear" in text
@@ -294,16 +301,26 @@ class TestOfAnything:
     @pytest.mark.parametrize("loss", [[0.0, 0.0], [-1.0, 2.0], [1e-30, 1e30], [1.0]])
     def test_any_loss_is_drawn(self, page_of, loss):
         curve = Curve(number=0, stage="baseline", steps=2, step=[1, 2][: len(loss)], loss=loss)
-        assert len(drawn(page_of(Report("r", 0, (Row("baseline"),), {}), Details(curves=[curve])))) == 1
+        assert (
+            len(
+                drawn(
+                    page_of(Report(name="r", seed=0, rows=(Row("baseline"),), environment={}), Details(curves=[curve]))
+                )
+            )
+            == 1
+        )
 
     @pytest.mark.parametrize("values", [(0.5, 0.5), (0.0, 0.0), (1e-9, 1e9), (-3.0, 2.0)])
     def test_any_metric_is_drawn(self, page_of, values):
         rows = tuple(Row(f"s{number}", {"mine": value, "size_bytes": 1}) for number, value in enumerate(values))
-        assert len(drawn(page_of(Report("r", 0, rows, {}, {"mine": "lower"})))) == 3
+        assert len(drawn(page_of(Report(name="r", seed=0, rows=rows, environment={}, quality={"mine": "lower"})))) == 3
 
     def test_a_layer_without_weights_or_bytes_is_drawn(self, page_of):
         layer = Layer(layer="", kind="Odd", weights=0, zeros=0, precision="int8", size_bytes=0)
-        assert len(drawn(page_of(Report("r", 0, (Row("b"),), {}), Details(layers=[[layer]])))) == 2
+        assert (
+            len(drawn(page_of(Report(name="r", seed=0, rows=(Row("b"),), environment={}), Details(layers=[[layer]]))))
+            == 2
+        )
 
 
 class Regression(Task):
@@ -350,8 +367,8 @@ def test_a_chart_that_cannot_be_drawn_does_not_end_the_run(tmp_path, monkeypatch
 
 def test_an_unfinished_run_is_shown(directory, tmp_path):
     report = read_report(directory)
-    part = replace(report, rows=report.rows[:2])
-    (tmp_path / "report.json").write_text(json.dumps(part.to_json()))
+    part = report.model_copy(update={"rows": report.rows[:2]})
+    (tmp_path / "report.json").write_text(json.dumps(part.model_dump(mode="json")))
     result = CliRunner().invoke(main, ["report", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert "After one stage" in result.output
@@ -372,7 +389,7 @@ def test_a_change_within_its_interval_is_grey():
         )
 
     rows = (row("baseline", 0.9, 1.0), row("a", 0.89, 0.9), row("b", 0.8, 0.9), row("c", 0.9, 1.1))
-    figures = Report("r", 0, rows, {}).plot()
+    figures = Report(name="r", seed=0, rows=rows, environment={}).plot()
 
     def colours(name):
         return [matplotlib.colors.to_hex(bar.get_facecolor()) for bar in figures[name].axes[0].patches]
@@ -387,7 +404,7 @@ import sys
 from toolkit.report import Report
 from toolkit.rows import Row
 from toolkit.report.compare_text import as_page
-Report("r", 0, (Row("baseline"),), {})._repr_html_()
+Report(name="r", seed=0, rows=(Row("baseline"),), environment={})._repr_html_()
 print([name for name in sys.modules if name.startswith("matplotlib")])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -396,7 +413,11 @@ print([name for name in sys.modules if name.startswith("matplotlib")])
 
 def test_ids_of_charts_differ_whatever_their_names():
     report = Report(
-        "r", 0, tuple(Row(f"s{n}", {"a b": n, "a/b": n}) for n in range(2)), {}, {"a b": "lower", "a/b": "lower"}
+        name="r",
+        seed=0,
+        rows=tuple(Row(f"s{n}", {"a b": n, "a/b": n}) for n in range(2)),
+        environment={},
+        quality={"a b": "lower", "a/b": "lower"},
     )
     identifiers = re.findall(r' id="([^"]*)"', "".join(inline_svg(chart) for chart in charts(report)))
     assert len(identifiers) == len(set(identifiers))

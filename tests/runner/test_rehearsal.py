@@ -40,10 +40,11 @@ def check(tmp_path, monkeypatch):
     return check
 
 
+@pytest.mark.smoke
 def test_every_stage_is_run_and_estimated(check):
     result = check(PRUNING + '[[stages]]\ntechnique = "quantization"\n')
     assert result.exit_code == 0, result.stderr
-    assert result.stdout.startswith("toy.toml: ok, a run takes about ")
+    assert result.stdout.startswith("toy.toml: ok; expect a run of about ")
     rows = [line.split() for line in result.stdout.splitlines()[4:] if line]
     assert [row[:2] for row in rows] == [["baseline", "28"], ["pruning", "48"], ["quantization", "0"]]  # steps
 

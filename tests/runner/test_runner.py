@@ -69,6 +69,7 @@ def recorder(name, calls):
     return {"prepare": prepare, "optimize": optimize, "finetune": finetune, "measure": measure}
 
 
+@pytest.mark.smoke
 def test_hooks_are_called_in_the_golden_order(install, run):
     calls = []
     for name in "abc":
@@ -120,7 +121,7 @@ def test_the_report_has_every_metric_in_every_row(run, tmp_path):
         '[[stages]]\ntechnique = "quantization"\nparams = { arithmetic = "int8" }'
     )
     written = json.loads((tmp_path / "run" / "report.json").read_text())
-    assert written == json.loads(json.dumps(report.to_json()))
+    assert written == json.loads(json.dumps(report.model_dump(mode="json")))
     assert [row["stage"] for row in written["rows"]] == ["baseline", "pruning", "quantization"]
     for row in written["rows"]:
         assert {"accuracy", "samples", "size_bytes", "parameters", "nonzero", "sparsity", "macs"} <= set(row)
@@ -134,6 +135,8 @@ def test_the_report_has_every_metric_in_every_row(run, tmp_path):
     assert report.final["size_bytes"] < report.baseline["size_bytes"] / 2
 
 
+@pytest.mark.page
+@pytest.mark.smoke
 def test_the_run_directory_is_complete_and_the_model_comes_back(run, tmp_path):
     report = run('[[stages]]\ntechnique = "pruning"\nparams = { sparsity = 0.5 }')
     names = {path.name for path in (tmp_path / "run").iterdir()}
@@ -229,6 +232,7 @@ def test_replacing_a_masked_model_is_said(run):
     assert "ended" not in report.row("pruning").values
 
 
+@pytest.mark.smoke
 def test_the_same_recipe_twice_gives_the_same_weights_and_numbers(tmp_path):
     stages = """
         [[stages]]
@@ -267,7 +271,7 @@ def without_times(report):
     return [
         {
             name: value
-            for name, value in row.to_json().items()
+            for name, value in row.model_dump(mode="json").items()
             if not name.startswith(("latency", "duration", "measuring", "peak"))
         }
         for row in report.rows
@@ -331,11 +335,11 @@ def returns(value):
     [
         ("optimize", None, "must return the model from optimize, not NoneType: end it with 'return model'"),
         ("optimize", (1, 2), "must return the model from optimize, not tuple: return it alone"),
-        ("finetune", None, "must return training.using(…) from finetune, not NoneType: or training as it is"),
+        ("finetune", None, "must return training.using(…) from finetune, not NoneType: or training unchanged"),
         (
             "finetune",
             nn.Linear(1, 1),
-            "must return training.using(…) from finetune, not Linear: the runner trains, it only says how",
+            "must return training.using(…) from finetune, not Linear: the runner does the training",
         ),
         ("measure", [1], "must return a dictionary from measure, not list: a number or Note by name"),
         ("measure", {"x": "fast"}, "must return numbers or toolkit.Note from measure, 'x' is a str"),

@@ -1,8 +1,6 @@
 """Results that runs keep for each other: what is reused, what is not, and what happens to damaged ones."""
 
 import signal
-import subprocess
-import sys
 
 import pytest
 import survival
@@ -16,7 +14,7 @@ from toolkit.report.reader import read_report
 from toolkit.storage.cache import cache_folder, entries
 from toolkit.storage.lock import locked
 
-pytestmark = [pytest.mark.cache, pytest.mark.usefixtures("no_page")]
+pytestmark = pytest.mark.cache
 TOY = survival.TOY.replace("toolkit.testing:toy_mlp", "nets.py:net")
 NETS = "from toolkit.testing import toy_mlp\n\ndef net():\n    return toy_mlp(16)\n"
 TIMES = (*survival.TIMES, "reused")
@@ -43,9 +41,13 @@ def reused(report):
 
 
 def numbers(report):
-    return [{key: value for key, value in row.to_json().items() if not key.startswith(TIMES)} for row in report.rows]
+    return [
+        {key: value for key, value in row.model_dump(mode="json").items() if not key.startswith(TIMES)}
+        for row in report.rows
+    ]
 
 
+@pytest.mark.smoke
 def test_everything_is_reused_and_is_the_same(run, tmp_path):
     first, second = run(), run()
     assert reused(first) == [False] * 3
@@ -115,7 +117,7 @@ def test_a_damaged_entry_is_computed_again_and_replaced(run, caplog):
     again = run()
     assert reused(again) == [False] * 3
     assert numbers(again) == numbers(first)
-    assert "is damaged" in caplog.text
+    assert "is corrupted" in caplog.text
     assert reused(run()) == [True] * 3
 
 
@@ -134,10 +136,11 @@ def test_a_cache_that_cannot_be_written_stops_nobody(run, monkeypatch, tmp_path)
 
 def test_two_runs_at_once_compute_once(tmp_path):
     (tmp_path / "nets.py").write_text(NETS)
-    (tmp_path / "toy.toml").write_text(TOY)
-    command = [sys.executable, "-m", "toolkit", "run", "toy.toml", "--output"]
-    runs = [subprocess.Popen([*command, name], cwd=tmp_path, stdout=subprocess.DEVNULL) for name in ("a", "b")]
-    assert [run.wait() for run in runs] == [0, 0]
+    recipe = parse_recipe(TOY, "toy.toml", tmp_path)
+    runs = [survival.start(recipe, tmp_path / name) for name in ("a", "b")]
+    for run in runs:
+        run.join()
+    assert [run.exitcode for run in runs] == [0, 0]
     reports = [read_report(tmp_path / name) for name in ("a", "b")]
     assert sorted(reused(report)[0] for report in reports) == [False, True]
     assert numbers(reports[0]) == numbers(reports[1])
@@ -147,8 +150,8 @@ def test_a_run_that_waits_can_be_stopped(tmp_path):
     """The first signal is enough, also where another run computes what this one needs."""
     path = tmp_path / "lock"
     stop = Stop()
-    stop.take(signal.SIGINT, None)
-    with locked(path), pytest.raises(Interrupted), locked(path, stop.here):
+    stop.handle(signal.SIGINT, None)
+    with locked(path), pytest.raises(Interrupted), locked(path, stop.check):
         pass
 
 

@@ -24,14 +24,6 @@ from toolkit.storage.record import DamagedError, read_record
 from toolkit.storage.run_directory import RunDirectory
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _no_page():
-    """Drawing takes longer than these runs, and a page is made of what is compared anyway."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("toolkit.report.writer.write_page", lambda report: None)
-        yield
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """What the recipe ends with, and how long it takes."""
@@ -174,7 +166,7 @@ class TestDirectory:
     def test_two_runs_do_not_share_a_directory(self, undisturbed, tmp_path):
         recipe, expected, _ = undisturbed
         with (
-            RunDirectory.held(tmp_path / "run", {}),
+            RunDirectory.acquire(tmp_path / "run", {}),
             pytest.raises(InputError, match=rf"in use by process {os.getpid()} on .* since "),
         ):
             toolkit.run(recipe, output=tmp_path / "run", cache=False)
@@ -194,7 +186,7 @@ class TestDirectory:
     def test_a_directory_that_vanishes_is_one_sentence(self, undisturbed, tmp_path):
         recipe, *_ = undisturbed
         vanish = observer(on_step=lambda: shutil.rmtree(tmp_path / "run", ignore_errors=True))
-        with pytest.raises(ToolkitError, match=r"the run directory .*run is gone") as caught:
+        with pytest.raises(ToolkitError, match=r"the run directory .*run no longer exists") as caught:
             toolkit.run(recipe, output=tmp_path / "run", cache=False, observers=[vanish])
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "run").exists()
@@ -213,11 +205,12 @@ def test_a_run_that_is_killed_at_its_very_end_is_finished(undisturbed, tmp_path,
     assert_same(outcome(tmp_path / "run"), expected)
 
 
+@pytest.mark.smoke
 def test_the_second_signal_ends_a_run_at_once():
     stop = Stop()
-    stop.take(signal.SIGINT, None)
+    stop.handle(signal.SIGINT, None)
     with pytest.raises(Interrupted) as caught:
-        stop.take(signal.SIGTERM, None)
+        stop.handle(signal.SIGTERM, None)
     assert caught.value.exit_code == 143
 
 

@@ -82,6 +82,7 @@ def test_a_metric_of_another_shape_is_named(value):
 
 
 @pytest.mark.parametrize("shapes", [((7,), (7,)), ((7, 1), (7,)), ((7,), (7, 1)), ((7, 3), (7, 3))])
+@pytest.mark.smoke
 def test_regression_is_measured_by_the_formulas(shapes):
     found, targets = torch.randn(shapes[0]), torch.randn(shapes[1])
     row = measured(Regression(), found, targets)
@@ -185,6 +186,7 @@ CASES = {
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.smoke
 def test_distances_are_those_of_the_formulas(name, temperature):
     task, shape, targets = CASES[name]
     own, other, batch = torch.randn(shape), torch.randn(shape), batch_of(targets)
@@ -205,18 +207,23 @@ def test_a_regression_with_one_output_is_told_apart():
 @pytest.mark.parametrize(
     ("task", "shape", "targets", "said"),
     [
-        (Classification(), (3,), torch.tensor([0, 3]), "targets go up to 3, and the model tells only 3 classes apart"),
-        (Classification(), (3,), torch.tensor([-1, 2]), "targets go down to -1"),
-        (Classification(), (3,), torch.tensor([0.0, 1.0]), "targets are float32, and classes are numbered by int64"),
-        (Classification(), (3,), torch.zeros(2, 3), "targets (N,), the number of a class each, and they are (2, 3)"),
-        (Classification(), (5, 3), torch.tensor([0, 1]), "logits (N, classes), and those of the model are (N, 5, 3)"),
-        (Regression(), (3,), torch.zeros(2), "targets are () a sample, and the outputs of the model are (3,)"),
-        (Regression(), (3,), torch.zeros(2, 1), "targets are (1,) a sample"),
-        (MultiLabel(), (3,), torch.zeros(2), "targets are () a sample, and the logits of the model are (3,)"),
-        (MultiLabel(), (3,), torch.full((2, 3), 0.5), "not all 0 or 1"),
-        (TokenClassification(), (3,), torch.tensor([0, 1]), "takes logits (N, length, classes)"),
-        (TokenClassification(), (4, 3), torch.zeros(2, 5).long(), "targets are (5,) a sample, and must be (4,)"),
-        (TokenClassification(), (2, 3), torch.tensor([[-100, 3]]), "targets go up to 3"),
+        (Classification(), (3,), torch.tensor([0, 3]), "targets must be class indices from 0 to 2, found 3"),
+        (Classification(), (3,), torch.tensor([-1, 2]), "targets must be class indices from 0 to 2, found -1"),
+        (Classification(), (3,), torch.tensor([0.0, 1.0]), "targets must be class indices in int64, found float32"),
+        (Classification(), (3,), torch.zeros(2, 3), "requires targets (N,), one class per sample, found (2, 3)"),
+        (Classification(), (5, 3), torch.tensor([0, 1]), "requires logits (N, classes), found (N, 5, 3)"),
+        (Regression(), (3,), torch.zeros(2), "one output per target, found outputs (3,) and targets () per sample"),
+        (Regression(), (3,), torch.zeros(2, 1), "found outputs (3,) and targets (1,) per sample"),
+        (MultiLabel(), (3,), torch.zeros(2), "one logit per label, found logits (3,) and targets () per sample"),
+        (MultiLabel(), (3,), torch.full((2, 3), 0.5), "requires targets of 0 and 1"),
+        (TokenClassification(), (3,), torch.tensor([0, 1]), "requires logits (N, length, classes), found (3,)"),
+        (TokenClassification(), (4, 3), torch.zeros(2, 5).long(), "one class per token, (4,) per sample, found (5,)"),
+        (
+            TokenClassification(),
+            (2, 3),
+            torch.tensor([[-100, 3]]),
+            "targets must be class indices from 0 to 2, found 3",
+        ),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(task, shape, targets, said):
@@ -322,7 +329,7 @@ def recipe_for(folder: Path, task: str, data: str, net: str = "net", args: str =
         ("own.py:Huber", "regression", "net", "outputs = 1, ", "huber", "distance"),
     ],
 )
-def test_every_technique_goes_through_the_task(tmp_path, no_page, task, data, net, args, metric, likeness):
+def test_every_technique_goes_through_the_task(tmp_path, task, data, net, args, metric, likeness):
     # Only the teacher's outputs, no label: what is learnt came through the distance.
     report = toolkit.run(recipe_for(tmp_path, task, data, net, args, alpha=1.0), output=tmp_path / "run")
     first = report.rows[0]
@@ -348,7 +355,7 @@ def test_the_task_of_the_recipe_is_taken_and_part_of_what_makes_a_result(tmp_pat
     assert first != result_keys(other, run_identity(other, Data(train=(torch.zeros(2), torch.zeros(2))), FIXED))[0]
 
 
-def test_a_saved_model_is_measured_by_the_task_that_is_named(tmp_path, no_page):
+def test_a_saved_model_is_measured_by_the_task_that_is_named(tmp_path):
     (tmp_path / "own.py").write_text(OWN)
     text = """
     [model]

@@ -107,6 +107,7 @@ def is_technique(name):
 
 
 @pytest.mark.parametrize("name", [plugin.name for plugin in installed()])
+@pytest.mark.smoke
 def test_no_installed_plugin_is_left_out(name):
     if is_technique(name):
         assert name in {subclass.technique for subclass in TechniqueContract.__subclasses__()}

@@ -213,5 +213,6 @@ def test_a_broken_clause_of_a_run_wide_plugin_is_told(broken, monkeypatch, claus
     assert any(said in verdict.problem for verdict in found if clause in verdict.clause), found
 
 
+@pytest.mark.smoke
 def test_a_sound_run_wide_plugin_keeps_all_clauses(broken):
     assert broken(WATCHING) == []

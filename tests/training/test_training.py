@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from toolkit.errors import TrainingError
 from toolkit.runner.stage import train
 from toolkit.tasks import Classification
 from toolkit.testing import TOY_MODELS, toy_cnn, toy_data, toy_mlp
+from toolkit.timing import Timings
 from toolkit.training import Training, TrainingSettings, fit
 from toolkit.training.precision import with_fixed_precision
 
@@ -133,6 +135,7 @@ def test_convolutions_are_trained_as_by_the_shortest_loop_in_channels_last() -> 
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.smoke
 def test_learning_rates_are_those_of_torchs_schedulers(schedule: Any) -> None:
     told = recorded(toy_mlp(), training(epochs=5, lr=0.02, schedule=schedule, optimizer="sgd"), toy_data(256))
     optimizer = SGD([nn.Parameter(torch.ones(1))], lr=0.02)
@@ -169,6 +172,7 @@ def test_the_mean_loss_of_every_epoch_is_returned() -> None:
     assert losses == pytest.approx([sum(values[:3]) / 150, sum(values[3:]) / 150])
 
 
+@pytest.mark.smoke
 def test_training_learns() -> None:
     data, model = toy_data(512), toy_mlp()
     losses = fit(model, training(epochs=3, lr=1e-2), data)
@@ -695,8 +699,11 @@ def test_integer_outputs_are_left_as_they_are() -> None:
 
 def test_auto_takes_the_faster_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     for faster in ("float32", "bfloat16"):
-        seconds = lambda model, training, data: float(training.settings.precision != faster)  # noqa: B023, E731
-        monkeypatch.setattr("toolkit.training.precision._seconds", seconds)
+
+        def timed(calls: dict[str, Any], *_: Any, faster: str = faster, **__: Any) -> Timings[str]:
+            return Timings({name: np.array([1.0 if name == faster else 2.0]) for name in calls})
+
+        monkeypatch.setattr("toolkit.training.precision.time_in_turn", timed)
         found = with_fixed_precision(toy_mlp(), training(precision="auto", lr=0.5), toy_data(64))
         assert found.settings == TrainingSettings(precision=faster, lr=0.5)
 
@@ -778,6 +785,7 @@ class Noisy:
 
 @pytest.mark.parametrize("make", TOY_MODELS.values(), ids=TOY_MODELS)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.smoke
 def test_two_trainings_with_one_seed_are_the_same_to_the_last_bit(
     make: Callable[[], nn.Module], precision: str
 ) -> None:

@@ -20,7 +20,7 @@ def cache(context: click.Context) -> None:
     from tabulate import tabulate
 
     from toolkit.cli.cache_listing import age_text, what
-    from toolkit.report.numbers import bytes_text
+    from toolkit.number_text import bytes_text
     from toolkit.storage.cache import cache_folder, entries
 
     folder = cache_folder()
@@ -38,7 +38,7 @@ def cache(context: click.Context) -> None:
 @click.option("--max-size", required=True, metavar="SIZE", help="What may stay, such as 5GB; 0 for nothing.")
 def prune(max_size: str) -> None:
     """Remove the results that were not used for longest."""
-    from toolkit.report.numbers import bytes_text
+    from toolkit.number_text import bytes_text
     from toolkit.storage.cache import cache_folder
     from toolkit.storage.cache import prune as prune_cache
 

@@ -85,7 +85,7 @@ def new_recipe(
     output: Path,
 ) -> None:
     """Write a commented recipe for your model and data, once it has been rehearsed."""
-    from toolkit.report.numbers import bytes_text, seconds
+    from toolkit.number_text import bytes_text, seconds
     from toolkit.scaffold.recipes import RecipeRequest
     from toolkit.scaffold.recipes import new_recipe as write
 

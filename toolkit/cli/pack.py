@@ -23,7 +23,7 @@ def pack(directory: Path, output: Path | None, half: tuple[str, ...], norms: boo
     from toolkit.errors import InputError
     from toolkit.metrics import counts
     from toolkit.model_files.packed import pack, slimmed
-    from toolkit.report.numbers import bytes_text
+    from toolkit.number_text import bytes_text
     from toolkit.runner.evaluation import class_of
     from toolkit.storage.files import write_file
 

@@ -1,4 +1,4 @@
-"""Commands that run recipes, or say whether they could be run."""
+"""The commands `toolkit run` and `toolkit check`."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import click
 
 from toolkit.errors import InputError, RecipeError, ToolkitError
 
-RUNS_HELP = "The run directory; by default runs/<name of the recipe>."
-SET_HELP = "Replace one value, such as stages.1.params.sparsity=0.9; can be given many times."
+SET_HELP = "Override one value, e.g. stages.1.params.sparsity=0.9. Repeatable."
 
 
 @click.command()
 @click.argument("recipe")
 @click.option("--set", "settings", multiple=True, metavar="PLACE=VALUE", help=SET_HELP)
-@click.option("--output", type=click.Path(path_type=Path), help=RUNS_HELP)
-@click.option("--overwrite", is_flag=True, help="Replace the run directory if it exists.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="Where to train and measure.")
-@click.option("--no-cache", is_flag=True, help="Compute everything, and keep nothing for other runs.")
+@click.option("--output", type=click.Path(path_type=Path), help="Run directory.", show_default="runs/NAME")
+@click.option("--overwrite", is_flag=True, help="Replace an existing run directory.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="Device to train and measure on.")
+@click.option("--no-cache", is_flag=True, help="Neither read nor write the cache of stage results.")
 def run(
     recipe: str, settings: tuple[str, ...], output: Path | None, overwrite: bool, device: str | None, no_cache: bool
 ) -> None:
-    """Run RECIPE, a file or the name of a shipped recipe, and print its table.
+    """Run RECIPE and print the results.
 
-    A run that was interrupted goes on where it stopped; stages that an earlier run has computed are not repeated.
+    RECIPE is a file or the name of a shipped recipe (see `toolkit recipes`). An interrupted run resumes where it
+    stopped, and stages that an earlier run has computed come from the cache.
     """
     from toolkit.recipe.overrides import parse_settings
     from toolkit.recipe.read import read_recipe
@@ -36,62 +36,63 @@ def run(
     from toolkit.storage.run_directory import RECIPE
 
     overrides = parse_settings(settings) | ({"device": device} if device else {})
-    checked = read_recipe(recipe, overrides)
-    output = output or Path("runs") / checked.name
+    loaded = read_recipe(recipe, overrides)
+    output = output or Path("runs") / loaded.name
     observer, bars = progress_bars()
     try:
-        report = run_recipe(checked, output=output, overwrite=overwrite, observers=[observer], cache=not no_cache)
+        report = run_recipe(loaded, output=output, overwrite=overwrite, observers=[observer], cache=not no_cache)
     except (KeyboardInterrupt, ToolkitError) as error:
         bars.close()
         if (output / RECIPE).is_file() and not isinstance(error, InputError):
-            click.echo(f"\nwhat is done so far is in {output}: the same command goes on from there", err=True)
+            click.echo(f"\nprogress is saved in {output}; run the same command again to resume", err=True)
         raise
     bars.close()
     click.echo(as_text(report, shutil.get_terminal_size().columns))
-    click.echo(f"\nThe model and the report are in {output}")
+    click.echo(f"\nModel and report: {output}")
 
 
 @click.command()
 @click.argument("recipes", nargs=-1, required=True, metavar="RECIPE…")
 @click.option("--set", "settings", multiple=True, metavar="PLACE=VALUE", help=SET_HELP)
-@click.option("--rehearse", is_flag=True, help="Also run every stage on two batches, and estimate time and size.")
+@click.option("--rehearse", is_flag=True, help="Also try every stage on two batches; estimate time and size.")
 def check(recipes: tuple[str, ...], settings: tuple[str, ...], rehearse: bool) -> None:
-    """Find all mistakes in RECIPEs without training: keys, values, names, order, shapes.
+    """Check RECIPEs for mistakes without training.
 
-    With --rehearse every hook of every stage is run on copies, with a batch or two: what only shows there is found in
-    seconds. Nothing is written.
+    All mistakes are reported at once: unknown keys, invalid values, missing plugins, stages in an impossible order,
+    shapes that do not match. With --rehearse, every stage also runs on copies of the model with one or two batches,
+    which reveals errors that only appear in training. Nothing is written.
     """
     from toolkit.recipe.overrides import parse_settings
 
-    failures = []
+    errors = []
     for recipe in recipes:
         try:
             _check(recipe, parse_settings(settings), rehearse)
         except ToolkitError as error:
-            failures.append(error)
-    if failures:
-        kind = InputError if all(isinstance(error, InputError) for error in failures) else ToolkitError
-        raise kind("\n".join(map(str, failures)))
+            errors.append(error)
+    if errors:
+        error_class = InputError if all(isinstance(error, InputError) for error in errors) else ToolkitError
+        raise error_class("\n".join(map(str, errors)))
 
 
 def _check(recipe: str, overrides: dict[str, Any], rehearse: bool) -> None:
-    """Say that a recipe is fine, or raise what is wrong with it."""
+    """Print that a recipe is valid, or raise a `ToolkitError` that says what is wrong."""
     from toolkit.recipe.read import read_recipe
     from toolkit.runner.assembly import assemble
 
-    checked = read_recipe(recipe, overrides)
+    loaded = read_recipe(recipe, overrides)
     if not rehearse:
-        assemble(checked)
+        assemble(loaded)
         click.echo(f"{recipe}: ok")
         return
-    from toolkit.report.numbers import bytes_text, seconds
+    from toolkit.number_text import bytes_text, seconds
     from toolkit.runner.rehearsal import rehearse as rehearse_recipe
 
     try:
-        rehearsal = rehearse_recipe(checked)
+        rehearsal = rehearse_recipe(loaded)
     except RecipeError:
         raise
     except ToolkitError as error:
         raise type(error)(f"{recipe}: {error}") from error
     duration, size = seconds(rehearsal.duration_s), bytes_text(rehearsal.size_bytes)
-    click.echo(f"{recipe}: ok, a run takes about {duration} and leaves a model of {size}\n\n{rehearsal}\n")
+    click.echo(f"{recipe}: ok; expect a run of about {duration} and a model of {size}\n\n{rehearsal}\n")

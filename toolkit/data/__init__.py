@@ -1,1 +1,1 @@
-"""Where samples come from, and how they are read."""
+"""Data sources, and the batches that training and measuring read from them."""

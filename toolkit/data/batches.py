@@ -1,4 +1,4 @@
-"""A split as batches: tensors in memory are indexed, anything else is read through a `DataLoader`."""
+"""Batches of a split: tensors in memory are indexed, anything else is read through a `DataLoader`."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ Split: TypeAlias = "tuple[Any, Any] | Dataset[Any]"
 
 
 def split_length(split: Split) -> int:
-    """How many samples a split has."""
+    """Return the number of samples in a split."""
     if isinstance(split, tuple):
         return len(tree_leaves(split)[0])
-    return len(split)  # type: ignore[arg-type]  # map-style data sets have a length, their base class does not say so
+    return len(split)  # type: ignore[arg-type]  # the base class of map-style datasets declares no length
 
 
 def in_memory(split: Split) -> Split:
-    """A `TensorDataset` of inputs and targets as the pair of tensors it holds; any other split as it is."""
-    if type(split) is TensorDataset and len(split.tensors) == 2:  # a subclass may transform what it holds
+    """Return the pair of tensors inside a `TensorDataset` of inputs and targets; return any other split unchanged."""
+    if type(split) is TensorDataset and len(split.tensors) == 2:  # a subclass may transform its tensors
         return split.tensors[0], split.tensors[1]
     return split
 
 
 def take(split: Split, index: Tensor) -> Split:
-    """The samples at `index` (int64 positions), in that order."""
+    """Return the samples at `index` (int64 positions), in that order."""
     split = in_memory(split)
     if isinstance(split, tuple):
         inputs, targets = tree_map_only(Tensor, lambda tensor: tensor[index], split)
@@ -48,13 +48,13 @@ class Batches:
     """One pass over a split; `len()` is the number of batches.
 
     Args:
-        split: what to read.
-        batch_size: samples a batch; the last one may have fewer.
-        device: where inputs and targets are put.
-        order: int64 positions to read, None for all as they are stored.
-        convert: makes a batch of what is stored into inputs, on the device.
-        augment: changes a batch of inputs at random.
-        training: a last batch of a single sample is left out, because batch norm cannot train on it.
+        split: split to read.
+        batch_size: samples per batch; the last batch may be smaller.
+        device: where inputs and targets are placed.
+        order: int64 positions of the samples to read; None for all in stored order.
+        convert: function that converts a stored batch to inputs, on the device.
+        augment: function that changes a batch of inputs at random.
+        training: drop a last batch of a single sample, because batch norm cannot train on it.
     """
 
     def __init__(
@@ -75,18 +75,18 @@ class Batches:
         self.stored_order = order is None
         if training and len(self.order) > 1 and len(self.order) % batch_size == 1:
             self.order = self.order[:-1]
-        # A Dataset may transform its samples at random, and does not say whether it does.
+        # A Dataset may transform its samples at random; there is no way to tell.
         self.augmented = training and (augment is not None or not isinstance(self.split, tuple))
 
     def __len__(self) -> int:
         return -(-len(self.order) // self.batch_size)
 
     def after(self, steps: int) -> Batches:
-        """The same pass without its first `steps` batches."""
-        rest = copy.copy(self)
-        rest.order = self.order[steps * self.batch_size :]
-        rest.stored_order = self.stored_order and steps == 0
-        return rest
+        """Return the same pass without its first `steps` batches."""
+        remaining = copy.copy(self)
+        remaining.order = self.order[steps * self.batch_size :]
+        remaining.stored_order = self.stored_order and steps == 0
+        return remaining
 
     def __iter__(self) -> Iterator[Batch]:
         from toolkit.tasks import Batch
@@ -103,7 +103,7 @@ class Batches:
             index = self.order[start:stop]
             # A slice is a view; indexing by a tensor copies.
             key = slice(start, stop) if self.stored_order else index
-            inputs, targets = self.split  # type: ignore[misc]  # a pair, or `_loaded` had been called
+            inputs, targets = self.split  # type: ignore[misc]  # a pair: `__iter__` calls `_loaded` for any other split
             yield _at(inputs, key), _at(targets, key), index
 
     def _loaded(self) -> Iterator[tuple[Any, Any, Tensor]]:
@@ -116,6 +116,6 @@ class Batches:
 
 
 def _at(tree: Any, key: Any) -> Any:
-    if isinstance(tree, Tensor):  # which it nearly always is, and walking a tree takes longer than indexing
+    if isinstance(tree, Tensor):  # the common case: traversing a tree is slower than indexing
         return tree[key]
     return tree_map_only(Tensor, lambda tensor: tensor[key], tree)

@@ -1,4 +1,4 @@
-"""The built-in data sources, and the validation split that is cut where a source brings none."""
+"""The built-in data sources, and the default validation split."""
 
 from __future__ import annotations
 
@@ -21,22 +21,29 @@ DATASETS: dict[str, Callable[..., Data]] = {
     "image-folder": image_folder,
 }
 
-LARGEST_DEFAULT_VALIDATION = 5_000
+MAX_DEFAULT_VALIDATION_SAMPLES = 5_000
 
 
 def with_validation(data: Data, samples: int | None) -> Data:
-    """`data` with a validation split cut from train, unless it has one.
+    """Return `data` with a validation split cut from train; data that already has one is returned unchanged.
 
-    `samples` is how many: None for a tenth of train, at most 5,000; 0 for no split. The permutation is fixed and
-    does not depend on a recipe's seed, so that runs with several seeds decide on the same samples.
+    The split is drawn by a fixed permutation that does not depend on the recipe's seed, so runs with different seeds
+    make their decisions on the same samples.
+
+    Args:
+        data: data with at least a train split.
+        samples: size of the validation split; a tenth of train and at most 5,000 by default, 0 for none.
+
+    Raises:
+        ValueError: no samples would remain to train on.
     """
     total = data.samples("train")
     if samples is None:
-        samples = min(total // 10, LARGEST_DEFAULT_VALIDATION)
+        samples = min(total // 10, MAX_DEFAULT_VALIDATION_SAMPLES)
     if data.validation is not None or samples == 0:
         return data
     if samples >= total:
-        raise ValueError(f"{samples} validation samples leave nothing of {total} to train on")
+        raise ValueError(f"`validation` must be less than the number of training samples ({total}), found {samples}")
     order = torch.randperm(total, generator=torch.Generator().manual_seed(0))
-    held_out, kept = order[:samples].sort().values, order[samples:].sort().values
-    return replace(data, train=take(data.train, kept), validation=take(data.train, held_out))
+    held_out, remaining = order[:samples].sort().values, order[samples:].sort().values
+    return replace(data, train=take(data.train, remaining), validation=take(data.train, held_out))

@@ -1,4 +1,4 @@
-"""Fashion-MNIST, CIFAR-10 and CIFAR-100: downloaded by torchvision, once, into the user's cache directory."""
+"""Fashion-MNIST, CIFAR-10 and CIFAR-100, downloaded once by torchvision into the user's cache directory."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ from typing import Any
 import torch
 from torchvision import datasets
 
+from toolkit.data.images import Standardized
 from toolkit.data.mnist import cache_directory
-from toolkit.data.pictures import Standardized
 from toolkit.data.splits import Data
 from toolkit.errors import InputError, described
 
 
 @dataclass(frozen=True)
-class Known:
-    """A data set: its class, where its files belong below the cache directory, and what to know of its pixels."""
+class DownloadedDataset:
+    """A torchvision dataset: its class, the location of its files, and the statistics of its pixels."""
 
     title: str
     make: Callable[..., Any]
     folder: str
     files: tuple[str, ...]
-    home: str
+    url: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def data(self, samples: int | None) -> Data:
-        """Train and test, the first so many samples of each."""
+    def load(self, samples: int | None) -> Data:
+        """Load the first `samples` of train and of test; all if None."""
         if samples is not None and samples < 1:
-            raise InputError(f"{self.title}: samples must be at least 1, not {samples}")
+            raise InputError(f"{self.title}: samples must be at least 1, found {samples}")
         root = cache_directory() / "datasets"
         try:
             splits = [self.make(str(root), train=train, download=True) for train in (True, False)]
-        except Exception as error:  # of the network, of archives, of pickles
-            raise InputError(self._remedy(root, error)) from error
+        except Exception as error:  # the network, archives and pickles raise many classes
+            raise InputError(self._failure(root, error)) from error
         train, test = ((_pixels(split, samples), _targets(split, samples)) for split in splits)
         return Data(train=train, test=test, convert=Standardized(self.mean, self.std))
 
-    def _remedy(self, root: Path, error: Exception) -> str:
+    def _failure(self, root: Path, error: Exception) -> str:
         return (
-            f"{self.title} is not in {root} and cannot be downloaded ({described(error)}): put {', '.join(self.files)} "
-            f"from {self.home} into {root / self.folder}, or set TOOLKIT_CACHE to a folder that has it in datasets"
+            f"cannot download {self.title} into {root} ({described(error)}); put {', '.join(self.files)} from "
+            f"{self.url} into {root / self.folder}, or set TOOLKIT_CACHE to a folder that contains it in datasets/"
         )
 
 
 def _pixels(split: Any, samples: int | None) -> torch.Tensor:
-    """(N, C, H, W) uint8."""
+    """Return the images of a split: (N, C, H, W) uint8."""
     pixels = torch.as_tensor(split.data[:samples])
     return pixels.unsqueeze(1).clone() if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2).contiguous()
 
@@ -57,7 +57,7 @@ def _targets(split: Any, samples: int | None) -> torch.Tensor:
     return torch.as_tensor(split.targets[:samples]).clone()
 
 
-FASHION = Known(
+FASHION = DownloadedDataset(
     "Fashion-MNIST",
     datasets.FashionMNIST,
     "FashionMNIST/raw",
@@ -69,7 +69,7 @@ FASHION = Known(
     (0.2860,),
     (0.3530,),
 )
-CIFAR10 = Known(
+CIFAR10 = DownloadedDataset(
     "CIFAR-10",
     datasets.CIFAR10,
     "",
@@ -78,36 +78,36 @@ CIFAR10 = Known(
     (0.4914, 0.4822, 0.4465),
     (0.2470, 0.2435, 0.2616),
 )
-CIFAR100 = Known(
+CIFAR100 = DownloadedDataset(
     "CIFAR-100",
     datasets.CIFAR100,
     "",
     (datasets.CIFAR100.filename,),
-    CIFAR10.home,
+    CIFAR10.url,
     (0.5071, 0.4865, 0.4409),
     (0.2673, 0.2564, 0.2762),
 )
 
 
 def fashion_mnist(samples: int | None = None) -> Data:
-    """60,000 and 10,000 pieces of clothing: inputs (N, 1, 28, 28) float32, standardized; targets (N,) int64.
+    """Load 60,000 and 10,000 images of clothing: inputs (N, 1, 28, 28) float32, standardized; targets (N,) int64.
 
-    `samples` keeps the first so many of train and of test. Xiao, Rasul and Vollgraf, 2017.
+    `samples` limits train and test to their first samples. Xiao, Rasul and Vollgraf, 2017.
     """
-    return FASHION.data(samples)
+    return FASHION.load(samples)
 
 
 def cifar10(samples: int | None = None) -> Data:
-    """50,000 and 10,000 photographs of 10 kinds: inputs (N, 3, 32, 32) float32, standardized; targets (N,) int64.
+    """Load 50,000 and 10,000 photos of 10 classes: inputs (N, 3, 32, 32) float32, standardized; targets (N,) int64.
 
-    `samples` keeps the first so many of train and of test. Krizhevsky, 2009.
+    `samples` limits train and test to their first samples. Krizhevsky, 2009.
     """
-    return CIFAR10.data(samples)
+    return CIFAR10.load(samples)
 
 
 def cifar100(samples: int | None = None) -> Data:
-    """50,000 and 10,000 photographs of 100 kinds: inputs (N, 3, 32, 32) float32, standardized; targets (N,) int64.
+    """Load 50,000 and 10,000 photos of 100 classes: inputs (N, 3, 32, 32) float32, standardized; targets (N,) int64.
 
-    `samples` keeps the first so many of train and of test. Krizhevsky, 2009.
+    `samples` limits train and test to their first samples. Krizhevsky, 2009.
     """
-    return CIFAR100.data(samples)
+    return CIFAR100.load(samples)

@@ -1,4 +1,4 @@
-"""Pictures in a folder: one folder for each class, in folders for the splits or not."""
+"""A folder of images as a data source: one subfolder per class, optionally grouped by split."""
 
 from __future__ import annotations
 
@@ -15,27 +15,30 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize
 
 from toolkit.data.batches import Split
-from toolkit.data.pictures import Standardized
+from toolkit.data.images import Standardized
 from toolkit.data.splits import Data
 from toolkit.errors import InputError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
-SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which the weights of torchvision expect
-LARGEST_IN_MEMORY_BYTES = 2**30
+SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
+# ImageNet statistics, which the pretrained weights of torchvision expect.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MAX_IN_MEMORY_BYTES = 2**30
+MIN_CLASSES = 2
+MIN_IMAGES_PER_CLASS = 2  # one to train on and one to test on
 
 
 @dataclass(frozen=True)
-class Files:
-    """Which pictures there are: a file and the number of its class for each sample."""
+class LabelledFiles:
+    """The image files of a split, with the class index of each."""
 
     paths: list[Path]
     targets: Tensor
     classes: list[str]
 
-    def at(self, index: Tensor) -> Files:
-        """Some of them."""
-        return Files([self.paths[position] for position in index.tolist()], self.targets[index], self.classes)
+    def at(self, index: Tensor) -> LabelledFiles:
+        """Return the files at these positions."""
+        return LabelledFiles([self.paths[position] for position in index.tolist()], self.targets[index], self.classes)
 
 
 def image_folder(
@@ -46,99 +49,114 @@ def image_folder(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Data:
-    """The pictures below `root`: inputs (N, channels, size, size) float32, standardized; targets (N,) int64.
+    """Load the images below `root`: inputs (N, channels, size, size) float32, standardized; targets (N,) int64.
 
-    A class is a folder of pictures; their names in order are the classes 0, 1, …. Either `root` has folders `train`,
-    `test` and maybe `validation` with the classes in each, or it has the classes, and a test split is cut from each.
-    Pictures are scaled until their shorter side fits, and cropped in the middle. Up to 1 GiB of them is kept in memory,
-    others are read in every epoch.
+    The class folders in alphabetical order are the classes 0, 1, …. `root` contains either these folders, and a test
+    split is held out from each, or the folders `train`, `test` and optionally `validation` with the class folders in
+    them. Images are scaled so that the shorter side fits, then center-cropped. Up to 1 GiB of images is loaded into
+    memory; larger datasets are read from disk in every epoch.
 
     Args:
-        root: the folder; a relative one lies beside the recipe.
-        size: pixels a side.
-        channels: 3 for colours, 1 for grey.
-        test: share of the pictures of each class that are kept for the test split, by a fixed permutation.
-        mean: of the pixels of each channel, between 0 and 1; by default those of ImageNet.
-        std: their standard deviation.
+        root: path of the folder; a relative path is resolved next to the recipe.
+        size: height and width in pixels.
+        channels: 3 for color, 1 for grayscale.
+        test: fraction of each class to hold out as the test split; the choice is the same in every run.
+        mean: mean of each channel, for pixels in [0, 1]; ImageNet's by default.
+        std: standard deviation of each channel, likewise.
 
     Raises:
-        InputError: no pictures, one class only, other classes in another split, a file that is no picture.
+        InputError: an argument is out of range, a file is not a readable image, a class is empty, there are fewer than
+            two classes, or the splits differ in their classes.
     """
-    if channels not in (1, 3) or size < 1 or not 0 < test < 1:
-        raise InputError(
-            f"image-folder takes 1 or 3 channels, a size from 1 and a test share between 0 and 1, "
-            f"not {channels}, {size} and {test}"
-        )
+    _check_arguments(size, channels, test)
     folder = Path(root)
     if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}")
-    standardized = Standardized(_values(mean, MEAN, channels, "mean"), _values(std, STD, channels, "std"))
-    held: Any = {name: _held(files, size, channels) for name, files in _splits(folder, test).items()}
-    return Data(**held, convert=standardized)
+        raise InputError(f"image-folder: {folder} does not exist or is not a folder")
+    mean = _per_channel(mean, IMAGENET_MEAN, channels, "mean")
+    std = _per_channel(std, IMAGENET_STD, channels, "std")
+    splits: Any = {name: _load(files, size, channels) for name, files in _files_by_split(folder, test).items()}
+    return Data(**splits, convert=Standardized(mean, std))
 
 
-def _values(given: Sequence[float] | None, default: Sequence[float], channels: int, name: str) -> tuple[float, ...]:
-    if given is None:
+def _check_arguments(size: int, channels: int, test: float) -> None:
+    if channels not in (1, 3):
+        raise InputError(f"image-folder: channels must be 1 or 3, found {channels}")
+    if size < 1:
+        raise InputError(f"image-folder: size must be at least 1, found {size}")
+    if not 0 < test < 1:
+        raise InputError(f"image-folder: test must be between 0 and 1, found {test}")
+
+
+def _per_channel(
+    values: Sequence[float] | None, default: Sequence[float], channels: int, name: str
+) -> tuple[float, ...]:
+    if values is None:
         return tuple(default) if channels == 3 else (sum(default) / len(default),)
-    if len(given) not in (1, channels):
-        raise InputError(f"image-folder takes {channels} numbers as {name}, one for each channel, not {len(given)}")
-    return tuple(given)
+    if len(values) not in (1, channels):
+        raise InputError(f"image-folder: {name} must have one value per channel ({channels}), found {len(values)}")
+    return tuple(values)
 
 
-def _splits(root: Path, test: float) -> dict[str, Files]:
-    found = {name: next((root / way for way in ways if (root / way).is_dir()), None) for name, ways in SPLITS.items()}
-    if found["train"] is None:
-        return _cut(_files(root), test)
-    splits = {name: _files(folder) for name, folder in found.items() if folder is not None}
-    for name, files in splits.items():
-        if files.classes != splits["train"].classes:
-            other = sorted(set(files.classes) ^ set(splits["train"].classes))
-            raise InputError(f"{found[name]} and {found['train']} have different classes: only one has {other}")
+def _files_by_split(root: Path, test: float) -> dict[str, LabelledFiles]:
+    folders = {
+        split: next((root / name for name in names if (root / name).is_dir()), None)
+        for split, names in SPLIT_FOLDERS.items()
+    }
+    if folders["train"] is None:
+        return _hold_out(_list_files(root), test)
+    splits = {split: _list_files(folder) for split, folder in folders.items() if folder is not None}
+    for split, files in splits.items():
+        if unmatched := sorted(set(files.classes) ^ set(splits["train"].classes)):
+            both = f"{folders[split]} and {folders['train']}"
+            raise InputError(f"{both} must have the same classes, found in only one of them: {', '.join(unmatched)}")
     if len(splits) == 1:
-        return _cut(splits["train"], test)
+        return _hold_out(splits["train"], test)
     return splits
 
 
-def _cut(files: Files, test: float) -> dict[str, Files]:
-    """A share of each class for the test split, one picture at least; the permutation depends on nothing else."""
+def _hold_out(files: LabelledFiles, test: float) -> dict[str, LabelledFiles]:
+    """Split off a test fraction of each class, at least one image, by a fixed permutation."""
     order = torch.randperm(len(files.paths), generator=torch.Generator().manual_seed(0))
-    held_out = torch.zeros(len(order), dtype=torch.bool)
-    for number, name in enumerate(files.classes):
-        members = order[files.targets[order] == number]
-        if len(members) < 2:
-            raise InputError(f"there is one picture of '{name}': a class takes two at least, to train on and to test")
-        held_out[members[: max(1, round(test * len(members)))]] = True
-    return {"train": files.at((~held_out).nonzero().flatten()), "test": files.at(held_out.nonzero().flatten())}
+    is_test = torch.zeros(len(order), dtype=torch.bool)
+    for label, name in enumerate(files.classes):
+        members = order[files.targets[order] == label]
+        if len(members) < MIN_IMAGES_PER_CLASS:
+            raise InputError(
+                f"image-folder: class '{name}' must have at least {MIN_IMAGES_PER_CLASS} images, found 1; "
+                "add one, or remove the class"
+            )
+        is_test[members[: max(1, round(test * len(members)))]] = True
+    return {"train": files.at((~is_test).nonzero().flatten()), "test": files.at(is_test.nonzero().flatten())}
 
 
-def _files(folder: Path) -> Files:
+def _list_files(folder: Path) -> LabelledFiles:
     classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     paths: list[Path] = []
     targets: list[int] = []
-    for number, name in enumerate(classes):
-        found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES)
-        if not found:
-            raise InputError(f"there are no pictures in {folder / name}: known are {', '.join(sorted(SUFFIXES))}")
-        paths += found
-        targets += [number] * len(found)
-    if len(classes) < 2:
-        known = f"only one, '{classes[0]}'" if classes else "none"
-        raise InputError(f"{folder} must hold a folder for each of two classes or more, and there is {known}")
-    return Files(paths, torch.tensor(targets), classes)
+    for label, name in enumerate(classes):
+        images = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES)
+        if not images:
+            raise InputError(f"{folder / name} contains no images; supported: {', '.join(sorted(SUFFIXES))}")
+        paths += images
+        targets += [label] * len(images)
+    if len(classes) < MIN_CLASSES:
+        found = f"only '{classes[0]}'" if classes else "none"
+        raise InputError(f"{folder} must contain one subfolder per class, at least {MIN_CLASSES}, found {found}")
+    return LabelledFiles(paths, torch.tensor(targets), classes)
 
 
-def _held(files: Files, size: int, channels: int) -> Split:
-    """The pictures in memory if they are not too large, else where they lie."""
-    pictures = Pictures(files, size, channels)
-    if len(files.paths) * channels * size**2 > LARGEST_IN_MEMORY_BYTES:
-        return pictures
-    return torch.stack([pictures[position][0] for position in range(len(pictures))]), files.targets
+def _load(files: LabelledFiles, size: int, channels: int) -> Split:
+    """Read the images into memory if they fit into `MAX_IN_MEMORY_BYTES`; otherwise leave them on disk."""
+    images = ImageFiles(files, size, channels)
+    if len(files.paths) * channels * size**2 > MAX_IN_MEMORY_BYTES:
+        return images
+    return torch.stack([images[position][0] for position in range(len(images))]), files.targets
 
 
-class Pictures(Dataset[tuple[Tensor, Tensor]]):
-    """Pictures (channels, size, size) uint8 and the numbers of their classes, read from files one by one."""
+class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
+    """Images (channels, size, size) uint8 with their class indices; each is read from its file when it is needed."""
 
-    def __init__(self, files: Files, size: int, channels: int) -> None:
+    def __init__(self, files: LabelledFiles, size: int, channels: int) -> None:
         self.files, self.size, self.channels = files, size, channels
 
     def __len__(self) -> int:
@@ -149,7 +167,7 @@ class Pictures(Dataset[tuple[Tensor, Tensor]]):
         try:
             with Image.open(path) as file:
                 pixels = pil_to_tensor(file.convert("RGB" if self.channels == 3 else "L"))
-        except Exception as error:  # of decoders, which raise what they like for a damaged file
-            raise InputError(f"{path} cannot be read as a picture ({error}): mend it or take it away") from error
-        scaled = resize(pixels, [self.size], InterpolationMode.BILINEAR, antialias=True)
-        return center_crop(scaled, [self.size, self.size]), self.files.targets[position]
+        except Exception as error:  # decoders raise errors of any class for a damaged file
+            raise InputError(f"cannot read the image {path} ({error}); repair or remove it") from error
+        resized = resize(pixels, [self.size], InterpolationMode.BILINEAR, antialias=True)
+        return center_crop(resized, [self.size, self.size]), self.files.targets[position]

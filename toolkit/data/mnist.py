@@ -1,4 +1,4 @@
-"""The complete MNIST, embedded: Yann LeCun, Corinna Cortes and Christopher Burges, CC BY-SA 3.0."""
+"""The complete MNIST dataset, embedded: Yann LeCun, Corinna Cortes and Christopher Burges, CC BY-SA 3.0."""
 
 from __future__ import annotations
 
@@ -25,18 +25,22 @@ MEAN, STANDARD_DEVIATION = 0.1307, 0.3081  # of the pixels of train, scaled to [
 
 
 def mnist(samples: int | None = None) -> Data:
-    """60,000 and 10,000 handwritten digits: inputs (N, 1, 28, 28) float32, standardized; targets (N,) int64.
+    """Load 60,000 and 10,000 handwritten digits: inputs (N, 1, 28, 28) float32, standardized; targets (N,) int64.
 
-    `samples` keeps the first so many of train and of test: for trying a recipe out in seconds.
+    Args:
+        samples: number of samples to load from train and from test, to try out a recipe in seconds; all by default.
+
+    Raises:
+        InputError: `samples` is below 1, or the cache directory cannot be written.
     """
     if samples is not None and samples < 1:
-        raise InputError(f"mnist: samples must be at least 1, not {samples}")
-    root = _unpacked(cache_directory())
+        raise InputError(f"mnist: samples must be at least 1, found {samples}")
+    root = _unpack_all(cache_directory())
     return Data(train=_tensors(root, True, samples), test=_tensors(root, False, samples))
 
 
 def cache_directory() -> Path:
-    """Where unpacked data is kept: `$TOOLKIT_CACHE`, else the user's cache directory."""
+    """Return the folder for unpacked data: `$TOOLKIT_CACHE` if it is set, else the user's cache directory."""
     if explicit := os.environ.get("TOOLKIT_CACHE"):
         return Path(explicit)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -49,8 +53,8 @@ def _tensors(root: Path, train: bool, samples: int | None) -> tuple[torch.Tensor
     return pixels.sub_(MEAN).div_(STANDARD_DEVIATION), digits.targets[:samples].clone()
 
 
-def _unpacked(root: Path) -> Path:
-    """Unpack what is not there yet into the folders that torchvision reads."""
+def _unpack_all(root: Path) -> Path:
+    """Unpack missing files into the folder that torchvision reads; return the root of that folder."""
     folder = root / "MNIST" / "raw"
     for name, checksum in CHECKSUMS.items():
         path = folder / name
@@ -59,8 +63,7 @@ def _unpacked(root: Path) -> Path:
                 _unpack(name, checksum, path)
         except OSError as error:
             raise InputError(
-                f"MNIST cannot be unpacked into {folder} ({error.strerror}): "
-                f"set TOOLKIT_CACHE to a folder that can be written"
+                f"cannot unpack MNIST into {folder} ({error.strerror}); set TOOLKIT_CACHE to a writable folder"
             ) from error
     return root
 
@@ -68,15 +71,15 @@ def _unpacked(root: Path) -> Path:
 def _unpack(name: str, checksum: str, path: Path) -> None:
     content = lzma.decompress((files("toolkit.data") / "mnist" / f"{name}.xz").read_bytes())
     if _sha256(content) != checksum:
-        raise InputError(f"the embedded {name}.xz is damaged: install the toolkit again")
+        raise InputError(f"the embedded file {name}.xz is corrupted; reinstall the toolkit")
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Written beside its place and renamed, so that two runs at once and an interruption leave no half file.
-    beside = path.with_name(f".{name}.{os.getpid()}")
+    # Write a temporary file and rename it, so that parallel runs and interruptions leave no partial file.
+    temporary = path.with_name(f".{name}.{os.getpid()}")
     try:
-        beside.write_bytes(content)
-        os.replace(beside, path)
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
     finally:
-        beside.unlink(missing_ok=True)  # there still if the disk is full
+        temporary.unlink(missing_ok=True)  # remains if the disk is full
 
 
 def _sha256(content: bytes) -> str:

@@ -1,4 +1,4 @@
-"""A `Dataset` read through a `DataLoader`: its samples as inputs and targets, put together as it wants."""
+"""Batches of a `Dataset`, read through a `DataLoader` and separated into inputs and targets."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from toolkit.errors import InputError, described
 
-TARGETS = ("labels", "label", "targets", "target")  # what samples that are dictionaries call them
+TARGET_KEYS = ("labels", "label", "targets", "target")  # in samples that are dictionaries
 
 
 class Collated(Dataset[Any]):
-    """A data set with a function of its own that puts a list of its samples together."""
+    """A dataset with its own `collate_fn`."""
 
     def __init__(self, samples: Any, collate: Callable[[list[Any]], Any]) -> None:
         self.samples, self.collate = samples, collate
@@ -29,9 +29,9 @@ class Collated(Dataset[Any]):
 
 
 def load(split: Any, order: Sequence[int], batch_size: int) -> Iterator[tuple[Any, Any, Tensor]]:
-    """Inputs, targets and positions, (N,) int64, of one batch after another, in `order`."""
-    # A list of positions is a sampler, which fixes the order without a second source of randomness; and the generator
-    # is there to keep the loader from drawing a seed, for workers it has not, from the global one.
+    """Yield the inputs, targets and positions (N,) int64 of each batch, in `order`."""
+    # A list of positions serves as the sampler and fixes the order without drawing random numbers. The loader draws a
+    # seed for its workers even without workers; the generator keeps it from drawing from the global one.
     collate = split.collate if isinstance(split, Collated) else None
     loader: DataLoader[Any] = DataLoader(
         _WithIndex(split),
@@ -41,30 +41,32 @@ def load(split: Any, order: Sequence[int], batch_size: int) -> Iterator[tuple[An
         collate_fn=_Collate(collate),
     )
     for samples, index in loader:
-        inputs, targets = in_two(samples)
-        yield tuple(inputs) if isinstance(inputs, list) else inputs, targets, index  # collating makes lists
+        inputs, targets = split_sample(samples)
+        yield tuple(inputs) if isinstance(inputs, list) else inputs, targets, index  # default_collate returns lists
 
 
-def in_two(sample: Any) -> tuple[Any, Any]:
-    """Inputs and targets of a sample or a batch: a pair, or a dictionary of inputs with the targets among them.
+def split_sample(sample: Any) -> tuple[Any, Any]:
+    """Return the inputs and targets of a sample or batch: of a pair, or of a dictionary that contains the targets.
 
     Raises:
-        InputError: it is neither.
+        InputError: the sample is neither.
     """
     if isinstance(sample, Mapping):
-        name = next((name for name in TARGETS if name in sample), None)
+        name = next((name for name in TARGET_KEYS if name in sample), None)
         if name is not None:
             return {key: value for key, value in sample.items() if key != name}, sample[name]
-        raise InputError(f"its samples are dictionaries of {_listed(sample)}: one of them must be {_listed(TARGETS)}")
+        raise InputError(f"samples must have one of the keys {_quoted(TARGET_KEYS)}, found {_quoted(sample)}")
     if isinstance(sample, (tuple, list)):
         if len(sample) == 2:
             return sample[0], sample[1]
-        raise InputError(f"its samples have {len(sample)} parts: several inputs are a tuple, ((first, second), target)")
-    raise InputError(f"its samples are of type {type(sample).__name__}: they must be pairs (inputs, target)")
+        raise InputError(
+            f"samples must be pairs (inputs, target), found {len(sample)} elements; return several inputs as a tuple"
+        )
+    raise InputError(f"samples must be pairs (inputs, target), found {type(sample).__name__}")
 
 
 class _WithIndex(Dataset[Any]):
-    """A data set whose samples carry their position."""
+    """A dataset that returns each sample with its position."""
 
     def __init__(self, samples: Any) -> None:
         self.samples = samples
@@ -77,29 +79,30 @@ class _WithIndex(Dataset[Any]):
 
 
 class _Collate:
-    """Puts samples together, and their positions."""
+    """A `collate_fn` for samples with their positions."""
 
     def __init__(self, collate: Callable[[list[Any]], Any] | None) -> None:
         self.collate = collate
 
     def __call__(self, samples: list[tuple[Any, int]]) -> tuple[Any, Tensor]:
-        found, index = [sample for sample, _ in samples], torch.tensor([position for _, position in samples])
+        plain, index = [sample for sample, _ in samples], torch.tensor([position for _, position in samples])
         if self.collate is not None:
-            return self.collate(found), index
-        return _stacked([in_two(sample) for sample in found]), index
+            return self.collate(plain), index
+        return _stack([split_sample(sample) for sample in plain]), index
 
 
-def _stacked(pairs: list[tuple[Any, Any]]) -> Any:
+def _stack(pairs: list[tuple[Any, Any]]) -> Any:
     try:
         return default_collate(pairs)
     except TypeError as error:
-        kinds = ", ".join(sorted({type(leaf).__name__ for leaf in tree_leaves(pairs)}))
-        raise InputError(f"its samples hold {kinds}, and must hold tensors or numbers: give it a transform") from error
+        types = ", ".join(sorted({type(leaf).__name__ for leaf in tree_leaves(pairs)}))
+        raise InputError(f"samples must contain tensors or numbers, found {types}; add a transform") from error
     except RuntimeError as error:
         raise InputError(
-            f"its samples differ in shape: make them equal, or give a DataLoader with a collate_fn ({described(error)})"
+            f"samples must have equal shapes ({described(error)}); "
+            "resize or pad them, or return a DataLoader with a collate_fn"
         ) from error
 
 
-def _listed(names: Any) -> str:
+def _quoted(names: Any) -> str:
     return ", ".join(f"'{name}'" for name in names)

@@ -1,4 +1,4 @@
-"""The shape of what a model returns for the samples of a data source."""
+"""The shape of a model's outputs for the samples of a data source."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from toolkit.errors import InputError, ToolkitError, described
 
 
 def logits_shape(model: nn.Module, data: Data) -> tuple[int, ...]:
-    """The shape of a model's logits for one sample, without the batch; an `InputError` says why there is none."""
+    """Return the shape of a model's logits for one sample, without the batch dimension.
+
+    Raises:
+        InputError: the model raises an error on two samples of the data.
+    """
     was_training = model.training
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""The splits of a data source, and how they are read."""
+"""The splits of a data source, and their batches."""
 
 from __future__ import annotations
 
@@ -19,13 +19,22 @@ Metric: TypeAlias = "Callable[[Any, Batch], Tensor | Pooled]"
 
 @dataclass(frozen=True)
 class Data:
-    """What a data source returns: three splits, and the task that they set.
+    """The splits that a data source returns, and the task.
 
-    A split is a pair `(inputs, targets)` of tensors (N, …), kept in memory and indexed there, or a map-style
-    `Dataset` of such pairs, read through a `DataLoader`. `convert` makes a batch of what is stored into inputs, on
-    their device: bytes of pictures into floats, say. `augment` changes a batch of inputs at random, in training only.
-    `metrics` are functions `(outputs, batch) -> (N,)` (or `Pooled`) by name, measured besides the task's own; one whose
-    attribute `better` is "lower" is better when lower. `batch_size` and `device` are filled in from the recipe.
+    A split is either a pair `(inputs, targets)` of tensors (N, …), indexed in memory, or a map-style `Dataset` of such
+    pairs, read through a `DataLoader`.
+
+    Args:
+        train: samples to train on.
+        validation: samples to make decisions on; cut from train by default, see `[data] validation`.
+        test: samples to report on.
+        task: inputs, loss and metrics.
+        augment: function that changes a batch of inputs at random, in training only.
+        metrics: functions `(outputs, batch) -> (N,)` (or `Pooled`) by name, measured in addition to the task's; lower
+            is better for a function whose attribute `better` is "lower".
+        batch_size: samples per batch; set from the recipe.
+        device: where batches are placed; set from the recipe.
+        convert: function that converts a stored batch to inputs on the device, e.g. image bytes to floats.
     """
 
     train: Split
@@ -39,7 +48,7 @@ class Data:
     convert: Callable[[Any], Any] | None = None
 
     def split(self, name: str) -> Split:
-        """The split `train`, `validation` or `test`; a `ValueError` if there is none."""
+        """Return the split `train`, `validation` or `test`; raise a `ValueError` if the data has none of that name."""
         split: Split | None = getattr(self, name)
         if split is None:
             raise ValueError(f"the data has no {name} split")
@@ -47,47 +56,55 @@ class Data:
 
     @property
     def quality(self) -> dict[str, Direction]:
-        """Every metric of quality that is measured, the foremost first, and the direction that is better."""
-        right: dict[str, Direction] = {"accuracy": "higher"} if self.has_right_answers else {}
-        own: dict[str, Direction] = {name: getattr(metric, "better", "higher") for name, metric in self.metrics.items()}
-        return {**right, **self.task.better, **own, "loss": "lower"}
+        """The name of every quality metric, the primary one first, and its better direction."""
+        accuracy: dict[str, Direction] = {"accuracy": "higher"} if self.has_right_answers else {}
+        custom: dict[str, Direction] = {
+            name: getattr(metric, "better", "higher") for name, metric in self.metrics.items()
+        }
+        return {**accuracy, **self.task.better, **custom, "loss": "lower"}
 
     @property
     def has_right_answers(self) -> bool:
-        """Whether the task says what is right."""
+        """Whether the task defines which answers are right."""
         return type(self.task).correct is not Task.correct
 
     def samples(self, name: str) -> int:
-        """How many samples a split has."""
+        """Return the number of samples in a split."""
         return split_length(self.split(name))
 
     def batches(self, name: str, *, order: Tensor | None = None, batch_size: int | None = None) -> Batches:
-        """A split's batches on the device, not augmented: in `order` (int64 positions), else as they are stored."""
+        """Return the batches of a split, on the device and not augmented.
+
+        Args:
+            name: `train`, `validation` or `test`.
+            order: int64 positions of the samples to read; all in stored order by default.
+            batch_size: samples per batch; `self.batch_size` by default.
+        """
         return Batches(self.split(name), batch_size or self.batch_size, self.device, order, self.convert)
 
     def training_batches(self, order: Tensor, batch_size: int) -> Batches:
-        """The train split's batches in `order`, augmented where the data source says how."""
+        """Return the batches of the train split in `order`, augmented if the data source defines an augmentation."""
         return Batches(self.train, batch_size, self.device, order, self.convert, self.augment, training=True)
 
     def example(self, batch_size: int) -> Batch:
-        """The first `batch_size` samples of train, repeated where there are fewer: for probing shapes and timing."""
+        """Return the first `batch_size` samples of train, repeated if there are fewer: a batch to try models on."""
         order = torch.arange(batch_size) % self.samples("train")
         return next(iter(self.batches("train", order=order, batch_size=batch_size)))
 
     @property
     def augmented(self) -> bool:
-        """Whether a training sample may look different in every epoch, so that nothing can be kept of it."""
+        """Whether a training sample may differ from epoch to epoch, so that nothing computed from it can be cached."""
         return self.augment is not None or not isinstance(in_memory(self.train), tuple)
 
     @property
-    def decisive(self) -> str:
-        """The split that decisions look at: `validation`, or `train` without one; never `test`."""
+    def selection_split(self) -> str:
+        """The split to make decisions on: `validation`, or `train` if there is none; never `test`."""
         return "train" if self.validation is None else "validation"
 
     def without_augmentation(self) -> Data:
-        """The same data, whose training samples look the same in every epoch, as far as the data source decides it."""
+        """Return the same data without `augment`; a `Dataset` may still change its samples."""
         return replace(self, augment=None)
 
     def without_test(self) -> Data:
-        """The same data as `prepare`, `optimize` and `finetune` see it."""
+        """Return the same data without its test split, as `prepare`, `optimize` and `finetune` receive it."""
         return replace(self, test=None)

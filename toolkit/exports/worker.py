@@ -11,8 +11,8 @@ import os
 import struct
 import sys
 import time
-import types
 import traceback
+import types
 
 
 class Blocked(importlib.abc.MetaPathFinder):
@@ -23,8 +23,10 @@ class Blocked(importlib.abc.MetaPathFinder):
 
     def find_spec(self, fullname, path=None, target=None):
         if fullname.partition(".")[0] in self.names:
-            raise ModuleNotFoundError(f"No module named '{fullname}' (not available to an exported file)", name=fullname)
-        return None
+            raise ModuleNotFoundError(
+                f"No module named '{fullname}' (not available to an exported file)", name=fullname
+            )
+        return
 
 
 def receive(stream):

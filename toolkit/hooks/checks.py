@@ -1,4 +1,4 @@
-"""Whether a module's hooks are what the runner can call: known names, arguments that are passed, no defaults."""
+"""Checks that the runner can call a module's hooks: known names, existing arguments, no defaults."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ log = logging.getLogger("toolkit")
 
 
 def check_functions(module: Any, plugin: str, specification: type, other: type, other_use: str) -> None:
-    """Raise a `TechniqueError` for the first function that is no hook of `specification`, or not as one should be.
+    """Raise a `TechniqueError` for the first function that is not a valid hook of `specification`.
 
     Args:
-        module: with the functions as attributes.
-        plugin: its name and distribution, as sentences begin.
-        specification: the hooks that it may have.
-        other: the hooks of the other kind of plugin, which it may not have.
+        module: has the functions as attributes.
+        plugin: its name and distribution; sentences begin with it.
+        specification: the hooks that the module may have.
+        other: the hooks of the other kind of plugin, which the module must not have.
         other_use: how a recipe names plugins of that kind.
     """
     marked = _marked(module)
@@ -34,40 +34,42 @@ def check_functions(module: Any, plugin: str, specification: type, other: type, 
         if name in hook_names(other) - known:
             raise TechniqueError(f"{plugin} has the hook {name}: name it {other_use}")
         if name not in known:
-            raise TechniqueError(f"{plugin} marks '{name}', which is no hook{did_you_mean(name, known)}")
+            raise TechniqueError(
+                f"{plugin} marks '{name}' as a hook, but no hook has that name{did_you_mean(name, known)}"
+            )
         check_arguments(getattr(module, name), name, plugin, specification)
     for name in sorted(known - set(marked)):
         if inspect.isfunction(getattr(module, name, None)):
-            raise TechniqueError(f"{plugin} has a function {name} that is not marked: add @toolkit.hookimpl")
+            raise TechniqueError(f"{plugin} has a function {name} that is not marked as a hook: add @toolkit.hookimpl")
     if not marked:
         raise TechniqueError(f"{plugin} implements no hook: it needs one of {', '.join(sorted(known))}")
 
 
 def check_arguments(function: Any, hook: str, plugin: str, specification: type) -> None:
-    """Raise a `TechniqueError` for an argument that would never be passed; pluggy does not say so of most of them."""
+    """Raise a `TechniqueError` for an argument that is never passed; pluggy accepts most of them silently."""
     passed = arguments_of(getattr(specification, hook))
     for argument in inspect.signature(function).parameters.values():
         if argument.default is not argument.empty or argument.kind is argument.KEYWORD_ONLY:
             raise TechniqueError(
                 f"{plugin}: the argument '{argument.name}' of {hook} has a default or is keyword-only, "
-                f"and would never be passed: make it a plain argument"
+                f"so it is never passed: make it a plain argument"
             )
         if argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
-            raise TechniqueError(f"{plugin}: {hook} takes '*{argument.name}', which gets nothing: name the arguments")
+            raise TechniqueError(f"{plugin}: {hook} takes '*{argument.name}', which stays empty: name the arguments")
         if argument.name not in passed:
             hint = did_you_mean(argument.name, passed)
-            raise TechniqueError(f"{plugin}: the argument '{argument.name}' of {hook} is none that is passed{hint}")
+            raise TechniqueError(f"{plugin}: {hook} has no argument '{argument.name}'{hint}")
 
 
 def register(manager: pluggy.PluginManager, module: Any, plugin: str) -> None:
-    """Register a checked module; a warning that a hook or an argument will go names the plugin."""
+    """Register a checked module; warnings that a hook or an argument is deprecated name the plugin."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             manager.register(module)
             manager.check_pending()
         except pluggy.PluginValidationError as error:
-            raise TechniqueError(f"{plugin} has a wrong hook: {' '.join(str(error).split())}") from error
+            raise TechniqueError(f"{plugin} has an invalid hook: {' '.join(str(error).split())}") from error
     for warning in caught:
         sentence = f"{plugin}: {warning.message}"
         log.warning("%s", sentence)
@@ -75,8 +77,7 @@ def register(manager: pluggy.PluginManager, module: Any, plugin: str) -> None:
 
 
 def checked_params(module: Any, plugin: str) -> type[Params]:
-    """The module's `Params`, or the empty ones; a `TechniqueError` where it is no such class, or its defaults are not
-    valid."""
+    """The module's `Params`, or empty ones; a `TechniqueError` for another kind of class or for invalid defaults."""
     params = getattr(module, "Params", Params)
     if not (isinstance(params, type) and issubclass(params, Params)):
         raise TechniqueError(f"{plugin}: Params must be a class derived from toolkit.Params")
@@ -84,20 +85,20 @@ def checked_params(module: Any, plugin: str) -> type[Params]:
         params()
     except ValidationError as error:
         wrong = error.errors(include_url=False)[0]
-        place, reason = ".".join(map(str, wrong["loc"])) or "all of them", wrong["msg"]
+        place, reason = ".".join(map(str, wrong["loc"])) or "the whole", wrong["msg"]
         raise TechniqueError(
-            f"{plugin}: Params cannot be made of its defaults, '{place}': {reason}: give every field a valid one"
+            f"{plugin}: Params cannot be built from its defaults, '{place}': {reason}: give every field a valid default"
         ) from error
     return params
 
 
 def hook_names(specification: type) -> set[str]:
-    """The hooks that a class specifies."""
+    """The names of the hooks that a class specifies."""
     return {name for name, value in vars(specification).items() if hasattr(value, f"{PROJECT}_spec")}
 
 
 def arguments_of(hook: Callable[..., Any]) -> list[str]:
-    """The arguments of a hook's specification."""
+    """The arguments that a hook is passed."""
     return [name for name in inspect.signature(hook).parameters if name != "self"]
 
 

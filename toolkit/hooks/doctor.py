@@ -1,26 +1,27 @@
-"""Whether every installed plugin can be used; of one that cannot, what is wrong and how to mend it."""
+"""Whether every installed plugin can be used, and how to mend one that cannot."""
 
 from __future__ import annotations
 
-import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from toolkit.errors import ToolkitError
-from toolkit.hooks.checks import hook_names
-from toolkit.hooks.loading import Installed, Plugin, Role, find, installed, load
-from toolkit.hooks.specs import ObserverHooks, TechniqueHooks
+from toolkit.hooks.loading import Installed, Plugin, Role, installed, load
 
 ROLES: dict[Role, str] = {"technique": "technique", "observer": "run-wide plugin"}
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What came of importing one plugin: what it can be used as, or one sentence about why it cannot."""
+    """The result of importing one plugin: what it can be used as, or one sentence about why it cannot.
+
+    `roles` is what its source says that it is, even where it cannot be imported.
+    """
 
     name: str
     distributions: tuple[str, ...]
+    roles: frozenset[Role]
     usable: Mapping[Role, Plugin] = field(default_factory=dict)
     problem: str = ""
     warnings: tuple[str, ...] = ()
@@ -33,20 +34,22 @@ class Diagnosis:
 
 
 def diagnose(plugins: Iterable[Installed] | None = None) -> Iterator[Diagnosis]:
-    """Import the plugins (by default all that are installed) one by one; none that is broken stops the others."""
-    owners: dict[str, list[str]] = {}
+    """Import plugins one by one, by default all that are installed; a broken one does not stop the others."""
+    owners: dict[str, list[Installed]] = {}
     for plugin in installed() if plugins is None else plugins:
-        owners.setdefault(plugin.name, []).append(plugin.distribution)
-    for name, distributions in owners.items():
+        owners.setdefault(plugin.name, []).append(plugin)
+    for name, owned in owners.items():
+        roles = frozenset[Role]().union(*(plugin.roles for plugin in owned))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", FutureWarning)
-            usable, problem = _loaded(name)
+            usable, problem = _loaded(name, roles)
         said = tuple(str(warning.message) for warning in caught if issubclass(warning.category, FutureWarning))
-        yield Diagnosis(name, tuple(distributions), usable, problem, said)
+        distributions = tuple(plugin.distribution for plugin in owned)
+        yield Diagnosis(name, distributions, roles, usable, problem, said)
 
 
-def _loaded(name: str) -> tuple[dict[Role, Plugin], str]:
-    """What a plugin can be used as; nothing, and why, where it can be used as neither kind."""
+def _loaded(name: str, roles: Collection[Role]) -> tuple[dict[Role, Plugin], str]:
+    """What a plugin can be used as, or why it can be used as neither kind."""
     usable: dict[Role, Plugin] = {}
     problems: dict[Role, str] = {}
     for role in ROLES:
@@ -56,13 +59,4 @@ def _loaded(name: str) -> tuple[dict[Role, Plugin], str]:
             problems[role] = str(error)
     if usable:
         return usable, ""
-    return {}, problems["observer" if _observes(name) else "technique"]
-
-
-def _observes(name: str) -> bool:
-    """Whether a plugin that was imported has functions that only a run-wide plugin has."""
-    try:
-        module = sys.modules.get(find(name).entry_point.module)
-    except ToolkitError:
-        return False
-    return any(hasattr(module, hook) for hook in hook_names(ObserverHooks) - hook_names(TechniqueHooks))
+    return {}, problems["technique" if "technique" in roles else "observer"]

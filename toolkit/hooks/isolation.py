@@ -1,7 +1,7 @@
-"""What somebody else's code may not change around it: torch's global settings, the working directory, stdout.
+"""What the code of a plugin must not change around it: torch's global settings, the working directory, stdout.
 
-A changed setting is put back and is an error, because numbers of later stages would depend on it. Something printed is
-no reason to lose a run: it goes to stderr, for stdout is the command's result, and is noted in the run's log.
+A changed setting is restored and is an error, because the numbers of later stages would depend on it. A print does not
+end the run: it goes to stderr, because stdout is the command's result, and into the run's log.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ import torch
 from toolkit.errors import TechniqueError
 
 printed = logging.getLogger("toolkit.printed")
+MAX_KEPT_CHARACTERS = 1000
 
 
 class Setting(NamedTuple):
-    """Something global: its name in a reader's words, how it is read and how it is put back."""
+    """A global setting: its name in plain words, how to read it and how to restore it."""
 
     name: str
     read: Callable[[], Any]
     write: Callable[[Any], Any]
-    remedy: str = "put it back before the hook returns"
+    remedy: str = "restore it before the hook returns"
 
 
 def _restore_device(device: torch.device) -> None:
-    # A default device that was set, be it the CPU, makes every call of torch slower: none is set for the CPU.
+    # Any default device, even the CPU, makes every call of torch slower: for the CPU, set none.
     torch.set_default_device(None if device.type == "cpu" else device)
 
 
@@ -68,29 +69,33 @@ SEED = "draw from torch's generator, which the runner seeds for every stage, or 
 
 @contextmanager
 def unchanged(who: str, when: str) -> Iterator[None]:
-    """Run somebody's code inside: `who` and `when` begin the sentence, such as `in optimize`.
+    """Run a plugin's code inside, and restore what it changes.
+
+    Args:
+        who: names the plugin in errors.
+        when: names the moment, such as `in optimize`.
 
     Raises:
-        TechniqueError: a global setting is another one afterwards; it has been put back then.
+        TechniqueError: a global setting has changed; it is restored by then.
     """
     before = [setting.read() for setting in SETTINGS]
     seed, generator = torch.initial_seed(), torch.get_rng_state()
-    heard = _Heard(sys.stderr)
+    heard = _Printed(sys.stderr)
     try:
         with contextlib.redirect_stdout(heard):
             yield
     finally:
-        changes = [change for was, setting in zip(before, SETTINGS, strict=True) if (change := _put_back(setting, was))]
+        changes = [change for was, setting in zip(before, SETTINGS, strict=True) if (change := _restore(setting, was))]
         if torch.initial_seed() != seed:
             torch.set_rng_state(generator)
             changes.append(f"the seed of torch's generator: {SEED}")
         if heard.text:
-            printed.warning("%s printed %s, which belongs into a Note or a log: %s", who, when, heard.text.strip())
+            printed.warning("%s printed %s; use a Note or a log instead: %s", who, when, heard.text.strip())
     if changes:
         raise TechniqueError(f"{who} changed {changes[0]} (found {when})")
 
 
-def _put_back(setting: Setting, before: Any) -> str:
+def _restore(setting: Setting, before: Any) -> str:
     after = setting.read()
     if after == before:
         return ""
@@ -102,17 +107,17 @@ def _shown(value: Any) -> str:
     return " and ".join(map(_shown, value)) if isinstance(value, tuple) else str(value).removeprefix("torch.")
 
 
-class _Heard(io.TextIOBase):
-    """Passes on what is written, so that a debugger's prompt is seen, and remembers the beginning of it."""
+class _Printed(io.TextIOBase):
+    """Passes on what is written, so that a debugger's prompt is visible, and keeps the beginning of it."""
 
-    def __init__(self, onto: TextIO | Any) -> None:
-        self._onto, self.text = onto, ""
+    def __init__(self, target: TextIO | Any) -> None:
+        self._target, self.text = target, ""
 
     def write(self, text: str) -> int:
-        if len(self.text) < 1000:
+        if len(self.text) < MAX_KEPT_CHARACTERS:
             self.text += text
-        self._onto.write(text)
+        self._target.write(text)
         return len(text)
 
     def flush(self) -> None:
-        self._onto.flush()
+        self._target.flush()

@@ -1,6 +1,6 @@
-"""From an entry point of the group `toolkit` to a technique or a run-wide plugin whose hooks have been checked.
+"""Finds plugins by their entry points in the group `toolkit`, imports the ones that are needed, checks their hooks.
 
-Only what a recipe names is imported; listing what is installed reads metadata alone.
+Only the plugins that a recipe names are imported. Listing what is installed reads metadata and source.
 """
 
 from __future__ import annotations
@@ -17,22 +17,27 @@ import pluggy
 
 from toolkit.errors import InputError, TechniqueError, TechniqueRefusal, ToolkitError, described, did_you_mean
 from toolkit.hooks import checks as hookchecks
+from toolkit.hooks.source import read_source
 from toolkit.hooks.specs import PROJECT, ObserverHooks, TechniqueHooks
 from toolkit.params import Params
 
 GROUP = "toolkit"
 Role = Literal["technique", "observer"]
 SPECIFICATIONS: dict[Role, type] = {"technique": TechniqueHooks, "observer": ObserverHooks}
-# The other kind of plugin, and how a recipe names those of that kind.
+OWN_HOOKS: dict[Role, set[str]] = {
+    "technique": hookchecks.hook_names(TechniqueHooks) - hookchecks.hook_names(ObserverHooks),
+    "observer": hookchecks.hook_names(ObserverHooks) - hookchecks.hook_names(TechniqueHooks),
+}
+# For each kind of plugin the other kind, and how a recipe names plugins of the other kind.
 OTHER: dict[Role, tuple[Role, str]] = {
-    "technique": ("observer", "under [[plugins]], for it observes the whole run"),
-    "observer": ("technique", "as the technique of a stage, for a run-wide plugin only observes"),
+    "technique": ("observer", "under [[plugins]], because it observes the whole run"),
+    "observer": ("technique", "as the technique of a stage, because a run-wide plugin only observes"),
 }
 
 
 @dataclass(frozen=True)
 class Installed:
-    """What metadata says about an installed plugin; nothing of it has been imported."""
+    """What is known of an installed plugin without importing it."""
 
     entry_point: EntryPoint
 
@@ -42,20 +47,33 @@ class Installed:
         return self.entry_point.name
 
     @property
+    def _module(self) -> str:
+        # `entry_point.module` raises for a value that is malformed, which is no reason not to list the others.
+        return self.entry_point.value.partition(":")[0].partition("[")[0].strip()
+
+    @property
     def distribution(self) -> str:
-        """Name and version of the distribution that brings it."""
+        """Name and version of the distribution that provides it."""
         dist = self.entry_point.dist
         return f"{dist.name} {dist.version}" if dist else "an unknown distribution"
 
     @property
     def summary(self) -> str:
-        """The distribution's one-line description."""
+        """What it does, in one line: the first paragraph of its docstring, else its distribution's description."""
+        if said := read_source(self._module).summary:
+            return said
         return str(self.entry_point.dist.metadata.json.get("summary", "")) if self.entry_point.dist else ""
+
+    @property
+    def roles(self) -> frozenset[Role]:
+        """The kinds of plugin that it can be, by the hooks in its source; both where these do not tell."""
+        hooks = read_source(self._module).hooks
+        return frozenset(role for role, own in OWN_HOOKS.items() if hooks & own) or frozenset(OWN_HOOKS)
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """An imported plugin: its settings' class and its hooks, behind a plugin manager of its own."""
+    """An imported plugin: its `Params` class, and its hooks behind a plugin manager of its own."""
 
     name: str
     distribution: str
@@ -67,12 +85,12 @@ class Plugin:
         return f"'{self.name}' ({self.distribution})"
 
     def implements(self, hook: str) -> bool:
-        """Whether the plugin has this hook."""
+        """Whether the plugin implements the hook."""
         caller = getattr(self.hooks, hook, None)
         return caller is not None and bool(caller.get_hookimpls())
 
     def call(self, hook: str, **arguments: Any) -> Any:
-        """Call a hook; whatever it raises becomes a `TechniqueError` that names plugin, distribution and hook."""
+        """Call a hook; turn whatever it raises into a `TechniqueError` that names plugin, distribution and hook."""
         from toolkit.hooks.isolation import unchanged
 
         with unchanged(str(self), f"in {hook}"):
@@ -86,27 +104,27 @@ class Plugin:
 
 
 def installed() -> list[Installed]:
-    """All installed plugins, by name, from metadata."""
+    """All installed plugins, sorted by name; none is imported."""
     return sorted((Installed(point) for point in entry_points(group=GROUP)), key=lambda plugin: plugin.name)
 
 
 def find(name: str, role: Role = "technique") -> Installed:
-    """The installed plugin with this name; an `InputError` where there is none, or more than one."""
+    """The installed plugin of this name; an `InputError` if there is none, or more than one."""
     plugins = installed()
     matches = [plugin for plugin in plugins if plugin.name == name]
     if not matches:
-        hint = did_you_mean(name, (plugin.name for plugin in plugins))
+        hint = did_you_mean(name, (plugin.name for plugin in plugins if role in plugin.roles))
         kind = "technique" if role == "technique" else "run-wide plugin"
         raise InputError(f"no {kind} '{name}' is installed{hint}")
     if len(matches) > 1:
         owners = " and ".join(sorted(plugin.distribution for plugin in matches))
-        raise InputError(f"'{name}' is brought by both {owners}: uninstall one of them")
+        raise InputError(f"'{name}' is provided by both {owners}: uninstall one of them")
     return matches[0]
 
 
 @cache
 def load(name: str, role: Role = "technique") -> Plugin:
-    """Import an installed plugin and check its hooks; a `ToolkitError` says what is wrong with it."""
+    """Import an installed plugin and check its hooks; a `ToolkitError` says what is wrong with the plugin."""
     plugin = find(name, role)
     module = _imported(plugin)
     return from_module(module, name, plugin.distribution, role)
@@ -120,7 +138,7 @@ def _imported(plugin: Installed) -> ModuleType:
         with unchanged(who, "when it was imported"):
             module: ModuleType = plugin.entry_point.load()
     except TechniqueError:
-        sys.modules.pop(plugin.entry_point.module, None)  # or it would pass as imported when asked for again
+        sys.modules.pop(plugin.entry_point.module, None)  # otherwise the next import would succeed silently
         raise
     except (Exception, SystemExit) as error:
         remedy = _import_remedy(plugin, error)
@@ -129,7 +147,7 @@ def _imported(plugin: Installed) -> ModuleType:
 
 
 def _import_remedy(plugin: Installed, error: BaseException) -> str:
-    """What to do about a plugin that cannot be imported; an extra of the plugin's name is what it alone needs."""
+    """What to do about a plugin that cannot be imported; what it alone needs is in an extra of its name."""
     dist = plugin.entry_point.dist
     if dist is None:
         return "uninstall it"
@@ -140,7 +158,7 @@ def _import_remedy(plugin: Installed, error: BaseException) -> str:
 
 
 def remedy_for(error: BaseException, passed: Collection[str | None]) -> str:
-    """What the author of a plugin is told about an error of it; its users find the traceback in the log."""
+    """The advice that ends a sentence about an error in a plugin."""
     if isinstance(error, NameError) and error.name in passed:
         return f"take '{error.name}' as an argument"
     if isinstance(error, SystemExit):
@@ -149,7 +167,7 @@ def remedy_for(error: BaseException, passed: Collection[str | None]) -> str:
 
 
 def from_module(module: Any, name: str, distribution: str = "not installed", role: Role = "technique") -> Plugin:
-    """Check a module (or an object with the same attributes) that implements hooks, as `load` does."""
+    """Check the hooks of a module, or of an object with the same attributes, as `load` does."""
     plugin = f"'{name}' ({distribution})"
     other, use = OTHER[role]
     hookchecks.check_functions(module, plugin, SPECIFICATIONS[role], SPECIFICATIONS[other], use)

@@ -1,4 +1,4 @@
-"""What a technique does and takes, from its docstrings and its `Params`."""
+"""The manual page of a plugin, made of its docstring and its `Params`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def manual(name: str) -> str:
 
 
 def parameters(params: type[Params]) -> str:
-    """A table of the settings: name, type or choices, range, default, description; and one of each table in them."""
+    """A table of the params (type or choices, range, default, description), and one for each table among them."""
     if not params.model_fields:
         return "It has no params."
     inner = [
@@ -66,7 +66,7 @@ def _field(name: str, field: FieldInfo) -> Iterator[str]:
 
 
 def _default(value: Any) -> str:
-    # As TOML writes it; tabulate takes the word False for a truth, and shows True.
+    # As TOML writes it. Besides, tabulate would show the word False as True.
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
@@ -87,7 +87,7 @@ def _type(annotation: Any) -> str:
 def _bounds(metadata: Iterable[Any]) -> Iterator[str]:
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
     for constraint in metadata:
-        if isinstance(constraint, FieldInfo):  # of what is in a list
+        if isinstance(constraint, FieldInfo):  # of the items of a list
             yield from _bounds(constraint.metadata)
         for name, sign in signs.items():
             if hasattr(constraint, name):

@@ -1,4 +1,4 @@
-"""What a technique's hooks return, and a sentence for the author where it is something else."""
+"""Checks what a technique's hooks return, and tells the author where it is something else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toolkit.training import Training
 
 
 def require_model(technique: Plugin, made: Any) -> nn.Module:
-    """What `optimize` returned, if it is a model."""
+    """The return value of `optimize`, which must be a model."""
     if isinstance(made, nn.Module):
         return made
     remedy = "return it alone" if isinstance(made, tuple) else "end it with 'return model'"
@@ -21,15 +21,15 @@ def require_model(technique: Plugin, made: Any) -> nn.Module:
 
 
 def require_training(technique: Plugin, made: Any) -> Training:
-    """What `finetune` returned, if it is a training."""
+    """The return value of `finetune`, which must be a training."""
     if isinstance(made, Training):
         return made
-    remedy = "the runner trains, it only says how" if isinstance(made, nn.Module) else "or training as it is"
+    remedy = "the runner does the training" if isinstance(made, nn.Module) else "or training unchanged"
     raise TechniqueError(f"{technique} must return training.using(…) from finetune, not {_kind(made)}: {remedy}")
 
 
 def require_params(technique: Plugin, made: Any) -> Params:
-    """What `resolve` returned, if it is params of the technique that a recipe can hold."""
+    """The return value of `resolve`, which must be params of the technique."""
     wanted = technique.params_class
     if not isinstance(made, wanted):
         remedy = 'return params.model_copy(update={"…": …})'

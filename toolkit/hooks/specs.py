@@ -1,7 +1,7 @@
 """The hooks. A technique is a module with functions of these names, marked `@toolkit.hookimpl`.
 
-Every function takes any subset of the arguments shown, by name, in any order, without defaults. Besides its hooks a
-module may have a class `Params(toolkit.Params)`: the settings that recipes give it.
+Each function takes any of the arguments shown, by name, in any order, without defaults. Besides its hooks a module may
+have a class `Params(toolkit.Params)`: the settings that a recipe can give it.
 """
 
 from __future__ import annotations
@@ -22,64 +22,64 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class TechniqueHooks:
-    """What a technique does with a model, in the order in which the runner asks. All are optional."""
+    """What a technique does with a model, in the order in which the runner calls it. Every hook is optional."""
 
     @hookspec(firstresult=True)
     def prepare(self, model: nn.Module, params: Params, data: Data, reference: nn.Module) -> Any:
-        """Get ready, and refuse what cannot work by raising `toolkit.TechniqueError`.
+        """Get ready, and raise `toolkit.TechniqueError` for what cannot work.
 
-        `model` is the stage's input model, to be looked at and not to be changed; `reference` is the trained
-        baseline, frozen and in eval mode; `data` has no test split. What is returned reaches the other hooks of
-        this stage as `prepared`. Where several techniques share a stage, each of them sees the same `model`.
+        `model` is the stage's input model and must not be changed; `reference` is the trained baseline, frozen and in
+        eval mode; `data` has no test split. The other hooks of this stage receive the return value as `prepared`.
+        Where several techniques share a stage, each of them sees the same `model`.
         """
 
     @hookspec(firstresult=True)
     def optimize(self, model: nn.Module, params: Params, data: Data, prepared: Any) -> nn.Module:
         """Return the model: masked, converted, or another one.
 
-        `model` is the stage's own copy and may be changed in place. What later stages must honour has to live in
-        the model that is returned: a weight to be kept in shape is a parametrization (`toolkit.masks`), a module
-        that replaces a layer offers `dense_weight()`, or `dense_weights()` by name if the layer had several, and
-        `replaces`, the name of the layer's class.
+        `model` is the stage's own copy and may be changed in place. Whatever later stages must honour has to live in
+        the returned model: a parametrization (`toolkit.masks`) keeps a weight in shape; a module that replaces a layer
+        offers `dense_weight()`, or `dense_weights()` by name if the layer had several, and `replaces`, the name of the
+        layer's class.
         """
 
     @hookspec(firstresult=True)
     def finetune(self, model: nn.Module, params: Params, data: Data, prepared: Any, training: Training) -> Training:
         """Say how to train, by returning `training.using(loss=…, after_step=…, trained_along=…, around_step=…)`.
 
-        Called only where the recipe gives the stage a `finetune` table, after all techniques of the stage have
-        optimized; the runner then trains once. A loss is `(outputs, batch) -> scalar` and wraps `training.loss`;
-        `after_step(step, steps)` counts from 1; modules in `trained_along` learn too and are dropped at the end;
-        `around_step(model)` returns a context manager for the forward pass and the loss of one step, in which hooks
-        are put on layers; `samples` confines the training to some positions of the train split. Losses and step
-        functions keep what they remember in modules.
+        Called only if the recipe gives the stage a `finetune` table, once all techniques of the stage have optimized;
+        the runner then trains once. A loss is `(outputs, batch) -> scalar` and wraps `training.loss`;
+        `after_step(step, steps)` counts from 1; modules in `trained_along` are trained too and dropped at the end;
+        `around_step(model)` returns a context manager for the forward pass and the loss of one step, in which to put
+        hooks on layers; `samples` restricts the training to some positions of the train split. Losses and step
+        functions keep their state in modules.
         """
 
     @hookspec(firstresult=True)
     def resolve(self, params: Params, prepared: Any) -> Params:
-        """Return `params` with whatever was chosen by timing in place of what asked for it, such as `auto`.
+        """Return `params` with every choice that was made by timing in place of the `auto` that asked for it.
 
-        Called once the stage is done. What is returned is written into the resolved recipe, which then repeats the
-        run on a machine that is as fast or not. Only for what cannot be known from the recipe and the data.
+        Called once the stage is done. The runner writes the result into the resolved recipe, which then repeats the
+        run on any machine, whatever its speed. Only for what does not follow from the recipe and the data.
         """
 
     @hookspec(firstresult=True)
     def measure(self, model: nn.Module, params: Params, data: Data, prepared: Any) -> dict[str, float | Note]:
         """Return numbers or notes about the stage's result; the report shows each as `<technique>.<name>`.
 
-        `model` is the result, in eval mode, not to be changed; `data` has its test split, for reporting only.
+        `model` is the result, in eval mode, and must not be changed; `data` has its test split, for reporting only.
         """
 
 
 class ObserverHooks:
     """What a run-wide plugin is told. It may add numbers to every row, and changes nothing else.
 
-    Every hook may also take `params`, and all but `on_start` may take `prepared`, which is what `on_start` returned.
+    Every hook may also take `params`, and all but `on_start` may take `prepared`, the return value of `on_start`.
     """
 
     @hookspec(firstresult=True)
     def on_start(self, params: Params, recipe: Recipe, directory: Path) -> Any:
-        """The recipe is valid and its run directory exists; nothing has been trained yet."""
+        """The recipe is valid and the run directory exists; nothing has been trained yet."""
 
     @hookspec
     def on_stage(self, params: Params, prepared: Any, stage: Stage) -> None:
@@ -95,7 +95,7 @@ class ObserverHooks:
     def on_progress(
         self, params: Params, prepared: Any, stage: Stage, activity: str, done: float, total: float
     ) -> None:
-        """Something long other than training goes on, such as measuring; at its end `done` equals `total`."""
+        """Something slow other than training goes on, such as measuring; at its end `done` equals `total`."""
 
     @hookspec(firstresult=True)
     def measure(self, model: nn.Module, params: Params, data: Data, prepared: Any) -> dict[str, float | Note]:
@@ -111,4 +111,4 @@ class ObserverHooks:
 
     @hookspec
     def on_failure(self, params: Params, prepared: Any, error: BaseException, directory: Path) -> None:
-        """The run ends early, by an error or an interruption: close what is open. Not called where `on_end` is."""
+        """The run ends early, by an error or an interruption: close what is open. Called instead of `on_end`."""

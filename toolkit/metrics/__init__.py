@@ -1,11 +1,10 @@
 """What can be measured of any model, whatever technique made it.
 
-One module is one metric: a function that takes the model and, where it needs them, the data, changes neither,
-and returns numbers with their units in their names. A metric that every row of a report should have gets a
-module here, is exported below and called by the runner; what only one technique can know belongs into its
-`measure` hook; what a right answer is, and anything else that a data set brings, into its `Task`. Models that
-techniques changed are read through `toolkit.masks` and `toolkit.replacements` only, so that a metric is
-right for techniques that nobody has written yet.
+One module is one metric. A module that defines `METRIC` is measured in every row; it brings the keys of its numbers,
+their units, columns and explanations with it, and nothing else has to change: the table, the page, `report.json` and
+`toolkit diff` read them from there. What only one technique can know belongs in its `measure` hook; what a right
+answer is belongs in the data's `Task`. Models that techniques changed are read through `toolkit.masks` and
+`toolkit.replacements` only, so that a metric is right for techniques that nobody has written yet.
 """
 
 from toolkit.metrics.counts import counts
@@ -13,5 +12,18 @@ from toolkit.metrics.latency import Timing, latency, timings
 from toolkit.metrics.macs import macs
 from toolkit.metrics.memory import MemoryMeter
 from toolkit.metrics.quality import Answers, answers, quality
+from toolkit.metrics.support.registry import all_metrics, all_quantities
 
-__all__ = ["Answers", "MemoryMeter", "Timing", "answers", "counts", "latency", "macs", "quality", "timings"]
+__all__ = [
+    "Answers",
+    "MemoryMeter",
+    "Timing",
+    "all_metrics",
+    "all_quantities",
+    "answers",
+    "counts",
+    "latency",
+    "macs",
+    "quality",
+    "timings",
+]

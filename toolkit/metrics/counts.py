@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from toolkit.eval_mode import in_eval_mode
 from toolkit.masks import named_weights
-from toolkit.metrics.support.deployed import in_eval_mode
-from toolkit.replacements import Replaced, replaced_layers
+from toolkit.metrics.support.metric import Metric, Quantity
+from toolkit.number_text import count_text, percent
+from toolkit.replacements import Replacement, replaced_layers
 
 
 @torch.no_grad()
@@ -54,7 +57,7 @@ def _values(model: nn.Module) -> Iterator[tuple[Hashable, Tensor]]:
             yield (named.parameter, value.shape), value
 
 
-def _values_of_replaced(layer: Replaced) -> Iterator[tuple[Hashable, Tensor]]:
+def _values_of_replaced(layer: Replacement) -> Iterator[tuple[Hashable, Tensor]]:
     """A tensor that the layer keeps as it is, such as a bias, is known by itself; one that it makes, such as a weight
     of integers, by all that the layer makes its tensors of, or by the layer if it keeps that elsewhere."""
     tensors = layer.tensors
@@ -69,3 +72,15 @@ def _values_of_replaced(layer: Replaced) -> Iterator[tuple[Hashable, Tensor]]:
             yield (source, tensor.shape), tensor
         else:
             yield (source, name), tensor
+
+
+METRIC = Metric(
+    lambda subject: counts(subject.model),
+    (
+        Quantity("parameters", explanation="number of parameters", minimum=0),
+        Quantity("sparsity", partial(percent, digits=0), "fraction of parameters that are zero", "zeros", 97, 0, 1),
+        Quantity("nonzero", count_text, "number of parameters that are not zero", "nonzero", 98, 0),
+    ),
+    order=20,
+    place=60,
+)

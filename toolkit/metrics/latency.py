@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,12 @@ from torch import nn
 
 from toolkit.data.splits import Data
 from toolkit.metrics.support.deployed import as_deployed
-from toolkit.metrics.support.statistics import Interval, bootstrap_median_interval, median_interval
+from toolkit.metrics.support.metric import Column, Metric, Quantity, Subject, TableContent
+from toolkit.number_text import half_width, milliseconds, printable
+from toolkit.rows import Row
+from toolkit.statistics import Interval, bootstrap_median_interval, median_interval
 from toolkit.tasks import Batch
+from toolkit.timing import median_ratio, ratio_interval, take_turns
 
 Seconds = npt.NDArray[np.float64]
 
@@ -50,17 +55,13 @@ class Timing:
 
     @property
     def ratio(self) -> float:
-        """The median over the rounds of model time / baseline time: below 1 is faster.
-
-        The two times of a round were taken within milliseconds: what slows the machine down slows both and
-        cancels out, in the ratio and in its interval. A median, because interruptions hit one of them only.
-        """
-        return float(np.median(self.model / self.baseline))
+        """The median over the rounds of model time / baseline time: below 1 is faster."""
+        return median_ratio(self.model, self.baseline)
 
     @property
     def ratio_interval(self) -> Interval:
         """The 95 % interval of the ratio."""
-        return bootstrap_median_interval(self.model / self.baseline)
+        return ratio_interval(self.model, self.baseline)
 
     @property
     def precise(self) -> bool:
@@ -225,12 +226,13 @@ def _time_in_turn(watches: Sequence[_Stopwatch], budget: _Budget, deadline: floa
     warm = now + min(WARM_UP_S, WARM_UP * (deadline - now))
     while _fits(watches, warm):
         warming = [watch.block() for watch in watches]
-    rounds: list[list[float]] = []
-    while _fits(watches, deadline) and not (rounds and _timing(rounds).precise):
-        # Always in this order: each block then follows one of the other model, and none finds its weights still
-        # in the cache. (Every second round backwards: intervals of two equal models were twice as wide.)
-        rounds.append([watch.block() for watch in watches])
-        budget.tell()
+
+    def enough(rounds: list[list[float]]) -> bool:
+        if rounds:
+            budget.tell()
+        return not _fits(watches, deadline) or bool(rounds and _timing(rounds).precise)
+
+    rounds = take_turns([watch.block for watch in watches], enough)
     # Warming up is no measurement, unless there was no time for another call.
     return _timing(rounds or [warming])
 
@@ -243,3 +245,55 @@ def _timing(rounds: list[list[float]]) -> Timing:
 
 def _fits(watches: Sequence[_Stopwatch], deadline: float) -> bool:
     return time.perf_counter() + sum(watch.block_s for watch in watches) <= deadline
+
+
+def _columns(content: TableContent) -> Iterable[Column]:
+    """One column for each batch size: the time, and its ratio to the baseline's."""
+    for place, size in enumerate(content.rows[0].get("latency_ms") or {}):
+        explanation = f"median milliseconds per call with {size} samples, and its ratio to the baseline's"
+        yield Column(f"ms @{printable(size)}", partial(_cell, size, content.detailed), 1 + place, explanation, PLACE)
+
+
+def _cell(size: str, detailed: bool, row: Row, _: Row) -> str:
+    time, ratio = row.number("latency_ms", size), row.number("latency_ratio", size)
+    arm = None if ratio is None else half_width(ratio, row.interval("latency_ratio_interval", size))
+    digits = 3 if detailed and arm else 2
+    parts = ["" if time is None else f"{time:.3g}", "" if ratio is None else f"×{ratio:.{digits}f}"]
+    return " ".join(filter(None, [*parts, f"±{arm:.3f}" if detailed and arm else ""]))
+
+
+def _measure(subject: Subject) -> dict[str, Any]:
+    budget_s = max(subject.seconds_left(), MIN_BUDGET_S)
+    return latency(subject.model, subject.baseline, subject.data, subject.batch_sizes, budget_s, subject.on_progress)
+
+
+MIN_BUDGET_S = 0.01  # where other metrics used up the whole share of the row
+PLACE = 30
+# What the interval of one run cannot know: two processes place the same weights differently in memory, and a machine is
+# busier at one time than at another. By `tests/benchmarks/latency.py` ratios are up to 7 % apart, and between two whole
+# runs up to 9 %; times, in which nothing cancels out, up to 22 %.
+METRIC = Metric(
+    _measure,
+    (
+        Quantity(
+            "latency_ms",
+            milliseconds,
+            "median milliseconds per call",
+            positive=True,
+            interval_key="latency_spread_ms",
+            between_runs=0.25,
+            by_batch_size=True,
+        ),
+        Quantity(
+            "latency_ratio",
+            lambda ratio: f"×{ratio:.3f}",
+            "time of a call divided by the baseline's, timed alternately",
+            positive=True,
+            between_runs=0.1,
+            by_batch_size=True,
+        ),
+    ),
+    _columns,
+    order=90,
+    place=PLACE,
+)

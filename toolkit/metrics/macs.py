@@ -15,7 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from toolkit.data.splits import Data
 from toolkit.errors import ToolkitError
 from toolkit.metrics.support.deployed import as_deployed
-from toolkit.replacements import Replaced, replaced_layers
+from toolkit.metrics.support.metric import Metric, Quantity
+from toolkit.number_text import count_text
+from toolkit.replacements import Replacement, replaced_layers
 
 Cost: TypeAlias = Callable[[Any, Any], int]  # of one call, from its inputs and its output
 
@@ -104,7 +106,7 @@ def _add_replaced(found: dict[nn.Module, Cost], model: nn.Module) -> None:
                 _add_replaced(found, child)
 
 
-def _cost_of_replaced(layer: Replaced) -> Cost:
+def _cost_of_replaced(layer: Replacement) -> Cost:
     weights = list(layer.weights.values())
     if layer.replaces in _PER_OUTPUT:
         return _cost_per_output(weights)
@@ -171,3 +173,11 @@ _MISSING = {
     torch.ops.aten.dot: _mv,
     torch.ops.aten.addmv: _addmv,
 }
+
+
+METRIC = Metric(
+    lambda subject: {"macs": macs(subject.model, subject.data)},
+    (Quantity("macs", count_text, "multiply-accumulates for one sample, as if all were dense", "MACs", 99, 0),),
+    order=30,
+    place=70,
+)

@@ -15,6 +15,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from toolkit.metrics.support.memory_worker import receive, send
+from toolkit.metrics.support.metric import Metric, Quantity, Subject
+from toolkit.number_text import bytes_text
 from toolkit.sources import imported_files
 from toolkit.tasks import Batch, Task
 
@@ -83,3 +85,29 @@ def _start() -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
     )
+
+
+def _peak(subject: Subject) -> dict[str, int]:
+    """Measure the memory of the smallest timed batch; return nothing where it cannot be measured."""
+    batch = subject.data.example(subject.batch_sizes[0])
+    peak = subject.session.peak_bytes(subject.folder, subject.model, subject.data.task, batch)
+    return {} if peak is None else {"peak_memory_bytes": peak}
+
+
+METRIC = Metric(
+    _peak,
+    (
+        Quantity(
+            "peak_memory_bytes",
+            bytes_text,
+            "bytes by which a process grows that loads the model and answers the smallest batch",
+            "memory",
+            dispensable=96,
+            minimum=0,
+            between_runs=0.1,
+        ),
+    ),
+    order=40,
+    place=50,
+    session=MemoryMeter,
+)

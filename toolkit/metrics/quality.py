@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from toolkit.data.splits import Data
 from toolkit.errors import ToolkitError
-from toolkit.metrics.support.deployed import in_eval_mode
-from toolkit.metrics.support.statistics import Floats, mcnemar_p, mean_interval, paired_change_interval, share_interval
+from toolkit.eval_mode import in_eval_mode
+from toolkit.metrics.support.metric import Column, Metric, Quantity, Subject, TableContent, column_of
+from toolkit.metrics.support.quality_format import PLACE, quality_columns
+from toolkit.number_text import percent
+from toolkit.scoring import joined, one_per_sample, require_one_per_sample
+from toolkit.statistics import Floats, mcnemar_p, mean_interval, paired_change_interval, share_interval
 from toolkit.tasks import Batch, Pooled, Task
 
 
@@ -49,7 +54,7 @@ def answers(model: nn.Module, data: Data, split: str = "test") -> Answers:
         sum(part.loss * part.samples for part in parts) / samples,
         _joined([part.correct for part in parts]),
         _joined([part.given for part in parts]),
-        {name: _values([part.scores[name] for part in parts]) for name in parts[0].scores},
+        {name: joined([part.scores[name] for part in parts]).numpy() for name in parts[0].scores},
     )
 
 
@@ -99,9 +104,9 @@ def _part(model: nn.Module, data: Data, batch: Batch) -> _Part:
     task, outputs = data.task, data.task.forward(model, batch)
     own = {name: metric(outputs, batch) for name, metric in data.metrics.items()}
     measures = {**task.scores(outputs, batch), **own}
-    scores = {name: _one_each(value, batch, name) for name, value in measures.items()}
+    scores = {name: one_per_sample(value, batch, name) for name, value in measures.items()}
     correct, given = task.correct(outputs, batch), _given(task, outputs, batch)
-    if correct is not None and _required(correct, batch, "correct").dtype != torch.bool:
+    if correct is not None and require_one_per_sample(correct, batch, "correct").dtype != torch.bool:
         raise ToolkitError(f"{type(task).__name__}.correct must return bool, not {correct.dtype}")
     return _Part(len(batch), float(task.loss(outputs, batch)), _on_cpu(correct), _on_cpu(given), scores)
 
@@ -112,31 +117,6 @@ def _given(task: Task, outputs: Any, batch: Batch) -> Tensor | None:
     return given if given is None or counted is None else given.masked_fill(~counted, 0)
 
 
-def _values(found: list[Tensor | Pooled]) -> Floats:
-    """One value a sample of the whole split."""
-    pooled = [part for part in found if isinstance(part, Pooled)]
-    if pooled:
-        values: Floats = Pooled.joined(pooled).values().numpy()
-        return values
-    return np.concatenate([part.double().cpu().numpy() for part in found if isinstance(part, Tensor)])
-
-
-def _one_each(value: Any, batch: Batch, name: str) -> Tensor | Pooled:
-    if isinstance(value, Pooled):
-        if value.parts.dim() != 2 or len(value.parts) != len(batch):
-            found = tuple(value.parts.shape)
-            raise ToolkitError(f"the parts of '{name}' must be (samples, parts), ({len(batch)}, …), and are {found}")
-        return value
-    return _required(value, batch, name)
-
-
-def _required(value: Any, batch: Batch, name: str) -> Tensor:
-    if not isinstance(value, Tensor) or value.shape != (len(batch),):
-        found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ToolkitError(f"'{name}' must be a tensor of one value a sample, ({len(batch)},), and is {found}")
-    return value
-
-
 def _on_cpu(value: Tensor | None) -> Tensor | None:
     return None if value is None else value.cpu()
 
@@ -144,3 +124,35 @@ def _on_cpu(value: Tensor | None) -> Tensor | None:
 def _joined(parts: list[Tensor | None]) -> Tensor | None:
     present = [part for part in parts if part is not None]
     return torch.cat(present) if present else None
+
+
+def _measure(subject: Subject) -> dict[str, Any]:
+    return quality(subject.answers, subject.baseline_answers)
+
+
+def _columns(content: TableContent) -> Iterable[Column]:
+    yield from quality_columns(content)
+    yield column_of(AGREEMENT, place=40)
+
+
+AGREEMENT = Quantity(
+    "agreement",
+    partial(percent, digits=1),
+    "fraction of samples with the same answer as the baseline",
+    "agree",
+    dispensable=95,
+    minimum=0,
+    maximum=1,
+    between_runs=0.0,
+)
+METRIC = Metric(
+    _measure,
+    (
+        Quantity("samples", explanation="number of samples that were asked", minimum=0),
+        Quantity("accuracy", percent, "fraction of samples answered rightly", minimum=0, maximum=1, between_runs=0.0),
+        AGREEMENT,
+    ),
+    _columns,
+    order=10,
+    place=PLACE,
+)

@@ -1,4 +1,4 @@
-"""What no file can hold of a model: hooks, lambdas, inner classes, tensors and modules in plain attributes."""
+"""The parts of a model that no file can hold: hooks, lambdas, inner classes, tensors and modules in attributes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def refuse_by_name(model: nn.Module) -> None:
         where = f"{type(module).__name__} '{path}'" if path else type(module).__name__
         if any(is_lazy(parameter) for parameter in module._parameters.values()):
             raise ArtifactError(f"{where} has no weights yet: run the lazy model on a batch first")
-        # Weight norm leaves one for reading old files, of no use once it is folded.
+        # Weight norm registers one for reading old files, which is not needed here.
         unused = "_load_state_dict_pre_hooks" if parametrize.is_parametrized(module) else None
         if any(getattr(module, hooks, None) for hooks in HOOKS if hooks != unused):
             raise ArtifactError(f"{where} has hooks, which cannot be saved: remove them or put them into forward")

@@ -1,7 +1,7 @@
 """A JSON Schema of recipes, by which editors complete keys, show descriptions and underline what is wrong.
 
-It knows what the tables and each technique's `Params` say: keys, types, ranges, choices. What only a validator or the
-order of the stages shows (a file that is missing, a stage that cannot be trained) is found by `toolkit check`.
+It has what the tables and each plugin's `Params` declare: keys, types, ranges, choices. What only a validator or the
+order of the stages shows (a missing file, a stage that cannot be trained) is left to `toolkit check`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from toolkit.hooks.doctor import Diagnosis, diagnose
 from toolkit.hooks.loading import Installed, Role
+from toolkit.hooks.source import first_paragraph
 from toolkit.params import Params
 from toolkit.recipe.tables import RecipeTable
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 FILE = "recipe.schema.json"  # beside the shipped recipes
-# Whose tables name a plugin of which kind, and under which key.
+# The tables that name a plugin: of which kind, and under which key.
 NAMING: dict[str, tuple[Role, str]] = {
     "StageTable": ("technique", "technique"),
     "TechniqueTable": ("technique", "technique"),
@@ -27,19 +28,20 @@ NAMING: dict[str, tuple[Role, str]] = {
 
 
 class _Lenient(GenerateJsonSchema):
-    """Allows anything where somebody's field has a type that JSON does not know."""
+    """Allows any value for a field whose type JSON cannot express."""
 
     ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012  # as pydantic declares it
 
     def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> dict[str, Any]:  # noqa: ARG002
-        """Instead of an error."""
+        """Allow anything instead of raising an error."""
         return {}
 
 
 def recipe_schema(plugins: Iterable[Installed] | None = None) -> dict[str, Any]:
     """The schema of recipes that name these plugins, by default all that are installed.
 
-    A plugin that cannot be imported keeps its name, and its params are not looked into.
+    A plugin that cannot be imported is offered by name, as the kind of plugin that its source says it is, and its
+    `params` may hold anything.
     """
     diagnoses = [*diagnose(plugins)]
     classes = dict.fromkeys(used.params_class for found in diagnoses for used in found.usable.values())
@@ -63,25 +65,24 @@ def _add_choices(
     diagnoses: Iterable[Diagnosis],
     params: dict[type[Params], Any],
 ) -> None:
-    """Make a table's `key` one of the plugins of a kind, and its `params` what the plugin of that name takes."""
+    """Restrict a table's `key` to the plugins of one kind, and its `params` to what the plugin of that name takes."""
     choices, conditions = [], []
     for found in diagnoses:
-        if found.problem:
+        if found.problem and role in found.roles:
             choices.append({"const": found.name, "description": found.problem})
         elif role in found.usable:
             used = found.usable[role]
-            about = (used.module.__doc__ or "").strip().partition("\n")[0]
-            choices.append({"const": found.name, "description": about})
+            choices.append({"const": found.name, "description": first_paragraph(used.module.__doc__)})
             named = {"properties": {key: {"const": found.name}}, "required": [key]}
             conditions.append({"if": named, "then": {"properties": {"params": params[used.params_class]}}})
-    # No technique at all is no reason for a schema that nothing can satisfy.
+    # An empty list of choices would be a schema that nothing satisfies.
     table["properties"][key].update({"oneOf": choices} if choices else {})
     table["properties"]["params"]["type"] = "object"
     table["allOf"] = conditions
 
 
 def _for_toml(schema: Any) -> Any:
-    """A schema without null, which TOML has not, and without the titles that pydantic makes of names."""
+    """A schema without null, which TOML does not have, and without the titles that pydantic derives from names."""
     if isinstance(schema, list):
         return [_for_toml(item) for item in schema]
     if not isinstance(schema, dict):

@@ -10,21 +10,18 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from toolkit.errors import InputError
+from toolkit.metrics import all_quantities
+from toolkit.metrics.support.metric import Quantity
+from toolkit.metrics.support.quality_format import quality_format
+from toolkit.number_text import half_width, printable
 from toolkit.recipe.differences import settings_of
 from toolkit.report import Report
-from toolkit.report.numbers import bytes_text, half_width, milliseconds, plain, printable
 from toolkit.report.reader import read_report
-from toolkit.report.row_values import Interval, interval_of, quality_metric, shown_qualities, value_of
-from toolkit.rows import Row
+from toolkit.rows import Interval, Row
 from toolkit.storage.run_directory import RECIPE
 
 # `moved`: beyond the intervals, or a count that is another; `unknown`: another number, and nobody knows its noise.
 Outcome = Literal["moved", "within", "unknown"]
-# What the interval of one run cannot know: two processes place the same weights differently in memory, and a machine is
-# busier at one time than at another. By `tests/benchmarks/latency.py` ratios lie up to 7 % apart, and between two whole
-# runs up to 9 %; times, which nothing cancels out of, up to 22 %.
-BETWEEN_RUNS = {"latency_ms": 0.25, "latency_ratio": 0.1, "peak_memory_bytes": 0.1}
-COUNTS = ("size_bytes", "parameters", "nonzero", "macs", "samples")
 ABSENT = "–"
 
 
@@ -119,28 +116,35 @@ def _paired(first: Report, second: Report) -> tuple[list[tuple[str, Row, Row]], 
 
 
 def _numbers(label: str, one: Row, other: Row, reports: tuple[Report, Report]) -> Iterator[Number]:
-    for metric in dict.fromkeys(name for report in reports for name in shown_qualities(report)):
-        yield from _measured(label, one, other, metric, quality_metric(metric).text)
-    for name in COUNTS:
-        first, second = value_of(one, name), value_of(other, name)
+    """Yield the numbers that both rows have: of quality, of the other metrics, and of techniques."""
+    qualities = list(dict.fromkeys(name for report in reports for name in report.measured_qualities))
+    quantities = all_quantities()
+    for name in qualities:
+        quantity = Quantity(name, quality_format(name).text, between_runs=0.0)
+        yield from _compared(label, one, other, quantities.get(name, quantity))
+    of_techniques = {name: Quantity(name, between_runs=0.0) for name in one.values if "." in name}
+    for name, quantity in {**quantities, **of_techniques}.items():
+        if name not in qualities:
+            yield from _compared(label, one, other, quantity)
+
+
+def _compared(label: str, one: Row, other: Row, quantity: Quantity) -> Iterator[Number]:
+    sizes = list(one.get(quantity.key) or {}) if quantity.by_batch_size else [""]
+    for size in sizes:
+        first, second = one.number(quantity.key, size), other.number(quantity.key, size)
         if first is not None and second is not None:
-            text = bytes_text if name.endswith("_bytes") else plain
-            outcome: Outcome = "within" if first == second else "moved"
-            yield Number(label, name.removesuffix("_bytes"), text(first), text(second), outcome)
-    for size in one.get("latency_ms") or {}:
-        yield from _measured(label, one, other, "latency_ms", milliseconds, size)
-        yield from _measured(label, one, other, "latency_ratio", lambda ratio: f"×{ratio:.3f}", size)
-    for name in ("agreement", "peak_memory_bytes", *(name for name in one.values if "." in name)):
-        yield from _measured(label, one, other, name, bytes_text if name.endswith("_bytes") else plain)
+            intervals = one.interval(quantity.interval, size), other.interval(quantity.interval, size)
+            name = f"{printable(quantity.label)} @{size}" if size else printable(quantity.label)
+            outcome = _outcome(first, second, intervals, quantity.between_runs)
+            yield Number(label, name, quantity.text(first), quantity.text(second), outcome)
 
 
-def _measured(label: str, one: Row, other: Row, name: str, text: Any, size: str = "") -> Iterator[Number]:
-    first, second = value_of(one, name, size), value_of(other, name, size)
-    if first is not None and second is not None:
-        around = "latency" if name == "latency_ms" else name
-        outcome = moved(first, second, interval_of(one, around, size), interval_of(other, around, size))
-        if abs(first - second) <= BETWEEN_RUNS.get(name, 0.0) * min(first, second):
-            outcome = "within"
-        yield Number(
-            label, f"{printable(name)} @{size}" if size else printable(name), text(first), text(second), outcome
-        )
+def _outcome(
+    first: float, second: float, intervals: tuple[Interval | None, Interval | None], between_runs: float | None
+) -> Outcome:
+    """Return whether a number moved: a count as soon as it differs, a measurement beyond its intervals."""
+    if between_runs is None:
+        return "within" if first == second else "moved"
+    if abs(first - second) <= between_runs * min(first, second):
+        return "within"
+    return moved(first, second, *intervals)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 DETAILS = "details.json"
 Count = Annotated[int, Field(ge=0)]
-FORMAT: Literal["toolkit details 1"] = "toolkit details 1"
+FORMAT: Literal[1] = 1
 
 
 class _Part(BaseModel):
@@ -72,7 +72,7 @@ class Lost(_Part):
 class Details(_Part):
     """Everything in `details.json`; `layers` has a list for every row."""
 
-    format: Literal["toolkit details 1"] = FORMAT
+    format: Literal[1] = FORMAT
     curves: list[Curve] = []
     layers: list[list[Layer]] = []
     lost: Lost | None = None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from toolkit.number_text import bytes_text, percent, printable
 from toolkit.report.details import Layer
-from toolkit.report.numbers import bytes_text, percent, printable
 
 
 def layer_table(before: Sequence[Layer], after: Sequence[Layer]) -> list[dict[str, str]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from toolkit.number_text import plain, printable
 from toolkit.report import Report
-from toolkit.report.numbers import plain, printable
 from toolkit.rows import Note
 
 LONGEST = 100  # rows of a table on the page; report.md has them all

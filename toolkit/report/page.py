@@ -11,11 +11,11 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from toolkit.number_text import bytes_text, plain, printable, seconds
 from toolkit.report import Report
 from toolkit.report.details import Details
 from toolkit.report.layer_table import layer_table
 from toolkit.report.notes import shown_notes, shown_numbers
-from toolkit.report.numbers import bytes_text, plain, printable, seconds
 from toolkit.report.table import REUSED_MEANS, cells
 from toolkit.report.verdicts import stage_verdicts, verdict
 from toolkit.storage.run_directory import RECIPE
@@ -57,12 +57,12 @@ def render_template(name: str, **content: Any) -> str:
 
 
 def _summary(report: Report) -> dict[str, Any]:
-    titles, lines = cells(report)
+    headings, lines = cells(report)
     return {
         "report": report,
         "verdict": verdict(report),
         "stage_verdicts": stage_verdicts(report),
-        "titles": titles,
+        "headings": headings,
         "lines": lines,
     }
 

@@ -3,118 +3,72 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from toolkit.errors import InputError
-from toolkit.report import Report
+from toolkit.errors import InputError, newer_format
+from toolkit.metrics import all_quantities
+from toolkit.metrics.support.metric import Quantity
+from toolkit.report import FORMAT, Report
 from toolkit.report.details import DETAILS, Details
-from toolkit.rows import Note, Row
+from toolkit.report.details import FORMAT as DETAILS_FORMAT
 from toolkit.storage.run_directory import REPORT
-
-Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
-BySize = dict[str, float]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
 
 MAX_BYTES = 8 << 20
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
-
-
-class _Plot(_Strict):
-    model_config = ConfigDict(strict=True, extra="forbid")
-    x: str
-    y: str
-    series: str | None = None
-
-
-class _Note(_Strict):
-    model_config = ConfigDict(strict=True, extra="forbid")
-    text: str
-    table: list[dict[str, Any]]
-    plot: _Plot | None = None
-
-
-Value = float | None | _Note | Pair | list[float] | BySize | dict[str, Pair]
-
-
-class _Row(_Strict):
-    """The names whose meaning the report knows; any other has a value of one of the same shapes."""
-
-    model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="allow")
-    __pydantic_extra__: dict[str, Value]
-    stage: str
-    accuracy: Fraction | None = None
-    agreement: Fraction | None = None
-    sparsity: Fraction | None = None
-    samples: float | None = None
-    size_bytes: Positive | None = None
-    parameters: float | None = None
-    nonzero: float | None = None
-    macs: float | None = None
-    duration_s: float | None = None
-    measuring_s: float | None = None
-    reused: bool | None = None
-    peak_memory_bytes: float | None = None
-    latency_ms: dict[str, Positive] | None = None
-    latency_ratio: dict[str, Positive] | None = None
-    latency_spread_ms: dict[str, Pair] | None = None
-    latency_ratio_interval: dict[str, Pair] | None = None
-    training_loss: list[float | None] | None = None
-
-
-class _Report(_Strict):
-    name: str
-    seed: int
-    rows: list[_Row] = Field(min_length=1)
-    environment: dict[str, Any]
-    quality: dict[str, Literal["higher", "lower"]] = {}
-    starts: list[Annotated[int, Field(ge=0)]] = []
-
-
 def read_report(directory: str | Path) -> Report:
-    """The report of a run directory, or an `InputError`: missing, truncated, foreign or wrongly typed."""
+    """Read the report of a run directory.
+
+    Raises:
+        InputError: the directory or its report is missing, truncated, foreign, or of a newer version.
+    """
     folder = Path(directory)
     path = folder / REPORT
     if not folder.is_dir():
-        raise InputError(f"there is no run directory {folder}")
+        raise InputError(f"run directory {folder} does not exist")
     if not path.exists():
-        raise InputError(f"{folder} is not the directory of a run: there is no {REPORT} in it")
-    report = parse_report(_json(path), str(path))
-    return Report(report.name, report.seed, report.rows, report.environment, report.quality, report.starts, folder)
+        raise InputError(f"{folder} is not a run directory: it has no {REPORT}")
+    return parse_report(_json(path), str(path), folder)
 
 
 def read_details(directory: Path) -> Details | None:
-    """What the page shows besides the numbers; None without the file, an `InputError` if it is damaged."""
+    """Read what the page shows besides the numbers; return None where the file is missing.
+
+    Raises:
+        InputError: the file is damaged, or of a newer version.
+    """
     path = directory / DETAILS
     if not path.exists():
         return None
     content = _json(path)
+    _check_format(content, DETAILS_FORMAT, str(path))
     try:
         return Details.model_validate(content)
     except (ValidationError, RecursionError) as error:
         raise InputError(f"{path} was not written by this version of the toolkit: {_first(error, content)}") from None
 
 
-def parse_report(content: Any, origin: str) -> Report:
-    """The report that `content`, read from JSON, holds; an `InputError` names `origin` and the first mistake."""
+def parse_report(content: Any, origin: str, directory: Path | None = None) -> Report:
+    """Return the report in `content`, read from JSON; an `InputError` names `origin` and the first mistake."""
+    _check_format(content, FORMAT, origin)
     try:
-        checked = _Report.model_validate(content)
-        _check_quality(content["rows"], checked.quality)
+        _check_values(content)
+        report = Report.model_validate(content)
     except (ValidationError, RecursionError) as error:
         raise InputError(f"{origin} is not the report of a run: {_first(error, content)}") from None
     except ValueError as error:
         raise InputError(f"{origin} is not the report of a run: {error}") from None
-    rows = tuple(Row(row["stage"], _values(row)) for row in content["rows"])
-    starts = tuple(min(start, max(number - 1, 0)) for number, start in enumerate(checked.starts))
-    quality = checked.quality or {"accuracy": "higher"}
-    return Report(checked.name, checked.seed, rows, content["environment"], quality, starts)
+    return report.model_copy(update={"directory": directory, "quality": report.quality or {"accuracy": "higher"}})
+
+
+def _check_format(content: Any, latest: int, origin: str) -> None:
+    version = content.get("format") if isinstance(content, dict) else None
+    if isinstance(version, int) and version > latest:
+        raise InputError(f"{origin} {newer_format(version, latest)}")
 
 
 def _json(path: Path) -> Any:
@@ -137,32 +91,46 @@ def _without_surrogates(content: Any) -> Any:
     return json.loads(json.dumps(content, ensure_ascii=False).encode("utf-8", "replace"))
 
 
-def _check_quality(rows: list[dict[str, Any]], quality: Mapping[str, str]) -> None:
-    """Of a metric that the report itself names the numbers and intervals have to be such."""
-    for number, row in enumerate(rows):
-        for name in (name for metric in quality for name in (metric, f"{metric}_change")):
-            if not _is_number(row.get(name)):
-                raise ValueError(f"rows.{number}.{name}: must be a number, found {row[name]!r:.40}")
-            if not _is_pair(row.get(f"{name}_interval")):
-                found = row[f"{name}_interval"]
-                raise ValueError(f"rows.{number}.{name}_interval: must be two numbers, found {found!r:.40}")
+def _check_values(content: Any) -> None:
+    """Raise a `ValueError` for a value of a known metric that cannot be; the schema checks all that is not known."""
+    if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
+        return
+    metrics = [name for metric in content.get("quality") or () for name in (metric, f"{metric}_change")]
+    quantities = {**{name: Quantity(name) for name in metrics}, **all_quantities()}
+    intervals = {quantity.interval for quantity in quantities.values()}
+    for number, row in enumerate(content["rows"]):
+        for key, value in row.items() if isinstance(row, dict) else ():
+            if key in quantities:
+                _check_value(value, quantities[key], f"rows.{number}.{key}")
+            elif key in intervals:
+                _check_interval(value, f"rows.{number}.{key}")
 
 
-def _is_pair(value: Any) -> bool:
-    return value is None or (isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)))
+def _check_value(value: Any, quantity: Quantity, place: str) -> None:
+    if quantity.by_batch_size:
+        if value is not None and not isinstance(value, dict):
+            raise ValueError(f"{place}: must be a table of numbers by batch size, found {value!r:.40}")
+        for size, number in (value or {}).items():
+            _check_value(number, replace(quantity, by_batch_size=False), f"{place}.{size}")
+        return
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{place}: must be a number, found {value!r:.40}")
+    if quantity.minimum is not None and value < quantity.minimum:
+        raise ValueError(f"{place}: must be at least {quantity.minimum:g}, found {value:g}")
+    if quantity.positive and value <= 0:
+        raise ValueError(f"{place}: must be greater than 0, found {value:g}")
+    if quantity.maximum is not None and value > quantity.maximum:
+        raise ValueError(f"{place}: must be at most {quantity.maximum:g}, found {value:g}")
 
 
-def _is_number(value: Any) -> bool:
-    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
-
-
-def _values(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _value(value) for name, value in row.items() if name != "stage"}
-
-
-def _value(value: Any) -> Any:
-    is_note = isinstance(value, dict) and isinstance(value.get("text"), str)  # a number for each batch size has none
-    return Note.from_json(value) if is_note else value
+def _check_interval(value: Any, place: str) -> None:
+    pairs = {f"{place}.{size}": pair for size, pair in value.items()} if isinstance(value, dict) else {place: value}
+    for where, pair in pairs.items():
+        is_pair = isinstance(pair, list) and len(pair) == 2 and all(isinstance(end, (int, float)) for end in pair)
+        if pair is not None and not is_pair:
+            raise ValueError(f"{where}: must be two numbers, found {pair!r:.40}")
 
 
 def _first(error: ValidationError | RecursionError, content: Any) -> str:
@@ -182,4 +150,6 @@ def _first(error: ValidationError | RecursionError, content: Any) -> str:
             break
         place.append(str(part))
     what = mistake["msg"][:1].lower() + mistake["msg"][1:]
+    if len(mistake["loc"]) > len(place) and place[:1] == ["rows"]:  # none of the kinds of values
+        what = "must be a number, a note, an interval, or a table by batch size"
     return f"{'.'.join(place)}: {what}" if place else what

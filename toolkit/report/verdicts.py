@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from toolkit.metrics.support.quality_format import quality_format
+from toolkit.number_text import bytes_text, half_width, percent, printable
 from toolkit.report import Report
-from toolkit.report.numbers import bytes_text, half_width, percent, printable
-from toolkit.report.row_values import Interval, interval_of, quality_metric, shown_qualities, value_of
-from toolkit.rows import Row
+from toolkit.rows import Interval, Row
 
 SAME_SIZE = 0.02  # the names and headers in a file differ by so much
 WORTH_SAYING = 0.02  # a model 1 % faster is not faster to anybody
@@ -50,9 +50,9 @@ def stage_verdicts(report: Report) -> list[str]:
 
 def quality_changes(report: Report, row: Row, with_samples: bool = True) -> list[str]:
     """What became of each metric of quality against the baseline, as far as the interval of the change says."""
-    samples = value_of(row, "samples") if with_samples else None
+    samples = row.number("samples") if with_samples else None
     on = f" on {samples:,.0f} samples" if samples else ""
-    changes = (_quality_change(report, row, metric, on) for metric in shown_qualities(report))
+    changes = (_quality_change(report, row, metric, on) for metric in report.measured_qualities)
     return [change for change in changes if change]
 
 
@@ -78,7 +78,7 @@ def _log_ratio(report: Report, number: int, size: str) -> tuple[float, float] | 
     if number == 0:
         return 0.0, 0.0
     row = report.rows[number]
-    ratio, interval = value_of(row, "latency_ratio", size), interval_of(row, "latency_ratio", size)
+    ratio, interval = row.number("latency_ratio", size), row.interval("latency_ratio_interval", size)
     if not ratio or interval is None or min(interval) <= 0:
         return None
     middle = math.log(ratio)
@@ -90,7 +90,7 @@ def _gains(report: Report, before: int, after: int) -> list[str]:
 
 
 def _size(before: Row, after: Row) -> list[str]:
-    old, new = value_of(before, "size_bytes"), value_of(after, "size_bytes")
+    old, new = before.number("size_bytes"), after.number("size_bytes")
     if not old or not new or abs(old / new - 1) < SAME_SIZE:
         return []
     change = f"{_times(old / new)} smaller" if new < old else f"{_times(new / old)} larger"
@@ -111,8 +111,8 @@ def _speeds(report: Report, before: int, after: int) -> list[str]:
 def _fewer_bits(report: Report, before: int, after: int, size: str) -> bool:
     """Whether the weights became narrower and not fewer, and the smallest batch is the one that suffers."""
     old, new = report.rows[before], report.rows[after]
-    sizes = [value_of(row, "size_bytes") for row in (old, new)]
-    counts = [value_of(row, "parameters") for row in (old, new)]
+    sizes = [row.number("size_bytes") for row in (old, new)]
+    counts = [row.number("parameters") for row in (old, new)]
     if None in sizes or None in counts or counts[0] != counts[1]:
         return False
     return size == next(iter(new.get("latency_ratio"))) and sizes[1] < 0.8 * sizes[0]  # type: ignore[operator]
@@ -121,10 +121,10 @@ def _fewer_bits(report: Report, before: int, after: int, size: str) -> bool:
 def _zeros(report: Report, before: int, after: int) -> str:
     """What to know of zeros that made the file neither smaller nor faster."""
     old, new = report.rows[before], report.rows[after]
-    more = (value_of(new, "sparsity") or 0.0) - (value_of(old, "sparsity") or 0.0)
-    if more < 0.05 or _size(old, new) or value_of(new, "size_bytes") is None:
+    more = (new.number("sparsity") or 0.0) - (old.number("sparsity") or 0.0)
+    if more < 0.05 or _size(old, new) or new.number("size_bytes") is None:
         return ""
-    zeros = f"{percent(value_of(new, 'sparsity'), 0)} zeros changed"
+    zeros = f"{percent(new.number('sparsity'), 0)} zeros changed"
     sizes = new.get("latency_ratio") or {}
     found = [speed(report, before, after, size) for size in sizes]
     if found and all(one is not None and _is_same(one) for one in found):
@@ -141,20 +141,20 @@ def _is_same(found: tuple[float, Interval]) -> bool:
 
 
 def _quality_change(report: Report, row: Row, metric: str, on: str) -> str:
-    change, interval = value_of(row, f"{metric}_change"), interval_of(row, f"{metric}_change")
+    change, interval = row.number(f"{metric}_change"), row.interval(f"{metric}_change_interval")
     if change is None or interval is None:
         return ""
     if interval[0] <= 0 <= interval[1]:
         return _no_change(metric, change, interval, on)
     better = (change > 0) == (report.quality.get(metric) != "lower")
-    size = quality_metric(metric).change(abs(change), _towards(change, interval)).lstrip("+")
+    size = quality_format(metric).change(abs(change), _towards(change, interval)).lstrip("+")
     if metric == "accuracy":
         return f"{'gains' if better else 'loses'} {size} points of accuracy against the baseline{on}"
     return f"{printable(metric)} is {'better' if better else 'worse'} by {size} than the baseline's{on}"
 
 
 def _no_change(metric: str, change: float, interval: Interval, on: str) -> str:
-    shown = quality_metric(metric)
+    shown = quality_format(metric)
     amount = " ".join(filter(None, [shown.change(change, interval), shown.unit]))
     if metric == "accuracy" and (half_width(change, interval) or 0) > TOO_WIDE_ACCURACY:
         return f"too few samples to tell a change of accuracy from chance ({amount}{on})"
@@ -167,15 +167,15 @@ def _towards(change: float, interval: Interval) -> Interval:
 
 def _unsure(report: Report) -> Iterator[str]:
     """Metrics that were measured without an interval: what they are, and no verdict."""
-    for metric in shown_qualities(report):
-        ends = [value_of(row, metric) for row in (report.baseline, report.final)]
-        if interval_of(report.final, f"{metric}_change") is None and None not in ends:
-            before, after = (quality_metric(metric).text(end) for end in ends if end is not None)
+    for metric in report.measured_qualities:
+        ends = [row.number(metric) for row in (report.baseline, report.final)]
+        if report.final.interval(f"{metric}_change_interval") is None and None not in ends:
+            before, after = (quality_format(metric).text(end) for end in ends if end is not None)
             yield f"{printable(metric)} went from {before} to {after}, measured without an interval"
 
 
 def _agreement(row: Row) -> Iterator[str]:
-    agreement = value_of(row, "agreement")
+    agreement = row.number("agreement")
     if agreement is not None:
         yield f"{percent(1 - agreement)} of all answers are others than the baseline's"
 

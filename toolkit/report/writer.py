@@ -44,7 +44,7 @@ class ReportWriter:
     @hookimpl
     def on_row(self, prepared: tuple[RunDirectory, Collector], report: Report) -> None:
         directory, collector = prepared
-        directory.write_json(REPORT, report.to_json())
+        directory.write_json(REPORT, report.model_dump())
         directory.write(TABLE, as_markdown(report))
         directory.write(DETAILS, collector.details().model_dump_json(exclude_none=True) + "\n")
 

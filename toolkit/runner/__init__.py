@@ -31,10 +31,10 @@ from toolkit.runner.stage_errors import errors_located_in
 from toolkit.seeding import reseed
 from toolkit.storage import run_directory as runs
 from toolkit.storage.cache import Cache, cache_folder
-from toolkit.storage.checkpoints import TrainingKeeper
+from toolkit.storage.checkpoints import TrainingCheckpoints
 from toolkit.storage.identity import run_identity
 from toolkit.storage.results import Result, as_steps
-from toolkit.storage.resume import Kept
+from toolkit.storage.resume import StageStore
 from toolkit.training import OnStep, Training, TrainingSettings
 
 log = logging.getLogger("toolkit")
@@ -65,15 +65,15 @@ def run(
     Raises:
         RecipeError: with every mistake in the recipe; nothing has been written then.
         ToolkitError: a stage failed; the stages done before it stay in the run directory.
-        Interrupted: a `KeyboardInterrupt`; the same call goes on from there.
+        Interrupted: a signal stopped the run (a `KeyboardInterrupt`); call `run` again to resume.
     """
     if not isinstance(recipe, Recipe):
         recipe = read_recipe(recipe, overrides)
     elif overrides:
         raise InputError("overrides are for a file or the name of a recipe: give them to read_recipe")
     path = Path(output) if output is not None else Path("runs") / recipe.name
-    runs.RunDirectory.sweep(path)
-    runs.RunDirectory.refuse_existing(path, overwrite)
+    runs.RunDirectory.clean_up(path)
+    runs.RunDirectory.check_available(path, overwrite)
     for file in weight_files(recipe):
         if file.resolve().is_relative_to(path.resolve()):
             raise InputError(f"{file} lies in the run directory {path}, which this run replaces: take another --output")
@@ -82,12 +82,12 @@ def run(
         environment = describe(assembly.data.device)
         identity = run_identity(recipe, assembly.data, environment)
         with (
-            runs.RunDirectory.held(path, identity, overwrite) as directory,
+            runs.RunDirectory.acquire(path, identity, overwrite) as directory,
             runs.logging_to(directory, log),
             stopping_on_signals() as stop,
         ):
-            kept = Kept(directory, recipe, identity, Cache(cache_folder() if cache else None), stop)
-            return _Run(recipe, assembly, directory, observers, environment, kept, stop).execute()
+            store = StageStore(directory, recipe, identity, Cache(cache_folder() if cache else None), stop)
+            return _Run(recipe, assembly, directory, observers, environment, store, stop).execute()
 
 
 class _Run:
@@ -100,17 +100,17 @@ class _Run:
         directory: runs.RunDirectory,
         observers: Iterable[PluginUse],
         environment: dict[str, Any],
-        kept: Kept,
+        store: StageStore,
         stop: Stop,
     ) -> None:
         self.recipe, self.data, self.directory = recipe, assembly.data, directory
-        self.environment, self.kept, self.stop = environment, kept, stop
+        self.environment, self.store, self.stop = environment, store, stop
         self.models: list[nn.Module] = [assembly.model]
         self.promises: list[Promises] = []  # by row: what its stage and those before it achieved
         self.rows: list[Row] = []
         self.settings: dict[int, TrainingSettings] = {}
         self.params: dict[int, tuple[dict[str, Any] | None, ...]] = {}
-        self.measuring = Measuring(recipe, assembly, directory, kept.measuring, self._on_measuring)
+        self.measuring = Measuring(recipe, assembly, directory, store.measuring_key, self._on_measuring)
         self.observers = Observers([*recipe.observers, report_writer(self.measuring.answers_of), *observers])
 
     def execute(self) -> Report:
@@ -125,7 +125,7 @@ class _Run:
             self._write_recipe()
             self.directory.write_all(self.measuring.files(self.models[-1], len(self.models) - 1))
             self.observers.end(self.report, self.directory.path)
-        self.kept.finish()
+        self.store.finish()
         return self.report
 
     @property
@@ -133,29 +133,29 @@ class _Run:
         """The rows so far."""
         starts = (0, *(stage.start for stage in self.recipe.stages))[: len(self.rows)]
         return Report(
-            self.recipe.name,
-            self.recipe.seed,
-            tuple(self.rows),
-            self.environment,
-            self.data.quality,
-            starts,
-            self.directory.path,
+            name=self.recipe.name,
+            seed=self.recipe.seed,
+            rows=tuple(self.rows),
+            environment=self.environment,
+            quality=self.data.quality,
+            starts=starts,
+            directory=self.directory.path,
         )
 
     def _run_stage(self, stage: Stage) -> None:
-        self.stop.here()
+        self.stop.check()
         started = time.perf_counter()
         reseed(self.recipe.seed, stage.number)
         log.info("stage %d (%s) begins", stage.number, stage.name)
         self.observers.tell("on_stage", stage=stage)
-        result = self.kept.own(stage.number, self.models[0])
+        result = self.store.from_checkpoint(stage.number, self.models[0])
         if result is not None:
             result = self._take_over(stage, result)
         else:
-            with self.kept.computing(stage.number):
-                result = self.kept.cached(stage.number, self.models[0])
+            with self.store.computing(stage.number):
+                result = self.store.from_cache(stage.number, self.models[0])
                 result = self._take_over(stage, result) if result is not None else self._compute(stage, started)
-                self.kept.keep(stage.number, result)
+                self.store.save(stage.number, result)
         self._add_row(stage, result, started)
 
     def _take_over(self, stage: Stage, result: Result) -> Result:
@@ -173,7 +173,7 @@ class _Run:
 
     def _compute(self, stage: Stage, started: float) -> Result:
         """Train or perform a stage, and measure what came of it."""
-        keeper = self.kept.keeper(stage.number)
+        keeper = self.store.training_checkpoints(stage.number)
         steps: list[tuple[float, float]] = []
         on_step = self._on_step(stage, steps)
         watch = self._watch(stage) if stage.number else None
@@ -187,7 +187,7 @@ class _Run:
         params = tuple(None if made is None else as_table(made) for made in outcome.params)
         result = Result(outcome.model, {}, promises, as_steps(steps), outcome.settings, params=params)
         self._set_up(stage, result)
-        self.stop.here()
+        self.stop.check()
         values = self.measuring.first(stage, outcome, watch)
         values["duration_s"] = time.perf_counter() - started
         return replace(result, values=values)
@@ -212,7 +212,7 @@ class _Run:
             on_breach=self.recipe.promises,
         )
 
-    def _baseline(self, stage: Stage, on_step: OnStep, keeper: TrainingKeeper) -> StageOutcome:
+    def _baseline(self, stage: Stage, on_step: OnStep, keeper: TrainingCheckpoints) -> StageOutcome:
         model = self.models[0]
         if stage.finetune is None:
             return StageOutcome(model)
@@ -236,11 +236,11 @@ class _Run:
             values[name] = values.get(name, 0.0) + measuring.seconds
         row = Row(stage.name, values)
         self.rows.append(row)
-        log.info("stage %d (%s) done: %s", stage.number, stage.name, row.to_json())
+        log.info("stage %d (%s) done: %s", stage.number, stage.name, row.model_dump_json())
         self.observers.tell("on_row", stage=stage, row=row, report=self.report)
 
     def _on_measuring(self, stage: Stage, done_s: float, total_s: float) -> None:
-        self.stop.here()
+        self.stop.check()
         self.observers.tell("on_progress", stage=stage, activity="measuring", done=done_s, total=total_s)
 
     def _write_recipe(self) -> None:

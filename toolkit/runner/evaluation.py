@@ -13,13 +13,13 @@ from toolkit import model_files as artifact
 from toolkit.data.shapes import logits_shape
 from toolkit.data.splits import Data
 from toolkit.errors import InputError, RecipeError
+from toolkit.metrics.support.measurer import Measurer
 from toolkit.recipe.data_table import DataTable
 from toolkit.recipe.problems import problems_of
 from toolkit.report import Report
 from toolkit.rows import Row
 from toolkit.runner.assembly import make_data
 from toolkit.runner.environment import describe
-from toolkit.runner.technique_numbers import Measurer
 from toolkit.sources import beside, resolve
 from toolkit.storage import run_directory as runs
 
@@ -51,13 +51,12 @@ def evaluate(
         logits_shape(model, samples)
     except InputError as error:
         raise InputError(f"the model in {folder} {error}") from error
-    size = sum(file.stat().st_size for file in artifact.files_of(folder))
     batch_sizes = sorted({1, samples.batch_size})
     with Measurer(model, samples, batch_sizes, budget_s, rows=1) as measurer:
         values = measurer.measure(model, folder)
     name = folder.resolve().name
-    row = Row(name, {"size_bytes": size, **values})
-    return Report(name, 0, (row,), describe(samples.device), samples.quality)
+    row = Row(name, values)
+    return Report(name=name, seed=0, rows=(row,), environment=describe(samples.device), quality=samples.quality)
 
 
 def _table(folder: Path, data: str | None, task: str | None, batch_size: int | None) -> DataTable:

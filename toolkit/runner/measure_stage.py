@@ -12,13 +12,14 @@ from typing import Any
 from torch import nn
 
 from toolkit.metrics import Answers
+from toolkit.metrics.support.measurer import Measurer
 from toolkit.promises.watch import Watch
 from toolkit.recipe.read import Recipe, Stage
 from toolkit.rows import Note
 from toolkit.runner.assembly import Assembly
 from toolkit.runner.output import Output
 from toolkit.runner.stage import StageOutcome
-from toolkit.runner.technique_numbers import Measurer, named_measures
+from toolkit.runner.technique_numbers import named_measures
 from toolkit.storage.results import Result
 from toolkit.storage.run_directory import RunDirectory
 
@@ -103,10 +104,9 @@ class Measuring:
 
     def _core(self, stage: Stage, model: nn.Module) -> dict[str, Any]:
         folder = self._directory.stage(stage.number, stage.name)
-        size = folder.write_all(self.files(model, stage.number))
+        folder.write_all(self.files(model, stage.number))
         deployed = self._deployed(model, stage.number)
-        measured = self._measurer.measure(deployed, folder.path, partial(self._on_measuring, stage))
-        return {"size_bytes": size, **measured}
+        return self._measurer.measure(deployed, folder.path, partial(self._on_measuring, stage))
 
     def _deployed(self, model: nn.Module, number: int) -> nn.Module:
         """The model as it is written and measured; the last one is kept, for what it answered is asked for again."""

@@ -16,7 +16,7 @@ from toolkit.promises.fingerprint import changes, fingerprint
 from toolkit.recipe.read import PluginUse, Recipe
 from toolkit.report import Report
 from toolkit.runner.technique_numbers import named_measures
-from toolkit.seeding import undisturbed
+from toolkit.seeding import preserve_generators
 
 log = logging.getLogger("toolkit")
 
@@ -32,7 +32,7 @@ class Observers:
     def start(self, recipe: Recipe, directory: Path) -> None:
         """Call `on_start` and keep what it returns."""
         for position, observer in enumerate(self._plugins):
-            with undisturbed():
+            with preserve_generators():
                 self._prepared[position] = observer.plugin.call(
                     "on_start", params=observer.params, recipe=recipe, directory=directory
                 )
@@ -40,7 +40,7 @@ class Observers:
 
     def tell(self, hook: str, **arguments: Any) -> None:
         """Call a hook that returns nothing."""
-        with undisturbed():
+        with preserve_generators():
             for observer, prepared in zip(self._plugins, self._prepared, strict=True):
                 if observer.plugin.implements(hook):
                     observer.plugin.call(hook, params=observer.params, prepared=prepared, **arguments)
@@ -50,7 +50,7 @@ class Observers:
         for position, (observer, prepared) in enumerate(zip(self._plugins, self._prepared, strict=True)):
             self._open.discard(position)
             if observer.plugin.implements("on_end"):
-                with undisturbed():
+                with preserve_generators():
                     observer.plugin.call(
                         "on_end", params=observer.params, prepared=prepared, report=report, directory=directory
                     )
@@ -62,7 +62,7 @@ class Observers:
         before = fingerprint(model) if measuring else {}
         values: dict[str, Any] = {}
         for observer, prepared in measuring:
-            with undisturbed():
+            with preserve_generators():
                 values.update(named_measures(observer, model, data, prepared))
             for change in changes(before, fingerprint(model)):
                 raise TechniqueError(

@@ -19,10 +19,10 @@ from tabulate import tabulate
 from toolkit.data.batches import take
 from toolkit.data.splits import Data
 from toolkit.hooks.loading import from_module
+from toolkit.number_text import bytes_text, seconds
 from toolkit.params import Params
 from toolkit.recipe.data_table import DataTable
 from toolkit.recipe.read import PluginUse, Recipe
-from toolkit.report.numbers import bytes_text, seconds
 from toolkit.runner import run
 from toolkit.runner.assembly import make_data
 from toolkit.runner.estimates import Clock, Estimate

@@ -15,7 +15,7 @@ from toolkit.params import Params
 from toolkit.promises.watch import Watch
 from toolkit.recipe.read import PluginUse, Stage
 from toolkit.runner.stage_errors import attribute_errors_to
-from toolkit.storage.checkpoints import TrainingKeeper
+from toolkit.storage.checkpoints import TrainingCheckpoints
 from toolkit.training import OnStep, Training, TrainingSettings, fit
 from toolkit.training.precision import with_fixed_precision
 
@@ -37,7 +37,7 @@ def train(
     training: Training,
     data: Data,
     on_step: OnStep | None = None,
-    keeper: TrainingKeeper | None = None,
+    keeper: TrainingCheckpoints | None = None,
 ) -> StageOutcome:
     """Train a model in place, in the precision that is asked for or found to be the faster one.
 
@@ -57,7 +57,7 @@ def perform(
     data: Data,
     on_step: OnStep | None = None,
     watch: Watch | None = None,
-    keeper: TrainingKeeper | None = None,
+    keeper: TrainingCheckpoints | None = None,
 ) -> StageOutcome:
     """Run a stage's hooks and its training on a copy of `incoming`.
 

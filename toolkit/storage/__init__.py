@@ -1,7 +1,8 @@
-"""What is kept of a run so that nothing is lost and nothing is done twice.
+"""Run directories, checkpoints and the cache: interrupted runs resume, and runs reuse each other's results.
 
-`files` writes so that a crash leaves the old or the new file and nothing between; `record` is one file of tensors and
-JSON that knows whether it is intact; `identity` says what determines a result; `results` turns a finished stage into a
-record and back, `training_state` a training under way; `checkpoints` keeps both in the run directory, `cache` keeps
-results for other runs; `lock` keeps two runs out of one place.
+`files` writes files atomically. `record` is the file format: tensors and JSON with a checksum. `identity` computes the
+keys that tell whether two results are the same. `results` converts a finished stage to a record and back, and
+`training_state` does the same for a training in progress. `run_directory` is the folder of one run, `checkpoints` saves
+its training state there, `cache` stores results for other runs, and `resume` looks a stage up in both. `lock` keeps two
+runs from using the same folder.
 """

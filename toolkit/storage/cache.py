@@ -1,4 +1,4 @@
-"""Results of stages for other runs, in the user's cache directory, by what determines them."""
+"""The cache of stage results in the user's cache directory, by which runs reuse each other's results."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from toolkit.storage.lock import locked
 
 log = logging.getLogger("toolkit")
 
-VARIABLE = "TOOLKIT_CACHE"
+CACHE_VARIABLE = "TOOLKIT_CACHE"
 SUFFIX = ".record"
 
 
 def cache_folder() -> Path:
-    """Where results are kept: what TOOLKIT_CACHE says, or the user's cache directory."""
-    given = os.environ.get(VARIABLE)
-    return (Path(given) if given else platformdirs.user_cache_path("toolkit")) / "stages"
+    """Return the folder for cached results: below `$TOOLKIT_CACHE` if it is set, else in the user's cache directory."""
+    explicit = os.environ.get(CACHE_VARIABLE)
+    return (Path(explicit) if explicit else platformdirs.user_cache_path("toolkit")) / "stages"
 
 
 @dataclass(frozen=True)
@@ -37,66 +37,70 @@ class Entry:
 
 
 class Cache:
-    """Looks results up and keeps them; where it cannot be written to, a run goes on without."""
+    """Stage results on disk, one file per key. If the folder cannot be written, the run continues without a cache.
+
+    Args:
+        folder: where to store results; None turns the cache off.
+    """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
 
     def path(self, key: str | None) -> Path | None:
-        """Where the result of `key` is or would be; None without a cache, or a key."""
+        """Return the path of the result for `key`, whether or not it exists; None if there is no cache or no key."""
         return None if self._folder is None or key is None else self._folder / f"{key}{SUFFIX}"
 
     def computing(self, key: str | None, on_wait: Callable[[], None]) -> AbstractContextManager[object]:
-        """Inside, no other run computes the result of `key`; one that does so already is waited for."""
+        """Keep other runs from computing the result for `key`; wait first if one of them already does."""
         path = self.path(key)
         if path is None:
             return nullcontext()
-        locks = path.parent / "locks"
+        lock_folder = path.parent / "locks"
         try:
-            locks.mkdir(parents=True, exist_ok=True)
+            lock_folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            log.warning("the cache %s is not used: %s", path.parent, error)
+            log.warning("cannot write the cache %s (%s); continuing without it", path.parent, error)
             self._folder = None
             return nullcontext()
-        return locked(locks / f"{key}.lock", on_wait)
+        return locked(lock_folder / f"{key}.lock", on_wait)
 
     def write(self, key: str | None, content: bytes) -> None:
-        """Keep a result."""
+        """Store a result; if that fails, log a warning and continue."""
         path = self.path(key)
         if path is not None:
             try:
                 write_file(path, content)
             except OSError as error:
-                log.warning("the result is not kept in the cache: %s", error)
+                log.warning("cannot store this result in the cache: %s", error)
 
 
 def entries(folder: Path) -> Iterator[Entry]:
-    """What lies in the cache, the newest first; a file is as old as its last use."""
+    """Yield the results in the cache, most recently used first."""
     now = time.time()
-    found = []
+    results = []
     for path in folder.glob(f"*{SUFFIX}"):
         try:
             status = path.stat()
-        except FileNotFoundError:  # another process trims
+        except FileNotFoundError:  # another process is pruning the cache
             continue
-        found.append(Entry(path, status.st_size, max(0.0, now - status.st_mtime)))
-    yield from sorted(found, key=lambda entry: entry.age_s)
+        results.append(Entry(path, status.st_size, max(0.0, now - status.st_mtime)))
+    yield from sorted(results, key=lambda entry: entry.age_s)
 
 
-def prune(folder: Path, largest_bytes: int) -> list[Entry]:
-    """Remove the oldest results until the rest takes at most so many bytes; what was removed."""
-    total, removed = 0, []
+def prune(folder: Path, max_bytes: int) -> list[Entry]:
+    """Remove the least recently used results until the rest fit into `max_bytes`; return the removed entries."""
+    total_bytes, removed = 0, []
     for entry in entries(folder):
-        total += entry.size_bytes
-        if total > largest_bytes:
+        total_bytes += entry.size_bytes
+        if total_bytes > max_bytes:
             entry.path.unlink(missing_ok=True)
             removed.append(entry)
     return removed
 
 
-def note_use(path: Path) -> None:
-    """Note that an entry was of use."""
+def mark_used(path: Path) -> None:
+    """Set the modification time of an entry to now, so that `prune` removes it last."""
     try:
         os.utime(path)
     except OSError:
-        log.debug("%s cannot be touched", path)
+        log.debug("cannot set the modification time of %s", path)

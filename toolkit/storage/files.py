@@ -1,41 +1,45 @@
-"""Files that are either there or not, whatever happens while they are written."""
+"""Atomic writes: a crash leaves the old file or the new one, never a partial file."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-PART = ".part"
+PARTIAL_SUFFIX = ".part"
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file beside its place, flush it to disk and rename it; an `OSError` leaves what was there before."""
+    """Write a temporary file, flush it to disk and rename it to `path`.
+
+    Raises:
+        OSError: the file cannot be written; an existing file stays as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}{PART}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
     try:
-        beside.unlink(missing_ok=True)
-        with open(beside, "xb") as file:  # exclusively, which follows no link that somebody has put there
+        temporary.unlink(missing_ok=True)
+        with open(temporary, "xb") as file:  # "x" does not follow a symlink planted at this path
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(temporary, path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
-    _flush_names(path.parent)
+    _flush_folder(path.parent)
 
 
-def remove_parts(folder: Path) -> None:
-    """Remove what a process that was killed had begun to write; call it under the folder's lock only."""
-    for path in folder.rglob(f".*{PART}"):
+def remove_partial_files(folder: Path) -> None:
+    """Remove the temporary files of a killed process; call this only while you hold the lock of the folder."""
+    for path in folder.rglob(f".*{PARTIAL_SUFFIX}"):
         path.unlink(missing_ok=True)
 
 
-def _flush_names(folder: Path) -> None:
-    """A rename is on disk once its folder is; not every system can flush folders."""
+def _flush_folder(folder: Path) -> None:
+    """Flush a folder, which makes a rename in it durable; only POSIX systems can."""
     if os.name == "posix":
-        names = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(names)
+            os.fsync(descriptor)
         finally:
-            os.close(names)
+            os.close(descriptor)

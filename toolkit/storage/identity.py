@@ -1,7 +1,8 @@
-"""What determines a result: the recipe, the source text behind its names, the data, the machine's arithmetic.
+"""The identity of a run: hashes of everything that determines its results.
 
-Two runs with the same identity have the same weights. A part that cannot be known, such as the text of a function
-that was typed into a terminal, is None: nothing that depends on it is taken from the cache.
+These are the recipe, the source code that it names, the data, and the hardware and library versions. Two runs with the
+same identity have the same weights. A part that cannot be determined, such as the source code of a function typed into
+a terminal, is None; results that depend on it are never taken from the cache.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from toolkit.data.batches import Split, in_memory, split_length
 from toolkit.data.splits import Data
 from toolkit.promises.trainable import trained_later
 from toolkit.recipe.read import Recipe, Stage
-from toolkit.seeding import undisturbed
+from toolkit.seeding import preserve_generators
 from toolkit.sources import Kind, Source, models_in, resolve
 
-PROBED = 32  # samples of a split that does not lie in memory
+MAX_HASHED_SAMPLES = 32  # of a split that is not in memory
 SPLITS = ("train", "validation", "test")
 
 
 def run_identity(recipe: Recipe, data: Data, environment: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that determines a run, by name, ready for JSON."""
+    """Return everything that determines a run, by name, as JSON-serializable values."""
     return {
         "recipe": recipe.table.model_dump(by_alias=True, exclude_none=True),
         "sources": _sources(recipe),
@@ -42,37 +43,40 @@ def run_identity(recipe: Recipe, data: Data, environment: Mapping[str, Any]) -> 
 
 
 def machine(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the environment decides how numbers are rounded."""
+    """Return the parts of the environment that determine how numbers are rounded."""
     names = ("toolkit", "torch", "processor", "capability", "threads", "device")
-    return {**{name: environment[name] for name in names}, "toolkit source": text_of(sys.modules["toolkit"])}
+    return {**{name: environment[name] for name in names}, "toolkit source": hash_of_module(sys.modules["toolkit"])}
 
 
 def result_keys(recipe: Recipe, identity: Mapping[str, Any]) -> list[str | None]:
-    """For every row what determines its model, as a hash: what the recipe says up to its stage, and no names."""
+    """Return a key for the model of every row: a hash of the recipe up to its stage, without the names of stages.
+
+    A key is None if a part of the identity is unknown.
+    """
     keys: list[str | None] = [_key(_baseline_parts(recipe, identity))]
     for stage, table in zip(recipe.stages, identity["recipe"]["stages"], strict=True):
-        said = {name: value for name, value in table.items() if name not in ("name", "from")}
+        settings = {name: value for name, value in table.items() if name not in ("name", "from")}
         sources = [identity["sources"][name] for name in _sources_of(stage)]
         start = keys[stage.start]
-        is_trained = trained_later(recipe.stages, stage) is not None  # which is promised, and checked here
-        keys.append(_key([start, stage.number, said, sources, recipe.promises, is_trained]))
+        is_trained = trained_later(recipe.stages, stage) is not None  # a promise that the stage checks
+        keys.append(_key([start, stage.number, settings, sources, recipe.promises, is_trained]))
     return keys
 
 
 def measuring_key(recipe: Recipe, identity: Mapping[str, Any]) -> str | None:
-    """What determines how a row is measured, as a hash."""
-    texts = [text_of_source(source, "data") for source in recipe.data.metrics]
-    return _key([identity["recipe"].get("measure"), identity["recipe"].get("output"), recipe.data.batch_size, texts])
+    """Return a hash of everything that determines how a row is measured; None if a part is unknown."""
+    hashes = [hash_of_source(source, "data") for source in recipe.data.metrics]
+    return _key([identity["recipe"].get("measure"), identity["recipe"].get("output"), recipe.data.batch_size, hashes])
 
 
 def _baseline_parts(recipe: Recipe, identity: Mapping[str, Any]) -> list[Any]:
     content = identity["recipe"]
-    named = (
+    names = (
         f"model {recipe.model.source}",
         f"data {recipe.data.source}",
         *(f"code {name}" for name in recipe.data.code),
     )
-    sources = [identity["sources"][name] for name in named]
+    sources = [identity["sources"][name] for name in names]
     weights = [value for name, value in identity["sources"].items() if name.startswith("weights ")]
     data = {key: value for key, value in content["data"].items() if key != "metrics"}
     return [content["model"], data, content["seed"], sources, weights, identity["data"], identity["environment"]]
@@ -96,20 +100,20 @@ def _flat(parts: Any) -> Iterator[Any]:
 
 
 def _sources(recipe: Recipe) -> dict[str, str | None]:
-    """The text behind every name of a recipe, as hashes."""
-    found = {
-        f"model {recipe.model.source}": text_of_source(recipe.model.source, "model"),
-        f"data {recipe.data.source}": text_of_source(recipe.data.source, "data"),
-        **{f"code {source}": text_of_source(source, "data") for source in recipe.data.code},
+    """Return a hash of the source code, or of the weights, for every name in a recipe."""
+    hashes = {
+        f"model {recipe.model.source}": hash_of_source(recipe.model.source, "model"),
+        f"data {recipe.data.source}": hash_of_source(recipe.data.source, "data"),
+        **{f"code {source}": hash_of_source(source, "data") for source in recipe.data.code},
         **_weights([recipe.model]),
     }
     for stage in recipe.stages:
         for use in stage.uses:
-            found[f"technique {use.plugin.name}"] = text_of(use.plugin.module)
+            hashes[f"technique {use.plugin.name}"] = hash_of_module(use.plugin.module)
             for source in _models(models_in(use.params)):
-                found[f"model {source.source}"] = text_of_source(source.source, "model")
-                found |= _weights([source])
-    return found
+                hashes[f"model {source.source}"] = hash_of_source(source.source, "model")
+                hashes |= _weights([source])
+    return hashes
 
 
 def _sources_of(stage: Stage) -> Iterator[str]:
@@ -123,21 +127,23 @@ def _models(placed: Iterable[tuple[str, Source]]) -> Iterator[Source]:
     return (source for _, source in placed)
 
 
-def _weights(tables: Iterable[Source]) -> dict[str, str]:
-    files = [table.weights for table in tables if table.weights is not None]
+def _weights(sources: Iterable[Source]) -> dict[str, str]:
+    files = [source.weights for source in sources if source.weights is not None]
     return {f"weights {file}": hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files}
 
 
-def text_of_source(source: str, kind: Kind) -> str | None:
-    """A hash of the Python text behind a source; built-in ones are part of the toolkit's own."""
+def hash_of_source(source: str, kind: Kind) -> str | None:
+    """Return a hash of the source code that a name leads to; the hash of the toolkit itself covers built-in names."""
     if ":" not in source:
         return "built in"
     target = resolve(source, kind)
-    return text_of(sys.modules.get(getattr(target, "__module__", ""), sys.modules.get(source.rpartition(":")[0])))
+    return hash_of_module(
+        sys.modules.get(getattr(target, "__module__", ""), sys.modules.get(source.rpartition(":")[0]))
+    )
 
 
-def text_of(module: Any) -> str | None:
-    """A hash of a module's file, of what it imported from beside it, and for a package of all its files."""
+def hash_of_module(module: Any) -> str | None:
+    """Return a hash of a module: its file and the modules next to it that are imported; all files of a package."""
     file = getattr(module, "__file__", None)
     if not isinstance(module, ModuleType) or file is None or not Path(file).is_file():
         return None
@@ -150,7 +156,7 @@ def text_of(module: Any) -> str | None:
 
 @cache
 def _distributions() -> Mapping[str, list[str]]:
-    return packages_distributions()  # reads the metadata of everything that is installed
+    return packages_distributions()  # slow: reads the metadata of every installed package
 
 
 def _files(file: Path, installed: bool) -> set[Path]:
@@ -163,19 +169,19 @@ def _files(file: Path, installed: bool) -> set[Path]:
 
 
 def data_fingerprint(data: Data) -> dict[str, str | None]:
-    """A hash of every split: of all samples where they lie in memory, else of their number and some of them."""
-    with undisturbed():
+    """Return a hash of every split: of all samples if they are in memory, else of their number and some of them."""
+    with preserve_generators():
         return {name: _split_fingerprint(data.split(name)) for name in SPLITS if getattr(data, name) is not None}
 
 
 def _split_fingerprint(split: Split) -> str | None:
-    held = in_memory(split)
+    stored = in_memory(split)
     digest = hashlib.sha256(str(split_length(split)).encode())
-    samples: Any = held
-    if not isinstance(held, tuple):
-        torch.manual_seed(0)  # transforms may draw at random
+    samples: Any = stored
+    if not isinstance(stored, tuple):
+        torch.manual_seed(0)  # transforms may be random
         count = split_length(split)
-        samples = [held[number * count // PROBED] for number in range(min(PROBED, count))]
+        samples = [stored[number * count // MAX_HASHED_SAMPLES] for number in range(min(MAX_HASHED_SAMPLES, count))]
     leaves = tree_leaves(samples)
     for leaf in leaves:
         digest.update(_bytes(leaf))

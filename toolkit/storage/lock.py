@@ -1,4 +1,4 @@
-"""A lock that dies with its process."""
+"""File locks, which the operating system releases when the process ends."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-PATIENCE_S = 0.2
+TIMEOUT_S = 0.2
 
 
 @contextmanager
 def locked(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[bool]:
-    """Hold the lock of the file `path` inside; whether it could be had.
+    """Hold the lock on `path`; yield whether it was acquired.
 
     Args:
-        path: made if need be, and left there: who removes it may remove another one's.
-        on_wait: called now and then while another process has it, and may raise; without it nobody waits.
+        path: lock file; it is created if missing and never removed, because another process may hold it by then.
+        on_wait: called repeatedly while another process holds the lock; it may raise to stop waiting. None to give up
+            at once.
     """
     lock = FileLock(path)
-    while not _acquired(lock):
+    while not _try_acquire(lock):
         if on_wait is None:
             yield False
             return
@@ -31,9 +32,9 @@ def locked(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[bo
         lock.release()
 
 
-def _acquired(lock: BaseFileLock) -> bool:
+def _try_acquire(lock: BaseFileLock) -> bool:
     try:
-        lock.acquire(timeout=PATIENCE_S)
+        lock.acquire(timeout=TIMEOUT_S)
     except Timeout:
         return False
     return True

@@ -1,4 +1,4 @@
-"""One file of tensors and JSON that knows whether it is intact: safetensors, followed by the SHA-256 of it."""
+"""The file format of stored results: tensors and JSON in safetensors format, followed by a SHA-256 checksum."""
 
 from __future__ import annotations
 
@@ -13,54 +13,63 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from toolkit.errors import ToolkitError
+from toolkit.errors import ToolkitError, newer_format
 
 DIGEST_BYTES = 32
 KEY = "toolkit"
+FORMAT = 1  # a change that older versions cannot read needs the next number
 
 
 class DamagedError(ToolkitError):
-    """A record is missing, truncated or changed."""
+    """A record is missing, truncated or corrupted, or has a different format."""
 
 
-def pack_record(tensors: Mapping[str, Tensor], content: Any) -> bytes:
-    """The bytes of a record: `tensors` by name, each once, and `content` for JSON."""
+def pack_record(tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a record with these named tensors and this JSON-serializable content."""
     plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    packed = safetensors.torch.save(plain, {KEY: json.dumps(content)})
-    return packed + hashlib.sha256(packed).digest()
+    body = safetensors.torch.save(plain, {KEY: json.dumps({"format": FORMAT, **content})})
+    return body + hashlib.sha256(body).digest()
 
 
-def read_record(path: Path) -> tuple[dict[str, Tensor], Any]:
-    """The tensors and the content of a record; a `DamagedError` unless they are exactly what was written."""
+def read_record(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and the content of a record.
+
+    Raises:
+        DamagedError: the file is missing, truncated or corrupted, or has a newer format.
+    """
     try:
-        whole = path.read_bytes()
+        stored = path.read_bytes()
     except OSError as error:
-        raise DamagedError(f"{path} cannot be read: {error.strerror or error}") from error
-    packed = whole[:-DIGEST_BYTES]
-    if hashlib.sha256(packed).digest() != whole[-DIGEST_BYTES:]:
-        raise DamagedError(f"{path} is damaged: its content has another checksum")
+        raise DamagedError(f"cannot read {path}: {error.strerror or error}") from error
+    body = stored[:-DIGEST_BYTES]
+    if hashlib.sha256(body).digest() != stored[-DIGEST_BYTES:]:
+        raise DamagedError(f"{path} is corrupted: checksum mismatch")
     try:
-        return safetensors.torch.load(packed), _content(packed)
+        content = _content(body)
+        if content["format"] > FORMAT:
+            raise DamagedError(f"{path} {newer_format(content['format'], FORMAT)}")
+        return safetensors.torch.load(body), content
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError, struct.error) as error:
         raise DamagedError(f"{path} is not a record: {error}") from error
 
 
 def read_field(path: Path, name: str) -> Any:
-    """One field of a record's content, without its tensors and without proof that they are intact."""
+    """Return one field of the content; neither reads the tensors nor verifies the checksum."""
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > path.stat().st_size:
-                raise DamagedError(f"{path} is damaged: its header is longer than the file")
+                raise DamagedError(f"{path} is corrupted: its header is longer than the file")
             return _header(file.read(length))[name]
     except (OSError, ValueError, KeyError, TypeError, RecursionError, struct.error) as error:
         raise DamagedError(f"{path} is not a record: {error}") from error
 
 
-def _content(packed: bytes) -> Any:
-    (length,) = struct.unpack_from("<Q", packed)
-    return _header(packed[8 : 8 + length])
+def _content(body: bytes) -> dict[str, Any]:
+    (length,) = struct.unpack_from("<Q", body)
+    return _header(body[8 : 8 + length])
 
 
-def _header(header: bytes) -> Any:
-    return json.loads(json.loads(header)["__metadata__"][KEY])
+def _header(header: bytes) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(json.loads(header)["__metadata__"][KEY])
+    return content

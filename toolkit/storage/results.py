@@ -1,4 +1,4 @@
-"""A finished stage as a record: its model to be trained on, its row, and what it promised."""
+"""The result of a finished stage, and its conversion to a record and back."""
 
 from __future__ import annotations
 
@@ -18,14 +18,20 @@ from toolkit.rows import Note
 from toolkit.storage.record import DamagedError, pack_record, read_record
 from toolkit.training import TrainingSettings
 
-FORMAT = 1
-
 
 @dataclass(frozen=True)
 class Result:
-    """What a stage left: `values` of its row without what observers measured, (steps, 2) float64 loss and learning
-    rate of every training step, the settings that it was trained with, and by technique the params as they were
-    resolved, as tables of a recipe (None where they are the recipe's)."""
+    """The result of a stage.
+
+    Attributes:
+        model: model as the next stage receives it, parametrizations included.
+        values: values of the report row, except those that observers measured.
+        promises: properties that later stages must preserve.
+        steps: loss and learning rate of every training step, (steps, 2) float64.
+        settings: settings of the training; None if the stage did not train.
+        reused: whether an earlier run computed the result.
+        params: resolved params of each technique as a recipe table; None if they equal those in the recipe.
+    """
 
     model: nn.Module
     values: dict[str, Any]
@@ -37,22 +43,27 @@ class Result:
 
 
 def as_steps(steps: Sequence[tuple[float, float]]) -> Tensor:
-    """Loss and learning rate of every step as one tensor."""
+    """Return the loss and learning rate of every step as one (steps, 2) float64 tensor."""
     return torch.tensor(steps, dtype=torch.float64).reshape(-1, 2)
 
 
 def pack_result(result: Result, key: str, title: str) -> bytes:
-    """The record of a stage; `key` says what determined it, `title` what it is called in lists."""
+    """Return the record of a result.
+
+    Args:
+        result: result to store.
+        key: identifies everything that determined the result.
+        title: name of the result in listings.
+    """
     parts = artifact.take_apart(result.model, fold=False)
-    zeros, named = _numbered(result.promises.zeros)
+    zeros, labels = _number_zeros(result.promises.zeros)
     content = {
-        "format": FORMAT,
         "key": key,
         "title": title,
         "skeleton": base64.b64encode(parts.skeleton).decode(),
         "ties": parts.ties,
         "values": {name: _to_json(value) for name, value in result.values.items()},
-        "zeros": named,
+        "zeros": labels,
         "kinds": {path: _kind_to_json(kind) for path, kind in result.promises.kinds.items()},
         "reused": result.reused,
         "params": result.params,
@@ -63,18 +74,22 @@ def pack_result(result: Result, key: str, title: str) -> bytes:
 
 
 def read_result(path: Path, key: str, allow: Sequence[type], trusted: Sequence[str]) -> Result:
-    """The stage of a record, its model on the CPU; a `DamagedError` where it is not intact or of another `key`."""
+    """Read a result, with its model on the CPU.
+
+    Raises:
+        DamagedError: the record is corrupted, or belongs to a different `key`.
+    """
     tensors, content = read_record(path)
     try:
-        if content["format"] != FORMAT or content["key"] != key:
-            raise DamagedError(f"{path} is the record of something else")
+        if content["key"] != key:
+            raise DamagedError(f"{path} is the record of a different result")
         stored = {name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")}
         parts = artifact.Parts(base64.b64decode(content["skeleton"]), stored, content["ties"])
         settings = content["settings"]
         return Result(
             artifact.put_together(parts, allow, trusted, str(path)),
             {name: _from_json(value) for name, value in content["values"].items()},
-            Promises(_by_name(content["zeros"], tensors), _kinds(content["kinds"])),
+            Promises(_name_zeros(content["zeros"], tensors), _kinds(content["kinds"])),
             tensors["steps"],
             TrainingSettings.model_validate(settings) if settings is not None else None,
             content["reused"],
@@ -86,15 +101,15 @@ def read_result(path: Path, key: str, allow: Sequence[type], trusted: Sequence[s
         raise DamagedError(f"{path} is not the record of a stage: {error}") from error
 
 
-def _numbered(zeros: dict[str, dict[str, Tensor]]) -> tuple[dict[str, Tensor], list[tuple[str, str]]]:
-    """The promised zeros as tensors by number, and of each the weight and the maker."""
-    named = [(path, maker) for path, makers in zeros.items() for maker in makers]
-    return {f"zeros/{number}": zeros[path][maker] for number, (path, maker) in enumerate(named)}, named
+def _number_zeros(zeros: dict[str, dict[str, Tensor]]) -> tuple[dict[str, Tensor], list[tuple[str, str]]]:
+    """Return the masks of promised zeros under numbered names, and the (weight, technique) pair of each."""
+    labels = [(path, maker) for path, makers in zeros.items() for maker in makers]
+    return {f"zeros/{number}": zeros[path][maker] for number, (path, maker) in enumerate(labels)}, labels
 
 
-def _by_name(named: list[tuple[str, str]], tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+def _name_zeros(labels: list[tuple[str, str]], tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     zeros: dict[str, dict[str, Tensor]] = {}
-    for number, (path, maker) in enumerate(named):
+    for number, (path, maker) in enumerate(labels):
         zeros.setdefault(path, {})[maker] = tensors[f"zeros/{number}"]
     return zeros
 
@@ -111,8 +126,8 @@ def _kinds(content: dict[str, Any]) -> dict[str, Kind]:
 
 
 def _to_json(value: Any) -> Any:
-    return {"note": value.to_json()} if isinstance(value, Note) else value
+    return {"note": value.model_dump()} if isinstance(value, Note) else value
 
 
 def _from_json(value: Any) -> Any:
-    return Note.from_json(value["note"]) if isinstance(value, dict) and "note" in value else value
+    return Note.model_validate(value["note"]) if isinstance(value, dict) and "note" in value else value

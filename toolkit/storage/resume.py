@@ -1,4 +1,4 @@
-"""What one run can go on from: its own checkpoints, and what other runs left in the cache."""
+"""Stage results that a run can reuse: from its own checkpoints, and from the cache that all runs share."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch.nn.utils import parametrize
 from toolkit.interruption import Stop
 from toolkit.recipe.read import Recipe
 from toolkit.sources import imported_files, models_in
-from toolkit.storage.cache import Cache, note_use
-from toolkit.storage.checkpoints import TrainingKeeper
+from toolkit.storage.cache import Cache, mark_used
+from toolkit.storage.checkpoints import TrainingCheckpoints
 from toolkit.storage.identity import measuring_key, result_keys
 from toolkit.storage.record import DamagedError
 from toolkit.storage.results import Result, pack_result, read_result
@@ -26,56 +26,57 @@ from toolkit.storage.run_directory import CHECKPOINT, RunDirectory
 log = logging.getLogger("toolkit")
 
 
-class Kept:
-    """Looks for the result of a stage in the run directory and then in the cache, and keeps new ones in both."""
+class StageStore:
+    """The stored results of a run's stages, by stage number; new results go to the run directory and the cache."""
 
     def __init__(
         self, directory: RunDirectory, recipe: Recipe, identity: Mapping[str, Any], cache: Cache, stop: Stop
     ) -> None:
         self._directory, self._cache, self._stop = directory, cache, stop
         self._keys = result_keys(recipe, identity)
-        self.measuring = measuring_key(recipe, identity)
-        self._trusted = _trusted(recipe)
+        self.measuring_key = measuring_key(recipe, identity)
+        self._trusted = _trusted_modules(recipe)
         self._titles = [f"{recipe.name}: {name}" for name in ("baseline", *(stage.name for stage in recipe.stages))]
 
-    def own(self, number: int, model: nn.Module) -> Result | None:
-        """What this run had already finished before it was interrupted; `model` is the recipe's."""
-        path = self._directory.path / CHECKPOINT / _name(number)
+    def from_checkpoint(self, number: int, model: nn.Module) -> Result | None:
+        """Return a result that this run saved before it was interrupted; `model` is the recipe's model."""
+        path = self._directory.path / CHECKPOINT / _file_name(number)
         return self._read(path, self._key(number), model) if path.is_file() else None
 
-    def cached(self, number: int, model: nn.Module) -> Result | None:
-        """What another run left in the cache."""
+    def from_cache(self, number: int, model: nn.Module) -> Result | None:
+        """Return a result that another run stored in the cache; `model` is the recipe's model."""
         path = self._cache.path(self._keys[number])
         if path is None or not path.is_file():
             return None
-        found = self._read(path, self._key(number), model)
-        if found is not None:
-            note_use(path)
-        return None if found is None else replace(found, reused=True)
+        result = self._read(path, self._key(number), model)
+        if result is None:
+            return None
+        mark_used(path)
+        return replace(result, reused=True)
 
     def computing(self, number: int) -> AbstractContextManager[object]:
-        """Inside, no other run computes the same: one that does so already is waited for."""
-        return self._cache.computing(self._keys[number], self._stop.here)
+        """Keep other runs from computing the same result; wait first if one of them already does."""
+        return self._cache.computing(self._keys[number], self._stop.check)
 
-    def keep(self, number: int, result: Result) -> None:
-        """Write a finished stage, after which nothing of its training is needed."""
+    def save(self, number: int, result: Result) -> None:
+        """Save the result of a finished stage, and delete the checkpoints of its training."""
         content = pack_result(result, self._key(number), self._titles[number])
-        self._directory.write(f"{CHECKPOINT}/{_name(number)}", content)
+        self._directory.write(f"{CHECKPOINT}/{_file_name(number)}", content)
         if not result.reused:
             self._cache.write(self._keys[number], content)
         for path in (self._directory.path / CHECKPOINT).glob("training-*"):
             path.unlink(missing_ok=True)
 
-    def keeper(self, number: int) -> TrainingKeeper:
-        """What keeps the training of a stage."""
-        return TrainingKeeper(self._directory, self._key(number), self._stop)
+    def training_checkpoints(self, number: int) -> TrainingCheckpoints:
+        """Return the checkpoints of a stage's training."""
+        return TrainingCheckpoints(self._directory, self._key(number), self._stop)
 
     def finish(self) -> None:
-        """The run is complete, and nobody is going to continue it."""
+        """Mark the run as finished; it cannot be resumed any more."""
         self._directory.finish()
 
     def _key(self, number: int) -> str:
-        # Without a key only this run, whose recipe is known to be the same, can use what is kept.
+        # A result without a key is only ever read by this run, whose recipe is known to be the same.
         return self._keys[number] or f"row {number}"
 
     def _read(self, path: Path, key: str, model: nn.Module) -> Result | None:
@@ -83,25 +84,25 @@ class Kept:
         try:
             return read_result(path, key, sorted(classes, key=str), self._trusted)
         except DamagedError as error:
-            log.warning("%s: it is computed again", error)
+            log.warning("%s; computing the stage again", error)
             return None
 
 
-def _name(number: int) -> str:
+def _file_name(number: int) -> str:
     return f"row-{number}.record"
 
 
-def _trusted(recipe: Recipe) -> list[str]:
-    """The modules that the recipe's sources were imported from: it names them, so they have been executed anyway."""
-    models = [source for stage in recipe.stages for step in stage.uses for _, source in models_in(step.params)]
-    named = [table.source.rpartition(":")[0] for table in (recipe.model, *models) if ":" in table.source]
-    packages = [name.partition(".")[0] for name in named if not name.endswith(".py")]
+def _trusted_modules(recipe: Recipe) -> list[str]:
+    """Return the modules that the recipe's sources were imported from, which this process has executed already."""
+    models = [source for stage in recipe.stages for use in stage.uses for _, source in models_in(use.params)]
+    places = [table.source.rpartition(":")[0] for table in (recipe.model, *models) if ":" in table.source]
+    packages = [name.partition(".")[0] for name in places if not name.endswith(".py")]
     folders = [Path(file).parent for file in imported_files()]
-    beside = [
+    local_modules = [
         name
         for name, module in list(sys.modules.items())
         if (file := getattr(module, "__file__", None))
         and "site-packages" not in file
         and any(Path(file).is_relative_to(folder) for folder in folders)
     ]
-    return [*packages, *beside]
+    return [*packages, *local_modules]

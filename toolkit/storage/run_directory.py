@@ -1,4 +1,4 @@
-"""The run directory: where a run's results lie, and how they are written."""
+"""The run directory: the files of one run, and who may write them."""
 
 from __future__ import annotations
 
@@ -17,70 +17,74 @@ from typing import Any
 from toolkit.errors import InputError, ToolkitError
 from toolkit.model_files import PACKED, SKELETON, TENSORS
 from toolkit.recipe.differences import differences
-from toolkit.storage.files import PART, remove_parts, write_file
+from toolkit.storage.files import PARTIAL_SUFFIX, remove_partial_files, write_file
 from toolkit.storage.lock import locked
 
 RECIPE, REPORT, TABLE, LOG, STAGES = "recipe.toml", "report.json", "report.md", "log.txt", "stages"
-PLUGINS = "plugins"  # what run-wide plugins write, each in a folder of its name
+PLUGINS = "plugins"  # one folder per run-wide plugin
 CHECKPOINT, LOCK = "checkpoint", ".lock"
-# Present in every run directory and in nothing else; a recipe.toml is a natural name in a folder of the user's. It
-# says whether the run is finished, what determines it, and which process works on it.
+# Marks a folder as a run directory; recipe.toml cannot, because a user's own folder may contain one. The file records
+# whether the run is finished, the identity of the run, and the process that works on it.
 MARK = ".toolkit-run"
 MODEL = (TENSORS, SKELETON, PACKED)
 OWNED = (RECIPE, REPORT, TABLE, LOG, "report.html", "details.json", *MODEL, STAGES, CHECKPOINT, PLUGINS)
-SHOWN = 6  # differences between two recipes in an error
+MAX_LISTED = 6  # differences in one error
 
 
 class RunDirectory:
-    """A folder that a run owns. Files are written beside their place and renamed: none is ever half there."""
+    """The folder of one run, or of one stage in it. Files in it are written atomically."""
 
     def __init__(self, path: Path, root: Path | None = None) -> None:
         self.path, self._root = path, root or path
 
     @classmethod
     @contextmanager
-    def held(cls, path: Path, identity: Any, overwrite: bool = False) -> Iterator[RunDirectory]:
-        """A run directory that no other process works on, new or with what an interrupted run left.
+    def acquire(cls, path: Path, identity: Any, overwrite: bool = False) -> Iterator[RunDirectory]:
+        """Hold the lock on a run directory, and create the directory or prepare it for resuming.
 
         Args:
-            path: an `InputError` if another process has it, or if it holds an unfinished run of another recipe.
-            identity: what determines the run, for JSON.
-            overwrite: whether it loses what a run owns, whatever that is.
+            path: folder of the run.
+            identity: everything that determines the run, as JSON-serializable values.
+            overwrite: delete the files of an earlier run, finished or not.
+
+        Raises:
+            InputError: another process uses the directory, it contains an unfinished run with a different identity or
+                files that are not a run's, or it cannot be created.
         """
-        cls.refuse_existing(path, overwrite)
+        cls.check_available(path, overwrite)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            with locked(path / LOCK) as had:
-                if not had:
-                    raise InputError(f"the run directory {path} is in use by {_holder(path)}: choose another --output")
-                cls.refuse_existing(path, overwrite)  # by now it may be finished
-                yield cls(path)._begun(identity, overwrite)
+            with locked(path / LOCK) as acquired:
+                if not acquired:
+                    raise InputError(f"{path} is in use by {_holder(path)}; choose another --output")
+                cls.check_available(path, overwrite)  # the other process may have finished it meanwhile
+                yield cls(path)._begin(identity, overwrite)
         except OSError as error:
-            raise InputError(f"the run directory {path} cannot be made: {error.strerror or error}") from error
+            raise InputError(f"cannot create the run directory {path}: {error.strerror or error}") from error
 
-    def _begun(self, identity: Any, overwrite: bool) -> RunDirectory:
-        remove_parts(self.path)
+    def _begin(self, identity: Any, overwrite: bool) -> RunDirectory:
+        remove_partial_files(self.path)
         mark = _mark(self.path)
         if mark.get("state") != "unfinished" or overwrite:
             for name in OWNED:
                 _remove(self.path / name)
         else:
-            _refuse_other(self.path, mark.get("identity"), identity)
+            _check_identity(self.path, mark.get("identity"), identity)
         self._write_mark("unfinished", identity)
         return self
 
     def finish(self) -> None:
-        """From now on only `overwrite` replaces what is here."""
+        """Mark the run as finished and delete its checkpoints; from now on, only `overwrite` replaces it."""
         self._write_mark("finished", _mark(self.path).get("identity"))
         shutil.rmtree(self.path / CHECKPOINT, ignore_errors=True)
 
     @staticmethod
-    def sweep(path: Path) -> None:
-        """Remove what a run left that was killed when it was finished already."""
+    def clean_up(path: Path) -> None:
+        """Delete the checkpoints of a run that was killed after it had finished."""
         if (path / CHECKPOINT).is_dir() and _mark(path).get("state") == "finished":
-            with locked(path / LOCK) as had:
-                if had:
-                    remove_parts(path)
+            with locked(path / LOCK) as acquired:
+                if acquired:
+                    remove_partial_files(path)
                     shutil.rmtree(path / CHECKPOINT, ignore_errors=True)
 
     def _write_mark(self, state: str, identity: Any) -> None:
@@ -88,43 +92,47 @@ class RunDirectory:
         self.write_json(MARK, {"state": state, "holder": holder, "identity": identity})
 
     @staticmethod
-    def refuse_existing(path: Path, overwrite: bool) -> None:
-        """Raise an `InputError` if a run may not use `path`; looks only."""
+    def check_available(path: Path, overwrite: bool) -> None:
+        """Raise an `InputError` if a run may not use `path`; write nothing."""
         if not path.exists() or (path.is_dir() and all(_is_leftover(entry) for entry in path.iterdir())):
             return
         if not (path / MARK).is_file():
-            raise InputError(f"{path} exists and is not a run directory: choose another --output")
+            raise InputError(f"{path} exists and is not a run directory; choose another --output")
         if not overwrite and _mark(path).get("state") != "unfinished":
-            raise InputError(f"the run directory {path} exists: choose another --output, or give --overwrite")
+            raise InputError(f"{path} already exists; choose another --output, or pass --overwrite")
 
     def stage(self, number: int, name: str) -> RunDirectory:
-        """The folder of one stage's model."""
+        """Return the folder for the model of one stage."""
         return RunDirectory(self.path / STAGES / f"{number}-{name}", self._root)
 
     def write(self, name: str, content: bytes | str) -> Path:
-        """Write one file; the folder is made if need be."""
+        """Write one file, and create its folder if missing; return the path of the file.
+
+        Raises:
+            ToolkitError: the run directory no longer exists, or the file cannot be written.
+        """
         path = self.path / name
         content = content.encode() if isinstance(content, str) else content
         if not self._root.is_dir():
-            raise ToolkitError(f"the run directory {self._root} is gone: somebody removed or renamed it")
+            raise ToolkitError(f"the run directory {self._root} no longer exists; do not move it during a run")
         try:
             write_file(path, content)
         except OSError as error:
-            raise ToolkitError(f"{path} cannot be written: {error.strerror or error}") from error
+            raise ToolkitError(f"cannot write {path}: {error.strerror or error}") from error
         return path
 
     def write_all(self, contents: Mapping[str, bytes]) -> int:
-        """Write several files and return their length together, in bytes."""
+        """Write several files; return their total size in bytes."""
         return sum(self.write(name, content).stat().st_size for name, content in contents.items())
 
     def write_json(self, name: str, content: Any) -> None:
-        """Write one file of JSON."""
+        """Write one JSON file."""
         self.write(name, json.dumps(content, indent=1, allow_nan=False, default=str) + "\n")
 
 
 @contextmanager
 def logging_to(directory: RunDirectory, logger: logging.Logger) -> Iterator[None]:
-    """Write a logger's messages, and the traceback of an error that passes, to the run's log."""
+    """Write the messages of a logger, and the traceback of an error raised inside, to the log file of the run."""
     handler = logging.FileHandler(directory.path / LOG, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     level = logger.level
@@ -133,7 +141,7 @@ def logging_to(directory: RunDirectory, logger: logging.Logger) -> Iterator[None
     try:
         yield
     except BaseException:
-        logger.info("%s", traceback.format_exc())  # for authors of techniques; the terminal gets one sentence
+        logger.info("%s", traceback.format_exc())  # for plugin authors; the terminal shows one sentence
         raise
     finally:
         logger.removeHandler(handler)
@@ -142,7 +150,7 @@ def logging_to(directory: RunDirectory, logger: logging.Logger) -> Iterator[None
 
 
 def _mark(path: Path) -> dict[str, Any]:
-    """What the mark of a run directory says; nothing of one that was made before marks said anything."""
+    """Return the content of a run directory's mark; empty if there is none, or if it is not JSON."""
     try:
         content = json.loads((path / MARK).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -158,17 +166,17 @@ def _holder(path: Path) -> str:
 
 
 def _is_leftover(path: Path) -> bool:
-    """Whether this is all that a process leaves which is killed before it has marked the directory."""
-    return path.name == LOCK or (path.name.startswith(".") and path.name.endswith(PART))
+    """Return whether a process that was killed before it marked the directory may have left this file."""
+    return path.name == LOCK or (path.name.startswith(".") and path.name.endswith(PARTIAL_SUFFIX))
 
 
-def _refuse_other(path: Path, before: Any, now: Any) -> None:
-    found = list(differences(before, json.loads(json.dumps(now, default=str))))
-    if found:
-        shown = "; ".join(found[:SHOWN]) + (f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
+def _check_identity(path: Path, before: Any, now: Any) -> None:
+    changes = list(differences(before, json.loads(json.dumps(now, default=str))))
+    if changes:
+        more = f", and {len(changes) - MAX_LISTED} more" if len(changes) > MAX_LISTED else ""
         raise InputError(
-            f"the run directory {path} holds an unfinished run of something else: {shown}: "
-            f"choose another --output, or give --overwrite to start anew"
+            f"{path} contains an unfinished run with different settings ({', '.join(changes[:MAX_LISTED])}{more}); "
+            "choose another --output, or pass --overwrite to start again"
         )
 
 

@@ -1,4 +1,4 @@
-"""A training under way as tensors and JSON: weights, optimizer, schedule, generators, and how far it has come."""
+"""The state of a training in progress as tensors and JSON: weights, optimizer, schedule, generators, progress."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COUNTERS = ("order_seed", "epoch", "step", "total", "samples", "losses")
 
 
 def take_state(stepper: Stepper, progress: Progress) -> State:
-    """Everything that the training needs to go on exactly as if it had never stopped."""
+    """Return everything that the training needs to resume exactly as if it had never stopped."""
     optimizer = stepper.optimizer.state_dict()
     tensors = {**_weights(stepper), **_optimizer_tensors(stepper), **_generators()}
     tensors["steps"] = torch.tensor(progress.steps, dtype=torch.float64).reshape(-1, 2)
@@ -25,7 +25,7 @@ def take_state(stepper: Stepper, progress: Progress) -> State:
         "done": stepper.done,
         "settings": stepper.training.settings.model_dump(),
         "progress": {counter: getattr(progress, counter) for counter in COUNTERS},
-        "schedule": _plain(stepper.schedule.state_dict()) if stepper.schedule is not None else None,
+        "schedule": _without_functions(stepper.schedule.state_dict()) if stepper.schedule is not None else None,
         "lr": [group["lr"] for group in optimizer["param_groups"]],
         "trainable": [parameter.requires_grad for parameter in stepper.model.parameters()],
         "python": [version, list(words), gauss],
@@ -34,8 +34,8 @@ def take_state(stepper: Stepper, progress: Progress) -> State:
     return tensors, content
 
 
-def fits(stepper: Stepper, state: State) -> bool:
-    """Whether the state is of such a model; a technique may have changed its structure while it trained."""
+def matches(stepper: Stepper, state: State) -> bool:
+    """Return whether the weights of the state match the model; a technique may change its structure in training."""
     tensors, _ = state
     stored = {name: tensor.shape for name, tensor in tensors.items() if name.startswith(("model/", "module"))}
     return stored == {name: tensor.shape for name, tensor in _weights(stepper).items()}
@@ -43,10 +43,10 @@ def fits(stepper: Stepper, state: State) -> bool:
 
 @torch.no_grad()
 def restore_state(stepper: Stepper, progress: Progress, state: State) -> None:
-    """Bring a training that has just been set up to where `take_state` found it."""
+    """Restore a newly created training to the state that `take_state` recorded."""
     tensors, content = state
     for name, weight in _weights(stepper).items():
-        weight.copy_(tensors[name])  # in place, which keeps the memory layout
+        weight.copy_(tensors[name])  # in place, to preserve the memory layout
     for parameter, trainable in zip(stepper.model.parameters(), content["trainable"], strict=True):
         parameter.requires_grad_(trainable)
     for key, tensor in tensors.items():
@@ -63,7 +63,7 @@ def restore_state(stepper: Stepper, progress: Progress, state: State) -> None:
 
 
 def _weights(stepper: Stepper) -> dict[str, Tensor]:
-    """Parameters and buffers of the model and of what is trained along, each once."""
+    """Return the parameters and buffers of the model and of the helper modules trained with it, each once."""
     modules: list[tuple[str, nn.Module]] = [("model", stepper.model)]
     modules += [(f"module{number}", module) for number, module in enumerate(stepper.training.modules)]
     return {
@@ -74,18 +74,18 @@ def _weights(stepper: Stepper) -> dict[str, Tensor]:
 
 
 def _optimizer_tensors(stepper: Stepper) -> dict[str, Tensor]:
-    found = {}
+    tensors = {}
     for number, parameter in enumerate(stepper.parameters):
         for name, value in stepper.optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
-                found[f"optimizer/{number}/{name}"] = value
-    return found
+                tensors[f"optimizer/{number}/{name}"] = value
+    return tensors
 
 
 def _restore_optimizer(stepper: Stepper, key: str, tensor: Tensor) -> None:
     _, number, name = key.split("/", 2)
     parameter = stepper.parameters[int(number)]
-    if tensor.shape == parameter.shape:  # a moment, in the layout that the fused kernels expect
+    if tensor.shape == parameter.shape:  # a moment: fused kernels expect the parameter's layout
         tensor = torch.empty_like(parameter).copy_(tensor)
     stepper.optimizer.state[parameter][name] = tensor.to(parameter.device)
 
@@ -112,6 +112,6 @@ def _numpy_state() -> dict[str, Any]:
     return {**state, "state": {**state["state"], "key": state["state"]["key"].tolist()}}
 
 
-def _plain(state: dict[str, Any]) -> dict[str, Any]:
-    """What of a schedule's state JSON can hold, which is all that numbers are in."""
+def _without_functions(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a schedule's state without its functions, which JSON cannot store and which do not change."""
     return {key: value for key, value in state.items() if not callable(value)}

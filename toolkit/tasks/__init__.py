@@ -1,4 +1,4 @@
-"""What a batch, a loss and a right answer are: the only way by which techniques and metrics reach a model."""
+"""Tasks, through which techniques and metrics run a model: inputs, logits, loss, correct answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a network returns: a tensor, or tensors in a tuple, a dictionary, a dataclass."""
+"""The outputs of a network: a tensor, or tensors in a tuple, a dictionary or a dataclass."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from torch.utils._pytree import tree_map
 
 
 def logits_of(outputs: Any) -> Tensor:
-    """The tensor that answers are read from: `outputs` itself, what it calls `logits`, or its first element."""
+    """Return the logits: `outputs` itself if it is a tensor, else its `logits`, else its first element.
+
+    Raises:
+        TypeError: `outputs` is none of the supported types.
+    """
     if isinstance(outputs, Tensor):
         return outputs
     if isinstance(outputs, Mapping):
@@ -23,14 +27,14 @@ def logits_of(outputs: Any) -> Tensor:
         return logits_of(getattr(outputs, fields(outputs)[0].name))
     if isinstance(outputs, (tuple, list)) and outputs:
         return logits_of(outputs[0])
-    raise TypeError(f"no logits are found in a {type(outputs).__name__}: give the data a task whose logits() does")
+    raise TypeError(f"outputs of type {type(outputs).__name__} have no logits; define a task with a `logits` method")
 
 
 def to_float32(outputs: Any) -> Any:
-    """Outputs of autocast in float32, whatever their structure; gradients pass."""
-    if isinstance(outputs, Tensor):  # which it nearly always is, and a tree costs more than a small layer
+    """Convert the floating-point tensors in `outputs`, of any structure, to float32; differentiable."""
+    if isinstance(outputs, Tensor):  # the common case: traversing a tree costs more than a small layer
         return outputs.float() if outputs.is_floating_point() else outputs
-    if is_dataclass(outputs) and not isinstance(outputs, Mapping):  # which a tree takes for one leaf
+    if is_dataclass(outputs) and not isinstance(outputs, Mapping):  # pytree treats a dataclass as a leaf
         converted = copy.copy(outputs)
         for field in fields(outputs):
             object.__setattr__(converted, field.name, to_float32(getattr(outputs, field.name)))

@@ -1,4 +1,4 @@
-"""Metrics of a whole split that are no mean over its samples: token accuracy, F1, R², perplexity."""
+"""Metrics of a whole split that are not means over its samples, such as token accuracy, F1, R² and perplexity."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Pooled:
-    """A metric that is computed from the means of several numbers of each sample.
+    """A metric computed from the means of several values per sample.
 
     Args:
-        parts: (N, K), the numbers of each sample.
-        value: from their means over a split, (K,) float64, to the metric, a scalar; differentiable.
+        parts: (N, K), the values of each sample.
+        value: function from the means over a split, (K,) float64, to the metric, a scalar; it must be differentiable.
     """
 
     parts: Tensor
@@ -23,17 +23,18 @@ class Pooled:
 
     @classmethod
     def joined(cls, batches: Sequence[Pooled]) -> Pooled:
-        """The metric over all batches together, its parts float64 on the CPU."""
+        """Return the metric over several batches, with float64 parts on the CPU."""
         return cls(torch.cat([batch.parts.double().cpu() for batch in batches]), batches[0].value)
 
     def metric(self) -> Tensor:
-        """The metric, a scalar float64."""
+        """Return the metric, a float64 scalar."""
         return self.value(self.parts.double().cpu().mean(dim=0))
 
     def values(self) -> Tensor:
-        """One value a sample, (N,) float64, with the metric as their mean.
+        """Return one value per sample, (N,) float64, whose mean is the metric.
 
-        Its first-order share of each sample (the delta method), so that the interval of their mean is the metric's.
+        Each value is the sample's first-order contribution (the delta method), so a confidence interval of the mean is
+        one of the metric.
         """
         parts = self.parts.double().cpu()
         with torch.enable_grad():
@@ -44,5 +45,5 @@ class Pooled:
 
 
 def ratio(means: Tensor) -> Tensor:
-    """What the first of two sums is of the second."""
+    """Return the first of two means divided by the second."""
     return means[0] / means[1]

@@ -1,4 +1,4 @@
-"""Continuous targets."""
+"""Regression: continuous targets."""
 
 from __future__ import annotations
 
@@ -12,41 +12,44 @@ from torch import Tensor
 from toolkit.tasks.pooled import Pooled
 from toolkit.tasks.task import Batch, Direction, Task
 
-SMALLEST_VARIANCE = 1e-12
+MIN_VARIANCE = 1e-12
 
 
 class Regression(Task):
-    """Continuous values: outputs and targets (N,) or (N, …), mean squared error; (N, 1) and (N,) go together."""
+    """Continuous values: outputs and targets (N,) or (N, …), mean squared error; (N, 1) matches (N,)."""
 
     better: ClassVar[Mapping[str, Direction]] = {"mean_absolute_error": "lower", "r2": "higher"}
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
-        """The mean squared error over the batch."""
+        """Return the mean squared error over the batch."""
         return F.mse_loss(*self._pair(outputs, batch))
 
     def scores(self, outputs: Any, batch: Batch) -> Mapping[str, Tensor | Pooled]:
-        """The mean absolute error of each sample, and R²: the share of the targets' variance that is explained."""
-        found, targets = (values.reshape(len(batch), -1).double() for values in self._pair(outputs, batch))
-        errors = found - targets
+        """Return the mean absolute error per sample, and R², the explained fraction of the targets' variance."""
+        predictions, targets = (values.reshape(len(batch), -1).double() for values in self._pair(outputs, batch))
+        errors = predictions - targets
         parts = torch.cat([errors.square().sum(1, keepdim=True), targets.square().sum(1, keepdim=True), targets], dim=1)
         return {"mean_absolute_error": errors.abs().mean(dim=1), "r2": Pooled(parts, _explained)}
 
     def mismatch(self, shape: tuple[int, ...], targets: Any) -> str | None:
-        """As many values as targets."""
+        """Return an error message unless outputs and targets have the same shape."""
         if not isinstance(targets, Tensor):
-            return f"regression takes a tensor of targets, and they are a {type(targets).__name__}"
-        found = tuple(targets.shape[1:])
-        if targets.is_complex() or (shape != found and sorted((shape, found)) != [(), (1,)]):
-            return f"its targets are {found} a sample, and the outputs of the model are {shape}"
+            return f"regression requires a tensor of targets, found {type(targets).__name__}"
+        if targets.is_complex():
+            return f"regression requires real targets, found {str(targets.dtype).removeprefix('torch.')}"
+        target_shape = tuple(targets.shape[1:])
+        if shape != target_shape and sorted((shape, target_shape)) != [(), (1,)]:
+            found = f"outputs {shape} and targets {target_shape} per sample"
+            return f"regression requires one output per target, found {found}"
         return None
 
     def _pair(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Outputs and targets of one shape: (N, 1) and (N,) would be broadcast to (N, N)."""
-        found, targets = self.logits(outputs), batch.targets
-        return found, targets.to(found.dtype).reshape(found.shape)
+        """Return outputs and targets in the same shape; (N, 1) and (N,) would broadcast to (N, N)."""
+        predictions = self.logits(outputs)
+        return predictions, batch.targets.to(predictions.dtype).reshape(predictions.shape)
 
 
 def _explained(means: Tensor) -> Tensor:
-    """1 − squared errors / squared distances from the mean target, each over all values of a sample."""
+    """Return R²: 1 − squared errors / squared distances from the mean target, each summed over a sample's values."""
     errors, squares, targets = means[0], means[1], means[2:]
-    return 1 - errors / (squares - targets.square().sum()).clamp_min(SMALLEST_VARIANCE)
+    return 1 - errors / (squares - targets.square().sum()).clamp_min(MIN_VARIANCE)

@@ -1,4 +1,4 @@
-"""A batch, and how it is fed to a model, what the loss is and which answers are right."""
+"""The base class of all tasks, and the batch."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ Direction: TypeAlias = Literal["higher", "lower"]
 
 @dataclass(frozen=True)
 class Batch:
-    """Some samples of one split.
+    """A batch of samples from one split.
 
-    `inputs` is a tensor, or a tuple or dictionary of tensors, with the samples along dimension 0; `targets` is what
-    the task's loss expects; `index` (N,) int64 is each sample's position in its split, so that a value computed once
-    per sample can be kept; `augmented` says that `inputs` were changed at random, so that it cannot.
+    Args:
+        inputs: tensor, or a tuple or dictionary of tensors, with the samples along dimension 0.
+        targets: targets in the form that the loss of the task expects.
+        index: (N,) int64, position of each sample in its split, by which per-sample values can be cached.
+        augmented: whether `inputs` were changed at random, so that values computed from them must not be cached.
     """
 
     inputs: Any
@@ -34,14 +36,13 @@ class Batch:
 
 
 class Task:
-    """How a batch is fed to a model, what its logits and its loss are, and which answers are right.
+    """The interface through which every technique and metric runs a model: inputs, logits, loss, correct answers.
 
-    Subclass it, or one of those that are shipped, for a network with inputs, outputs or a loss of its own; every
-    technique and metric goes through it.
+    Subclass it, or one of the built-in tasks, for a network with custom inputs, outputs or loss.
     """
 
     def forward(self, model: nn.Module, batch: Batch) -> Any:
-        """The model's outputs for a batch: a tuple is passed as arguments, a dictionary as keywords."""
+        """Return the model's outputs for a batch; pass a tuple of inputs as `*args`, a dictionary as `**kwargs`."""
         if isinstance(batch.inputs, Mapping):
             return model(**batch.inputs)
         if isinstance(batch.inputs, (tuple, list)):
@@ -49,48 +50,49 @@ class Task:
         return model(batch.inputs)
 
     def logits(self, outputs: Any) -> Tensor:
-        """The tensor that answers are read from: `outputs` itself, its `logits`, or its first element."""
+        """Return the logits: `outputs` itself if it is a tensor, else its `logits`, else its first element."""
         return logits_of(outputs)
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
-        """The scalar that training minimizes, in float32."""
+        """Return the loss that training minimizes, a float32 scalar."""
         raise NotImplementedError(f"{type(self).__name__} must define loss(outputs, batch)")
 
     def distance(self, logits: Tensor, reference: Tensor, batch: Batch, temperature: float = 1.0) -> Tensor:
-        """How far a model's logits are from another model's on the same batch: a scalar, 0 where they are equal.
+        """Return the distance between the logits of two models on the same batch: a scalar, 0 if they are equal.
 
-        What a model minimizes that learns from another one; of the size of `loss`. Here the mean squared difference.
+        A student minimizes it to learn from a teacher, so it should be on the scale of `loss`. By default, the distance
+        is the mean squared difference.
 
         Args:
-            logits: as `logits` reads them from outputs, float32, with gradients.
-            reference: the other model's, of the same shape.
-            batch: the samples.
-            temperature: softens distributions where the logits are such; the result is multiplied by its square.
+            logits: logits of the student, float32, with gradients.
+            reference: logits of the teacher, of the same shape.
+            batch: samples that both models were run on.
+            temperature: softens probability distributions; multiply the result by its square. Unused by default.
         """
         return F.mse_loss(logits, reference)
 
     def correct(self, outputs: Any, batch: Batch) -> Tensor | None:
-        """Which samples are answered rightly: (N,) bool; None for a task in which nothing is right or wrong."""
+        """Return which samples are answered correctly: (N,) bool; None if the task has no correct answers."""
         return None
 
     def answers(self, outputs: Any) -> Tensor | None:
-        """What is answered, (N, …), for comparing two models sample by sample; None where answers are not discrete."""
+        """Return the answers, (N, …), to compare two models by; None if answers are not discrete."""
         return None
 
     def counted(self, batch: Batch) -> Tensor | None:
-        """Which of the answers count, bool of their shape, where some are mere padding; None for all."""
+        """Return which answers count, bool in the shape of the answers, if some are padding; None for all."""
         return None
 
     def scores(self, outputs: Any, batch: Batch) -> Mapping[str, Tensor | Pooled]:
-        """Further metrics by name: one value a sample, (N,), or what is `Pooled` over the split.
+        """Return further metrics by name: one value per sample, (N,), or `Pooled` over the split.
 
-        `better` says which direction is the better one.
+        List every name in `better` with its better direction.
         """
         return {}
 
     better: ClassVar[Mapping[str, Direction]] = {}
-    """For each name in `scores`, whether `higher` or `lower` is better."""
+    """The better direction, `higher` or `lower`, of each metric in `scores`."""
 
     def mismatch(self, shape: tuple[int, ...], targets: Any) -> str | None:
-        """Why logits of this shape a sample cannot answer these targets (N, …), as a sentence; None if they can."""
+        """Return an error message if logits of this shape per sample do not match the targets (N, …), else None."""
         return None

@@ -18,7 +18,7 @@ from toolkit.params import Params
 from toolkit.recipe.read import PluginUse, Stage
 from toolkit.runner.stage import StageOutcome, perform
 from toolkit.seeding import reseed
-from toolkit.storage.checkpoints import TrainingKeeper
+from toolkit.storage.checkpoints import TrainingCheckpoints
 from toolkit.testing.toys import TOY_MODELS, toy_cnn, toy_data
 from toolkit.training import OnStep, Training, TrainingSettings, fit
 
@@ -63,7 +63,7 @@ class ContractBase:
         reference: nn.Module | None = None,
         data: Data | None = None,
         on_step: OnStep | None = None,
-        keeper: TrainingKeeper | None = None,
+        keeper: TrainingCheckpoints | None = None,
     ) -> StageOutcome:
         reseed(0, 1)
         reference = reference if reference is not None else masks.clone(model)

@@ -15,7 +15,7 @@ from toolkit import masks
 from toolkit.interruption import Interrupted, Stop
 from toolkit.runner.stage import perform
 from toolkit.seeding import reseed
-from toolkit.storage.checkpoints import TrainingKeeper
+from toolkit.storage.checkpoints import TrainingCheckpoints
 from toolkit.storage.run_directory import RunDirectory
 from toolkit.tasks import Batch
 from toolkit.testing.base import ContractBase, made_up, same, state_of
@@ -54,7 +54,7 @@ class TrainingClauses(ContractBase):
         if not steps:  # it is not trained
             return
         self._interrupted(RunDirectory(tmp_path), max(1, len(steps) // 2))
-        keeper = TrainingKeeper(RunDirectory(tmp_path), CONTRACT, Stop())
+        keeper = TrainingCheckpoints(RunDirectory(tmp_path), CONTRACT, Stop())
         assert keeper.settings is not None, "a training was interrupted, and nothing of it was kept"
         assert same(state_of(self._perform(self._trained(), keeper=keeper).model), expected), (
             "losses and step functions keep what they remember in modules (trained_along), or an interrupted training "
@@ -66,10 +66,10 @@ class TrainingClauses(ContractBase):
 
         def on_step(step: int, *_: float) -> None:
             if step == last:
-                stop.take(signal.SIGINT, None)
+                stop.handle(signal.SIGINT, None)
 
         with suppress(Interrupted):
-            self._perform(self._trained(), on_step=on_step, keeper=TrainingKeeper(directory, CONTRACT, stop))
+            self._perform(self._trained(), on_step=on_step, keeper=TrainingCheckpoints(directory, CONTRACT, stop))
 
     def test_it_adds_to_the_training_that_it_is_given(self) -> None:
         if self._stage().finetune is None or not self._loaded().implements("finetune"):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.data.splits import Data
+from toolkit.stored_names import stored_as
 
 CLASSES = 4
 SIDE = 8
@@ -44,6 +45,7 @@ def toy_cnn(channels: int = 8) -> nn.Sequential:
     )
 
 
+@stored_as("toolkit.TiedToy")
 class TiedToy(nn.Module):
     """Two linear layers that share one weight, between two that do not."""
 
@@ -61,6 +63,7 @@ class TiedToy(nn.Module):
         return self.leave(torch.relu(self.second(hidden)))
 
 
+@stored_as("toolkit.LSTMToy")
 class LSTMToy(nn.Module):
     """Reads a picture row by row and answers from the last state."""
 
@@ -74,6 +77,7 @@ class LSTMToy(nn.Module):
         return self.leave(states[:, -1])
 
 
+@stored_as("toolkit.TransformerToy")
 class TransformerToy(nn.Module):
     """One transformer block over a picture's rows, between two linear layers."""
 
@@ -87,6 +91,7 @@ class TransformerToy(nn.Module):
         return self.leave(self.block(self.enter(inputs.squeeze(1))).flatten(1))
 
 
+@stored_as("toolkit.OutputsToy")
 class OutputsToy(nn.Module):
     """Two convolutions and a linear layer; returns a dictionary of `logits` (N, 4) and `features` (N, 8)."""
 

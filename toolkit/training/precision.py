@@ -1,13 +1,12 @@
-"""`precision = "auto"`: both precisions timed on a copy, the faster one taken and written into the recipe."""
+"""`precision = "auto"`: both precisions are timed on copies, and the faster one is written into the resolved recipe."""
 
 from __future__ import annotations
 
 import copy
-import math
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import get_args
 
 import torch
@@ -16,30 +15,39 @@ from torch import nn
 from toolkit import masks
 from toolkit.data.splits import Data
 from toolkit.errors import TrainingError
+from toolkit.tasks import Batch, Task
+from toolkit.timing import time_in_turn
 from toolkit.training import Precision, Training, training_mode
 from toolkit.training.step import training_loss
 
-WARM_UP, TIMED = 2, 5
+WARM_UP_ROUNDS, ROUNDS = 2, 5
 
 
 def with_fixed_precision(model: nn.Module, training: Training, data: Data) -> Training:
-    """The same training, with `auto` replaced by the precision whose forward and backward pass is faster here.
+    """The same training, with `auto` replaced by the precision whose forward and backward pass is faster.
 
-    A precision in which the model cannot be run on this processor is not taken.
+    A precision that this processor cannot run the model in is not a candidate.
     """
     if training.settings.precision != "auto":
         return training
-    candidates = [name for name in get_args(Precision) if name != "auto"]
-    trainings = [
-        replace(training, settings=training.settings.model_copy(update={"precision": name})) for name in candidates
-    ]
-    with torch.random.fork_rng(), _restored(training.modules):
-        return min(trainings, key=lambda candidate: _seconds_if_any(masks.clone(model), candidate, data))
+    trainings = {name: _in_precision(training, name) for name in get_args(Precision) if name != "auto"}
+    batch = data.example(training.settings.batch_size or data.batch_size)
+    with torch.random.fork_rng(), _restored(training.modules), ExitStack() as modes:
+        passes: dict[str, Callable[[], None]] = {}
+        for name, candidate in trainings.items():
+            twin = masks.clone(model)
+            modes.enter_context(training_mode(twin, candidate, data))
+            passes[name] = partial(_pass, twin, candidate, data.task, batch)
+        return trainings[_fastest(passes, data.device)]
+
+
+def _in_precision(training: Training, name: Precision) -> Training:
+    return replace(training, settings=training.settings.model_copy(update={"precision": name}))
 
 
 @contextmanager
 def _restored(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """What helper modules learn inside, such as statistics of batch norm, they forget."""
+    """Undo at the end what helper modules learned inside, such as the statistics of batch norms."""
     states = [copy.deepcopy(module.state_dict()) for module in modules]
     yield
     for module, state in zip(modules, states, strict=True):
@@ -47,21 +55,23 @@ def _restored(modules: Sequence[nn.Module]) -> Iterator[None]:
         module.zero_grad()
 
 
-def _seconds_if_any(model: nn.Module, training: Training, data: Data) -> float:
+def _pass(model: nn.Module, training: Training, task: Task, batch: Batch) -> None:
+    """One forward and backward pass."""
+    model.zero_grad()
+    training_loss(model, training, task, batch).backward()
+
+
+def _fastest(passes: Mapping[str, Callable[[], None]], device: torch.device) -> str:
+    runnable = {name: run for name, run in passes.items() if _warms_up(run)}
+    if len(runnable) < 2:
+        return next(iter(runnable or passes))
+    return time_in_turn(runnable, 0.0, min_rounds=ROUNDS, device=device).fastest
+
+
+def _warms_up(run: Callable[[], None]) -> bool:
     try:
-        return _seconds(model, training, data)
+        for _ in range(WARM_UP_ROUNDS):
+            run()
     except TrainingError:
-        return math.inf
-
-
-def _seconds(model: nn.Module, training: Training, data: Data) -> float:
-    batch = data.example(training.settings.batch_size or data.batch_size)
-    times = []
-    with training_mode(model, training, data):
-        for _ in range(WARM_UP + TIMED):
-            started = time.perf_counter()
-            training_loss(model, training, data.task, batch).backward()
-            if data.device.type == "cuda":
-                torch.cuda.synchronize(data.device)
-            times.append(time.perf_counter() - started)
-    return sorted(times[WARM_UP:])[TIMED // 2]
+        return False
+    return True

@@ -178,6 +178,7 @@ def test_the_size_of_gradients_hardly_depends_on_the_temperature() -> None:
 
 
 @pytest.mark.parametrize(("alpha", "temperature"), [(0.3, 1.0), (0.7, 4.0), (0.95, 10.0)])
+@pytest.mark.smoke
 def test_a_stage_trains_with_both_terms(alpha: float, temperature: float) -> None:
     model, spy = trained(), Spy()
     distillation = step("distillation", student=STUDENT, alpha=alpha, temperature=temperature)
@@ -342,9 +343,9 @@ def test_the_teacher_sees_samples_of_a_dataset_in_every_epoch(counting: nn.Modul
 def test_logits_that_do_not_fit_into_memory_are_computed_in_every_epoch(
     counting: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(teachers_module, "LARGEST_CACHE_BYTES", 200 * 4 * 4)
+    monkeypatch.setattr(teachers_module, "MAX_CACHE_BYTES", 200 * 4 * 4)
     assert samples_seen(counting, toy_data(200), epochs=2) == 200 + PROBED
-    monkeypatch.setattr(teachers_module, "LARGEST_CACHE_BYTES", 200 * 4 * 4 - 1)
+    monkeypatch.setattr(teachers_module, "MAX_CACHE_BYTES", 200 * 4 * 4 - 1)
     Counting.seen = 0
     assert samples_seen(counting, toy_data(200), epochs=2) == 400 + PROBED
 

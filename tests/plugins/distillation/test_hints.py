@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from toolkit_distillation.comparing import LARGEST_GROUP, attention_loss, fitnets_loss, relational_loss
+from toolkit_distillation.comparing import MAX_GROUP, attention_loss, fitnets_loss, relational_loss
 from toolkit_distillation.features import catching, first_tensor, probe
 from toolkit_distillation.hints import Hint, make_hints
 from toolkit_distillation.initialisation import copy_tensors
@@ -79,6 +79,7 @@ def halved(features: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (5, 3, 7), (5, 3, 4, 6), (5, 3, 2, 2, 2)])
+@pytest.mark.smoke
 def test_fitnets_is_the_mean_squared_difference(shape: tuple[int, ...]) -> None:
     one, other = torch.randn(shape), torch.randn(shape)
     expected = np.mean((one.double().numpy() - other.double().numpy()) ** 2)
@@ -104,6 +105,7 @@ def attention_formula(student: Tensor, teacher: Tensor) -> float:
 
 
 @pytest.mark.parametrize("positions", [(9,), (4, 6), (2, 3, 2)])
+@pytest.mark.smoke
 def test_attention_is_that_of_the_formula(positions: tuple[int, ...]) -> None:
     student, teacher = torch.randn(6, 3, *positions), torch.randn(6, 8, *positions)
     assert attention_loss(student, teacher).item() == pytest.approx(attention_formula(student, teacher), rel=1e-4)
@@ -139,6 +141,7 @@ def relational_formula(student: np.ndarray, teacher: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("shapes", [((5, 3), (5, 7)), ((6, 3, 2), (6, 4)), ((4, 2, 3, 3), (4, 5, 4, 4))])
+@pytest.mark.smoke
 def test_relational_is_that_of_the_formula(shapes: tuple[tuple[int, ...], ...]) -> None:
     student, teacher = (torch.randn(shape) + 5 for shape in shapes)
     expected = relational_formula(student.flatten(1).double().numpy(), teacher.flatten(1).double().numpy())
@@ -153,12 +156,10 @@ def test_relational_sees_neither_scale_nor_place_nor_rotation() -> None:
 
 
 def test_relational_takes_large_batches_in_groups() -> None:
-    count = LARGEST_GROUP + 6
+    count = MAX_GROUP + 6
     student, teacher = torch.randn(count, 3), torch.randn(count, 3)
-    losses = [
-        relational_loss(student[part], teacher[part]) for part in (slice(LARGEST_GROUP), slice(LARGEST_GROUP, None))
-    ]
-    expected = (LARGEST_GROUP * losses[0] + 6 * losses[1]) / count
+    losses = [relational_loss(student[part], teacher[part]) for part in (slice(MAX_GROUP), slice(MAX_GROUP, None))]
+    expected = (MAX_GROUP * losses[0] + 6 * losses[1]) / count
     assert relational_loss(student, teacher).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
@@ -312,8 +313,14 @@ class Returning(nn.Module):
         ("never", "'never' of the student does not run in a pass through the model"),
         ("twice", "'twice' of the student runs 2 times in one pass: name a module that runs once"),
         ("none", "'none' of the student returns no tensor"),
-        ("turned", "'turned' of the student returns (64, 3) for 3 samples, which have to come first, each with values"),
-        ("single", "'single' of the student returns (3,) for 3 samples, which have to come first, each with values"),
+        (
+            "turned",
+            "'turned' of the student returns (64, 3) for 3 samples, but the samples must come first, each with values",
+        ),
+        (
+            "single",
+            "'single' of the student returns (3,) for 3 samples, but the samples must come first, each with values",
+        ),
     ],
 )
 def test_what_cannot_be_a_hint_is_said(path: str, sentence: str) -> None:
@@ -332,8 +339,8 @@ def test_everything_wrong_with_hints_is_said_at_once() -> None:
     for part in (
         "the student has no module 'conv' (it has 0, 1, 2, 3, 4, 5, 6)",
         "the teacher has no module 'first' (it has 0, 1, 2, 3)",
-        "'1' to '3' by fitnets: features of (8, 4, 4) and (32,) a sample differ in their dimensions, only 'relational'",
-        "'1' to '6' by attention: features of (4,) and (32,) a sample have no positions to look at",
+        "'1' to '3' by fitnets: features of (8, 4, 4) and (32,) per sample differ in the number of dimensions",
+        "'1' to '6' by attention: features of (4,) and (32,) per sample have no positions to attend to",
     ):
         assert part in str(caught.value)
 
@@ -506,10 +513,10 @@ def test_tensors_are_copied_where_name_and_shape_agree() -> None:
     note = copy_tensors(student, teacher)
     assert torch.equal(student.state_dict()["3.bias"], teacher.state_dict()["3.bias"])
     assert all(torch.equal(student.state_dict()[name], before[name]) for name in before if name != "3.bias")
-    assert note.text == "1 of 4 tensors, 1.0% of the values, began as the teacher's"
+    assert note.text == "1 of 4 tensors, 1.0% of the values, were copied from the teacher"
     rows = {row["tensor"]: row for row in note.table}
     assert (rows["3.bias"]["teacher's"], rows["3.bias"]["why not"]) == ("3.bias", "")
-    assert rows["1.weight"]["why not"] == "is (6, 64) and in the teacher (32, 64)"
+    assert rows["1.weight"]["why not"] == "is (6, 64), but (32, 64) in the teacher"
 
 
 def deep(layers: int) -> nn.Sequential:
@@ -551,7 +558,9 @@ def test_a_student_begins_as_its_teacher_and_says_so() -> None:
 
 
 def test_a_student_that_shares_nothing_with_its_teacher_is_refused() -> None:
-    with pytest.raises(TechniqueError, match=r"initialize finds no tensor of the student in the teacher: 'lstm.weight"):
+    with pytest.raises(
+        TechniqueError, match=r"initialize cannot copy any tensor of the student from the teacher: 'lstm.weight"
+    ):
         run(trained(), step(student={"source": "toolkit.testing:toy_lstm"}, initialize=True))
 
 
@@ -582,14 +591,13 @@ technique = "quantization"
 """
 
 
-@pytest.mark.usefixtures("no_page")
 def test_a_recipe_with_hints_runs_and_its_resolved_form_repeats_it(recipe_run: Any, tmp_path: Path) -> None:
     outcome = recipe_run(RECIPE)
     assert outcome.error == ""
     rows = outcome.rows[1]["distillation.hints"].table
     assert [row["loss"] for row in rows] == ["fitnets", "attention", "relational"]
     assert all(row["after"] < row["before"] for row in rows)
-    assert "began as the teacher's" in outcome.rows[1]["distillation.initialized"].text
+    assert "were copied from the teacher" in outcome.rows[1]["distillation.initialized"].text
     assert outcome.rows[2]["pruning.sparsity"] == 0.5
     assert {"distillation.agreement_1", "distillation.agreement_2"} <= outcome.rows[2].values.keys()
     assert hooks_on(outcome.model) == 0
@@ -605,15 +613,15 @@ def test_a_recipe_with_hints_runs_and_its_resolved_form_repeats_it(recipe_run: A
         ('hints = [{ teacher = "3", student = "3", weight = 0.0 }]', "params.hints.1.weight: must be greater than 0"),
         ('hints = [{ teacher = "3", studnet = "3" }]', "did you mean 'student'?"),
         ('hints = [{ teacher = "", student = "3" }]', "params.hints.1.teacher: "),
-        ('hints = [{ teacher = "3", student = "3", of = 2 }]', "hint 1 is of teacher 2, and there is only one"),
-        ('teacher = "input", teachers = ["reference"]', "both teacher and teachers are given: put the one among the"),
+        ('hints = [{ teacher = "3", student = "3", of = 2 }]', "hint 1 is of teacher 2, but there is only one"),
+        ('teacher = "input", teachers = ["reference"]', "teacher and teachers are both set: put all of them into"),
         ('teachers = ["reference", "inptu"]', "params.teachers.2: "),
-        ('teachers = [{ source = "lenet5" }]', "a 'lenet5' without weights has nothing to teach"),
-        ('teachers = ["input", "reference"], shares = [1.0]', "1 shares are given for 2 teachers"),
+        ('teachers = [{ source = "lenet5" }]', "'lenet5' without weights has nothing to teach"),
+        ('teachers = ["input", "reference"], shares = [1.0]', "there are 1 shares for 2 teachers"),
         ('teachers = ["input", "reference"], shares = [1.0, 0.0]', "params.shares.2: must be greater than 0"),
         ('teachers = ["input", "reference"], alpha = 0.0', "teacher 1 teaches nothing: alpha is 0, and no hint"),
-        ('layers = { "1" = "2" }', "layers are given, which say how to initialize: set initialize = true"),
-        ("initialize = true", "initialize is for a student without weights of its own"),
+        ('layers = { "1" = "2" }', "layers only matters for initialize: set initialize = true"),
+        ("initialize = true", "initialize needs a student that has no weights of its own"),
     ],
 )  # fmt: skip
 def test_what_a_recipe_cannot_mean_is_said(params: str, sentence: str, tmp_path: Path) -> None:
@@ -625,7 +633,6 @@ def test_what_a_recipe_cannot_mean_is_said(params: str, sentence: str, tmp_path:
     assert sentence in str(caught.value)
 
 
-@pytest.mark.usefixtures("no_page")
 def test_wrong_paths_end_the_run_before_the_stage_trains(recipe_run: Any) -> None:
     outcome = recipe_run(RECIPE.replace('teacher = "6", student = "6"', 'teacher = "66", student = "conv"'))
     assert "refused in finetune: the student has no module 'conv'" in outcome.error

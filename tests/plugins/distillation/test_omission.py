@@ -36,6 +36,7 @@ def test_positions_of_all_other_classes() -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+@pytest.mark.smoke
 def test_the_loss_is_that_of_the_other_samples(alpha: float) -> None:
     teacher, spy, data, student = trained(), Spy(), toy_data(256), {"source": "toolkit.testing:toy_mlp"}
     params: dict[str, Any] = {"student": student, "alpha": alpha, "temperature": 2.0, "without_classes": [1, 3]}
@@ -104,7 +105,7 @@ def test_two_techniques_that_leave_samples_out_leave_out_both() -> None:
 @pytest.mark.parametrize(
     ("classes", "sentence"),
     [
-        ([4], "without_classes has 4, and the classes of the model are 0 to 3"),
+        ([4], "without_classes lists 4, but the model has classes 0 to 3"),
         ([0, 1, 2, 3], "without_classes leaves none of the 64 training samples: leave fewer classes out"),
     ],
 )
@@ -115,11 +116,11 @@ def test_classes_that_cannot_be_left_out_are_refused(classes: list[int], sentenc
 
 @pytest.mark.parametrize("task", [MultiLabel(), TokenClassification()])
 def test_a_task_without_one_class_a_sample_is_refused(task: Any) -> None:
-    with pytest.raises(TechniqueError, match=f"one class a sample, and this is a {type(task).__name__}"):
+    with pytest.raises(TechniqueError, match=f"one class per sample, but the task is {type(task).__name__}"):
         run(toy_mlp(), step("distillation", without_classes=[0]), data=replace(toy_data(64), task=task))
 
 
-@pytest.mark.parametrize(("classes", "sentence"), [([-1], "greater than or equal to 0"), ([2, 2], "2 is given twice")])
+@pytest.mark.parametrize(("classes", "sentence"), [([-1], "greater than or equal to 0"), ([2, 2], "2 is listed twice")])
 def test_numbers_that_are_no_classes_are_refused(classes: list[int], sentence: str) -> None:
     with pytest.raises(ValidationError, match=sentence):
         step("distillation", without_classes=classes)

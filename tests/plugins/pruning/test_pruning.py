@@ -78,6 +78,7 @@ def layers_of(model: nn.Module) -> list[tuple[nn.Module, str]]:
 
 @pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("make", [toy_mlp, toy_cnn])
+@pytest.mark.smoke
 def test_global_scope_chooses_what_global_unstructured_chooses(make: Any, sparsity: float) -> None:
     model = make()
     ours = pruned(model, sparsity=sparsity)
@@ -167,7 +168,7 @@ def test_nothing_else_is_pruned_and_that_is_said() -> None:
     after = pruned(model, sparsity=0.5)
     assert masks.current(after).keys() == {"head.weight"}
     assert measured(after, model, sparsity=0.5)["layers"].text == (
-        "embedding.weight is never pruned: it is the Embedding's"
+        "embedding.weight is never pruned, because it belongs to a layer of kind Embedding"
     )
 
 
@@ -343,7 +344,7 @@ def test_a_weight_shared_with_an_embedding_is_left_alone_and_said_to_be() -> Non
     model.head.weight = model.embed.weight  # type: ignore[union-attr]
     after = pruned(model, sparsity=0.5)
     assert masks.current(after).keys() == {"middle.weight"}
-    assert "head is left alone: its weight is also" in measured(after, model)["layers"].text
+    assert "head is left alone: it shares its weight" in measured(after, model)["layers"].text
     with pytest.raises(toolkit.TechniqueError, match=r"no layer is left to prune \(head: .*embed\.weight"):
         pruned(model, layers=["head"])
 
@@ -527,8 +528,8 @@ def test_a_pattern_implies_its_sparsity() -> None:
 @pytest.mark.parametrize(
     ("values", "place", "message"),
     [
-        ({"pattern": "1:4", "sparsity": 0.5}, "pattern", "1:4 means sparsity 0.75, found 0.5"),
-        ({"pattern": "2:4", "schedule": "gradual"}, "pattern", "cannot be reached on a gradual schedule"),
+        ({"pattern": "1:4", "sparsity": 0.5}, "pattern", "1:4 implies sparsity 0.75, found 0.5"),
+        ({"pattern": "2:4", "schedule": "gradual"}, "pattern", "does not work with a gradual schedule"),
         ({"pattern": "4:4"}, "pattern", "0 < N < M, found '4:4'"),
         ({"pattern": "0:4"}, "pattern", "0 < N < M, found '0:4'"),
         ({"pattern": "2 of 4"}, "pattern", "must be 'unstructured' or N:M"),
@@ -633,7 +634,7 @@ def test_measure_counts_only_the_layers_that_were_asked_for() -> None:
     assert measured(pruned(model, sparsity=0.5, layers=["3"]), model, layers=["3"])["sparsity"] == 0.5
 
 
-class Replaced(nn.Module):
+class Replacement(nn.Module):
     """A layer as a quantizer leaves it behind."""
 
     replaces = "Linear"
@@ -650,7 +651,7 @@ def test_measure_reads_layers_that_another_technique_of_the_stage_replaced() -> 
     model = toy_mlp()
     after = pruned(model, sparsity=0.75)
     for name in ("1", "3"):
-        after.register_module(name, Replaced(after.get_submodule(name)))
+        after.register_module(name, Replacement(after.get_submodule(name)))
     assert measured(after, model)["sparsity"] == 0.75
 
 

@@ -8,7 +8,6 @@ import pytest
 import toolkit_pruning
 import torch
 from toolkit_pruning import Params
-from toolkit_pruning.quality import Quality
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
@@ -62,9 +61,10 @@ def test_every_layer_is_pruned_alone_to_every_sparsity(make: Any) -> None:
     ]
     assert max(row[DROP] for row in expected) > 10
     assert note.plot == toolkit.Plot("sparsity", DROP, "layer")
-    assert note.text.startswith("each layer pruned alone, on 64 samples of validation, where accuracy is ")
+    assert note.text.startswith("each layer pruned alone, on 64 samples of validation; accuracy was ")
 
 
+@pytest.mark.smoke
 def test_it_is_not_made_unless_asked_for() -> None:
     prepared = toolkit_pruning.prepare()
     model = toolkit_pruning.optimize(model=toy_mlp(), params=Params(), data=DATA, prepared=prepared)
@@ -102,20 +102,10 @@ def test_sparsities_that_a_layer_has_passed_are_left_out() -> None:
     assert [row["sparsity"] for row in rows if row["layer"] == "3"] == [0.9, 0.95, 0.99]
 
 
-def test_at_most_two_thousand_samples_spread_over_the_split_are_looked_at() -> None:
-    many = 6001
-    sorted_by_class = (DATA.train[0][:1].expand(many, 1, 8, 8), torch.arange(many) * 4 // many)
-    quality = Quality(replace(DATA, validation=sorted_by_class), 2000)
-    assert quality.samples == 2000
-
-    class Always(nn.Module):
-        def forward(self, inputs: Tensor) -> Tensor:
-            return nn.functional.one_hot(torch.full((len(inputs),), 2), 4).float()
-
-    assert quality.of(Always()) == pytest.approx(0.25, abs=0.002)
-    assert scanned(toy_mlp(4), replace(DATA, validation=sorted_by_class)).text.startswith(
-        "each layer pruned alone, on 2000 samples of validation"
-    )
+def test_at_most_two_thousand_samples_are_looked_at() -> None:
+    many = (DATA.train[0][:1].expand(6001, 1, 8, 8), torch.zeros(6001, dtype=torch.long))
+    note = scanned(toy_mlp(4), replace(DATA, validation=many), layers=["3"])
+    assert note.text.startswith("each layer pruned alone, on 2000 samples of validation; ")
 
 
 def test_without_a_validation_split_it_looks_at_train() -> None:
@@ -136,7 +126,7 @@ def test_a_task_with_nothing_but_a_loss_is_told_how_that_rises() -> None:
     with torch.no_grad():
         before = float((model(inputs).mean(1) - targets).square().mean())
     note = scanned(model, data, layers=["3"])
-    assert f"where loss is {before:.4g} before" in note.text
+    assert f"loss was {before:.4g} before" in note.text
     assert note.plot == toolkit.Plot("sparsity", "rise of loss (%)", "layer")
     twin = masks.clone(model)
     prune.l1_unstructured(twin[3], "weight", amount=0.99)  # type: ignore[index]
@@ -151,14 +141,10 @@ def explained(outputs: Any, batch: toolkit.Batch) -> toolkit.Pooled:
     return toolkit.Pooled(parts, lambda means: 1 - means[0] / (means[2] - means[1].square()))
 
 
-def test_a_pooled_metric_is_computed_over_all_samples() -> None:
+def test_a_pooled_metric_below_zero_drops_in_percent() -> None:
     inputs, targets = DATA.validation  # type: ignore[misc]
     data = toolkit.Data(train=(inputs, targets.float()), task=Plain(), metrics={"explained": explained}, batch_size=24)
-    model = toy_mlp().eval()
-    with torch.no_grad():
-        residual = (model(inputs).mean(1) - targets).square().mean() / targets.float().var(unbiased=False)
-    assert Quality(data, 2000).of(model) == pytest.approx(float(1 - residual), rel=1e-4)
-    assert "drop of explained (%)" in scanned(model, data).table[0]  # for it is below 0
+    assert "drop of explained (%)" in scanned(toy_mlp(), data).table[0]
 
 
 RECIPE = """
@@ -172,6 +158,7 @@ finetune = { epochs = 1 }
 """
 
 
+@pytest.mark.page
 def test_in_a_run_it_is_drawn_on_the_page_and_a_table_elsewhere(recipe_run: Any) -> None:
     outcome = recipe_run(RECIPE)
     assert outcome.error == ""
@@ -187,7 +174,6 @@ def test_in_a_run_it_is_drawn_on_the_page_and_a_table_elsewhere(recipe_run: Any)
 
 
 @pytest.mark.cache
-@pytest.mark.usefixtures("no_page")
 def test_it_comes_back_from_the_cache(tmp_path: Path) -> None:
     data = '[data]\nsource = "toolkit.testing:toy_data"\n[measure]\nbudget = 0.1\n'
     (tmp_path / "recipe.toml").write_text(data + RECIPE)

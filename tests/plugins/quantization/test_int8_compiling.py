@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch._inductor.config
-from toolkit_quantization import Params, compiling, convert, kernels, relative_error
-from toolkit_quantization.compiling import CompilableInt8Linear, UncompiledInt8Linear, compiled
+from toolkit_quantization import Params, convert, inductor, kernels, relative_error
+from toolkit_quantization.inductor import CompilableInt8Linear, UncompiledInt8Linear, compiled
 from toolkit_quantization.torchao_int8 import TorchaoInt8Linear
 from torch import nn
 
@@ -45,7 +45,7 @@ def test_a_compiled_model_gives_what_the_model_gives_for_each_size_and_row():
 def test_where_onednn_saturates_the_layers_run_as_they_are_in_what_is_compiled(monkeypatch):
     """Tracing them would multiply by `_int_mm`, which is dozens of times slower than float there."""
     given = []
-    monkeypatch.setattr(compiling, "is_exact", lambda pack: False)
+    monkeypatch.setattr(inductor, "is_exact", lambda pack: False)
     monkeypatch.setattr(kernels, "PACK", kernels.fbgemm_signs_packed)
     monkeypatch.setattr(torch, "compile", lambda model, **options: given.append(model) or model)
     model = convert(nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10)), Params()).eval()
@@ -61,7 +61,7 @@ def test_where_onednn_saturates_the_layers_run_as_they_are_in_what_is_compiled(m
 @pytest.mark.parametrize("onednn_is_exact", [False, True])
 def test_layers_of_other_engines_are_compiled_as_they_are(monkeypatch, onednn_is_exact):
     given = []
-    monkeypatch.setattr(compiling, "is_exact", lambda pack: onednn_is_exact)
+    monkeypatch.setattr(inductor, "is_exact", lambda pack: onednn_is_exact)
     monkeypatch.setattr(torch, "compile", lambda model, **options: given.append(model) or model)
     own, other = convert(nn.Sequential(nn.Linear(64, 48), nn.Linear(48, 10)), Params()).eval()
     compiled(nn.Sequential(own, TorchaoInt8Linear(other.weight, other.scale, other.bias)))

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from toolkit_quantization import kernels
-from toolkit_quantization.int8 import MOST_PACKED, Int8Linear, int8_matmul, quantize_per_channel, quantize_rows
+from toolkit_quantization.int8 import MAX_PACKED_INPUTS, Int8Linear, int8_matmul, quantize_per_channel, quantize_rows
 from torch import Tensor, nn
 
 from toolkit import masks
@@ -67,7 +67,7 @@ def test_every_kernel_gives_the_same_bits(kernel, inputs, outputs, bias):
         assert torch.equal(layer(rows.relu()), plain(layer, rows.relu())), count
 
 
-@pytest.mark.parametrize("inputs", [kernels.PIECE, kernels.PIECE + 1, 4 * kernels.PIECE + 3])
+@pytest.mark.parametrize("inputs", [kernels.EXACT_INPUTS, kernels.EXACT_INPUTS + 1, 4 * kernels.EXACT_INPUTS + 3])
 @pytest.mark.parametrize("sign", [1, -1, 0])
 def test_products_that_float32_does_not_hold_are_rounded_once(kernel, inputs, sign):
     weight = torch.randint(120, 128, (9, inputs)) * (torch.randint(0, 2, (9, inputs)) * 2 - 1 if sign == 0 else sign)
@@ -80,6 +80,7 @@ def test_products_that_float32_does_not_hold_are_rounded_once(kernel, inputs, si
         assert torch.equal(layer(rows[some]), expected[some])
 
 
+@pytest.mark.smoke
 def test_every_kernel_rounds_halves_to_even(kernel):
     layer = Int8Linear(torch.eye(64, dtype=torch.int8), torch.ones(64))
     rows = torch.arange(-127, 127, 0.5)[:448].reshape(7, 64).repeat(2, 1)
@@ -90,7 +91,7 @@ def test_every_kernel_rounds_halves_to_even(kernel):
 
 
 def test_sums_may_be_as_large_as_they_get(kernel):
-    for inputs in (MOST_PACKED, MOST_PACKED + 1):
+    for inputs in (MAX_PACKED_INPUTS, MAX_PACKED_INPUTS + 1):
         layer = Int8Linear(torch.full((2, inputs), 127, dtype=torch.int8), torch.ones(2))
         layer.weight[1] = -127
         rows = torch.ones(2, inputs)

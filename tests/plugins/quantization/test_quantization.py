@@ -95,6 +95,7 @@ def threads(request):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.smoke
 def test_rows_are_rounded_to_the_nearest_of_255_steps(dtype):
     rows = (torch.randn(50, 33) * torch.logspace(-4, 4, 50).unsqueeze(1)).to(dtype)
     values, scale = quantize_rows(rows)
@@ -341,7 +342,7 @@ def test_engine_torch_keeps_its_deprecations_to_itself():
 
 def test_engine_torch_is_refused_on_other_devices():
     data = replace(DATA, device=torch.device("cuda"))
-    with pytest.raises(toolkit.TechniqueError, match="runs on the CPU only, and this run is on cuda"):
+    with pytest.raises(toolkit.TechniqueError, match="runs on CPU only, but this run is on cuda"):
         toolkit_quantization.prepare(params=Params(engine="torch"), data=data)
 
 
@@ -404,7 +405,7 @@ def test_patterns_choose_layers():
     assert reasons(model, exclude=["leave", "s*"]) == {"second": "excluded by 's*'", "leave": "excluded by 'leave'"}
     model = quantize(TiedToy(), layers=["[fs]*"])
     assert isinstance(model.first, Int8Linear)
-    assert reasons(model, layers=["[fs]*"]) == dict.fromkeys(("enter", "leave"), "not among the layers asked for")
+    assert reasons(model, layers=["[fs]*"]) == dict.fromkeys(("enter", "leave"), "not selected by layers")
 
 
 @pytest.mark.parametrize("field", ["layers", "exclude"])
@@ -417,11 +418,11 @@ def test_a_pattern_that_matches_nothing_is_refused_with_the_known_names(field):
     ("model", "params", "message"),
     [
         (toy_cnn(), {"exclude": ["[036]"]}, r"nothing to quantize: BatchNorm2d: not a kind .*; excluded by '\[036\]'"),
-        (toy_cnn(), {"layers": ["1"]}, "nothing to quantize: BatchNorm2d: not a kind .*; not among the layers asked"),
+        (toy_cnn(), {"layers": ["1"]}, "nothing to quantize: BatchNorm2d: not a kind .*; not selected by layers"),
         (toy_cnn(), {"layers": ["0"], "engine": "torch"}, "nothing to quantize: Conv2d: engine 'torch' has int8"),
         (nn.Flatten(), {}, "nothing to quantize: no layer has float weights"),
         (nn.Sequential(own_layer(64, 4)), {}, "nothing to quantize: no layer has float weights"),
-        (nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), {}, "'1.weight' is not there yet: run the lazy model"),
+        (nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), {}, "'1.weight' is not initialized yet: run the lazy model"),
     ],
 )
 def test_what_cannot_be_quantized_is_refused_before_anything_is_changed(model, params, message):

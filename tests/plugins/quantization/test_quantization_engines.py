@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 import toolkit_quantization
 import torch
-from toolkit_quantization import Params, choosing, compiled, engines, relative_error, worthwhile
-from toolkit_quantization.compiled import Compiled
+from toolkit_quantization import Params, compile_choice, engine_choice, engines, relative_error, self_compiling
 from toolkit_quantization.int8 import Int8Linear, TorchInt8Linear
-from toolkit_quantization.turns import times_in_turn
+from toolkit_quantization.model_timing import time_models
+from toolkit_quantization.self_compiling import Compiled
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -127,7 +127,7 @@ def timed(monkeypatch):
                 for position, size in enumerate(batch_sizes)
             }
 
-        monkeypatch.setattr(choosing, "times_in_turn", times)
+        monkeypatch.setattr(engine_choice, "time_models", times)
         return asked
 
     return say
@@ -183,7 +183,7 @@ def test_the_batch_sizes_may_be_given(timed, monkeypatch):
 
 def test_engine_torch_is_no_candidate_elsewhere():
     reason = engines.ENGINES["torch"].why_unavailable(torch.device("cuda"))
-    assert reason == "it runs on the CPU only, and this run is on cuda"
+    assert reason == "it runs on CPU only, but this run is on cuda"
 
 
 class Slow(nn.Module):
@@ -198,8 +198,8 @@ class Slow(nn.Module):
 
 
 def test_models_are_timed_in_turn(monkeypatch):
-    monkeypatch.setattr("toolkit_quantization.turns.SECONDS", 0.05)
-    found = times_in_turn({"slow": Slow(400), "quick": Slow(1)}, DATA, [1, 64])
+    monkeypatch.setattr("toolkit_quantization.model_timing.BUDGET_S", 0.05)
+    found = time_models({"slow": Slow(400), "quick": Slow(1)}, DATA, [1, 64])
     assert list(found) == [1, 64]
     assert all(times["slow"] > 10 * times["quick"] > 0 for times in found.values())
 
@@ -222,9 +222,8 @@ params = { engine = "auto", max_drop = 5.0, batch_sizes = [64] }
 
 
 @pytest.mark.cache
-@pytest.mark.usefixtures("no_page")
 def test_the_resolved_recipe_names_the_engine_and_repeats_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr("toolkit_quantization.turns.SECONDS", 0.05)
+    monkeypatch.setattr("toolkit_quantization.model_timing.BUDGET_S", 0.05)
     recipe = tmp_path / "auto.toml"
     recipe.write_text(AUTO)
     first = toolkit.run(recipe, output=tmp_path / "first")
@@ -293,7 +292,7 @@ def compiling(monkeypatch):
 
         return call
 
-    monkeypatch.setattr(compiled.torch, "compile", fake)
+    monkeypatch.setattr(self_compiling.torch, "compile", fake)
     return made
 
 
@@ -311,7 +310,7 @@ def taking(monkeypatch):
                 for size, ratio in zip(batch_sizes, ratios, strict=True)
             }
 
-        monkeypatch.setattr(worthwhile, "times_in_turn", times)
+        monkeypatch.setattr(compile_choice, "time_models", times)
         return asked
 
     return say
@@ -342,7 +341,9 @@ def test_on_auto_a_model_compiles_itself_where_that_is_faster(compiling, taking)
     assert asked == [(["as it is", "compiled"], [1, 64])]
     assert isinstance(model, Compiled)
     assert resolved.compile is True
-    assert values["compile"].text == ("compiled, the model is faster over all batch sizes than as it is, timed in turn")
+    assert values["compile"].text == (
+        "compiled, because that is faster over all batch sizes on this machine (timed in turn)"
+    )
     assert values["compile"].table == [{"compiled time of uncompiled @1": 1.5, "compiled time of uncompiled @64": 0.5}]
 
 
@@ -352,7 +353,7 @@ def test_on_auto_a_model_stays_as_it_is_where_compiled_it_is_slower(compiling, t
     assert asked == [(["as it is", "compiled"], [2, 3, 5])]
     assert not isinstance(model, Compiled)
     assert resolved.compile is False
-    assert values["compile"].text.startswith("left as it is, for compiled it is not faster here")
+    assert values["compile"].text.startswith("not compiled, because that is not faster over all")
 
 
 def test_a_model_that_has_to_compile_itself_does_and_it_is_said_that_this_is_slower(compiling, taking):
@@ -360,14 +361,14 @@ def test_a_model_that_has_to_compile_itself_does_and_it_is_said_that_this_is_slo
     model, values, resolved = quantize(toy_mlp(), compile=True, max_drop=5.0)
     assert isinstance(model, Compiled)
     assert resolved.compile is True
-    assert "not faster here than as it is: leave compile out" in values["compile"].text
+    assert "compiled as asked, though that is not faster on this machine" in values["compile"].text
 
 
 def test_on_auto_what_cannot_be_compiled_stays_as_it_is(uncompilable):
     model, values, resolved = quantize(toy_mlp(), compile="auto", max_drop=5.0)
     assert not isinstance(model, Compiled)
     assert resolved.compile is False
-    assert "it cannot be compiled here: RuntimeError: no C++ compiler" in values["compile"].text
+    assert "that fails on this machine: RuntimeError: no C++ compiler" in values["compile"].text
 
 
 def test_on_auto_an_engine_that_cannot_be_compiled_is_not():
@@ -400,11 +401,11 @@ def uncompilable(monkeypatch):
 
         return call
 
-    monkeypatch.setattr(compiled.torch, "compile", fail)
+    monkeypatch.setattr(self_compiling.torch, "compile", fail)
 
 
 def test_a_model_that_cannot_be_compiled_here_is_refused(uncompilable):
-    message = "the model cannot be compiled here, leave compile out: RuntimeError: no C"
+    message = "the model cannot be compiled on this machine, leave compile out: RuntimeError: no C"
     with pytest.raises(TechniqueError, match=message):
         quantize(toy_mlp(), compile=True, max_drop=5.0)
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import toolkit_quantization
 import torch
-from toolkit_quantization import Findings, Params, guard, selection
+from toolkit_quantization import Findings, Params, float_fallback, selection
+from toolkit_quantization.conversion_cost import MAX_ERROR_ALONE, Judge, Verdict
 from toolkit_quantization.engines import ENGINES
-from toolkit_quantization.guard import fewest
+from toolkit_quantization.float_fallback import fewest
 from toolkit_quantization.int8 import Int8Linear
-from toolkit_quantization.judging import MAX_ERROR_ALONE, Judge, Verdict
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -83,19 +83,20 @@ def check_that_only_the_fragile_layer_is_float(layer: int) -> None:
     assert accuracy(result) >= accuracy(model) - 0.005
     assert values["layers"] == 3
     assert values["drop"] == pytest.approx(100 * (accuracy(model) - accuracy(result)))
-    assert kept(values) == {str(layer): "returned to float, as it cost too much"}
+    assert kept(values) == {str(layer): "returned to float, because it cost too much"}
 
 
 @pytest.mark.parametrize("layer", [3, 5, 7])
+@pytest.mark.smoke
 def test_exactly_the_layer_that_int8_ruins_is_returned_to_float(layer):
     check_that_only_the_fragile_layer_is_float(layer)
 
 
 @pytest.mark.parametrize("broken", ["order", "bounds"])
 def test_a_broken_guard_would_be_noticed(broken, monkeypatch):
-    found = guard.sensitivity
+    found = float_fallback.sensitivity
     if broken == "order":
-        monkeypatch.setattr(guard, "sensitivity", lambda *given: dict(reversed(found(*given).items())))
+        monkeypatch.setattr(float_fallback, "sensitivity", lambda *given: dict(reversed(found(*given).items())))
     else:
         monkeypatch.setattr(Judge, "accepts", lambda judge, verdict: True)
     with pytest.raises((AssertionError, TechniqueError)):
@@ -107,7 +108,7 @@ def test_the_scan_says_what_each_layer_costs_alone():
     _, values = quantize(model)
     note = values["scan"]
     assert note.text == (
-        "each layer quantized alone, on 256 samples of validation; 1 returned to float, those that hurt most first"
+        "each layer quantized alone, on 256 samples of validation; 1 returned to float, the most harmful first"
     )
     assert note.table[0]["layer"] == "5"
     assert {row["layer"] for row in note.table} == {"1", "3", "5", "7"}
@@ -147,14 +148,16 @@ def test_what_nothing_can_repair_is_refused():
     message = (
         r"^int8 costs \d\d\.?\d* points of accuracy on the validation split, more than 0\.5 and changes the outputs by "
         r".* of their size, more than 0\.5, and returning layers to float, even all but one, does not help: exclude "
-        r"layers, take another dtype for them \(overrides\), or raise max_drop or max_error$"
+        r"layers, give them another dtype \(overrides\), or raise max_drop or max_error$"
     )
     with pytest.raises(TechniqueError, match=message):
         quantize(model, data)
 
 
 def test_a_single_layer_that_is_ruined_is_refused():
-    with pytest.raises(TechniqueError, match=r"^int8 costs .*, more than 0\.5: exclude layers, take another dtype"):
+    with pytest.raises(
+        TechniqueError, match=r"^int8 costs .*, more than 0\.5: exclude layers, give them another dtype"
+    ):
         quantize(fragile_mlp(5), layers=["5"])
 
 
@@ -530,7 +533,7 @@ def test_a_run_reports_what_was_repaired_and_keeps_what_earlier_stages_did(recip
     row = outcome.rows[2]
     assert row["quantization.scan"].table[0]["layer"] == "3"
     assert row["quantization.float"].table == [
-        {"layer": "3", "weights": 600, "reason": "returned to float, as it cost too much"}
+        {"layer": "3", "weights": 600, "reason": "returned to float, because it cost too much"}
     ]
     assert row["quantization.drop"] <= 0.5
     assert row["sparsity"] == pytest.approx(outcome.rows[1]["sparsity"], abs=1e-3)
@@ -540,5 +543,5 @@ def test_a_run_reports_what_was_repaired_and_keeps_what_earlier_stages_did(recip
 def test_findings_hold_what_the_report_shows():
     assert toolkit_quantization.measure(model=nn.Flatten(), params=Params(), prepared=Findings()) == {
         "layers": 0,
-        "float": toolkit.Note("nothing with weights", []),
+        "float": toolkit.Note("no layer with weights", []),
     }

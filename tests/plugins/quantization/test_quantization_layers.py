@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import toolkit_quantization
 import torch
@@ -24,10 +25,11 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from torch.utils._pytree import tree_leaves
 
 import toolkit
-from toolkit import masks
+from toolkit import masks, timing
 from toolkit import model_files as artifact
 from toolkit.metrics import counts, macs
 from toolkit.report.layers import layers_of
+from toolkit.timing import Timings
 
 DTYPES = ["int8", "int4", "float16", "bfloat16"]
 
@@ -172,6 +174,7 @@ def test_int8_is_rounded_per_row_with_zeros_kept(name):
 
 
 @pytest.mark.parametrize("name", WITH_PRODUCTS)
+@pytest.mark.smoke
 def test_int8_products_are_those_of_the_same_integers(name):
     layer, int8, inputs = made(name, arithmetic="int8")
     stored = layers.successor(layer)
@@ -647,7 +650,7 @@ def test_on_auto_what_is_stored_does_not_depend_on_what_is_faster(monkeypatch):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4))
     results = []
     for slow in ("float", "int8"):
-        monkeypatch.setattr(toolkit_quantization.arithmetic, "medians_in_turn", lambda *args, slow=slow: times(slow))
+        monkeypatch.setattr(timing, "time_in_turn", lambda *args, slow=slow: times(slow))
         results.append(quantize(model, arithmetic="auto"))
     assert [type(result[1]) for result in results] == [Int8Linear, StoredWeight]
     int8, stored = results
@@ -657,12 +660,13 @@ def test_on_auto_what_is_stored_does_not_depend_on_what_is_faster(monkeypatch):
     assert torch.equal(stored[1].layer.weight.scale, int8[1].scale)
 
 
-def times(slow: str) -> dict[str, float]:
-    return {"before": 1.0, "float": 2.0, "int8": 2.0, slow: 3.0}
+def times(slow: str) -> Timings[str]:
+    seconds = {"before": 1.0, "float": 2.0, "int8": 2.0, slow: 3.0}
+    return Timings({name: np.array([value]) for name, value in seconds.items()})
 
 
 def test_the_report_says_what_was_chosen_and_how_fast_it_is(recipe_run, monkeypatch):
-    monkeypatch.setattr(toolkit_quantization.arithmetic, "medians_in_turn", lambda *args: times("float"))
+    monkeypatch.setattr(timing, "time_in_turn", lambda *args: times("float"))
     outcome = recipe_run('[[stages]]\ntechnique = "quantization"\nparams = { arithmetic = "auto" }')
     assert outcome.error == ""
     row = {"kind": "Linear", "dtype": "int8", "arithmetic": "int8", "time to float": 2.0}
@@ -679,11 +683,11 @@ def test_the_report_says_what_was_chosen_and_how_fast_it_is(recipe_run, monkeypa
 )
 def test_what_was_chosen_by_timing_is_in_the_resolved_recipe_and_needs_none(recipe_run, monkeypatch, slow, chosen):
     waiting = list(slow.values())
-    monkeypatch.setattr(toolkit_quantization.arithmetic, "medians_in_turn", lambda *args: times(waiting.pop(0)))
+    monkeypatch.setattr(timing, "time_in_turn", lambda *args: times(waiting.pop(0)))
     outcome = recipe_run('[[stages]]\ntechnique = "quantization"')
     [stage] = tomllib.loads((outcome.directory / "recipe.toml").read_text())["stages"]
     assert stage["params"]["arithmetic"] == chosen
-    monkeypatch.setattr(toolkit_quantization.arithmetic, "medians_in_turn", None)  # not to be called again
+    monkeypatch.setattr(timing, "time_in_turn", None)  # not to be called again
     again = toolkit.run(outcome.directory / "recipe.toml", output=outcome.directory.parent / "again", cache=False)
     kinds = [
         [row["arithmetic"] for row in found["quantization.arithmetic"].table]
@@ -760,7 +764,7 @@ def test_how_often_a_stored_layer_is_decoded(largest: int, decodings: int, monke
     expected = layers.successor(module, "int8", "float")(inputs)
     decode = Mock(wraps=stored_layers._decoded)
     monkeypatch.setattr(stored_layers, "_decoded", decode)
-    monkeypatch.setattr("toolkit_quantization.stored.LARGEST_KEPT_BYTES", largest)
+    monkeypatch.setattr("toolkit_quantization.stored.MAX_KEPT_BYTES", largest)
     stored = layers.successor(module, "int8", "float")
     for _ in range(3):
         assert torch.equal(stored(inputs), expected)

@@ -37,7 +37,7 @@ def calibration_error(confidence: Tensor, correct: Tensor, bins: int) -> float:
 @toolkit.hookimpl
 def measure(model, params, data):
     """`error` and the mean `confidence`; nothing for a task in which no answer is right or wrong."""
-    split = "test" if data.test is not None else data.decisive
+    split = "test" if data.test is not None else data.selection_split
     confidence, correct = [], []
     for batch in data.batches(split):
         outputs = data.task.forward(model, batch)

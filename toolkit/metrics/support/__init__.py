@@ -1,1 +1,1 @@
-"""What several metrics need: statistics, a model as it is deployed, the process that measures memory."""
+"""What several metrics need: a model as it is deployed, the process that measures memory."""

@@ -9,25 +9,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from toolkit.eval_mode import in_eval_mode
 from toolkit.masks import folded
-
-
-@contextmanager
-def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards every module has the mode it had, also where they differ."""
-    modes = [(module, module.training) for module in model.modules()]
-    if not any(was_training for _, was_training in modes):
-        yield
-        return
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        # Through train(), because some modules do more in it than to set the flag; then one by one.
-        model.train(training)
-        for module, was_training in modes:
-            module.training = was_training
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The packed file: mark, checksum, skeleton, ties, what each tensor's symbols are coded by, and the symbols."""
+"""The packed file: mark, checksum, skeleton, ties, the code of each tensor's symbols, and the symbols."""
 
 from __future__ import annotations
 
@@ -8,96 +8,107 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
-from toolkit.errors import ArtifactError
+from toolkit.errors import ArtifactError, newer_format
 from toolkit.masks import folded
-from toolkit.model_files import Parts, named_tensors, put_together, refuse_unsavable, take_apart
+from toolkit.model_files import plain
 from toolkit.model_files.packed import layers, tensors
 from toolkit.model_files.packed.streams import DamagedError, Reader, Writer
-from toolkit.model_files.safe.archive import read_pickle
+from toolkit.model_files.parts import Parts, allowed, named_tensors, put_together, take_apart
+from toolkit.model_files.safe.allowed import Allowed
+from toolkit.model_files.safe.archive import read_pickle, write_pickle
 from toolkit.model_files.safe.pickle_scan import MAX_BYTES, RefusedError
 from toolkit.model_files.safe.skeleton import open_skeleton, pack_skeleton
 
-MAGIC = b"TKP1"  # its last character is the version
+NAME, FORMAT = b"TKP", 1
+MAGIC = NAME + b"%d" % FORMAT
 CHECKSUM_BYTES = 4
-PLAIN, PICKLED = 0, 1  # skeletons
+PLAIN, PICKLED = 0, 1  # kinds of skeletons
 DICTIONARIES = {PLAIN: layers.DICTIONARY, PICKLED: b""}
-# What a file may ask for. A weight of which one entry in a hundred is not zero, and one of eight values, takes a ninth
-# of a bit for the 32 of each.
-FREE_BYTES, MOST_TIMES = 64 << 20, 1024
+# How much memory a file may ask for. A weight with one entry in a hundred that is not zero, each of eight values, takes
+# a ninth of a bit for the 32 bits of an entry: a ratio of 288.
+FREE_BYTES, MAX_RATIO = 64 << 20, 1024
 
 
 def pack(model: nn.Module) -> bytes:
-    """A model as one file: masks folded in, eval mode; opened again it has the same tensors, bit by bit.
+    """A model as one file, masks folded in and in eval mode; opening it gives the same tensors bit by bit.
 
     Args:
-        model: stays as it is; an `ArtifactError` says what in it cannot be stored.
+        model: is left unchanged; an `ArtifactError` says what in it cannot be stored.
     """
-    refuse_unsavable(model)
-    plain = folded(model).eval()
-    described = layers.describe(plain)
-    parts, slots = take_apart(plain), [path for path, *_ in named_tensors(plain)]
+    plain.pack(model)  # raises for whatever no file can hold
+    packable = folded(model).eval()
+    description = layers.describe(packable)
+    parts, slots = take_apart(packable), [path for path, *_ in named_tensors(packable)]
     writer = Writer()
-    _write_skeleton(writer, described, parts.skeleton)
+    _write_skeleton(writer, description, parts.skeleton)
     writer.number(len(parts.ties))
     for path, source in parts.ties.items():
         writer.number(slots.index(path))
         writer.number(slots.index(source))
-    written = [tensors.write(writer, parts.tensors[path]) for path in slots if path not in parts.ties]
-    for write_symbols in written:
+    started = [tensors.write(writer, parts.tensors[path]) for path in slots if path not in parts.ties]
+    for write_symbols in started:
         write_symbols()
     content = writer.content()
     packed = MAGIC + zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "little") + content
-    _refuse_ratio(list(parts.tensors.values()), len(packed), f"{type(model).__name__} cannot be packed")
+    _check_ratio(list(parts.tensors.values()), len(packed), f"{type(model).__name__} cannot be packed: its tensors")
     return packed
 
 
 def open_packed(path: str | Path, allow: Sequence[type] = ()) -> nn.Module:
-    """The model in a file that `pack` made, on the CPU and in eval mode; nothing in the file is executed.
+    """The model in a file that `pack` made, on the CPU and in eval mode; executes nothing in the file.
 
     Args:
         path: of the file.
-        allow: classes of your own that the network consists of.
+        allow: your own classes that the network consists of.
 
     Raises:
-        ArtifactError: the file is damaged, asks for a class that is not allowed, or for more memory than any model of
-            its length takes.
+        ArtifactError: the file is damaged, was written by a newer version, asks for a class that is not allowed, or for
+            more memory than any model of its length takes.
     """
     try:
         content = Path(path).read_bytes()
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
+    file_format = _format(content)
+    if file_format is not None and file_format > FORMAT:
+        raise ArtifactError(f"{path} {newer_format(file_format, FORMAT)}")
     try:
-        return put_together(_parts(content, allow, str(path)), allow, where=str(path)).eval()
+        return put_together(_parts(content, allowed(allow), str(path)), allow, where=str(path)).eval()
     except (DamagedError, RefusedError) as error:
         raise ArtifactError(f"{path} is damaged or not a packed model: {error}") from error
 
 
-def _parts(content: bytes, allow: Sequence[type], where: str) -> Parts:
+def _format(content: bytes) -> int | None:
+    """The format that a packed file says it has; None for any other file."""
+    digit = content[len(NAME) : len(NAME) + 1]
+    return int(digit) if content.startswith(NAME) and digit.isdigit() else None
+
+
+def _parts(content: bytes, allowed: Allowed, where: str) -> Parts:
     start = len(MAGIC) + CHECKSUM_BYTES
     if content[: len(MAGIC)] != MAGIC:
-        raise DamagedError("it does not begin like one of this version")
+        raise DamagedError("it does not begin with the mark of one")
     if zlib.crc32(content[start:]).to_bytes(CHECKSUM_BYTES, "little") != content[len(MAGIC) : start]:
-        raise DamagedError("its checksum is another one, so it is cut short or was changed")
+        raise DamagedError("its checksum does not match, so it was cut short or changed")
     reader = Reader(content[start:])
     skeleton = _read_skeleton(reader)
-    slots = [(path, meta) for path, _, _, meta in named_tensors(open_skeleton(skeleton, allow, (), where))]
+    slots = [(path, meta) for path, _, _, meta in named_tensors(open_skeleton(skeleton, allowed, where))]
     ties = _read_ties(reader, [path for path, _ in slots])
     metas = {path: meta for path, meta in slots if path not in ties}
-    _refuse_ratio(list(metas.values()), len(content), "its tensors")
-    readers = {path: tensors.read(reader, meta) for path, meta in metas.items()}
+    _check_ratio(list(metas.values()), len(content), f"{where} is not opened: its tensors")
+    started = {path: tensors.read(reader, meta) for path, meta in metas.items()}
     reader.begin_symbols()
     try:
-        found = {path: read_symbols() for path, read_symbols in readers.items()}
-    except (AssertionError, ValueError) as error:  # the coder of a file that was made up
+        read = {path: read_symbols() for path, read_symbols in started.items()}
+    except (AssertionError, ValueError) as error:  # from the coder, if the file was made up
         raise DamagedError(str(error)) from error
-    return Parts(skeleton, found, ties)
+    return Parts(skeleton, read, ties)
 
 
-def _write_skeleton(writer: Writer, described: bytes | None, archive: bytes) -> None:
-    kind, content = (PLAIN, described) if described is not None else (PICKLED, _bare_pickle(archive))
+def _write_skeleton(writer: Writer, description: bytes | None, archive: bytes) -> None:
+    kind, content = (PLAIN, description) if description is not None else (PICKLED, _bare_pickle(archive))
     deflating = zlib.compressobj(9, zlib.DEFLATED, -15, zdict=DICTIONARIES[kind])
     compressed = deflating.compress(content) + deflating.flush()
     writer.number(kind)
@@ -108,29 +119,21 @@ def _write_skeleton(writer: Writer, described: bytes | None, archive: bytes) -> 
 def _read_skeleton(reader: Reader) -> bytes:
     kind = reader.number()
     if kind not in DICTIONARIES:
-        raise DamagedError(f"its skeleton is of the kind {kind}, which is none")
+        raise DamagedError(f"its skeleton is of the unknown kind {kind}")
     compressed = reader.raw(reader.number())
     inflating = zlib.decompressobj(-15, zdict=DICTIONARIES[kind])
     try:
         content = inflating.decompress(compressed, MAX_BYTES)
     except zlib.error as error:
-        raise DamagedError(f"its skeleton is not compressed as it should be: {error}") from error
+        raise DamagedError(f"its skeleton cannot be decompressed: {error}") from error
     if not inflating.eof or inflating.unused_data:
         raise DamagedError(f"its skeleton is cut short, or longer than {MAX_BYTES >> 20} MiB")
-    return pack_skeleton(layers.build(content)) if kind == PLAIN else _archive(content)
+    return pack_skeleton(layers.build(content)) if kind == PLAIN else write_pickle(content)
 
 
 def _bare_pickle(archive: bytes) -> bytes:
-    """What is in the archive that torch writes, without the places of values that nothing comes back to."""
+    """The pickle in torch's archive, without memo entries that nothing refers to."""
     return pickletools.optimize(read_pickle(io.BytesIO(archive)))
-
-
-def _archive(pickled: bytes) -> bytes:
-    file = io.BytesIO()
-    writer = torch._C.PyTorchFileWriter(file)
-    writer.write_record("data.pkl", pickled, len(pickled))
-    writer.write_end_of_file()
-    return file.getvalue()
 
 
 def _read_ties(reader: Reader, slots: Sequence[str]) -> dict[str, str]:
@@ -144,7 +147,7 @@ def _read_ties(reader: Reader, slots: Sequence[str]) -> dict[str, str]:
     return {slots[path]: slots[source] for path, source in ties.items()}
 
 
-def _refuse_ratio(found: Sequence[Tensor], length: int, what: str) -> None:
-    size = sum(tensor.numel() * tensor.itemsize for tensor in found)
-    if size > FREE_BYTES + MOST_TIMES * length:
+def _check_ratio(unpacked: Sequence[Tensor], length: int, what: str) -> None:
+    size = sum(tensor.numel() * tensor.itemsize for tensor in unpacked)
+    if size > FREE_BYTES + MAX_RATIO * length:
         raise ArtifactError(f"{what} take {size} bytes, too many to be unpacked from a file of {length}")

@@ -1,7 +1,7 @@
-"""The skeleton of a network of plain layers in a few dozen bytes: the layers' classes and what they were made with.
+"""The skeleton of a network of plain layers in a few dozen bytes: the classes of the layers and their arguments.
 
-A pickled skeleton says everything that a module holds. Where calling the classes of torch.nn with what they were made
-with gives the very same skeleton, that is all there is to say.
+A pickled skeleton spells out everything that a module holds. Where calling the classes of torch.nn with their arguments
+gives exactly the same skeleton, classes and arguments are enough.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ KINDS: dict[str, type[nn.Module]] = {
     )
 }
 NOT_WRITTEN = ("device", "dtype")
-# What descriptions of networks look like, for deflate to refer to; the likeliest at the end. Part of the format: a
-# changed dictionary reads no earlier file.
+# Typical pieces of descriptions, for deflate to refer to; the likeliest come last. The dictionary is part of the
+# format: with another one, no earlier file can be read.
 DICTIONARY = (
     b'["LayerNorm",["GELU"],["SiLU"],["Hardswish"],["LeakyReLU",["Tanh"],["Sigmoid"],["Softmax",["Identity"],'
     b'["AvgPool1d",["MaxPool1d",["AdaptiveAvgPool1d",["Conv1d",["BatchNorm1d",["Conv3d",["BatchNorm3d",["ReLU6"],'
@@ -43,16 +43,16 @@ MAX_LAYERS, MAX_DEPTH, MAX_SIZES = 10_000, 20, 16
 
 
 def describe(model: nn.Module) -> bytes | None:
-    """What `build` needs to make a model that has the same skeleton as this one; None where it would not.
+    """The description from which `build` makes a model with the same skeleton; None if it would have another one.
 
     Args:
-        model: with plain parameters, in eval mode. Those of a layer are put in the order that its class gives them,
-            which is another one where a mask was folded.
+        model: with plain parameters, in eval mode. Each layer's parameters are put in the order of its class, which
+            folding a mask changes.
     """
     try:
-        content = json.dumps(_described(model), separators=(",", ":")).encode()
+        content = json.dumps(_description(model), separators=(",", ":")).encode()
         built = build(content)
-    except (_OtherError, DamagedError, RecursionError):
+    except (_NotPlainError, DamagedError, RecursionError):
         return None
     for own, new in zip(model.modules(), built.modules(), strict=True):
         if own._parameters.keys() == new._parameters.keys():
@@ -61,29 +61,29 @@ def describe(model: nn.Module) -> bytes | None:
 
 
 def build(content: bytes) -> nn.Module:
-    """The module on `meta`, in eval mode; a `DamagedError` says why there is none."""
+    """The described module on `meta`, in eval mode; a `DamagedError` says why it cannot be built."""
     try:
         with torch.device("meta"):
             return _Builder().module(json.loads(content), 0).eval()
     except DamagedError:
         raise
-    except Exception as error:  # whatever a class says of arguments that somebody made up
+    except Exception as error:  # whatever a class raises for made-up arguments
         raise DamagedError(f"its layers cannot be made: {type(error).__name__}: {error}") from error
 
 
-class _OtherError(Exception):
-    """Not a network of plain layers."""
+class _NotPlainError(Exception):
+    """The network does not consist of plain layers."""
 
 
-def _described(module: nn.Module) -> Any:
+def _description(module: nn.Module) -> Any:
     if type(module) is nn.Sequential:
         children = list(module.named_children())
         if [name for name, _ in children] == [str(place) for place in range(len(children))]:
-            return [_described(child) for _, child in children]
-        return {name: _described(child) for name, child in children}
+            return [_description(child) for _, child in children]
+        return {name: _description(child) for name, child in children}
     kind = KINDS.get(type(module).__name__)
     if type(module) is not kind:
-        raise _OtherError
+        raise _NotPlainError
     arguments = [(_argument(module, name), default) for name, default in _signature(kind)]
     while arguments and arguments[-1][0] == arguments[-1][1]:
         arguments.pop()
@@ -96,14 +96,14 @@ def _signature(kind: type[nn.Module]) -> list[tuple[str, Any]]:
 
 
 def _argument(module: nn.Module, name: str) -> Any:
-    """What a layer was made with, as it keeps it; the sizes of a convolution as one, if they are the same."""
-    value = getattr(module, name, _OtherError)
-    if value is _OtherError:
-        raise _OtherError
+    """The argument that a layer was made with, read from its attribute; equal sizes of a convolution as one."""
+    value = getattr(module, name, _NotPlainError)
+    if value is _NotPlainError:
+        raise _NotPlainError
     if name == "bias":
         return value is not None
     if not isinstance(value, (bool, int, float, str, tuple, type(None))):
-        raise _OtherError
+        raise _NotPlainError
     if isinstance(module, _ConvNd) and isinstance(value, tuple) and len(set(value)) == 1:
         return value[0]
     return value
@@ -113,34 +113,34 @@ class _Builder:
     def __init__(self) -> None:
         self.layers = 0
 
-    def module(self, described: Any, depth: int) -> nn.Module:
+    def module(self, description: Any, depth: int) -> nn.Module:
         self.layers += 1
         if self.layers > MAX_LAYERS or depth > MAX_DEPTH:
-            raise DamagedError("it has more layers than are opened, or layers nested too deeply")
-        if isinstance(described, dict):
+            raise DamagedError(f"it has more than {MAX_LAYERS} layers, or layers nested more than {MAX_DEPTH} deep")
+        if isinstance(description, dict):
             return nn.Sequential(
-                OrderedDict((name, self.module(child, depth + 1)) for name, child in described.items())
+                OrderedDict((name, self.module(child, depth + 1)) for name, child in description.items())
             )
-        if not isinstance(described, list):
-            raise DamagedError(f"a {type(described).__name__} is where a layer should be")
-        if described and isinstance(described[0], str):
-            return self._layer(described[0], described[1:])
-        return nn.Sequential(*(self.module(child, depth + 1) for child in described))
+        if not isinstance(description, list):
+            raise DamagedError(f"it has a value of type {type(description).__name__} in place of a layer")
+        if description and isinstance(description[0], str):
+            return self._layer(description[0], description[1:])
+        return nn.Sequential(*(self.module(child, depth + 1) for child in description))
 
     def _layer(self, name: str, arguments: list[Any]) -> nn.Module:
         kind = KINDS.get(name)
         if kind is None:
-            raise DamagedError(f"its layer '{name}' is none of the plain ones")
+            raise DamagedError(f"it has a layer '{name}', which is not one of the plain layers")
         names = [parameter for parameter, _ in _signature(kind)][: len(arguments)]
         return kind(**dict(zip(names, map(_plain, arguments), strict=True)))
 
 
 def _plain(value: Any) -> Any:
-    """A number, text or None as it is, a list of a few numbers as a tuple."""
+    """An argument of a layer: a number, text or None as it is, a short list of integers as a tuple."""
     if isinstance(value, list):
         if len(value) > MAX_SIZES or not all(isinstance(size, int) for size in value):
-            raise DamagedError("a layer in it is made with a list that no layer takes")
+            raise DamagedError("a layer in it has a list for an argument that no layer takes")
         return tuple(value)
     if isinstance(value, dict):
-        raise DamagedError("a layer in it is made with a table")
+        raise DamagedError("a layer in it has a table for an argument")
     return value

@@ -1,7 +1,7 @@
-"""Where a tensor is not zero: one bit an entry, coded by how many bits of its row and of its column are set.
+"""The positions of the nonzero entries of a tensor: one bit per entry, coded by how full its row and column are.
 
-Whole columns of a pruned weight are often nearly empty, as those of a picture's margin are. Rows and columns have a
-level each, an entry is of the class of the sum of its two levels, and every class has a chance of its own.
+Whole columns of a pruned weight are often nearly empty, such as those of a picture's margin. Each row and each column
+has a level, the sum of an entry's two levels is its class, and every class has its own probability.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CLASSES = 2 * LEVELS
 
 
 class Plan(NamedTuple):
-    """The levels of rows and columns, None where all entries have one chance; and the bytes that it takes."""
+    """The levels of rows and columns, None where all entries have the same chance, and the size in bytes."""
 
     rows: Levels | None
     columns: Levels | None
@@ -27,7 +27,7 @@ class Plan(NamedTuple):
 
 
 def plan(bits: Bits) -> Plan:
-    """The shorter one of one chance for all and levels, for bits (rows, columns)."""
+    """The shorter plan for bits (rows, columns): the same chance for all entries, or levels."""
     single = Plan(None, None, 2 + _cost(bits.reshape(-1), _chances_by_class(bits, _classes(bits.shape, None, None))))
     if min(bits.shape) < 2:
         return single
@@ -40,7 +40,7 @@ def plan(bits: Bits) -> Plan:
 
 
 def write_head(writer: Writer, bits: Bits, plan: Plan) -> NDArray[np.uint16]:
-    """Write what the chances are made of and return them, one for each entry."""
+    """Write what the chances are computed from, and return one chance for each entry."""
     if plan.rows is not None and plan.columns is not None:
         writer.nibbles(plan.rows)
         writer.nibbles(plan.columns)
@@ -71,7 +71,7 @@ def _classes(shape: tuple[int, ...], rows: Levels | None, columns: Levels | None
 
 
 def _levels(bits: Bits) -> tuple[Levels, Levels]:
-    """Log-odds of rows and of columns in steps of one size, of which a sum stands for the log-odds of an entry."""
+    """Log-odds of rows and of columns in steps of the same size, so that sums approximate the log-odds of entries."""
     odds = [_log_odds(bits, axis) for axis in (1, 0)]
     step = max(float(np.ptp(each)) for each in odds) / (LEVELS - 1) or 1.0
     rows, columns = (np.round((each - each.min()) / step).astype(np.uint8) for each in odds)

@@ -1,4 +1,4 @@
-"""A model that takes fewer bytes where little is lost: norms of two numbers a channel, tensors rounded to float16."""
+"""Fewer bytes at a small loss: two numbers per channel for a batch norm, tensors rounded to float16."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from toolkit.errors import InputError
 from toolkit.masks import folded
 from toolkit.patterns import match, unmatched
 
-LARGEST_HALF = float(torch.finfo(torch.float16).max)
+MAX_HALF = float(torch.finfo(torch.float16).max)
 
 
 @torch.no_grad()
 def slimmed(model: nn.Module, half: Sequence[str] = (), norms: bool = False) -> nn.Module:
-    """A copy to be packed, in eval mode; it computes nearly the same, so it is the one to be measured.
+    """A smaller copy to be packed, in eval mode. Measure this one, for its outputs differ slightly.
 
     Args:
         model: with float32 tensors.
-        half: names of tensors as patterns, such as `*bias` or `*`: rounded to float16. A tensor in which values are
-            shared goes on sharing them.
-        norms: a batch norm's mean and variance go into its scale and shift, and so does the bias of the layer before it
-            in an `nn.Sequential`. The scale is not multiplied into that layer, whose entries would share no values
-            any more.
+        half: patterns for the names of the tensors to round to float16, such as `*bias` or `*`. Entries that share a
+            value still share one afterwards.
+        norms: whether to fold the mean and variance of each batch norm into its scale and shift, and with them the bias
+            of the layer before it in an `nn.Sequential`. The scale is not multiplied into that layer, because its
+            entries would no longer share values.
     """
     plain = folded(model).eval()
     if norms:
@@ -42,7 +42,7 @@ def slimmed(model: nn.Module, half: Sequence[str] = (), norms: bool = False) -> 
 
 
 def _move_biases(sequence: nn.Sequential) -> None:
-    """Biases of layers that a batch norm follows are part of its mean."""
+    """Subtract the bias of each layer from the mean of the batch norm that follows it."""
     for before, after in pairwise(sequence):
         bias: Any = getattr(before, "bias", None)
         is_layer = isinstance(before, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
@@ -65,10 +65,10 @@ def _reduce(norm: _BatchNorm) -> None:
 
 
 def _round(tensors: Sequence[tuple[str, Tensor]], patterns: Sequence[str]) -> None:
-    if problem := unmatched(patterns, [name for name, _ in tensors], what="tensor"):
+    if problem := unmatched([name for name, _ in tensors], patterns, what="tensor"):
         raise InputError(problem)
     for name, tensor in tensors:
         if tensor.dtype == torch.float32 and match([name], patterns):
-            if tensor.numel() and float(tensor.abs().max()) > LARGEST_HALF:
+            if tensor.numel() and float(tensor.abs().max()) > MAX_HALF:
                 raise InputError(f"'{name}' has values that float16 cannot hold")
             tensor.copy_(tensor.half())

@@ -1,7 +1,7 @@
-"""The two streams of a packed file: bytes one after the other, and symbols that a range coder makes as short as can be.
+"""The two streams of a packed file: plain bytes, and symbols, which a range coder makes as short as their entropy.
 
-The coder is `constriction`'s (Bamler, "Understanding entropy coding with asymmetric numeral systems", 2022). Every
-probability is a quotient of integers in the file, so that all machines compute the same.
+The coder is that of `constriction` (Bamler, "Understanding entropy coding with asymmetric numeral systems", 2022).
+Every probability is a quotient of integers in the file, so that all machines compute the same one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PART = 1 << 20  # symbols
 
 
 class DamagedError(ValueError):
-    """What is wrong with a packed file, without its name."""
+    """A packed file cannot be read; the message says why, and leaves the file's name to the caller."""
 
 
 class Writer:
@@ -50,34 +50,34 @@ class Writer:
         self._bytes += bytes(low | high << 4 for low, high in zip(even[::2], even[1::2], strict=True))
 
     def bits(self, bits: NDArray[np.bool_], chances: NDArray[np.uint16]) -> None:
-        """Code bits, of which each is set with its chance out of `SCALE`, from 1."""
+        """Code bits, each with its own chance of being set, from 1 to `SCALE`."""
         model = _constriction().stream.model.Bernoulli(perfect=False)
         for part in _parts(len(bits)):
             self._coder.encode(bits[part].astype(np.int32), model, chances[part] / SCALE)
 
     def symbols(self, symbols: NDArray[Any], levels: NDArray[Any]) -> None:
-        """Code symbols, each an index of `levels`, which say how frequent it is."""
+        """Code symbols, each an index into `levels`, which say how frequent each symbol is."""
         model = _categorical(levels)
         for part in _parts(len(symbols)):
             self._coder.encode(symbols[part].astype(np.int32), model)
 
     def content(self) -> bytes:
-        """All that was written."""
+        """Everything that was written."""
         return bytes(self._bytes) + self._coder.get_compressed().astype("<u4").tobytes()
 
 
 class Reader:
-    """Reads what a `Writer` wrote, in the same order: the bytes first, and then, after `begin_symbols`, the symbols."""
+    """Reads what a `Writer` wrote, in the same order: first the bytes and then, after `begin_symbols`, the symbols."""
 
     def __init__(self, content: bytes) -> None:
         self._content, self._position = content, 0
         self._coder: Any = None
 
     def raw(self, length: int) -> bytes:
-        """The next bytes; a `DamagedError` where there are not so many."""
+        """The next bytes; a `DamagedError` if fewer are left."""
         end = self._position + length
         if end > len(self._content):
-            raise DamagedError(f"{length} bytes should follow, and {len(self._content) - self._position} do")
+            raise DamagedError(f"{length} bytes should follow, but {len(self._content) - self._position} do")
         part, self._position = self._content[self._position : end], end
         return part
 
@@ -97,7 +97,7 @@ class Reader:
         return np.stack([packed & 15, packed >> 4], axis=1).reshape(-1)[:count]
 
     def begin_symbols(self) -> None:
-        """All bytes are read; what follows are symbols."""
+        """End the bytes; everything after them is symbols."""
         rest = self._content[self._position :]
         if len(rest) % 4:
             raise DamagedError("its symbols end within a word")
@@ -106,34 +106,34 @@ class Reader:
     def bits(self, chances: NDArray[np.uint16]) -> NDArray[np.bool_]:
         """The next bits, one for each chance."""
         model = _constriction().stream.model.Bernoulli(perfect=False)
-        found = np.zeros(len(chances), dtype=np.bool_)
+        bits = np.zeros(len(chances), dtype=np.bool_)
         for part in _parts(len(chances)):
-            found[part] = self._coder.decode(model, chances[part] / SCALE)
-        return found
+            bits[part] = self._coder.decode(model, chances[part] / SCALE)
+        return bits
 
     def symbols(self, count: int, levels: NDArray[Any]) -> NDArray[np.int32]:
         """The next `count` symbols."""
         model = _categorical(levels)
-        found = np.zeros(count, dtype=np.int32)
+        symbols = np.zeros(count, dtype=np.int32)
         for part in _parts(count):
-            found[part] = self._coder.decode(model, part.stop - part.start)
-        return found
+            symbols[part] = self._coder.decode(model, part.stop - part.start)
+        return symbols
 
 
 def levels_of(counts: NDArray[Any]) -> NDArray[np.int64]:
-    """How frequent symbols are, as one of `LEVELS`, by how often each occurs."""
+    """The level of each symbol, from 0 to `LEVELS` - 1, by how often it occurs."""
     levels = np.round(2 * np.log2(counts / counts.max())) + LEVELS - 1
     return np.clip(levels, 0, LEVELS - 1).astype(np.int64)
 
 
 def bits_of(counts: NDArray[Any], levels: NDArray[Any]) -> float:
-    """The bits that so many symbols of those levels take together."""
+    """How many bits symbols of these levels take, if they occur as often as `counts` says."""
     shares = WEIGHTS[levels] / WEIGHTS[levels].sum()
     return float(-(counts * np.log2(shares)).sum())
 
 
 def _parts(length: int) -> list[slice]:
-    """The coder takes floats and integers of eight and four bytes: not for everything at once."""
+    """Slices of at most `PART` symbols, because the coder wants each as a float or integer of four or eight bytes."""
     return [slice(start, min(start + PART, length)) for start in range(0, length, PART)]
 
 

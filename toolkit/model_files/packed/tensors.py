@@ -1,7 +1,7 @@
-"""One tensor in a packed file, in the shortest of a few forms; the values come back bit by bit.
+"""One tensor in a packed file, in the shortest of a few forms; its values come back bit by bit.
 
-A form says where the entries are that are not zero (everywhere, or coded) and what they are (one after the other, or
-indices of a table), and whether values are written in half as many bits, where all of them fit in float16.
+A form says where the nonzero entries are (everywhere, or at coded positions), how they are written (one after the
+other, or as indices into a table), and whether values take half as many bits because all of them fit in float16.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FORMS = 16
 
 
 def write(writer: Writer, tensor: Tensor) -> Callable[[], None]:
-    """Write what comes before the symbols; what is returned writes the symbols, once all tensors are at that point."""
+    """Write what precedes the symbols; return a function that writes the symbols, to be called after all tensors."""
     bits = _as_bits(tensor)
     shape = _as_matrix(tensor.shape)
     dense, sparse = _Values(bits, tensor.dtype), _Values(bits[bits != 0], tensor.dtype)
@@ -47,17 +47,17 @@ def write(writer: Writer, tensor: Tensor) -> Callable[[], None]:
 
 
 def read(reader: Reader, meta: Tensor) -> Callable[[], Tensor]:
-    """What `write` wrote, for a tensor of the shape and dtype of `meta`; what is returned reads the symbols."""
+    """Read what precedes the symbols, and return a function that reads them and makes a tensor like `meta`."""
     form = reader.number()
     if form >= FORMS or (form & LEVELLED and not form & SPARSE):
-        raise DamagedError(f"a tensor in it has the form {form}, which is none")
+        raise DamagedError(f"a tensor in it has the unknown form {form}")
     count = entries = meta.numel()
     chances = None
     if form & SPARSE:
         chances = positions.read_head(reader, _as_matrix(meta.shape), bool(form & LEVELLED))
         count = reader.number()
         if count > entries:
-            raise DamagedError(f"{count} of {entries} entries of a tensor in it are said not to be zero")
+            raise DamagedError(f"a tensor in it claims {count} nonzero entries of {entries}")
     read_values = _read_values(reader, form, count, meta.dtype)
 
     def read_symbols() -> Tensor:
@@ -65,7 +65,7 @@ def read(reader: Reader, meta: Tensor) -> Callable[[], Tensor]:
             return _as_tensor(read_values(), meta)
         nonzero = reader.bits(chances)
         if int(nonzero.sum()) != count:
-            raise DamagedError("a tensor in it has another number of zeros than it says")
+            raise DamagedError(f"a tensor in it should have {count} nonzero entries, but has {int(nonzero.sum())}")
         bits = np.zeros(entries, dtype=_unsigned(meta.dtype))
         bits[nonzero] = read_values()
         return _as_tensor(bits, meta)
@@ -75,19 +75,19 @@ def read(reader: Reader, meta: Tensor) -> Callable[[], Tensor]:
 
 @dataclass(frozen=True)
 class _Values:
-    """Entries as unsigned integers of the same bits, in the shorter one of two forms."""
+    """Entries as unsigned integers with the same bits, to be written in the shorter one of two forms."""
 
     bits: NDArray[Any]
     dtype: torch.dtype
 
     @cached_property
     def is_half(self) -> bool:
-        """Whether all fit in float16."""
+        """Whether all values fit in float16."""
         return self.dtype == torch.float32 and np.array_equal(_widened(_halved(self.bits)), self.bits)
 
     @cached_property
-    def found(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """The distinct values, the index of each entry's among them, and how often each occurs."""
+    def distinct(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """The distinct values, for each entry the index of its value, and how often each value occurs."""
         values, indices, counts = np.unique(self.bits, return_inverse=True, return_counts=True)
         return values, indices.reshape(-1), counts
 
@@ -113,7 +113,7 @@ class _Values:
 
     @cached_property
     def _table_bytes(self) -> float:
-        values, _, counts = self.found
+        values, _, counts = self.distinct
         if not 0 < len(values) <= MAX_TABLE:
             return float("inf")
         head = len(values) * self._each + (len(values) + 1) // 2 + 1
@@ -123,11 +123,11 @@ class _Values:
         if not self._is_table:
             writer.raw(self._written(self.bits))
             return lambda: None
-        values, indices, counts = self.found
+        values, indices, counts = self.distinct
         levels = levels_of(counts)
         writer.number(len(values))
         writer.raw(self._written(values))
-        if len(values) == 1:  # nothing to say of which
+        if len(values) == 1:  # the indices say nothing
             return lambda: None
         writer.nibbles(levels)
         return lambda: writer.symbols(indices, levels)
@@ -140,11 +140,11 @@ class _Values:
 def _read_values(reader: Reader, form: int, count: int, dtype: torch.dtype) -> Callable[[], NDArray[Any]]:
     written = np.dtype(np.uint16) if form & HALF else _unsigned(dtype)
     if form & HALF and dtype != torch.float32:
-        raise DamagedError(f"a tensor of {dtype} in it is said to be in float16")
+        raise DamagedError(f"a tensor of {dtype} in it is written in float16")
 
     def values(length: int) -> NDArray[Any]:
-        found = np.frombuffer(reader.raw(length * written.itemsize), dtype=written.newbyteorder("<")).astype(written)
-        return _widened(found) if form & HALF else found
+        bits = np.frombuffer(reader.raw(length * written.itemsize), dtype=written.newbyteorder("<")).astype(written)
+        return _widened(bits) if form & HALF else bits
 
     if not form & TABLE:
         plain = values(count)
@@ -167,8 +167,8 @@ def _as_matrix(shape: tuple[int, ...]) -> tuple[int, int]:
 
 def _as_bits(tensor: Tensor) -> NDArray[Any]:
     content = tensor.detach().cpu().contiguous().reshape(-1)
-    found: NDArray[Any] = content.view(torch.uint8).numpy().view(_unsigned(tensor.dtype))
-    return found
+    bits: NDArray[Any] = content.view(torch.uint8).numpy().view(_unsigned(tensor.dtype))
+    return bits
 
 
 def _as_tensor(bits: NDArray[Any], meta: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ def _as_tensor(bits: NDArray[Any], meta: Tensor) -> Tensor:
 
 
 def _unsigned(dtype: torch.dtype) -> np.dtype[Any]:
-    # A complex number of 16 bytes is the one thing that has no integer of its size.
+    # Only complex128 has more bytes than any integer.
     if dtype.itemsize > 8:
         raise DamagedError(f"tensors of {dtype} cannot be packed")
     return np.dtype(f"u{dtype.itemsize}")

@@ -1,6 +1,8 @@
-"""Files that may come from anybody, opened without executing anything in them and within bounds of memory and time.
+"""Opens files from untrusted sources within bounds of memory and time, without executing anything in them.
 
-`zipped` and `pickled` look at what a file would do before torch reads it, `allowed` says which classes and functions
-it may name, `restricted` lets torch read it, and `honest` looks at what came out. `skeleton` is a module without its
-tensors, `tensorfile` tensors in safetensors, `statedict` those that torch.save wrote; `finite` finds NaN.
+- `archive` and `pickle_scan` examine what a file would do before torch reads it.
+- `allowed` decides which classes and functions a file may name; `refusal` explains a no.
+- `unpickler` lets torch read the file, and `structure` checks the result.
+- `skeleton` handles a module without its tensors, `naming` the names of its classes, `safetensors_file` tensors in
+  safetensors, `state_dict` tensors that torch.save wrote; `finite` looks for NaN.
 """

@@ -1,4 +1,4 @@
-"""Which classes and functions a saved skeleton may consist of. Nothing that a file names is imported."""
+"""The classes and functions that a saved skeleton may consist of."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-import torchvision  # noqa: F401  # its classes are looked up among what is imported
+import torchvision  # noqa: F401  # its classes are looked up among the imported modules
 from torch import nn
 from torch.nn.utils.parametrizations import _OrthMaps
 
-from toolkit.errors import ArtifactError, ToolkitError
-from toolkit.hooks import loading as techniques
+from toolkit import stored_names
+from toolkit.errors import ArtifactError
+from toolkit.model_files.safe.refusal import refusal
+from toolkit.stored_names import CORE, MARK, path_of
 
-SHOWN = 20  # names in a sentence
 PACKAGES = ("torch.nn", "torchvision", "toolkit")
 FUNCTIONS: tuple[Callable[..., Any], ...] = (
     functools.partial,
     frozenset,
-    _OrthMaps,  # what `orthogonal` keeps
+    _OrthMaps,  # the setting of `orthogonal`
     *(F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.softplus, F.hardswish),
     *(F.hardsigmoid, F.hardtanh, F.tanh, F.sigmoid, F.softmax, F.log_softmax, F.logsigmoid, F.softsign),
 )
-# Called with arguments from the file; all else in a skeleton is only named, or made without a call.
+# Called with arguments from the file. Everything else in a skeleton is only named, or made without a call.
 CALLS = {
     "collections.OrderedDict",
     "torch._utils._rebuild_meta_tensor_no_storage",
@@ -40,7 +42,7 @@ CALLS = {
     "torch.Size",
     "torch.device",
 }
-# Not written by a name of their own; what takes their place in a skeleton computes the same.
+# Pickle cannot name the functions on the left; a skeleton holds those on the right, which compute the same.
 SAME_FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.relu: F.relu,
     torch.tanh: F.tanh,
@@ -48,133 +50,128 @@ SAME_FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
 }
 
 
+def _no_technique(_: str) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What one skeleton may consist of besides torch.nn, torchvision and the toolkit.
+
+    Attributes:
+        classes: the caller's own.
+        modules: names of imported modules whose own layers, functions and settings are allowed as well.
+        import_technique: imports the installed technique that a name in the file belongs to, and returns True;
+            returns False, and imports nothing, where the name belongs to none.
+    """
+
+    classes: Sequence[type] = ()
+    modules: Sequence[str] = ()
+    import_technique: Callable[[str], bool] = _no_technique
+
+
 def is_method(value: Any) -> bool:
-    """Whether pickle would write it as an attribute of another object."""
-    # Functions such as torch.exp are methods of a hidden class, and pickled as that.
+    """Whether pickle would write the value as an attribute of another object."""
+    # Functions such as torch.exp are methods of a hidden class, and pickle writes them so.
     return inspect.ismethod(value) or (inspect.isbuiltin(value) and "." in value.__qualname__)
 
 
-def resolve_globals(
-    names: Iterable[str], allow: Sequence[type], trusted: Sequence[str] = ()
-) -> list[tuple[Callable[..., Any], str]]:
+def resolve_globals(names: Iterable[str], allowed: Allowed) -> list[tuple[Callable[..., Any], str]]:
     """The objects behind the names in a skeleton, for `torch.serialization.add_safe_globals`.
 
     Raises:
-        ArtifactError: for a name that is neither allowed by default, nor in `allow`, nor of a `trusted` module.
+        ArtifactError: a name is neither known to be safe nor `allowed`.
     """
-    found = {name: _resolve(name, allow, trusted) for name in sorted(names) if not _is_known(name)}
-    unsafe = [name for name, value in found.items() if value is None]
+    resolved = {name: _resolve(name, allowed) for name in sorted(names) if not _is_known(name)}
+    unsafe = [name for name, value in resolved.items() if value is None]
     if unsafe:
-        raise ArtifactError(_refusal(unsafe))
-    return [(_inert(value), name) for name, value in found.items()]
+        raise ArtifactError(refusal(unsafe))
+    return [(_inert(value), name) for name, value in resolved.items()]
 
 
-def may_be_called(name: str, found: Any, allow: Sequence[type]) -> bool:
-    """Whether a file may call what it names, and what was found by the name: no module, but settings of a user's."""
-    if not isinstance(found, type):
+def may_be_called(name: str, value: Any, allowed: Allowed) -> bool:
+    """Whether a file may call `value`, which it calls `name`: never a module, but a setting of the caller's."""
+    if not isinstance(value, type):
         return name in CALLS
-    return name in CALLS or issubclass(found, enum.Enum) or (found in allow and not issubclass(found, nn.Module))
+    is_setting = value in allowed.classes and not issubclass(value, nn.Module)
+    return name in CALLS or issubclass(value, enum.Enum) or is_setting
 
 
-def uninert(model: nn.Module) -> None:
-    """Give modules the class that they have in the file."""
+def restore_class(model: nn.Module) -> None:
+    """Give every module the class that it has in the file, after `resolve_globals` put an inert one in its place."""
     for module in model.modules():
         if "_toolkit_inert" in vars(type(module)):
             module.__class__ = type(module).__bases__[0]
 
 
-def _inert(found: Any) -> Any:
-    # Makes as many names of weights as a file says that there are layers.
-    if isinstance(found, type) and getattr(found, "__setstate__", None) is nn.RNNBase.__setstate__:
-        return type(found.__name__, (found,), {"__setstate__": nn.Module.__setstate__, "_toolkit_inert": True})
-    return found
+def _inert(value: Any) -> Any:
+    # Setting the state of a recurrent layer makes as many names of weights as the file claims that there are layers.
+    if isinstance(value, type) and getattr(value, "__setstate__", None) is nn.RNNBase.__setstate__:
+        return type(value.__name__, (value,), {"__setstate__": nn.Module.__setstate__, "_toolkit_inert": True})
+    return value
 
 
 def _is_known(name: str) -> bool:
-    """Whether torch's unpickler has it by itself, and it can do no harm."""
+    """Whether torch's unpickler knows the name by itself, and it can do no harm."""
     module, _, last = name.rpartition(".")
     is_dtype = module == "torch" and isinstance(vars(torch).get(last), torch.dtype)
     return is_dtype or (name in CALLS and not any(_is_named(name, function) for function in FUNCTIONS))
 
 
 def _is_named(name: str, own: Any) -> bool:
-    # A class from a recipe's file is known there by another module name.
+    # The module of a class from a recipe's file may have another name here.
     return name == own.__qualname__ or name.endswith(f".{own.__qualname__}")
 
 
-def _resolve(name: str, allow: Sequence[type], trusted: Sequence[str]) -> Any:
+def _resolve(name: str, allowed: Allowed) -> Any:
+    if name.startswith(MARK):
+        return _stored_class(name, allowed)
     for function in FUNCTIONS:
         if name == f"{function.__module__}.{function.__qualname__}":
             return function
-    for own in allow:
+    for own in allowed.classes:
         if _is_named(name, own):
             return own
-    if _lies_in(name, trusted):
-        found = _imported(name)
-        # Asked again by its own name: a recipe's module imports others.
-        if _is_own(found) and _lies_in(f"{found.__module__}.", trusted):
-            return found
-    found = _imported(name) if _is_trusted(name) else None
-    # Only by its own name: "torch.nn.modules.module.torch.fx.GraphModule" is not of torch.nn.
-    if isinstance(found, type) and issubclass(found, nn.Module) and name == f"{found.__module__}.{found.__qualname__}":
-        return found
+    if _lies_in(name, allowed.modules):
+        value = _imported(name)
+        # Asked again by its own name, because a recipe's module imports others.
+        if _is_own(value) and _lies_in(f"{value.__module__}.", allowed.modules):
+            return value
+    value = _imported(name) if _lies_in(name, PACKAGES) or allowed.import_technique(name) else None
+    # By its own name only: "torch.nn.modules.module.torch.fx.GraphModule" is not of torch.nn.
+    return value if isinstance(value, type) and issubclass(value, nn.Module) and name == path_of(value) else None
+
+
+def _stored_class(name: str, allowed: Allowed) -> Any:
+    """The class that a stored name stands for, if it is the toolkit's, an installed technique's or the caller's."""
+    stored_name = name.removeprefix(MARK)
+    is_trusted = stored_name.startswith(f"{CORE}.") or allowed.import_technique(name)
+    layer = stored_names.class_of(stored_name)
+    if layer is None or is_trusted or layer in allowed.classes or _lies_in(path_of(layer), allowed.modules):
+        return layer
     return None
-
-
-def _refusal(names: Sequence[str]) -> str:
-    """Why a file is not opened that needs these: the first that no network consists of, else all that one might."""
-    for name in names:
-        if name.partition(".")[0] in {*sys.stdlib_module_names, "torch"}:
-            advice = "no network of the toolkit's consists of it, so ask where the file comes from"
-            return f"it needs '{name}', which is not known to be safe: {advice}"
-    shown = names[:SHOWN]
-    listed = ", ".join(f"'{name}'" for name in shown) + (f" and {len(names) - SHOWN} more" if names[SHOWN:] else "")
-    own = ", ".join(name.rpartition(".")[2] for name in shown)
-    is_safe, it_is = ("which is", "it is") if len(names) == 1 else ("which are", "they are")
-    source = "its source" if len(names) == 1 else "the source of each"
-    return (
-        f"it needs {listed}, {is_safe} not known to be safe: "
-        f"if {it_is} yours, pass allow=[{own}], or --allow with {source} on the command line"
-    )
 
 
 def _lies_in(name: str, modules: Sequence[str]) -> bool:
     return any(name.startswith(f"{module}.") for module in modules)
 
 
-def _is_own(found: Any) -> bool:
-    """Whether it is what a network of a recipe's own may hold: layers, functions, settings."""
+def _is_own(value: Any) -> bool:
+    """Whether a network of a recipe's own may hold the value: a layer, a function or a setting."""
     kinds = (nn.Module, enum.Enum)
-    return inspect.isfunction(found) or (
-        isinstance(found, type) and (issubclass(found, kinds) or dataclasses.is_dataclass(found))
+    return inspect.isfunction(value) or (
+        isinstance(value, type) and (issubclass(value, kinds) or dataclasses.is_dataclass(value))
     )
 
 
-def _is_trusted(name: str) -> bool:
-    if _lies_in(name, PACKAGES):
-        return True
-    for plugin in techniques.installed():
-        if name.startswith(f"{plugin.entry_point.module}."):
-            _import_plugin(plugin.name)
-            return True
-    return False
-
-
-def _import_plugin(name: str) -> None:
-    try:
-        techniques.load(name)
-    except ToolkitError as error:
-        raise ArtifactError(str(error)) from error
-
-
 def _imported(name: str) -> Any:
-    """The object of that dotted name, from modules that are imported already."""
+    """The object with that dotted name, from modules that are imported already; None if there is none."""
     parts = name.split(".")
     for length in range(len(parts) - 1, 0, -1):
         module = sys.modules.get(".".join(parts[:length]))
         if module is not None:
-            found: Any = module
+            value: Any = module
             for part in parts[length:]:
-                found = vars(found).get(part) if hasattr(found, "__dict__") else None
-            return found
+                value = vars(value).get(part) if hasattr(value, "__dict__") else None
+            return value
     return None

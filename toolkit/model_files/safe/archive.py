@@ -1,7 +1,8 @@
-"""The archive that torch.save writes, looked at before torch opens it."""
+"""The archive around the pickle that torch.save writes: read with suspicion, and written."""
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Sequence
 from typing import IO
@@ -15,15 +16,24 @@ _END, _END_BYTES = b"PK\x05\x06", 22
 _LOCATOR, _LOCATOR_BYTES, _END64_BYTES = b"PK\x06\x07", 20, 56
 
 
+def write_pickle(pickled: bytes) -> bytes:
+    """The archive that `torch.load` opens, with nothing in it but this pickle."""
+    file = io.BytesIO()
+    writer = torch._C.PyTorchFileWriter(file)
+    writer.write_record("data.pkl", pickled, len(pickled))
+    writer.write_end_of_file()
+    return file.getvalue()
+
+
 def read_pickle(file: IO[bytes]) -> bytes:
-    """The pickle in an archive whose entries are what they seem; an `RefusedError` says what is wrong."""
+    """The pickle in an archive; a `RefusedError` says what about the archive is not as torch.save writes it."""
     size = file.seek(0, 2)
-    _refuse_hidden(file, size)
+    _check_ends(file, size)
     try:
         with zipfile.ZipFile(file) as archive:
-            _refuse_entries(archive.infolist(), size)
+            _check_entries(archive.infolist(), size)
         file.seek(0)
-        # By torch's own reader, for the two could be led to find different ones.
+        # With torch's own reader: a made-up archive could show another pickle to each of the two.
         reader = torch._C.PyTorchFileReader(file)
         if reader.get_record_size("data.pkl") > MAX_BYTES:
             raise RefusedError(f"its pickle is longer than {MAX_BYTES >> 20} MiB")
@@ -34,8 +44,8 @@ def read_pickle(file: IO[bytes]) -> bytes:
     return pickled
 
 
-def _refuse_hidden(file: IO[bytes], size: int) -> None:
-    """Refuse what readers of archives look for in different places."""
+def _check_ends(file: IO[bytes], size: int) -> None:
+    """Refuse an archive in which different readers would look for the list of entries in different places."""
     file.seek(0)
     begin = file.read(len(MAGIC))
     file.seek(max(0, size - _END_BYTES))
@@ -48,7 +58,7 @@ def _refuse_hidden(file: IO[bytes], size: int) -> None:
 
 
 def _directory_bytes(file: IO[bytes], end: bytes) -> int:
-    """How long the list of entries is said to be; the part for archives beyond 4 GB, if any, comes before the end."""
+    """The length that the archive gives for its list of entries, in the record for archives beyond 4 GB if present."""
     length = _END64_BYTES + _LOCATOR_BYTES
     file.seek(-_END_BYTES - length, 2) if file.seek(0, 2) >= _END_BYTES + length else file.seek(0)
     before = file.read(length)
@@ -58,17 +68,17 @@ def _directory_bytes(file: IO[bytes], end: bytes) -> int:
     return int.from_bytes(end[12:16], "little")
 
 
-def _refuse_entries(entries: Sequence[zipfile.ZipInfo], size: int) -> None:
+def _check_entries(entries: Sequence[zipfile.ZipInfo], size: int) -> None:
     if sum(entry.file_size for entry in entries) > size:
         raise RefusedError("its entries are longer than the file: it is compressed, or was changed")
     if min((entry.header_offset for entry in entries), default=1) != 0:
-        raise RefusedError("its entries do not begin where the file does")
+        raise RefusedError("its first entry does not begin where the file does")
     names = [entry.filename for entry in entries]
     if len({name.lower() for name in names}) != len(names):
-        raise RefusedError("it has two entries of one name")
+        raise RefusedError("two of its entries have the same name")
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED:
             raise RefusedError(f"its entry '{entry.filename}' is compressed, which torch.save never does")
         parts = entry.orig_filename.replace("\\", "/").split("/")
         if not entry.orig_filename.isprintable() or "" in parts or ".." in parts:
-            raise RefusedError(f"its entry {entry.orig_filename!r} has a name that torch.save does not write")
+            raise RefusedError(f"torch.save does not write an entry named {entry.orig_filename!r}")

@@ -1,4 +1,4 @@
-"""Tensors that no training leaves behind on purpose: not a number, or weights without bound."""
+"""Tensors that no training leaves behind on purpose: NaN, and weights that are infinite."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 
 def not_finite(named: Iterable[tuple[str, Tensor]]) -> str | None:
-    """What is wrong with the first tensor that holds NaN, or as a parameter an infinity: "the tensor 'x' holds NaN".
+    """What is wrong with the first bad tensor, as in "the tensor 'x' holds NaN"; None if all are fine.
 
-    A buffer may be infinite, as masks of attention are.
+    NaN is wrong anywhere, an infinity only in a parameter: attention masks are buffers that may be infinite.
     """
     for name, tensor in named:
         low, high = _extremes(tensor)
@@ -24,7 +24,7 @@ def not_finite(named: Iterable[tuple[str, Tensor]]) -> str | None:
 
 @torch.no_grad()
 def _extremes(tensor: Tensor) -> tuple[float, float]:
-    """Both are NaN if one element is; without a copy of the tensor, where its dtype can be compared."""
+    """The smallest and the largest element, both NaN if any is; copies the tensor only where its dtype has no order."""
     values = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
     if not values.is_floating_point() or values.numel() == 0 or values.is_meta or values.layout != torch.strided:
         return 0.0, 0.0

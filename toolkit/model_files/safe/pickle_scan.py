@@ -1,7 +1,7 @@
 """What a pickle would do, read from its opcodes before torch's restricted unpickler carries them out.
 
-That unpickler calls nothing that is not on its list; but it can be asked for gigabytes by a few bytes, or for work
-without an end, with what is on it. The opcodes are followed with a stack and a memo, as it does itself.
+That unpickler calls nothing that is not on its list. But with what is on the list, a few bytes can still ask for
+gigabytes, or for work without end. So the scan follows the opcodes with a stack and a memo, as the unpickler does.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import IO, Any, NamedTuple
 
 from torch._utils import IMPORT_MAPPING, NAME_MAPPING
 
-MAX_BYTES = 4 << 20  # that of a ResNet-18 takes 24 KB
-MAX_MADE = 400_000  # objects: up to some hundred bytes of memory for two in the file
-MAX_DEPTH = 100  # of tuples in tuples, which are hashed by recursion
-MAX_COMPARED = 10_000  # tuples and long integers among keys, which can be made to have one hash
-MAX_NAME = 500  # characters of a class or function with its module, which are looked up part by part
+MAX_BYTES = 4 << 20  # a ResNet-18 takes 24 KB
+MAX_OBJECTS = 400_000  # two bytes of the file can take some hundred bytes of memory
+MAX_DEPTH = 100  # of tuples in tuples, whose hash recurses
+MAX_COMPARED = 10_000  # tuples and long integers among keys, which can be chosen to have equal hashes
+MAX_NAME_LENGTH = 500  # characters of a class or function with its module, which is looked up part by part
 MAX_NAMES = 1_000  # of classes and functions
 MAX_REPEATED = 1_000_000  # parts of tuples that are written once and used again
 
@@ -29,24 +29,24 @@ TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class RefusedError(ValueError):
-    """What is wrong with a file, without its name."""
+    """A file is not opened; the message says why, and leaves the file's name to the caller."""
 
 
 class Item(NamedTuple):
-    """What is known of a value on the stack."""
+    """What the scan knows of a value on the stack."""
 
     name: str = ""  # of a class or function
     number: int = 0
-    size: int = 1  # of a tuple, with all that is in it
+    size: int = 1  # of a tuple, with everything in it
     depth: int = 0
-    compared: bool = False  # by more than its identity or a hash that nobody can choose
+    compared: bool = False  # by its content, or by a hash that the file can choose
     contains: bool = False  # other values, which a call could copy
     repeated: bool = False  # taken from the memo
     parts: tuple[Item, ...] = ()  # of a tuple
 
 
 class Call(NamedTuple):
-    """A function's name, and what it is called with."""
+    """The name of a function, and its arguments."""
 
     name: str
     arguments: tuple[Item, ...]
@@ -54,17 +54,17 @@ class Call(NamedTuple):
 
 @dataclass
 class Scan:
-    """The names in a pickle, what it calls, and of which classes it makes instances without calling them."""
+    """The names in a pickle, its calls, and the classes of which it makes instances without calling them."""
 
     names: set[str] = field(default_factory=set)
     calls: list[Call] = field(default_factory=list)
     instances: set[str] = field(default_factory=set)
     loads: bool = False  # tensors with data
-    longest: int = 0  # elements of a storage
+    largest_storage: int = 0  # in elements
 
 
 def scan(content: bytes | IO[bytes]) -> Scan:
-    """Read one pickle; a `RefusedError` says why it is not to be opened.
+    """Scan one pickle; a `RefusedError` says why it must not be opened.
 
     Args:
         content: the pickle, or a file that stands at its beginning and is left at its end.
@@ -78,13 +78,13 @@ def scan(content: bytes | IO[bytes]) -> Scan:
         raise
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise RefusedError(f"its pickle is damaged: {' '.join(str(error).split())}") from error
-    return machine.found
+    return machine.contents
 
 
-def refuse_copies(call: Call) -> None:
-    """Refuse a call that could copy one long value again and again; torch.save writes the arguments of each anew."""
+def check_copies(call: Call) -> None:
+    """Refuse a call that could copy one long value over and over; torch.save writes the arguments of each call anew."""
     copied = any(argument.repeated and not argument.name for argument in call.arguments)
-    if call.name == "functools.partial":  # is made of its function alone; the rest is its state
+    if call.name == "functools.partial":  # made of its function alone; the rest is its state
         copied = len(call.arguments) != 1 or call.arguments[0].contains
     if copied:
         raise RefusedError(f"its pickle calls '{call.name}' with one value again and again")
@@ -92,7 +92,7 @@ def refuse_copies(call: Call) -> None:
 
 class _Machine:
     def __init__(self) -> None:
-        self.found = Scan()
+        self.contents = Scan()
         self.stack: list[Item] = []
         self.outer: list[list[Item]] = []
         self.memo: dict[int, Item] = {}
@@ -119,12 +119,12 @@ class _Machine:
         self.stack[-1]
 
     def _global(self, argument: str) -> None:
-        module, name = argument.split(" ", 1)
+        module, _, name = argument.rpartition(" ")
         module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
-        if len(argument) > MAX_NAME:
-            raise RefusedError(f"its pickle names something by more than {MAX_NAME} characters")
-        self.found.names.add(f"{module}.{name}")
-        if len(self.found.names) > MAX_NAMES:
+        if len(argument) > MAX_NAME_LENGTH:
+            raise RefusedError(f"its pickle has a name of more than {MAX_NAME_LENGTH} characters")
+        self.contents.names.add(f"{module}.{name}")
+        if len(self.contents.names) > MAX_NAMES:
             raise RefusedError(f"its pickle names more than {MAX_NAMES} classes and functions")
         self.stack.append(Item(name=f"{module}.{name}"))
 
@@ -141,7 +141,7 @@ class _Machine:
         self._make(Item(size=size, depth=depth, compared=True, contains=True, parts=tuple(parts)))
 
     def _binput(self, index: int) -> None:
-        # What is in it has been seen, and would be kept from being freed.
+        # Without its parts: they have been checked, and the memo would keep them in memory.
         self.memo[index] = self.stack[-1]._replace(parts=())
 
     def _binget(self, index: int) -> None:
@@ -169,29 +169,29 @@ class _Machine:
         function, arguments = self._pop(2)
         if not function.name or arguments.repeated:
             raise RefusedError("its pickle makes a call as torch.save does not write it")
-        self.found.calls.append(Call(function.name, arguments.parts))
+        self.contents.calls.append(Call(function.name, arguments.parts))
         self._make(Item(contains=True))
 
     def _newobj(self, _: None) -> None:
         kind, arguments = self._pop(2)
         if not kind.name or arguments.repeated:
             raise RefusedError("its pickle makes an object as torch.save does not write it")
-        self.found.instances.add(kind.name)
-        if arguments.size > 1:  # making it so is a call
-            self.found.calls.append(Call(kind.name, arguments.parts))
+        self.contents.instances.add(kind.name)
+        if arguments.size > 1:  # then making it is a call
+            self.contents.calls.append(Call(kind.name, arguments.parts))
         self._make(Item())
 
     def _build(self, _: None) -> None:
         (state,) = self._pop(1)
-        # A state is copied: a long one could be given to many objects.
+        # A state is copied, and a long one could be given to many objects.
         if any(item.contains and item.repeated for item in (state, *state.parts)):
             raise RefusedError("its pickle gives one state to several objects")
         self.stack[-1]
 
     def _binpersid(self, _: None) -> None:
         (storage,) = self._pop(1)
-        self.found.loads = True
-        self.found.longest = max(self.found.longest, *(part.number for part in storage.parts))
+        self.contents.loads = True
+        self.contents.largest_storage = max(self.contents.largest_storage, *(part.number for part in storage.parts))
         self._make(Item())
 
     def _make(self, item: Item) -> None:
@@ -200,8 +200,8 @@ class _Machine:
 
     def _count(self) -> None:
         self.made += 1
-        if self.made > MAX_MADE:
-            raise RefusedError(f"its pickle makes more than {MAX_MADE} objects")
+        if self.made > MAX_OBJECTS:
+            raise RefusedError(f"its pickle makes more than {MAX_OBJECTS} objects")
 
     def _compare(self, items: Sequence[Item]) -> None:
         self.compared += sum(item.compared for item in items)

@@ -1,4 +1,4 @@
-"""Safetensors files, with a look at what their header asks for before it is read."""
+"""Safetensors files, whose header is checked before it is read."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _LENGTH_BYTES = 8
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors in a file, in memory of their own, and its metadata; an `InputError` says what is wrong with it."""
+    """The tensors in a file, each in its own memory, and the metadata; an `InputError` says what is wrong with it."""
     with _opened(path) as file:
-        # Copies, because in the mapped file they begin anywhere, and some kernels round differently then.
+        # Copied, because tensors begin at any byte of the mapped file, and some kernels then round differently.
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         return tensors, dict(file.metadata() or {})
 
@@ -28,18 +28,18 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
-        _refuse_header(path)
+        _check_header(path)
         with safetensors.safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{path} is damaged or not safetensors: {' '.join(str(error).split())}") from error
 
 
-def _refuse_header(path: Path) -> None:
+def _check_header(path: Path) -> None:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
     size = path.stat().st_size
     if length > size - _LENGTH_BYTES:
-        raise ValueError(f"its header is said to take {length} bytes, and the file has {size}")
+        raise ValueError(f"its header claims {length} bytes, but the file has {size}")
     if length > MAX_HEADER_BYTES:
-        raise ValueError(f"its header takes {length} bytes, more than {MAX_HEADER_BYTES} are not read")
+        raise ValueError(f"its header takes {length} bytes, and at most {MAX_HEADER_BYTES} are read")

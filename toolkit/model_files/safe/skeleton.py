@@ -1,11 +1,10 @@
-"""A module without its tensors as bytes, and back: opened by torch's restricted unpickler, which executes nothing."""
+"""A module without its tensors as bytes, and back: torch's restricted unpickler opens it and executes nothing."""
 
 from __future__ import annotations
 
 import io
 import sys
 from collections import OrderedDict
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,29 +13,43 @@ from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves, tree_map
 
 from toolkit.errors import ArtifactError, described
-from toolkit.model_files.safe import unpickler as restricted
-from toolkit.model_files.safe.allowed import CALLS, SAME_FUNCTIONS, is_method, may_be_called, resolve_globals, uninert
+from toolkit.model_files.safe import unpickler
+from toolkit.model_files.safe.allowed import (
+    CALLS,
+    SAME_FUNCTIONS,
+    Allowed,
+    is_method,
+    may_be_called,
+    resolve_globals,
+    restore_class,
+)
 from toolkit.model_files.safe.archive import read_pickle
-from toolkit.model_files.safe.pickle_scan import RefusedError, Scan, refuse_copies, scan
-from toolkit.model_files.safe.structure import refuse_dishonest
+from toolkit.model_files.safe.naming import NAMING
+from toolkit.model_files.safe.pickle_scan import RefusedError, Scan, check_copies, scan
+from toolkit.model_files.safe.structure import check_structure
 
 
 def pack_skeleton(plain: nn.Module) -> bytes:
-    """The module without its tensors, as bytes; `plain` is used up. Its parametrizations are kept."""
+    """The module without its tensors, as bytes: the same ones for equal modules.
+
+    Args:
+        plain: keeps its parametrizations; it must not be used afterwards.
+    """
     kind = type(plain).__name__
     for module in plain.modules():
         _make_plain(module)
     file = io.BytesIO()
     try:
-        torch.save(plain.to("meta"), file)
+        torch.save(plain.to("meta"), file, pickle_module=NAMING)
+        contents = scan(read_pickle(file))
     except Exception as error:
         raise ArtifactError(f"{kind} cannot be saved: {error}") from error
-    _require_bare(kind, file)
+    _check_bare(kind, contents)
     return file.getvalue()
 
 
 class _Sorted:
-    """A set of which the order does not change from run to run; in a file it is a set."""
+    """A set whose order does not change from run to run; in a file it is a set again."""
 
     def __init__(self, values: set[Any] | frozenset[Any]) -> None:
         self.values = values
@@ -50,7 +63,7 @@ class _Sorted:
 
 
 def _make_plain(module: nn.Module) -> None:
-    """Leave nothing in a module that would be pickled by a name of no use, or differently from run to run."""
+    """Replace what pickle would write under a useless name, or differently from run to run."""
     if _parametrized_names(module):  # its class was made for it alone, and is made again on opening
         module.__class__ = parametrize.type_before_parametrizations(module)
     same = {name: SAME_FUNCTIONS[value] for name, value in vars(module).items() if is_method(value)}
@@ -61,14 +74,14 @@ def _make_plain(module: nn.Module) -> None:
     for name, value in vars(module).items():
         if any(type(leaf) in (set, frozenset) for leaf in tree_leaves(value)):
             vars(module)[name] = tree_map(_Sorted.of, value)
-    # Equal texts are written once if they are the same object, which depends on where a module comes from.
+    # Pickle writes equal texts once only if they are the same object, which depends on where a module comes from.
     attributes = _interned(vars(module))
     vars(module).clear()
     vars(module).update(attributes)
 
 
 def _interned(value: Any) -> Any:
-    """The same with every text in it, names included, the one object of its value."""
+    """The same value, in which equal texts (names included) are the same object."""
     if type(value) is str:
         return sys.intern(value)
     if type(value) in (dict, OrderedDict):
@@ -78,23 +91,25 @@ def _interned(value: Any) -> Any:
     return value
 
 
-def open_skeleton(content: bytes, allow: Sequence[type], trusted: Sequence[str], where: str) -> nn.Module:
-    """The module that `pack_skeleton` wrote, on `meta`; an `ArtifactError` says why it is not opened.
+def open_skeleton(content: bytes, allowed: Allowed, where: str) -> nn.Module:
+    """The module that `pack_skeleton` wrote, on `meta`.
 
     Args:
         content: the bytes.
-        allow: classes that it may consist of besides those of torch.nn, torchvision, the toolkit and techniques.
-        trusted: modules, imported already, from which classes and functions may come as well.
+        allowed: what it may consist of besides torch.nn, torchvision and the toolkit.
         where: what errors name.
+
+    Raises:
+        ArtifactError: the bytes are damaged, or ask for more than is allowed.
     """
     try:
-        allowed = _allowed(scan(read_pickle(io.BytesIO(content))), allow, trusted)
+        pairs = _allowed_globals(scan(read_pickle(io.BytesIO(content))), allowed)
         with torch.device("meta"):
-            model = restricted.load(io.BytesIO(content), allowed, map_location="meta")
+            model = unpickler.load(io.BytesIO(content), pairs, map_location="meta")
         if not isinstance(model, nn.Module):
             raise ArtifactError(f"it holds a {type(model).__name__}, not a module")
-        refuse_dishonest(model)
-        uninert(model)
+        check_structure(model)
+        restore_class(model)
         for module in model.modules():
             module._non_persistent_buffers_set = set(module._non_persistent_buffers_set)
             _parametrize_again(module)
@@ -107,24 +122,24 @@ def open_skeleton(content: bytes, allow: Sequence[type], trusted: Sequence[str],
     return model
 
 
-def _allowed(found: Scan, allow: Sequence[type], trusted: Sequence[str]) -> list[Any]:
-    """What the unpickler has to know, if all that it would be asked for is harmless."""
-    if found.loads:
+def _allowed_globals(contents: Scan, allowed: Allowed) -> list[Any]:
+    """The objects that the unpickler has to know; an error unless everything it would do with them is harmless."""
+    if contents.loads:
         raise ArtifactError("it holds tensors, not a module without them")
-    pairs = resolve_globals(found.names, allow, trusted)
+    pairs = resolve_globals(contents.names, allowed)
     known = {name: value for value, name in pairs}
-    for call in found.calls:
-        if not may_be_called(call.name, known.get(call.name), allow):
+    for call in contents.calls:
+        if not may_be_called(call.name, known.get(call.name), allowed):
             raise ArtifactError(f"it calls '{call.name}', which the toolkit does not write")
-        refuse_copies(call)
-    made = min(found.instances - known.keys(), default=None)
-    if made is not None:
-        raise ArtifactError(f"it makes a '{made}' without calling it, which the toolkit does not write")
+        check_copies(call)
+    uncalled = min(contents.instances - known.keys(), default=None)
+    if uncalled is not None:
+        raise ArtifactError(f"it makes a '{uncalled}' without calling it, which the toolkit does not write")
     return pairs
 
 
 def _parametrize_again(module: nn.Module) -> None:
-    """What `register_parametrization` does to a module's class; its parametrizations are there."""
+    """Do to a module's class what `register_parametrization` does; the parametrizations themselves are there."""
     names = _parametrized_names(module)
     if names:
         parametrize._inject_new_class(module)
@@ -133,23 +148,20 @@ def _parametrize_again(module: nn.Module) -> None:
 
 
 def _parametrized_names(module: nn.Module) -> list[str]:
-    # Not `is_parametrized`, which takes any ModuleDict of that name for torch's own.
+    # Not `is_parametrized`, which takes any ModuleDict with that name for torch's own.
     lists = module._modules.get("parametrizations")
     if not isinstance(lists, nn.ModuleDict):
         return []
-    return [name for name, made in lists.items() if isinstance(made, parametrize.ParametrizationList)]
+    return [name for name, part in lists.items() if isinstance(part, parametrize.ParametrizationList)]
 
 
-def _require_bare(kind: str, file: io.BytesIO) -> None:
+def _check_bare(kind: str, contents: Scan) -> None:
     """Refuse what cannot be seen from outside: tensors and methods inside objects of other classes."""
-    try:
-        found = scan(read_pickle(file))
-    except RefusedError as error:
-        raise ArtifactError(f"{kind} cannot be saved: {error}") from error
-    if found.loads:
+    if contents.loads:
         raise ArtifactError(f"{kind} holds a tensor inside an object of another class: register it as a buffer")
-    if "builtins.getattr" in found.names:
+    if "builtins.getattr" in contents.names:
         raise ArtifactError(f"{kind} holds a method inside an object of another class: use a function of a module")
-    other = min((name for name in found.names - CALLS if name.startswith(("builtins.", "_codecs."))), default=None)
+    called = (name for name in contents.names - CALLS if name.startswith(("builtins.", "_codecs.")))
+    other = min(called, default=None)
     if other is not None:
         raise ArtifactError(f"{kind} holds something that is saved as a call of '{other}': keep it out of attributes")

@@ -1,4 +1,4 @@
-"""A state dict that torch.save wrote, opened only for what state dicts consist of."""
+"""A state dict that torch.save wrote, opened for the things that state dicts consist of and nothing else."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import IO, Any
 
 import torch
 
-from toolkit.model_files.safe import unpickler as restricted
+from toolkit.model_files.safe import unpickler
 from toolkit.model_files.safe.archive import MAGIC, read_pickle
-from toolkit.model_files.safe.pickle_scan import MAX_BYTES, Scan, refuse_copies, scan
+from toolkit.model_files.safe.pickle_scan import MAX_BYTES, Scan, check_copies, scan
 
 CALLS = {
     "collections.OrderedDict",
@@ -30,47 +30,47 @@ _LEGACY_PICKLES = 5  # magic number, protocol, system, the object, its storages'
 
 
 class MoreThanTensorsError(ValueError):
-    """A file that names what no state dict consists of."""
+    """A file names a class or function that no state dict consists of."""
 
 
 def read_state_dict(path: Path) -> Any:
-    """What the file holds: tensors and simple values; a `ValueError` or one of torch's own says why not.
+    """The tensors and simple values in a file; a `ValueError`, or an error of torch's own, says why it is not opened.
 
-    Its tensors lie in the file until they are read, where it is an archive.
+    The tensors of an archive stay in the file until they are read.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
         is_archive = file.read(len(MAGIC)) == MAGIC
         file.seek(0)
         scans = [scan(read_pickle(file))] if is_archive else _legacy_scans(file)
-    for found in scans:
-        _refuse(found, size)
-    # Mapped, so that memory holds a tensor once; one that is larger than its storage is refused by torch.
-    return restricted.load(path, map_location="cpu", mmap=is_archive)
+    for contents in scans:
+        _check(contents, size)
+    # Mapped, so that memory holds each tensor once. Torch itself refuses a tensor that is larger than its storage.
+    return unpickler.load(path, map_location="cpu", mmap=is_archive)
 
 
 def _legacy_scans(file: IO[bytes]) -> list[Scan]:
-    """What was written before torch 1.6: pickles, one after the other, and the data."""
+    """The pickles in a file from before torch 1.6, where they lie one after the other, before the data."""
     scans = [scan(file) for _ in range(_LEGACY_PICKLES)]
     if file.tell() > MAX_BYTES:
         raise ValueError(f"its pickles are longer than {MAX_BYTES >> 20} MiB")
     return scans
 
 
-def _refuse(found: Scan, size: int) -> None:
-    unknown = min((name for name in found.names - CALLS if not _is_value(name)), default=None)
-    called = min((call.name for call in found.calls if call.name not in CALLS), default=None)
-    if unknown or called or found.instances:
-        raise MoreThanTensorsError(f"it names '{unknown or called or min(found.instances)}'")
-    if found.longest > size:
-        raise ValueError(f"it declares a tensor of {found.longest} elements, and the file has {size} bytes")
-    for call in found.calls:
+def _check(contents: Scan, size: int) -> None:
+    unknown = min((name for name in contents.names - CALLS if not _is_value(name)), default=None)
+    called = min((call.name for call in contents.calls if call.name not in CALLS), default=None)
+    if unknown or called or contents.instances:
+        raise MoreThanTensorsError(f"it names '{unknown or called or min(contents.instances)}'")
+    if contents.largest_storage > size:
+        raise ValueError(f"it declares a tensor of {contents.largest_storage} elements, but has only {size} bytes")
+    for call in contents.calls:
         if call.name == "collections.OrderedDict":
-            refuse_copies(call)
+            check_copies(call)
 
 
 def _is_value(name: str) -> bool:
-    """A dtype, or the name of a kind of storage; neither is called."""
+    """Whether the name is a dtype's or a storage class's, neither of which is called."""
     if name.endswith("Storage"):
         return name.startswith(("torch.", "torch.storage."))
     return name.startswith("torch.") and isinstance(vars(torch).get(name.removeprefix("torch.")), _VALUES)

@@ -1,4 +1,4 @@
-"""What no module that the toolkit wrote looks like, however valid its parts are one by one."""
+"""Checks of an opened module as a whole: each of its parts may be valid, and the whole still be an attack."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import nn
 
 from toolkit.errors import ArtifactError
 
-MAX_PATHS = 100_000  # a module in two places, which holds another in two places, and so on
+MAX_PATHS = 100_000  # they double where a module lies in two places and holds another in two places, and so on
 MAX_PATH_LENGTH = 1000
-MAX_PARTS = 1_000_000  # of all attributes together, each as often as it is found
+MAX_PARTS = 1_000_000  # of all attributes together, each counted as often as it is reached
 HOOKS = (
     "_forward_hooks",
     "_forward_pre_hooks",
@@ -26,38 +26,40 @@ HOOKS = (
 _METHODS = {name for name in dir(nn.Module) if callable(getattr(nn.Module, name))} - {"forward"}
 
 
-def refuse_dishonest(model: nn.Module) -> None:
-    """Raise an `ArtifactError` for an opened module of which reading, copying or moving it would not end, or call
-    something else than its class's methods."""
-    found: dict[nn.Module, tuple[int, int]] = {}
-    _measure(model, found)
-    for module in found:
+def check_structure(model: nn.Module) -> None:
+    """Raise an `ArtifactError` for a module that the toolkit did not write.
+
+    Reading, copying or moving such a module might never end, or might call something other than its class's methods.
+    """
+    measured: dict[nn.Module, tuple[int, int]] = {}
+    _measure(model, measured)
+    for module in measured:
         kind = type(module).__name__
         replaced = min(vars(module).keys() & _METHODS, default=None)
         if replaced is not None:
             raise ArtifactError(f"a {kind} in it has something else in place of its method '{replaced}'")
         if any(vars(module).get(hooks) for hooks in HOOKS):
             raise ArtifactError(f"a {kind} in it has hooks, which the toolkit does not write")
-    _count(found)
+    _count_parts(measured)
 
 
-def _measure(module: nn.Module, found: dict[nn.Module, tuple[int, int]]) -> tuple[int, int]:
-    """The number of paths below a module and the length of the longest; recursion stops at one that holds itself."""
-    if module not in found:
+def _measure(module: nn.Module, measured: dict[nn.Module, tuple[int, int]]) -> tuple[int, int]:
+    """The number of paths below a module and the length of the longest; a module in itself ends in RecursionError."""
+    if module not in measured:
         if not isinstance(module, nn.Module):
-            raise ArtifactError(f"it has a {type(module).__name__} in place of a module")
+            raise ArtifactError(f"it has a value of type {type(module).__name__} in place of a module")
         children = vars(module)["_modules"].items()
-        below = [(name, *_measure(child, found)) for name, child in children if child is not None]
+        below = [(name, *_measure(child, measured)) for name, child in children if child is not None]
         paths = 1 + sum(count for _, count, _ in below)
         length = max((len(name) + 1 + longest for name, _, longest in below), default=0)
         if paths > MAX_PATHS or length > MAX_PATH_LENGTH:
-            raise ArtifactError("its modules are nested without an end, or have names as long as a page")
-        found[module] = paths, length
-    return found[module]
+            raise ArtifactError("its modules are nested without end, or have names as long as a page")
+        measured[module] = paths, length
+    return measured[module]
 
 
-def _count(modules: Iterable[nn.Module]) -> None:
-    """Count as one that does not remember would count: lists in lists can double at every level."""
+def _count_parts(modules: Iterable[nn.Module]) -> None:
+    """Count shared parts each time they are reached: lists in lists can double at every level."""
     stack: list[Any] = [vars(module) for module in modules]
     count = 0
     while stack:

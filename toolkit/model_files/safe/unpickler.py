@@ -1,4 +1,4 @@
-"""torch's restricted unpickler, with a list of its own for each file."""
+"""torch's restricted unpickler, with a list of allowed classes for each file."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _lock = threading.Lock()
 
 
 def load(file: str | os.PathLike[str] | IO[bytes], allowed: Sequence[Any] = (), **options: Any) -> Any:
-    """What `torch.load` finds in a file with `weights_only`; nothing that the file names is imported or executed.
+    """What `torch.load` reads from a file with `weights_only`; imports and executes nothing that the file names.
 
     Args:
         file: a path, or an open file.
-        allowed: pairs of a class or function and the name that it has in the file.
+        allowed: pairs of a class or function and its name in the file.
         options: of `torch.load`.
     """
     with _allowing(allowed), warnings.catch_warnings(action="ignore"):  # about how the file was written
@@ -28,8 +28,8 @@ def load(file: str | os.PathLike[str] | IO[bytes], allowed: Sequence[Any] = (), 
 
 @contextmanager
 def _allowing(allowed: Sequence[Any]) -> Iterator[None]:
-    # The list is the process's: `safe_globals` would take away what the program had allowed itself, and two threads
-    # would allow each other's.
+    # The list belongs to the process. `torch.serialization.safe_globals` would remove what the program itself had
+    # allowed, and two threads would allow each other's classes.
     with _lock:
         before = torch.serialization.get_safe_globals()
         torch.serialization.add_safe_globals(list(allowed))

@@ -11,7 +11,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from toolkit.report.numbers import bytes_text
+from toolkit.number_text import bytes_text
 
 # A page replaces these by its own colours, which follow the reader's light or dark mode.
 INK, MUTED, FAINT = "#1d2129", "#6a7280", "#d5d9e0"

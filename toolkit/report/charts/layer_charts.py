@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from toolkit.number_text import bytes_text, percent, printable
 from toolkit.report.charts.drawing import (
     BASE,
     INK,
@@ -17,7 +18,6 @@ from toolkit.report.charts.drawing import (
 )
 from toolkit.report.details import Histogram, Layer
 from toolkit.report.layer_table import layer_table
-from toolkit.report.numbers import bytes_text, percent, printable
 
 MOST_LAYERS = 24
 MOST_HISTOGRAMS = 9

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, TypeGuard
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from toolkit.number_text import plain, printable
 from toolkit.report import Report
 from toolkit.report.charts.drawing import BASE, MUTED, PRECISIONS, Chart, new_axes, shortened
 from toolkit.report.notes import chart_name, table_as_text, title_of
-from toolkit.report.numbers import plain, printable
 from toolkit.rows import Note, Plot
 
 # A report may come from anywhere: whatever it holds, its page is drawn in seconds.

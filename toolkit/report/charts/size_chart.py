@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 from matplotlib.axes import Axes
 
+from toolkit.metrics.support.quality_format import QualityFormat, quality_format
+from toolkit.number_text import bytes_text, printable
 from toolkit.report import Report
 from toolkit.report.charts.drawing import BASE, MUTED, SERIES, Chart, new_axes, shortened, size_axis
-from toolkit.report.numbers import bytes_text, printable
-from toolkit.report.row_values import Interval, Quality, interval_of, quality_metric, shown_qualities, value_of
+from toolkit.rows import Interval
 
 MOST_NAMED = 5
 
@@ -28,25 +29,25 @@ class Point(NamedTuple):
 
 def quality_against_size(report: Report) -> Iterator[Chart]:
     """One chart of the foremost metric, if two rows have it."""
-    for metric in shown_qualities(report)[:1]:
-        shown = quality_metric(metric)
+    for metric in report.measured_qualities[:1]:
+        shown = quality_format(metric)
         points = _points(report, metric, shown)
         if len(points) > 1:
             yield _chart(points, shown)
 
 
-def _points(report: Report, metric: str, shown: Quality) -> list[Point]:
+def _points(report: Report, metric: str, shown: QualityFormat) -> list[Point]:
     points = []
     for number, row in enumerate(report.rows):
-        quality, size = value_of(row, metric), value_of(row, "size_bytes")
+        quality, size = row.number(metric), row.number("size_bytes")
         if quality is not None and size:
-            around = interval_of(row, metric)
+            around = row.interval(f"{metric}_interval")
             scaled = around and (around[0] * shown.scale, around[1] * shown.scale)
             points.append(Point(number, printable(row.stage), size, quality * shown.scale, scaled, shown.text(quality)))
     return points
 
 
-def _chart(points: Sequence[Point], shown: Quality) -> Chart:
+def _chart(points: Sequence[Point], shown: QualityFormat) -> Chart:
     figure, axes = new_axes(2.9, "both")
     for point in points:
         colour = SERIES if point.number else BASE

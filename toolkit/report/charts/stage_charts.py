@@ -8,11 +8,12 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from toolkit.metrics.support.quality_format import quality_format
+from toolkit.number_text import bytes_text, milliseconds, plain, printable
 from toolkit.report import Report
 from toolkit.report.charts.drawing import BAD, BASE, GOOD, INK, MUTED, Chart, label_rows, new_axes, rows_height
-from toolkit.report.numbers import bytes_text, milliseconds, plain, printable
-from toolkit.report.row_values import Interval, interval_of, quality_metric, shown_qualities, value_of
 from toolkit.report.verdicts import differs, speed
+from toolkit.rows import Interval
 
 
 class Bar(NamedTuple):
@@ -49,16 +50,16 @@ class Scale(NamedTuple):
 
 def waterfalls(report: Report) -> Iterator[Chart]:
     """One chart for each metric of quality, one for the bytes, one for the latency at each batch size."""
-    for metric in shown_qualities(report):
-        shown = quality_metric(metric)
+    for metric in report.measured_qualities:
+        shown = quality_format(metric)
         scale = Scale(shown.axis, shown.scale, False, report.quality[metric] == "lower")
-        steps = steps_of(report, scale, shown.text, metric, metric)
+        steps = steps_of(report, scale, shown.text, metric, f"{metric}_interval")
         yield from _waterfall(f"waterfall-{metric}", shown.title, steps, scale)
     scale = Scale("size of the file", 1.0, True, True, bytes_text)
     yield from _waterfall("waterfall-bytes", "Size", steps_of(report, scale, bytes_text, "size_bytes"), scale)
     for size in report.baseline.get("latency_ms") or {}:
         scale = Scale("ms, with the middle half of all calls", 1.0, True, True)
-        steps = steps_of(report, scale, milliseconds, "latency_ms", "latency", size)
+        steps = steps_of(report, scale, milliseconds, "latency_ms", "latency_spread_ms", size)
         steps = [_compared(report, step, size) for step in steps]
         yield from _waterfall(f"waterfall-latency-{size}", f"Latency at batch {printable(size)}", steps, scale)
 
@@ -75,11 +76,11 @@ def steps_of(
     """The rows in which `name` was measured, each beginning at the value of the row that it started from."""
     steps = []
     for number, row in enumerate(report.rows):
-        value = value_of(row, name, key)
+        value = row.number(name, key)
         if value is None:
             continue
-        before = value_of(report.rows[report.start(number)], name, key) if number else None
-        around = interval_of(row, interval, key) if interval else None
+        before = report.rows[report.start(number)].number(name, key) if number else None
+        around = row.interval(interval, key) if interval else None
         steps.append(
             Bar(
                 number,

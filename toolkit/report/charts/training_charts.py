@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from toolkit.number_text import printable
 from toolkit.report.charts.drawing import SERIES, Chart, new_axes
 from toolkit.report.details import Curve
-from toolkit.report.numbers import printable
 
 SMOOTHING = 12  # so many windows make the heavy line
 LOGARITHMIC_FROM = 30  # largest / smallest loss

@@ -1,0 +1,105 @@
+"""Chooses the engine: the one that the recipe names or, for `auto`, the fastest of those within the bounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from toolkit import Data, Note, TechniqueError, masks
+from toolkit_quantization.arithmetic import choose
+from toolkit_quantization.conversion import Conversion
+from toolkit_quantization.conversion_cost import Judge
+from toolkit_quantization.engines import ENGINES, Engine
+from toolkit_quantization.float_fallback import Guarded, guard
+from toolkit_quantization.model_timing import time_models
+from toolkit_quantization.params import Params
+from toolkit_quantization.selection import select
+from toolkit_quantization.self_compiling import Compiled
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The engine to use, what it made of the model and, if there was a choice, the reason."""
+
+    engine: str
+    guarded: Guarded
+    note: Note | None = None
+
+
+def by_name(model: nn.Module, params: Params, judge: Judge) -> Chosen:
+    """The conversion by the engine that the recipe names; a `TechniqueError` if it fails."""
+    return Chosen(params.engine, _made(model, params, ENGINES[params.engine], judge))
+
+
+def fastest(model: nn.Module, params: Params, data: Data, judge: Judge) -> Chosen:
+    """The conversion by the engine that is the fastest on this machine, of those that keep within the bounds."""
+    made: dict[str, Guarded] = {}
+    refused: dict[str, str] = {}
+    for name, engine in ENGINES.items():
+        reason = engine.why_unavailable(data.device) or _why_not_compiled(engine, params)
+        if reason is None:
+            try:
+                made[name] = _made(model, params, engine, judge)
+            except TechniqueError as error:
+                reason = str(error)
+        if reason is not None:
+            refused[name] = reason
+    if not made:
+        raise TechniqueError("; ".join(f"{name}: {reason}" for name, reason in refused.items()))
+    times = time_models({"float": masks.folded(model), **_as_run(made, params)}, data, batch_sizes(params, data))
+    ratios = {name: {size: seconds[name] / seconds["float"] for size, seconds in times.items()} for name in made}
+    chosen = min(made, key=lambda name: geometric_mean(ratios[name]))
+    return Chosen(chosen, made[chosen], _note(chosen, made, ratios, refused, judge))
+
+
+def _made(model: nn.Module, params: Params, engine: Engine, judge: Judge) -> Guarded:
+    data = judge.data
+    batch = data.example(min(data.batch_size, data.samples("train")))
+
+    def run() -> None:
+        with torch.no_grad():
+            data.task.forward(model.eval(), batch)
+
+    dtypes = select(model, params, engine)
+    return guard(Conversion(model, dtypes, engine, choose(model, dtypes, params, run)), judge, params.scan)
+
+
+def _why_not_compiled(engine: Engine, params: Params) -> str | None:
+    return "it cannot be compiled" if params.compile is True and not engine.compiles else None
+
+
+def _as_run(made: Mapping[str, Guarded], params: Params) -> dict[str, nn.Module]:
+    return {name: Compiled(each.model) if params.compile is True else each.model for name, each in made.items()}
+
+
+def batch_sizes(params: Params, data: Data) -> list[int]:
+    """The batch sizes at which to time models: the recipe's, or 1 and the data's."""
+    return params.batch_sizes or sorted({1, min(data.batch_size, data.samples("train"))})
+
+
+def geometric_mean(ratios: Mapping[int, float]) -> float:
+    """The geometric mean of ratios by batch size; unlike the arithmetic one, it inverts with the ratios."""
+    return math.exp(sum(map(math.log, ratios.values())) / len(ratios))
+
+
+def _note(
+    chosen: str,
+    made: Mapping[str, Guarded],
+    ratios: Mapping[str, Mapping[int, float]],
+    refused: Mapping[str, str],
+    judge: Judge,
+) -> Note:
+    """What each engine costs, and its time relative to the float model."""
+    rows: list[dict[str, Any]] = []
+    for name, guarded in made.items():
+        cost = {} if judge.metric is None else {f"drop of {judge.metric} ({judge.unit})": guarded.verdict.drop}
+        speed = {f"time of float's @{size}": ratio for size, ratio in ratios[name].items()}
+        row = {"engine": name, **speed, **cost, "output error": guarded.verdict.error}
+        rows.append({**row, "returned to float": len(guarded.returned)})
+    text = f"'{chosen}' is the fastest within max_drop, over all batch sizes, timed in turn with the float model"
+    return Note("; ".join([text, *(f"not {name}: {reason}" for name, reason in refused.items())]), rows)

@@ -1,0 +1,111 @@
+"""Repairs a conversion that costs too much: returns the layers that hurt most to float."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from toolkit import Note, TechniqueError
+from toolkit_quantization.arithmetic import Choice
+from toolkit_quantization.conversion import Conversion
+from toolkit_quantization.conversion_cost import Judge, Verdict
+
+Layers = tuple[str, ...]  # layers that share a weight; usually only one
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A model within the bounds, the layers that are quantized in it, and what they cost.
+
+    `returned` are the layers that went back to float; `scan` has the verdict on each layer quantized alone, the most
+    harmful first, and is empty unless it was needed or asked for; `choices` has the arithmetic of every candidate.
+    """
+
+    model: nn.Module
+    layers: Layers
+    verdict: Verdict
+    returned: Layers = ()
+    scan: Mapping[Layers, Verdict] = field(default_factory=dict)
+    choices: Mapping[str, Choice] = field(default_factory=dict)
+
+
+def guard(conversion: Conversion, judge: Judge, scan: bool = False) -> Guarded:
+    """Quantize all layers, except for as few as possible that have to stay in float.
+
+    Args:
+        conversion: the layers that can be quantized.
+        judge: measures what a model costs.
+        scan: judge every layer alone, even if no layer has to return to float.
+
+    Raises:
+        TechniqueError: the cost exceeds the bounds whichever layers return to float.
+    """
+    every = _names(conversion.groups)
+    model = conversion.of(every)
+    verdict = judge(model)
+    if judge.accepts(verdict):
+        verdicts = sensitivity(conversion, judge) if scan else {}
+        return Guarded(model, every, verdict, scan=verdicts, choices=conversion.choices)
+    verdicts = sensitivity(conversion, judge) if len(conversion.groups) > 1 else {}
+    order = list(verdicts)
+    accepted: list[Guarded] = []
+
+    def fits(count: int) -> bool:
+        layers = _names(order[count:])
+        model = conversion.of(layers)
+        verdict = judge(model)
+        if judge.accepts(verdict):
+            accepted[:] = [Guarded(model, layers, verdict, _names(order[:count]), verdicts, conversion.choices)]
+        return judge.accepts(verdict)
+
+    if fewest(len(order) - 1, fits) is None:
+        raise TechniqueError(f"{judge.complaint(verdict)}{_remedy(len(order))}")
+    return accepted[0]
+
+
+def sensitivity(conversion: Conversion, judge: Judge) -> dict[Layers, Verdict]:
+    """The verdict on each layer quantized alone, the most harmful first."""
+    verdicts = {layers: judge(conversion.of(layers)) for layers in conversion.groups}
+    return dict(sorted(verdicts.items(), key=lambda item: -judge.severity(item[1])))
+
+
+def fewest(most: int, fits: Callable[[int], bool]) -> int | None:
+    """The smallest number from 1 to `most` that fits, None if `most` does not.
+
+    Searches by doubling, then by bisection. If some number fits and a larger one does not, the result may not be the
+    smallest, but the number before it does not fit.
+    """
+    low, high = 0, 1
+    while high < most and not fits(high):
+        low, high = high, min(2 * high, most)
+    if high > most or (high == most and not fits(most)):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return high
+
+
+def scan_note(guarded: Guarded, judge: Judge) -> Note:
+    """The sensitivity scan as a table: for each layer the drop, the output error, and whether it stays in float."""
+    drop = f"drop of {judge.metric} ({judge.unit})"
+    rows = []
+    for layers, verdict in guarded.scan.items():
+        cost = {} if judge.metric is None else {drop: verdict.drop}
+        kept = layers[0] in guarded.returned
+        rows.append({"layer": ", ".join(layers), **cost, "output error": verdict.error, "kept in float": kept})
+    text = f"each layer quantized alone, on {judge.samples} samples of {judge.data.selection_split}"
+    if guarded.returned:
+        text = f"{text}; {len(guarded.returned)} returned to float, the most harmful first"
+    return Note(text, rows)
+
+
+def _names(groups: Iterable[Layers]) -> Layers:
+    return tuple(name for group in groups for name in group)
+
+
+def _remedy(layers: int) -> str:
+    tried = ", and returning layers to float, even all but one, does not help" if layers else ""
+    return f"{tried}: exclude layers, give them another dtype (overrides), or raise max_drop or max_error"

@@ -1,0 +1,92 @@
+"""All metrics of one model after another, within the seconds that a recipe gives to measuring."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from toolkit.data.splits import Data
+from toolkit.metrics.quality import Answers, answers
+from toolkit.metrics.support.metric import Progress, Subject
+from toolkit.metrics.support.registry import all_metrics
+
+
+class Measurer:
+    """Measures one saved model after another against the baseline, with all metrics.
+
+    A context manager, because metrics may keep something open for all rows, such as a process.
+
+    Args:
+        baseline: the first model to be measured, and what the others are compared with.
+        data: its test split is reported, or its validation split where there is none.
+        batch_sizes: samples per timed call.
+        budget_s: seconds for all rows. Whatever is not bounded takes what it takes; timing gets the remaining seconds.
+        rows: number of models that will be measured.
+    """
+
+    def __init__(self, baseline: nn.Module, data: Data, batch_sizes: Sequence[int], budget_s: float, rows: int) -> None:
+        self.baseline, self.data, self.batch_sizes = baseline, data, sorted(batch_sizes)
+        self.split = "test" if data.test is not None else "validation"
+        self.answers: Answers | None = None
+        self._latest: tuple[nn.Module, Answers] | None = None
+        self._left_s, self._rows = budget_s, rows
+        self._metrics = all_metrics()
+        self._sessions = ExitStack()
+        self._session_of = {
+            name: self._sessions.enter_context(metric.session()) for name, metric in self._metrics.items()
+        }
+
+    def __enter__(self) -> Measurer:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._sessions.__exit__(*error)
+
+    def measure(self, model: nn.Module, folder: Path, on_progress: Progress | None = None) -> dict[str, Any]:
+        """Return the values of all metrics, by key, for a model that is saved in `folder`."""
+        started, share_s = time.perf_counter(), self._left_s / max(1, self._rows)
+        before = self.answers
+        found = self._ask(model)
+        row: dict[str, Any] = {}
+        for name, metric in self._metrics.items():
+            subject = Subject(
+                model=model,
+                data=self.data,
+                baseline=self.baseline,
+                answers=found,
+                baseline_answers=before,
+                folder=folder,
+                batch_sizes=self.batch_sizes,
+                seconds_left=lambda: share_s - (time.perf_counter() - started),
+                session=self._session_of[name],
+                on_progress=on_progress,
+            )
+            row |= metric.measure(subject)
+        # Later rows get what this one leaves over.
+        self._left_s, self._rows = self._left_s - (time.perf_counter() - started), self._rows - 1
+        return row
+
+    def skip(self, model: nn.Module) -> None:
+        """Count a row that an earlier run measured; the baseline's answers are needed nevertheless."""
+        if self.answers is None:
+            self._ask(model)
+        self._left_s, self._rows = self._left_s * (1 - 1 / max(1, self._rows)), self._rows - 1
+
+    def took(self, seconds: float) -> None:
+        """Take seconds that were spent on something else from the budget."""
+        self._left_s -= seconds
+
+    def answers_of(self, model: nn.Module) -> Answers | None:
+        """Return the answers of the last model that was measured, None for any other model."""
+        return self._latest[1] if self._latest is not None and self._latest[0] is model else None
+
+    def _ask(self, model: nn.Module) -> Answers:
+        found = answers(model, self.data, self.split)
+        self._latest = model, found
+        self.answers = self.answers or found
+        return found

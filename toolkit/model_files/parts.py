@@ -1,0 +1,131 @@
+"""A model taken apart for a file, into its tensors and its skeleton, and put together again.
+
+The skeleton is the module on `meta`, pickled, and opened by torch's restricted unpickler with an explicit list of
+classes. So a model is loaded without its recipe, and nothing in the file can execute code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from toolkit import masks
+from toolkit.errors import ArtifactError
+from toolkit.model_files.safe.allowed import Allowed
+from toolkit.model_files.safe.finite import not_finite
+from toolkit.model_files.safe.skeleton import open_skeleton, pack_skeleton
+from toolkit.model_files.techniques import import_technique_of
+from toolkit.model_files.unsavable import refuse_by_name
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The module without its tensors, each tensor once, and for each further name of a tensor the name it is under."""
+
+    skeleton: bytes
+    tensors: dict[str, Tensor]
+    ties: dict[str, str]
+
+
+def take_apart(model: nn.Module, fold: bool = True) -> Parts:
+    """The parts of a model, which is left unchanged.
+
+    Args:
+        model: an `ArtifactError` says what in it cannot be stored.
+        fold: True for a model that will be used, with its masks folded in and in eval mode; False for one that will be
+            trained further, with its parametrizations.
+    """
+    refuse_by_name(model)
+    try:
+        plain = masks.folded(model).eval() if fold else masks.clone(model)
+    except Exception as error:  # whatever `copy.deepcopy` raises
+        raise ArtifactError(f"{type(model).__name__} cannot be copied: {error}") from error
+    _require_finite(plain, f"{type(model).__name__} cannot be saved")
+    tensors, ties = _tensors(plain)
+    return Parts(pack_skeleton(plain), tensors, ties)
+
+
+def put_together(
+    parts: Parts, allow: Sequence[type] = (), trusted: Sequence[str] = (), where: str = "the model"
+) -> nn.Module:
+    """The model that `take_apart` took apart, on the CPU.
+
+    Args:
+        parts: their tensors become the model's.
+        allow: classes that it may consist of besides those of torch.nn, torchvision, the toolkit and techniques.
+        trusted: names of imported modules whose own classes and functions are allowed as well.
+        where: what an `ArtifactError` names.
+    """
+    model = open_skeleton(parts.skeleton, allowed(allow, trusted), where)
+    try:
+        _fill(model, parts.tensors, parts.ties, where)
+        _list_weights(model)
+        _require_finite(model, where)
+    except ArtifactError:
+        raise
+    except Exception as error:  # whatever a made-up skeleton lacks
+        raise ArtifactError(f"{where} is damaged: {type(error).__name__}: {error}") from error
+    return model
+
+
+def allowed(allow: Sequence[type], trusted: Sequence[str] = ()) -> Allowed:
+    """What a file may consist of: the layers of installed techniques, and what the caller allows or trusts."""
+    return Allowed(allow, trusted, import_technique_of)
+
+
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
+    """Path, module, attribute and tensor of all parameters and buffers, shared ones under each of their names."""
+    for prefix, module in model.named_modules():
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is not None:
+                yield f"{prefix}.{name}" if prefix else name, module, name, tensor
+
+
+def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Each tensor under its first name, and that name for each further one."""
+    tensors: dict[str, Tensor] = {}
+    ties: dict[str, str] = {}
+    first: dict[int, str] = {}
+    for path, _, _, tensor in named_tensors(model):
+        if id(tensor) in first:
+            ties[path] = first[id(tensor)]
+        else:
+            first[id(tensor)] = path
+            # A copy, because safetensors refuses tensors that are views into one storage.
+            tensors[path] = tensor.detach().to("cpu", copy=True).contiguous()
+    return tensors, ties
+
+
+def _require_finite(model: nn.Module, where: str) -> None:
+    problem = not_finite([*model.named_parameters(), *model.named_buffers()])
+    if problem is not None:
+        raise ArtifactError(f"{where}: {problem}, so it is of no use")
+
+
+def _fill(model: nn.Module, tensors: dict[str, Tensor], ties: dict[str, str], where: str) -> None:
+    parameters: dict[str, nn.Parameter] = {}
+    slots = list(named_tensors(model))
+    unknown = set(tensors) - {path for path, *_ in slots}
+    if unknown:
+        raise ArtifactError(f"{where}: the tensor '{min(unknown)}' has no place in the skeleton")
+    for path, module, name, meta in slots:
+        source = ties.get(path, path)
+        tensor = tensors.get(source)
+        if tensor is None or tensor.shape != meta.shape or tensor.dtype != meta.dtype:
+            actual = f"is {tuple(tensor.shape)} of {tensor.dtype}" if tensor is not None else "is missing"
+            expected = f"{tuple(meta.shape)} of {meta.dtype}"
+            raise ArtifactError(f"{where}: the tensor '{path}' {actual}, but the skeleton needs {expected}")
+        if isinstance(meta, nn.Parameter):
+            tensor = parameters.setdefault(source, nn.Parameter(tensor, meta.requires_grad))
+        # Not into `_parameters` directly: an LSTM keeps a list of its weights, which setattr brings up to date.
+        setattr(module, name, tensor)
+
+
+@torch.no_grad()
+def _list_weights(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase):  # its list of weights has gaps where one is parametrized
+            module._init_flat_weights()

@@ -1,0 +1,79 @@
+"""A model as two files: its skeleton, and its tensors in safetensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor, nn
+
+from toolkit.errors import ArtifactError, InputError, newer_format
+from toolkit.model_files.parts import Parts, put_together, take_apart
+from toolkit.model_files.safe.pickle_scan import MAX_BYTES
+from toolkit.model_files.safe.safetensors_file import read_tensors
+
+TENSORS, SKELETON = "model.safetensors", "model.skeleton"
+FORMAT = 1  # of both files; a change that older versions cannot read needs the next number
+MAX_METADATA_LENGTH = 1 << 20
+MAX_SKELETON_BYTES = MAX_BYTES + (1 << 16)
+
+
+def pack(model: nn.Module) -> dict[str, bytes]:
+    """The files of a model, by name: with masks folded in, each shared tensor once, and all of the buffers.
+
+    Raises:
+        ArtifactError: the model holds something that no file can: hooks, lambdas, tensors in plain attributes.
+    """
+    parts = take_apart(model)
+    # A single key, because safetensors writes several in an order that changes from run to run.
+    metadata = {"toolkit": json.dumps({"format": FORMAT, "ties": parts.ties})}
+    try:
+        content = safetensors.torch.save(parts.tensors, metadata)
+    except Exception as error:  # a KeyError for a dtype that safetensors does not know
+        reason = f"{type(error).__name__}: {error}"
+        raise ArtifactError(f"the tensors of {type(model).__name__} cannot be saved: {reason}") from error
+    return {TENSORS: content, SKELETON: parts.skeleton}
+
+
+def open_plain(skeleton: Path, tensors: Path, allow: Sequence[type]) -> nn.Module:
+    """The model in two files, on the CPU and in eval mode."""
+    named, ties = _read_tensors(tensors)  # first, because it says the format of both
+    return put_together(Parts(_read_skeleton(skeleton), named, ties), allow, where=str(skeleton)).eval()
+
+
+def _read_skeleton(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > MAX_SKELETON_BYTES:
+            raise ArtifactError(f"{path} takes {size} bytes, and at most {MAX_SKELETON_BYTES} are opened")
+        return path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        tensors, metadata = read_tensors(path)
+    except InputError as error:
+        raise ArtifactError(str(error)) from error
+    content = _described(metadata.get("toolkit", ""))
+    if content is None:
+        raise ArtifactError(f"{path} holds tensors, but not those of a model that the toolkit saved")
+    if content["format"] > FORMAT:
+        raise ArtifactError(f"{path} {newer_format(content['format'], FORMAT)}")
+    if content["format"] != FORMAT or not isinstance(content.get("ties"), dict):
+        raise ArtifactError(f"{path} is damaged: the format or the ties in its metadata are invalid")
+    return tensors, content["ties"]
+
+
+def _described(text: str) -> dict[str, Any] | None:
+    """The metadata of the toolkit's own, which has at least a format; None if the text is something else."""
+    try:
+        content = json.loads(text) if len(text) <= MAX_METADATA_LENGTH else None
+    except (ValueError, RecursionError):
+        return None
+    is_own = isinstance(content, dict) and type(content.get("format")) is int
+    return content if is_own else None

@@ -1,0 +1,112 @@
+"""Callables timed in turn: whatever slows the machine down slows all of them, and cancels out in their ratios."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+
+from toolkit.statistics import Floats, Interval, bootstrap_median_interval
+
+__all__ = ["Timings", "time_in_turn"]
+
+Name = TypeVar("Name")
+
+
+@dataclass(frozen=True)
+class Timings(Generic[Name]):
+    """How long each callable took in each round: `seconds` by name, (rounds,) float64."""
+
+    seconds: Mapping[Name, Floats]
+
+    def median_s(self, name: Name) -> float:
+        """The median seconds of a call."""
+        return float(np.median(self.seconds[name]))
+
+    def ratio(self, name: Name, reference: Name) -> float:
+        """The median over the rounds of one callable's time over another's: below 1 is faster than `reference`."""
+        return median_ratio(self.seconds[name], self.seconds[reference])
+
+    def ratio_interval(self, name: Name, reference: Name) -> Interval:
+        """The 95 % interval of `ratio`."""
+        return ratio_interval(self.seconds[name], self.seconds[reference])
+
+    @property
+    def fastest(self) -> Name:
+        """The callable with the smallest median."""
+        return min(self.seconds, key=self.median_s)
+
+
+def time_in_turn(
+    calls: Mapping[Name, Callable[[], Any]],
+    budget_s: float,
+    *,
+    min_rounds: int = 5,
+    max_rounds: int | None = None,
+    warm_up: bool = False,
+    device: torch.device | None = None,
+) -> Timings[Name]:
+    """Time callables in rounds; each round calls every one of them once, in the order given.
+
+    Args:
+        calls: by name. Call each of them beforehand if its first call does more than later ones.
+        budget_s: seconds after which no further round begins, once there were `min_rounds`.
+        min_rounds: rounds, however long they take.
+        max_rounds: rounds, however little they take; no limit unless given.
+        warm_up: make an untimed call right before each timed one, because the callable before it filled the caches.
+        device: an accelerator to wait for after each call, so that the work is timed and not its submission.
+    """
+    start = time.perf_counter()
+
+    def timed(call: Callable[[], Any]) -> float:
+        if warm_up:
+            call()
+            _wait_for(device)
+        started = time.perf_counter()
+        call()
+        _wait_for(device)
+        return time.perf_counter() - started
+
+    def enough(rounds: list[list[float]]) -> bool:
+        if len(rounds) < min_rounds:
+            return False
+        return len(rounds) == max_rounds or time.perf_counter() - start >= budget_s
+
+    rounds = take_turns([partial(timed, call) for call in calls.values()], enough)
+    return Timings(dict(zip(calls, np.array(rounds, dtype=np.float64).T, strict=True)))
+
+
+def take_turns(blocks: Sequence[Callable[[], float]], enough: Callable[[list[list[float]]], bool]) -> list[list[float]]:
+    """What each block returns, in rounds: one row a round.
+
+    Always in the same order: each block then follows another one, and none finds its data still in the cache. (With
+    every second round backwards, the intervals of two equal models were twice as wide.)
+    """
+    rounds: list[list[float]] = []
+    while not enough(rounds):
+        rounds.append([block() for block in blocks])
+    return rounds
+
+
+def median_ratio(seconds: Floats, reference: Floats) -> float:
+    """The median of the ratios of two times, (rounds,) each, taken in the same rounds.
+
+    The two times of a round were taken within milliseconds: what slows the machine down slows both and cancels out, in
+    the ratio and in its interval. A median, because an interruption hits only one of them.
+    """
+    return float(np.median(seconds / reference))
+
+
+def ratio_interval(seconds: Floats, reference: Floats) -> Interval:
+    """The 95 % interval of `median_ratio`, by the bootstrap."""
+    return bootstrap_median_interval(seconds / reference)
+
+
+def _wait_for(device: torch.device | None) -> None:
+    if device is not None and device.type != "cpu":
+        torch.accelerator.synchronize(device)
