@@ -42,7 +42,7 @@ def dequantize(values: Tensor, scale: Tensor) -> Tensor:
 
 
 @dequantize.register_fake
-def _(values: Tensor, scale: Tensor) -> Tensor:
+def _(values: Tensor, scale: Tensor) -> Tensor:  # noqa: ARG001  # the operator's signature
     return torch.empty_like(values, dtype=torch.float32)
 
 
@@ -59,7 +59,7 @@ def dequantize_int4(packed: Tensor, scale: Tensor, shape: list[int]) -> Tensor:
 
 
 @dequantize_int4.register_fake
-def _(packed: Tensor, scale: Tensor, shape: list[int]) -> Tensor:
+def _(packed: Tensor, scale: Tensor, shape: list[int]) -> Tensor:  # noqa: ARG001
     return packed.new_empty(shape, dtype=torch.float32)
 
 
@@ -88,7 +88,7 @@ def int8_linear(inputs: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | No
 
 
 @int8_linear.register_fake
-def _(inputs: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+def _(inputs: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ARG001
     return inputs.new_empty(*inputs.shape[:-1], weight.shape[0])
 
 

@@ -39,7 +39,7 @@ def open(folder, params, threads):
     names = [value.name for value in session.get_inputs()]
 
     def run(*inputs, **named):
-        feed = named or dict(zip(names, inputs))
+        feed = named or dict(zip(names, inputs, strict=True))
         outputs = session.run(None, {name: feed[name] for name in names})
         return outputs[0] if len(outputs) == 1 else outputs
 

@@ -31,7 +31,7 @@ def write_onnx(model: nn.Module, example: Any, path: Path, opset: int) -> None:
     """
     args, kwargs = ((), dict(example)) if isinstance(example, Mapping) else (_tuple(example), {})
     batch = torch.export.Dim("batch", min=1)
-    shapes = tree_map_only(Tensor, lambda tensor: {0: batch}, kwargs or args)
+    shapes = tree_map_only(Tensor, lambda _: {0: batch}, kwargs or args)
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with operators.exporting(), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

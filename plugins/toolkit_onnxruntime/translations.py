@@ -7,10 +7,11 @@ from math import prod
 from typing import Any
 
 import onnx
-from onnxscript import opset21 as op
+from onnxscript import opset21
 
 from toolkit import operators
 
+op: Any = opset21  # its annotations do not know that a constant has a type
 ZERO_POINT = onnx.helper.make_tensor("zero_point", onnx.TensorProto.UINT8, [], [128])
 FIFTEEN = onnx.helper.make_tensor("fifteen", onnx.TensorProto.UINT8, [], [15])
 FOUR = onnx.helper.make_tensor("four", onnx.TensorProto.UINT8, [], [4])

@@ -33,6 +33,10 @@ class ExportedModel:
     params: Mapping[str, Any]
     runtime: str
 
+    def remove(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     @property
     def size_bytes(self) -> int:
         """The bytes that are needed to run the model: those of the runtime's files."""

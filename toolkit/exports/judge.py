@@ -29,6 +29,13 @@ class Comparison:
     agreement: float | None
     samples: int
 
+    def __str__(self) -> str:
+        agreement = "" if self.agreement is None else f", and {self.agreement:.2%} of the answers agree"
+        return (
+            f"its outputs differ by {self.output_error:.2g} of their size (at most {MAX_OUTPUT_ERROR:g}){agreement} "
+            f"(at least {MIN_AGREEMENT:.0%}) on {self.samples:,} samples"
+        )
+
     @property
     def is_close(self) -> bool:
         """Whether the file passes for the model."""
@@ -38,7 +45,7 @@ class Comparison:
 
 @torch.no_grad()
 def compare(file: nn.Module, model: nn.Module, data: Data, split: str) -> Comparison:
-    """Compare the outputs of a file and of its model over a whole split, and at batches of 1, 7 and one more than usual.
+    """Compare the outputs of a file and of its model over a whole split, and at unusual batch sizes.
 
     Args:
         file: the opened file.

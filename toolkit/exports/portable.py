@@ -33,7 +33,7 @@ def portable_source(function: Callable[..., Any], plugin: str) -> str:
     outside = sorted(name for name in _global_names(script) if not hasattr(builtins, name))
     if outside:
         raise TechniqueError(
-            f"{plugin}: {function.__name__} uses '{outside[0]}' of its module, but runs in a process without the plugin; "
+            f"{plugin}: {function.__name__} uses '{outside[0]}' of its module, but runs in a process without it; "
             f"import or define it inside the function"
         )
     return _with_comments(source, definition, script)

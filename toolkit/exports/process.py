@@ -43,6 +43,10 @@ class OpenedFile(nn.Module):
         request = {"folder": str(folder.resolve()), "source": source, "params": dict(params), "threads": threads}
         self._ask("open", {**request, "blocked": sorted({"toolkit", *blocked})}, [])
 
+    def keep(self, resource: Any) -> None:
+        """Keep something until the process ends, such as the temporary folder of the files."""
+        self._resource = [resource]
+
     def __enter__(self) -> OpenedFile:
         return self
 
@@ -51,6 +55,7 @@ class OpenedFile(nn.Module):
     ) -> None:
         self._process.kill()
         self._process.communicate()
+        self._resource = []
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         structure, arrays = _packed(kwargs or (args[0] if len(args) == 1 else args))
@@ -84,7 +89,7 @@ def _start(threads: int) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     command = [sys.executable, "-I", str(Path(worker.__file__))]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(command, env=environment, **pipes)  # type: ignore[call-overload, no-any-return]
+    return subprocess.Popen(command, env=environment, **pipes)  # type: ignore[call-overload]
 
 
 def _packed(inputs: Any) -> tuple[Any, list[Any]]:

@@ -13,15 +13,16 @@ import sys
 import time
 import traceback
 import types
+from typing import Any
 
 
 class Blocked(importlib.abc.MetaPathFinder):
     """Refuses to import packages by name, as if they were not installed."""
 
-    def __init__(self, names):
+    def __init__(self, names: set[str]) -> None:
         self.names = names
 
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:  # noqa: ARG002  # importlib's
         if fullname.partition(".")[0] in self.names:
             raise ModuleNotFoundError(
                 f"No module named '{fullname}' (not available to an exported file)", name=fullname
@@ -29,7 +30,7 @@ class Blocked(importlib.abc.MetaPathFinder):
         return
 
 
-def receive(stream):
+def receive(stream: Any) -> tuple[Any, list[Any]]:
     size = stream.read(8)
     if len(size) < 8:
         return None, []
@@ -43,18 +44,18 @@ def receive(stream):
     return header, arrays
 
 
-def send(stream, header, arrays=()):
+def send(stream: Any, header: dict[str, Any], arrays: Any = ()) -> None:
     import numpy
 
     arrays = [numpy.ascontiguousarray(array) for array in arrays]
-    header = json.dumps({**header, "arrays": [(array.dtype.str, array.shape) for array in arrays]}).encode()
-    stream.write(struct.pack(">Q", len(header)) + header)
+    content = json.dumps({**header, "arrays": [(array.dtype.str, array.shape) for array in arrays]}).encode()
+    stream.write(struct.pack(">Q", len(content)) + content)
     for array in arrays:
         stream.write(array.tobytes())
     stream.flush()
 
 
-def packed(value, arrays):
+def packed(value: Any, arrays: list[Any]) -> Any:
     """The structure of a value in JSON, with the position of an array in place of it."""
     if isinstance(value, dict):
         return {"dict": {key: packed(item, arrays) for key, item in value.items()}}
@@ -66,7 +67,7 @@ def packed(value, arrays):
     return len(arrays) - 1
 
 
-def unpacked(structure, arrays):
+def unpacked(structure: Any, arrays: list[Any]) -> Any:
     if isinstance(structure, int):
         return arrays[structure]
     if "dict" in structure:
@@ -74,7 +75,7 @@ def unpacked(structure, arrays):
     return [unpacked(item, arrays) for item in structure["list"]]
 
 
-def call(run, inputs):
+def call(run: Any, inputs: Any) -> Any:
     if isinstance(inputs, dict):
         return run(**inputs)
     return run(*inputs) if isinstance(inputs, list) else run(inputs)
@@ -83,22 +84,22 @@ def call(run, inputs):
 class Server:
     """Opens one file and answers what is asked of it."""
 
-    def __init__(self):
-        self.run = None
+    def __init__(self) -> None:
+        self.run: Any = None
 
-    def open(self, header, arrays):
+    def open(self, header: dict[str, Any], _: list[Any]) -> tuple[dict[str, Any], list[Any]]:
         sys.meta_path.insert(0, Blocked(set(header["blocked"])))
-        scope = {}
+        scope: dict[str, Any] = {}
         exec(compile(header["source"], "run.py", "exec"), scope)
         self.run = scope["open"](header["folder"], types.SimpleNamespace(**header["params"]), header["threads"])
         return {}, []
 
-    def answer(self, header, arrays):
-        found = []
+    def answer(self, header: dict[str, Any], arrays: list[Any]) -> tuple[dict[str, Any], list[Any]]:
+        found: list[Any] = []
         structure = packed(call(self.run, unpacked(header["inputs"], arrays)), found)
         return {"outputs": structure}, found
 
-    def time(self, header, arrays):
+    def time(self, header: dict[str, Any], arrays: list[Any]) -> tuple[dict[str, Any], list[Any]]:
         inputs = unpacked(header["inputs"], arrays)
         start = time.perf_counter()
         for _ in range(header["calls"]):
@@ -106,7 +107,7 @@ class Server:
         return {"seconds": time.perf_counter() - start}, []
 
 
-def main():
+def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a runtime prints is no answer
     server = Server()

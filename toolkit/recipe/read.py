@@ -19,8 +19,8 @@ from toolkit.recipe.data_table import DataTable
 from toolkit.recipe.overrides import apply_overrides
 from toolkit.recipe.problems import numbers_beyond_toml, printable, problems_of, readable
 from toolkit.recipe.shipped import locate
-from toolkit.recipe.stage_order import sequence_problems
-from toolkit.recipe.tables import MeasureTable, ModelTable, RecipeTable, StageTable, TechniqueTable
+from toolkit.recipe.stage_order import export_problems, sequence_problems
+from toolkit.recipe.tables import ExportTable, MeasureTable, ModelTable, RecipeTable, StageTable, TechniqueTable
 from toolkit.training import TrainingSettings
 
 # Dotted keys nest without limit, and what writes and shows a recipe later is recursive.
@@ -60,6 +60,15 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Export:
+    """A model to be written in the files of a runtime: `name` of its row and folder, and the row that it exports."""
+
+    name: str
+    use: PluginUse
+    start: int
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A checked recipe. `table` is the file's content with all defaults, `stages` what it means."""
 
@@ -67,6 +76,7 @@ class Recipe:
     stages: tuple[Stage, ...]
     observers: tuple[PluginUse, ...]
     origin: str
+    exports: tuple[Export, ...] = ()
 
     @property
     def name(self) -> str:
@@ -130,7 +140,7 @@ def parse_recipe(
     if _is_too_deep(content):
         raise _refusal(origin, [Problem("", TOO_DEEP)])
     content.setdefault("name", name)
-    problems = [*overriding, *_across_stages(content.get("stages"), directory)]
+    problems = [*overriding, *_across_stages(content.get("stages"), directory), *export_problems(content)]
     try:
         table = RecipeTable.model_validate(content, context={"directory": directory})
     except ValidationError as error:
@@ -140,7 +150,8 @@ def parse_recipe(
     if problems:
         raise _refusal(origin, problems)
     observers = tuple(PluginUse(techniques.load(plugin.name, "observer"), plugin.params) for plugin in table.plugins)
-    return Recipe(table, _stages(table.stages), observers, origin)
+    stages = _stages(table.stages)
+    return Recipe(table, stages, observers, origin, _exports(table.exports, stages))
 
 
 def _refusal(origin: str, problems: Iterable[Problem]) -> RecipeError:
@@ -196,6 +207,18 @@ def _stages(tables: list[StageTable]) -> tuple[Stage, ...]:
 
 def _use(table: TechniqueTable) -> PluginUse:
     return PluginUse(techniques.load(table.technique), table.params)
+
+
+def _exports(tables: list[ExportTable], stages: tuple[Stage, ...]) -> tuple[Export, ...]:
+    names = ["baseline", *(stage.name for stage in stages)]
+    return tuple(
+        Export(
+            table.name or table.runtime,
+            PluginUse(techniques.load(table.runtime, "runtime"), table.params),
+            len(stages) if table.start is None else names.index(table.start),
+        )
+        for table in tables
+    )
 
 
 def _across_stages(tables: Any, directory: Path) -> list[Problem]:

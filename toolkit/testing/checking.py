@@ -66,7 +66,7 @@ def _contract_of_an_observer(name: str, as_technique: TechniqueError) -> type:
     try:
         techniques.load(name, "observer")
     except TechniqueError as as_observer:
-        _, named_otherwise = techniques.OTHER["technique"]
+        named_otherwise = techniques.NAMED["observer"]
         raise (as_observer if named_otherwise in str(as_technique) else as_technique) from None
     return ObserverContract
 
