@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from toolkit import operators, stored_as
+from toolkit import TechniqueError, operators, stored_as
 from toolkit_quantization import kernels
 from toolkit_quantization.kernels import INT8_MAX, MIN_ROW_MAX
 
@@ -67,6 +67,11 @@ def int8_matmul(rows: Tensor, weight: Tensor) -> Tensor:
 def _is_transformed() -> bool:
     """Whether tensors are recorded by `torch.jit.trace`, or stand for many, as under `torch.vmap`."""
     return bool(torch._C._get_tracing_state()) or torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def not_exportable(engine: str) -> str:
+    """Return the end of an error message about a layer whose arithmetic only PyTorch has."""
+    return f"uses the arithmetic of engine '{engine}', which no other runtime has; quantize with `engine` 'toolkit'"
 
 
 @stored_as("quantization.Int8Linear")
@@ -148,6 +153,8 @@ class TorchInt8Linear(Int8Linear):
     """What `quantize_dynamic` computes, to the last bit, from plain buffers; rows share one 7-bit scale."""
 
     def forward(self, inputs: Tensor) -> Tensor:
+        if operators.is_exporting():
+            raise TechniqueError(not_exportable("torch"))
         kept = self._kept if self._kept is not None and self._kept.is_of(self._buffers) else self._keep()
         outputs = torch.ops.quantized.linear_dynamic(inputs.float(), kept.made, reduce_range=True)
         return outputs.to(inputs.dtype)
