@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from toolkit.data.splits import Data
 from toolkit.errors import TechniqueError
 from toolkit.exports.portable import portable_source
+from toolkit.exports.readme import readme
 from toolkit.hooks.loading import Plugin
 from toolkit.masks import folded
 from toolkit.params import Params
@@ -59,7 +60,7 @@ def export_model(runtime: Plugin, params: Params, model: nn.Module, data: Data, 
     """
     source = portable_source(runtime.module.open, str(runtime))
     deployed = folded(model).eval().cpu()
-    inputs = data.example(2).inputs
+    inputs, plain = data.example(2).inputs, params.model_dump(mode="json")
     temporary = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -67,47 +68,17 @@ def export_model(runtime: Plugin, params: Params, model: nn.Module, data: Data, 
         runtime.call("export", model=deployed, params=params, example=inputs, folder=temporary)
         if not any(temporary.iterdir()):
             raise TechniqueError(f"{runtime} wrote no file in export")
+        files = sorted(path.name for path in temporary.iterdir())
         (temporary / SCRIPT).write_text(source, encoding="utf-8")
-        text = _readme(runtime.name, temporary, inputs, _outputs(deployed, data))
+        text = readme(runtime.name, files, plain, inputs, _outputs(deployed, data))
         (temporary / README).write_text(text, encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return ExportedModel(folder, source, params.model_dump(mode="json"), runtime.name)
+    return ExportedModel(folder, source, plain, runtime.name)
 
 
 @torch.no_grad()
 def _outputs(model: nn.Module, data: Data) -> Any:
     return data.task.forward(model, data.example(2))
-
-
-def _readme(runtime: str, folder: Path, inputs: Any, outputs: Any) -> str:
-    names = ", ".join(f"`{path.name}`" for path in sorted(folder.iterdir()) if path.name != SCRIPT)
-    lines = [
-        f"# Model for {runtime}",
-        "",
-        f"{names}: the model. `run.py` opens it with {runtime} alone:",
-        "",
-        "    from types import SimpleNamespace",
-        "    import run",
-        '    model = run.open(".", SimpleNamespace(), threads=1)',
-        "    outputs = model(inputs)  # numpy arrays",
-        "",
-        f"Inputs: {_described(inputs)}.",
-        f"Outputs: {_described(outputs)}.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _described(value: Any) -> str:
-    """Shapes and dtypes, with N for the batch."""
-    if isinstance(value, Tensor):
-        shape = ", ".join(["N", *map(str, value.shape[1:])])
-        return f"({shape}) {str(value.dtype).removeprefix('torch.')}"
-    if isinstance(value, Mapping):
-        return "; ".join(f"`{name}` {_described(item)}" for name, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return "; ".join(map(_described, value))
-    return type(value).__name__

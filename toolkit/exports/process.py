@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -41,7 +42,12 @@ class OpenedFile(nn.Module):
         self._what = what
         self._process = _start(threads)
         request = {"folder": str(folder.resolve()), "source": source, "params": dict(params), "threads": threads}
-        self._ask("open", {**request, "blocked": sorted({"toolkit", *blocked})}, [])
+        self._resource: list[Any] = []
+        try:
+            self._ask("open", {**request, "blocked": sorted({"toolkit", *blocked})}, [])
+        except BaseException:
+            self._end()
+            raise
 
     def keep(self, resource: Any) -> None:
         """Keep something until the process ends, such as the temporary folder of the files."""
@@ -53,8 +59,15 @@ class OpenedFile(nn.Module):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._end()
+
+    def _end(self) -> None:
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with suppress(OSError):  # what was not sent yet
+                    stream.close()
         self._resource = []
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

@@ -46,29 +46,35 @@ class ExportJob:
         """Export a model and return what was measured of its file.
 
         Raises:
-            TechniqueError: the runtime rejects the model, or the file does not give the model's answers; the folder is
-                empty then.
+            TechniqueError: the runtime rejects the model, or the file does not match it; no folder is left
+                then.
         """
         started = time.perf_counter()
         exported = export_model(use.plugin, use.params, model, self.data, folder)
-        deployed = folded(model).eval().cpu()
-        with ExitStack() as stack, torch.no_grad():
+        try:
+            values = self._measured(exported, use, folded(model).eval().cpu())
+        except BaseException:
+            exported.remove()
+            raise
+        return Row(name, {**values, "duration_s": time.perf_counter() - started}, runtime=use.plugin.name)
+
+    @torch.no_grad()
+    def _measured(self, exported: ExportedModel, use: PluginUse, model: nn.Module) -> dict[str, Any]:
+        with ExitStack() as stack:
             file = stack.enter_context(self._opened(exported))
-            comparison = compare(file, deployed, self.data, self.split)
+            comparison = compare(file, model, self.data, self.split)
             if not comparison.is_close:
-                exported.remove()
-                raise TechniqueError(f"{use.plugin}: the exported file is not the model: {comparison}")
-            values: dict[str, Any] = {
+                raise TechniqueError(f"{use.plugin}: the exported file does not match the model: {comparison}")
+            float_file = stack.enter_context(self._float_file(use))
+            baseline = folded(self.baseline).eval().cpu()
+            return {
                 "size_bytes": exported.size_bytes,
                 **quality(answers(file, self.data, self.split), self.baseline_answers),
                 "output_error": comparison.output_error,
                 "file_agreement": comparison.agreement,
+                **file_latency(file, baseline, float_file, self.data, self.batch_sizes, self.budget_s),
+                **named_measures_of_files(use, exported.folder),
             }
-            float_file = stack.enter_context(self._float_file(use))
-            plain = folded(self.baseline).eval().cpu()
-            values |= file_latency(file, plain, float_file, self.data, self.batch_sizes, self.budget_s)
-        values |= named_measures_of_files(use, folder)
-        return Row(name, {**values, "duration_s": time.perf_counter() - started}, runtime=use.plugin.name)
 
     def _opened(self, exported: ExportedModel) -> OpenedFile:
         plugins = [plugin.entry_point.module.partition(".")[0] for plugin in installed()]
