@@ -177,7 +177,7 @@ def test_a_runtime_that_ends_in_a_call():
 
 
 def test_what_a_runtime_prints_does_not_disturb_its_answers():
-    with opened(source_of("print('hello')\nreturn lambda inputs: (print('hello'), inputs)[1]")) as file:
+    with opened(source_of("import os\nreturn lambda inputs: (os.write(1, b'hello'), inputs)[1]")) as file:
         assert file(torch.ones(2)).tolist() == [1, 1]
 
 
