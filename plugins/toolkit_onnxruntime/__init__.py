@@ -19,7 +19,7 @@ FILE = "model.onnx"
 
 
 class Params(toolkit.Params):
-    opset: int = Field(default=21, ge=20, le=23, description="version of the ONNX operators")
+    opset: int = Field(default=21, ge=21, le=23, description="version of the ONNX operators")
     int8_weights: Literal["auto", "signed", "unsigned"] = Field(
         default="auto",
         description="bytes of integer products: signed (fast, but inexact on x86 without VNNI), unsigned (exact "

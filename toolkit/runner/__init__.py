@@ -248,7 +248,7 @@ class _Run:
         stage = Stage(len(self.rows), export.name, start=export.start)
         log.info("export %d (%s) begins", stage.number, export.name)
         self.observers.tell("on_stage", stage=stage)
-        with errors_located_in(stage):
+        with errors_located_in(stage, f"export '{export.name}'"):
             job = self.measuring.export_job(self.models[0])
             folder = self.directory.path / runs.EXPORTS / export.name
             row = job.row(export.name, export.use, self.models[export.start], folder)

@@ -21,16 +21,17 @@ def attribute_errors_to(stage: Stage) -> Iterator[None]:
 
 
 @contextmanager
-def errors_located_in(stage: Stage) -> Iterator[None]:
-    """Errors of a technique or a training, with the stage in which they came up."""
+def errors_located_in(stage: Stage, place: str = "") -> Iterator[None]:
+    """Put the stage, or another place, in front of errors of a technique or a training."""
+    place = place or f"stage {stage.number} ({stage.name})"
     try:
         yield
     except (TechniqueError, TrainingError) as error:
-        raise type(error)(f"stage {stage.number} ({stage.name}): {error}") from error
+        raise type(error)(f"{place}: {error}") from error
     except ArtifactError as error:
-        message = f"stage {stage.number} ({stage.name}): the model that {stage.technique_names} returned: {error}"
+        message = f"{place}: the model that {stage.technique_names} returned: {error}"
         raise TechniqueError(message) from error
     except ToolkitError:
         raise
     except Exception as error:  # from a model, a data set or a task of the user's; the log has the traceback
-        raise ToolkitError(f"stage {stage.number} ({stage.name}) failed with {described(error)}") from error
+        raise ToolkitError(f"{place} failed with {described(error)}") from error
