@@ -8,6 +8,7 @@ import click
 
 from toolkit.cli import cache as keeping
 from toolkit.cli import completion as completing
+from toolkit.cli import export as exporting
 from toolkit.cli import list as listing
 from toolkit.cli import new as writing
 from toolkit.cli import pack as packing
@@ -50,7 +51,7 @@ for _command in (
     *(listing.techniques, listing.recipes),
     *(showing.report, showing.diff, showing.evaluate),
     *(writing.new, writing.schema, writing.doctor),
-    *(packing.pack, keeping.cache),
+    *(packing.pack, exporting.export, keeping.cache),
 ):
     main.add_command(_command)
 completing.complete(main.commands)
