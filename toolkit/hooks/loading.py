@@ -36,6 +36,8 @@ NAMED: dict[Role, str] = {
 }
 KINDS: dict[Role, str] = {"technique": "technique", "observer": "run-wide plugin", "runtime": "runtime"}
 
+REQUIRED: dict[Role, tuple[str, ...]] = {"runtime": ("export", "open")}
+
 
 def _own_hooks(role: Role) -> set[str]:
     """Return the hooks that only plugins of this kind have."""
@@ -184,4 +186,7 @@ def from_module(module: Any, name: str, distribution: str = "not installed", rol
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(SPECIFICATIONS[role])
     hookchecks.register(manager, module, plugin)
+    for hook in REQUIRED.get(role, ()):
+        if not getattr(manager.hook, hook).get_hookimpls():
+            raise TechniqueError(f"{plugin} has no hook {hook}, which a {KINDS[role]} requires; define it")
     return Plugin(name, distribution, module, hookchecks.checked_params(module, plugin), manager.hook)
