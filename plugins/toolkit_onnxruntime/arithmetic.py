@@ -22,10 +22,14 @@ INTEGER = {
 def arithmetic_note(file: Path) -> toolkit.Note:
     """Return a note with the arithmetic of each layer, as this machine's ONNX Runtime optimizes the file."""
     rows = [
-        {"layer": read_layer_name(node), "operation": node.op_type, "integers": node.op_type in INTEGER}
+        {
+            "layer": read_layer_name(node),
+            "operation": node.op_type,
+            "arithmetic": "integers" if node.op_type in INTEGER else "float",
+        }
         for node in products(optimized_graph(file))
     ]
-    integer = sum(bool(row["integers"]) for row in rows)
+    integer = sum(row["arithmetic"] == "integers" for row in rows)
     layers = f"{len(rows)} layer" if len(rows) == 1 else f"{len(rows)} layers"
     verb = "multiplies" if integer == 1 else "multiply"
     return toolkit.Note(f"{integer} of {layers} {verb} in integers" if rows else "no layer with weights", rows)

@@ -136,7 +136,7 @@ def test_a_hook_that_uses_its_module_is_refused():
 
 def test_annotations_and_decorators_are_dropped():
     @toolkit.hookimpl
-    def opens(folder: Path, params: toolkit.Params, threads: int) -> torch.Tensor:
+    def opens(folder: Path, params: toolkit.Params, threads: int) -> object:
         return lambda inputs: inputs
 
     source = portable_source(opens, "'x' (tests)")

@@ -64,7 +64,7 @@ def check_file(runtime, toy, dtype, folder, **params):
             torch.testing.assert_close(outputs, expected, rtol=1e-5, atol=1e-5)
     layers = runtime.call("measure", folder=file.folder, params=runtime.params_class())["arithmetic"]
     integer = LAYERS[toy][1] if dtype == "int8" else 0
-    assert sum(row["integers"] for row in layers.table) == integer
+    assert sum(row["arithmetic"] == "integers" for row in layers.table) == integer
     assert len(layers.table) == LAYERS[toy][0]
     return nodes(file), layers
 
@@ -76,7 +76,7 @@ def test_int8_is_multiplied_in_integers(runtime, tmp_path):
     assert counts["DequantizeLinear"] == 2
     assert note.text == "1 of 3 layers multiplies in integers"
     assert [row["layer"] for row in note.table] == ["0", "3", "6"]
-    assert [row["integers"] for row in note.table] == [False, False, True]
+    assert [row["arithmetic"] for row in note.table] == ["float", "float", "integers"]
 
 
 @pytest.mark.parametrize(("toy", "dtype"), [("lstm", "int8"), ("mlp", "int4"), ("outputs", "float16")])

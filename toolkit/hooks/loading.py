@@ -30,7 +30,7 @@ SPECIFICATIONS: dict[Role, type] = {
 }
 # How a recipe names plugins of each kind.
 NAMED: dict[Role, str] = {
-    "technique": "as the technique of a stage",
+    "technique": "as the technique of a stage, because it changes models",
     "observer": "under [[plugins]], because it observes the whole run",
     "runtime": "under [[exports]], because it writes files",
 }
