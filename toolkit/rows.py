@@ -85,6 +85,8 @@ class Row(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="allow", allow_inf_nan=False)
     __pydantic_extra__: dict[str, Value]
     stage: str
+    runtime: str | None = None
+    """For an exported file the name of the runtime that ran it; None for a model that PyTorch ran."""
 
     def __init__(self, *fields: Any, **named: Any) -> None:
         given = _by_name(("stage", "values"), fields)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from toolkit import stored_as
+from toolkit import operators, stored_as
 from toolkit_quantization.int8 import quantize_per_channel
 
 Dtype = Literal["int8", "int4", "float16", "bfloat16"]
@@ -61,6 +61,8 @@ class Encoded(nn.Module):
     def forward(self, rows: Tensor | None = None) -> Tensor:
         """The weight in floats, or only the given rows of it, int (N,)."""
         parts = [part if rows is None else part.index_select(0, rows) for part in self.buffers()]
+        if operators.is_exporting() and rows is None:
+            return self._exported(*parts)
         return self._decoded(*parts).reshape(-1, *self.shape[1:]).to(self.dtype)
 
     def write(self, floats: Tensor) -> None:
@@ -68,6 +70,10 @@ class Encoded(nn.Module):
         floats.copy_(self())
 
     def _decoded(self, *parts: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _exported(self, *parts: Tensor) -> Tensor:
+        """Decode by an operator that exporters know, to float32 in the weight's shape."""
         raise NotImplementedError
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
@@ -100,6 +106,9 @@ class Int8(Encoded):
         values, scale = parts
         return values.to(scale.dtype).mul_(scale.view(-1, *[1] * (values.dim() - 1)))
 
+    def _exported(self, *parts: Tensor) -> Tensor:
+        return operators.dequantize(*parts)
+
 
 @stored_as("quantization.Int4")
 class Int4(Encoded):
@@ -119,6 +128,9 @@ class Int4(Encoded):
         packed, scale = parts
         return dequantize_groups(packed, scale, self.inputs)
 
+    def _exported(self, *parts: Tensor) -> Tensor:
+        return operators.dequantize_int4(*parts, list(self.shape))
+
 
 @stored_as("quantization.Short")
 class Short(Encoded):
@@ -133,6 +145,9 @@ class Short(Encoded):
 
     def _decoded(self, *parts: Tensor) -> Tensor:
         return parts[0]
+
+    def _exported(self, *parts: Tensor) -> Tensor:
+        return operators.widen(parts[0])
 
 
 def encode(weight: Tensor, dtype: Dtype) -> Encoded:

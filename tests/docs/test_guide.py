@@ -13,7 +13,7 @@ import pytest
 
 from toolkit.hooks import loading as techniques
 from toolkit.hooks.checks import hook_names
-from toolkit.hooks.specs import ObserverHooks, TechniqueHooks
+from toolkit.hooks.specs import ObserverHooks, RuntimeHooks, TechniqueHooks
 from toolkit.params import Params
 from toolkit.testing import ObserverContract, TechniqueContract, check_contract
 from toolkit.testing.distributions import write_distribution
@@ -24,7 +24,7 @@ GUIDE = "\n".join(PAGES.values())
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", GUIDE, flags=re.MULTILINE | re.DOTALL)
 FILES = {found[1]: text for _, text in BLOCKS if (found := re.match(r"# (\w+\.(?:py|toml))\n", text))}
 ALONE = [text for language, text in BLOCKS if language == "python" and not re.match(r"# \w+\.py\n", text)]
-HOOKS = [(spec, hook) for spec in (TechniqueHooks, ObserverHooks) for hook in sorted(hook_names(spec))]
+HOOKS = [(spec, hook) for spec in (TechniqueHooks, ObserverHooks, RuntimeHooks) for hook in sorted(hook_names(spec))]
 PROSE = re.sub(r"^#.*$", "", re.sub(r"^```.*?^```", "", GUIDE, flags=re.MULTILINE | re.DOTALL), flags=re.MULTILINE)
 
 
@@ -36,8 +36,8 @@ def test_every_block_is_one_that_is_run_here():
 
 
 def page_on(specification):
-    """The page on the hooks of techniques, or of run-wide plugins."""
-    return PAGES["hooks" if specification is TechniqueHooks else "observers"]
+    """The page on the hooks of techniques, of run-wide plugins, or of runtimes."""
+    return PAGES[{TechniqueHooks: "hooks", ObserverHooks: "observers", RuntimeHooks: "runtimes"}[specification]]
 
 
 @pytest.mark.parametrize(("specification", "hook"), HOOKS, ids=lambda value: getattr(value, "__name__", value))
@@ -62,7 +62,15 @@ def test_the_hooks_of_a_technique_are_in_the_order_of_the_run():
 @pytest.mark.parametrize(
     "module",
     [
-        *("toolkit", "toolkit.masks", "toolkit.patterns", "toolkit.scoring", "toolkit.testing", "toolkit.timing"),
+        *(
+            "toolkit",
+            "toolkit.masks",
+            "toolkit.operators",
+            "toolkit.patterns",
+            "toolkit.scoring",
+            "toolkit.testing",
+            "toolkit.timing",
+        ),
         "toolkit.training",
     ],
 )
@@ -96,7 +104,11 @@ def project(tmp_path, monkeypatch):
         (tmp_path / name).write_text(text, encoding="utf-8")
     about = tomllib.loads(FILES["pyproject.toml"])["project"]
     write_distribution(tmp_path, about["name"], about["entry-points"]["toolkit"], about["version"])
-    write_distribution(tmp_path, "more", {"half": "toolkit_half", "rows": "toolkit_rows", "hint": "toolkit_hint"})
+    write_distribution(
+        tmp_path,
+        "more",
+        {"half": "toolkit_half", "rows": "toolkit_rows", "hint": "toolkit_hint", "plain": "toolkit_plain"},
+    )
     monkeypatch.syspath_prepend(tmp_path)
     techniques.load.cache_clear()
     yield tmp_path
@@ -108,7 +120,7 @@ def project(tmp_path, monkeypatch):
 def test_every_module_of_it_is_one_of_the_project():
     assert set(FILES) == {
         *("toolkit_channels.py", "pyproject.toml", "test_channels.py", "recipe.toml"),
-        *("toolkit_hint.py", "toolkit_half.py", "toolkit_rows.py"),
+        *("toolkit_hint.py", "toolkit_half.py", "toolkit_rows.py", "toolkit_plain.py"),
     }
 
 
@@ -128,7 +140,7 @@ def test_the_commands_work_as_they_stand(project):
     assert "passed" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["channels", "hint", "half", "rows"])
+@pytest.mark.parametrize("name", ["channels", "hint", "half", "rows", "plain"])
 def test_its_plugins_keep_the_contract(project, name):
     verdicts = list(check_contract(name))
     assert len(verdicts) >= 5

@@ -215,7 +215,7 @@ def test_a_missing_package_of_an_extra_is_one_sentence_with_the_command(make_plu
 OBSERVERS = {
     "optimizes": (
         hook("return model"),
-        "has the hook optimize: name it as the technique of a stage, because a run-wide",
+        "has the hook optimize: name it as the technique of a stage, because it changes models",
     ),
     "prepares": (hook("pass", "prepare"), "has the hook prepare: name it as the technique of a stage"),
     "trains": (hook("return training", "finetune", "training"), "has the hook finetune: name it as the technique"),

@@ -1036,3 +1036,42 @@ def test_a_built_in_model_without_training_or_weights_is_refused():
         "model",
         "has neither `training` nor `weights`; set one of them, or the baseline stays untrained",
     )
+
+
+class TestExports:
+    TEXT = RECIPE + '\n[[exports]]\nruntime = "onnxruntime"\n'
+
+    def test_an_export_is_of_the_last_stage_by_default(self):
+        recipe = read(self.TEXT + 'from = "pruning"\nname = "sparse"\n[[exports]]\nruntime = "onnxruntime"\n')
+        assert [(export.name, export.start) for export in recipe.exports] == [("sparse", 1), ("onnxruntime", 2)]
+
+    def test_the_baseline_can_be_exported(self):
+        assert read(self.TEXT + 'from = "baseline"\n').exports[0].start == 0
+
+    @pytest.mark.parametrize(
+        ("lines", "place", "sentence"),
+        [
+            ('from = "prunning"', "exports.1.from", "did you mean 'pruning'"),
+            ('name = "int8"', "exports.1.name", "'int8' names a row already; choose another name"),
+            ("params = { opset = 7 }", "exports.1.params.opset", "21"),
+            ("params = { opsets = 21 }", "exports.1.params.opsets", "opset"),
+            ("finetune = { epochs = 1 }", "exports.1.finetune", ""),
+            ('[[exports]]\nruntime = "onnxruntime"', "exports.2.name", "'onnxruntime' names a row already"),
+        ],
+    )
+    def test_mistakes(self, lines, place, sentence):
+        ((found, message),) = problems(f"{self.TEXT}{lines}\n")
+        assert found == place
+        assert sentence in message
+
+    @pytest.mark.parametrize(
+        ("runtime", "sentence"),
+        [
+            ("onnxruntim", "no runtime 'onnxruntim' is installed; did you mean 'onnxruntime'?"),
+            ("distillation", "as the technique of a stage"),
+        ],
+    )
+    def test_what_is_not_a_runtime(self, runtime, sentence):
+        ((place, message),) = problems(self.TEXT.replace('"onnxruntime"', f'"{runtime}"'))
+        assert place == "exports.1.runtime"
+        assert sentence in message

@@ -61,6 +61,29 @@ def report(*rows, **options):
     return Report(name="toy", seed=0, rows=(BASELINE, *rows), environment=ENVIRONMENT, **options)
 
 
+class TestExports:
+    def test_the_verdict_counts_the_stages_of_the_exported_model(self):
+        smaller = row("pruning", size_bytes=500_000)
+        file = {"runtime": "onnxruntime", "size_bytes": 250_000}
+        said = [verdict(report(smaller, smaller, row("onnx", **file), starts=(0, 0, 1, start))) for start in (2, 1, 0)]
+        assert [text.partition(" the model")[0] for text in said] == [
+            "After 2 stages and an export to onnxruntime",
+            "After one stage and an export to onnxruntime",
+            "After an export to onnxruntime",
+        ]
+
+    def test_the_table_names_the_runtime_and_compares_with_the_float_file(self):
+        numbers = {"runtime_ratio": {"1": 0.5}, "runtime_ratio_interval": {"1": [0.4, 0.6]}}
+        exported = report(row("pruning"), row("onnx", runtime="onnxruntime", **numbers), starts=(0, 0, 1))
+        lines = as_markdown(exported).splitlines()
+        heading, _, *rows = [[cell.strip() for cell in line.split("|")] for line in lines if line.startswith("|")]
+        assert [line[heading.index("runs in")] for line in rows] == ["PyTorch", "PyTorch", "onnxruntime"]
+        assert [line[heading.index("of float @1")] for line in rows] == ["", "", "×0.50 [0.40, 0.60]"]
+
+    def test_a_run_without_exports_has_no_column_for_them(self):
+        assert "runs in" not in as_markdown(report(row("pruning")))
+
+
 class TestNumbers:
     @pytest.mark.parametrize(
         ("size", "text"), [(0, "0 B"), (999, "999 B"), (999.9, "1 kB"), (1_729_189, "1.73 MB"), (3e12, "3 TB")]

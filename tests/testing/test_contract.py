@@ -7,7 +7,7 @@ import pytest
 import toolkit
 from toolkit.errors import TechniqueError
 from toolkit.hooks.loading import installed, load
-from toolkit.testing import ObserverContract, TechniqueContract
+from toolkit.testing import ObserverContract, RuntimeContract, TechniqueContract
 
 
 class TestBiasCorrection(TechniqueContract):
@@ -99,6 +99,11 @@ class TestProfile(ObserverContract):
     plugin = "profile"
 
 
+@pytest.mark.slow
+class TestOnnxruntime(RuntimeContract):
+    plugin = "onnxruntime"
+
+
 def is_technique(name):
     try:
         return bool(load(name))
@@ -112,7 +117,8 @@ def test_no_installed_plugin_is_left_out(name):
     if is_technique(name):
         assert name in {subclass.technique for subclass in TechniqueContract.__subclasses__()}
     else:
-        assert name in {subclass.plugin for subclass in ObserverContract.__subclasses__()}
+        others = [*ObserverContract.__subclasses__(), *RuntimeContract.__subclasses__()]
+        assert name in {subclass.plugin for subclass in others}
 
 
 class Forgetful(TechniqueContract):

@@ -10,14 +10,14 @@ from pydantic.fields import FieldInfo
 from tabulate import tabulate
 
 from toolkit.errors import InputError, TechniqueError
-from toolkit.hooks.loading import Plugin, Role, find, load
+from toolkit.hooks.loading import SPECIFICATIONS, Plugin, find, load
 from toolkit.params import Params
 
 
 def manual(name: str) -> str:
     """The page that `toolkit techniques NAME` prints."""
     plugin = find(name)
-    technique = _either(name)
+    technique = _loaded(name)
     about = inspect.getdoc(technique.module) or plugin.summary
     return f"{name} ({plugin.distribution})\n\n{about}\n\n{parameters(technique.params_class)}"
 
@@ -48,15 +48,15 @@ def tables_in(annotation: Any) -> Iterator[type[Params]]:
         yield from tables_in(argument)
 
 
-def _either(name: str) -> Plugin:
-    roles: tuple[Role, Role] = ("technique", "observer")
-    try:
-        return load(name, roles[0])
-    except TechniqueError as error:
+def _loaded(name: str) -> Plugin:
+    """Load a plugin as the kind that it is; the error is about the kind that its source says first."""
+    problems = []
+    for role in sorted(SPECIFICATIONS, key=lambda role: role not in find(name).roles):
         try:
-            return load(name, roles[1])
-        except TechniqueError:
-            raise InputError(str(error)) from error
+            return load(name, role)
+        except TechniqueError as error:
+            problems.append(error)
+    raise InputError(str(problems[0])) from problems[0]
 
 
 def describe_field(name: str, field: FieldInfo) -> Iterator[str]:

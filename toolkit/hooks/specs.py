@@ -131,3 +131,30 @@ class ObserverHooks:
     @hookspec
     def on_failure(self, params: Params, prepared: Any, error: BaseException, directory: Path) -> None:
         """The run ends early, by an error or an interruption: close what is open. Called instead of `on_end`."""
+
+
+class RuntimeHooks:
+    """How a model becomes files of another runtime, and how these are run. `export` and `open` are required."""
+
+    @hookspec(firstresult=True)
+    def export(self, model: nn.Module, params: Params, example: Any, folder: Path) -> None:
+        """Write the model into `folder`, in files that need neither the toolkit nor the source code of the model.
+
+        `model` is a copy on the CPU, in eval mode, without parametrizations; `example` has its inputs for two samples:
+        a tensor, a tuple of tensors (arguments) or a dictionary (keywords). The number of samples must stay free.
+        Raise `toolkit.TechniqueError` for a model that cannot be exported, and name the layer and the operation.
+        Export inside `toolkit.operators.exporting()`: layers of integers then call operators that can be translated.
+        """
+
+    @hookspec(firstresult=True)
+    def open(self, folder: str, params: Any, threads: int) -> Any:
+        """Return a function that runs the files in `folder` on numpy arrays, with so many threads.
+
+        Its source code runs alone, in a process in which neither the toolkit nor the plugin can be imported, and is
+        written next to the files: it imports what it needs inside, and uses no other name of its module. `params` has
+        the settings as attributes. The function takes what the model takes, and returns arrays in the same structure.
+        """
+
+    @hookspec(firstresult=True)
+    def measure(self, folder: Path, params: Params) -> dict[str, float | Note]:
+        """Return numbers or notes about the files: what the runtime does with each layer, for example."""

@@ -17,8 +17,8 @@ from toolkit.recipe.data_table import DataTable
 from toolkit.recipe.overrides import apply_overrides
 from toolkit.recipe.problems import integers_beyond_toml, printable, problems_of, readable
 from toolkit.recipe.shipped import locate
-from toolkit.recipe.stage_order import stage_order_problems
-from toolkit.recipe.tables import MeasureTable, ModelTable, RecipeTable, StageTable, TechniqueTable
+from toolkit.recipe.stage_order import export_problems, stage_order_problems
+from toolkit.recipe.tables import ExportTable, MeasureTable, ModelTable, RecipeTable, StageTable, TechniqueTable
 from toolkit.recipe.toml_text import TOO_DEEP, TomlError, is_too_deep, parse_toml
 from toolkit.training import TrainingSettings
 
@@ -61,6 +61,15 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Export:
+    """A model to be written in the files of a runtime: `name` of its row and folder, and the row that it exports."""
+
+    name: str
+    use: PluginUse
+    start: int
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A checked recipe.
 
@@ -75,6 +84,7 @@ class Recipe:
     stages: tuple[Stage, ...]
     observers: tuple[PluginUse, ...]
     origin: str
+    exports: tuple[Export, ...] = ()
 
     @property
     def name(self) -> str:
@@ -142,7 +152,7 @@ def parse_recipe(
     if is_too_deep(content):
         raise _recipe_error(origin, [Problem("", TOO_DEEP)])
     content.setdefault("name", name)
-    problems = [*overriding, *_across_stages(content.get("stages"), directory)]
+    problems = [*overriding, *_across_stages(content.get("stages"), directory), *export_problems(content)]
     try:
         table = RecipeTable.model_validate(content, context={"directory": directory})
     except ValidationError as error:
@@ -152,7 +162,8 @@ def parse_recipe(
     if problems:
         raise _recipe_error(origin, problems)
     observers = tuple(PluginUse(techniques.load(plugin.name, "observer"), plugin.params) for plugin in table.plugins)
-    return Recipe(table, _stages(table.stages), observers, origin)
+    stages = _stages(table.stages)
+    return Recipe(table, stages, observers, origin, _exports(table.exports, stages))
 
 
 def _recipe_error(origin: str, problems: Iterable[Problem]) -> RecipeError:
@@ -185,6 +196,18 @@ def _stages(tables: list[StageTable]) -> tuple[Stage, ...]:
 
 def _use(table: TechniqueTable) -> PluginUse:
     return PluginUse(techniques.load(table.technique), table.params)
+
+
+def _exports(tables: list[ExportTable], stages: tuple[Stage, ...]) -> tuple[Export, ...]:
+    names = ["baseline", *(stage.name for stage in stages)]
+    return tuple(
+        Export(
+            table.name or table.runtime,
+            PluginUse(techniques.load(table.runtime, "runtime"), table.params),
+            len(stages) if table.start is None else names.index(table.start),
+        )
+        for table in tables
+    )
 
 
 def _across_stages(tables: Any, directory: Path) -> list[Problem]:

@@ -37,7 +37,7 @@ def resolved_recipe(
         for use, table in zip(uses, chosen, strict=False):
             if table is not None:
                 use["params"] = table
-    for table in (content, content["model"], content["data"], *content["stages"]):
+    for table in (content, content["model"], content["data"], *content["stages"], *content["exports"]):
         _drop_empty(table)
     return tomli_w.dumps(content)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolkit.errors import Problem, did_you_mean
@@ -28,6 +28,24 @@ def stage_order_problems(tables: Sequence[Any], stages: Sequence[StageTable | No
         names.append(table.get("name") or table.get("technique"))
         frozen_by.append(_frozen_by(stage, previous))
         problems.extend(_training_problems(number, stage, frozen_by[-1]))
+    return problems
+
+
+def export_problems(content: Mapping[str, Any]) -> list[Problem]:
+    """Return the mistakes between exports and stages: unknown origins, and names that are given twice."""
+    stages, exports = content.get("stages"), content.get("exports")
+    if not isinstance(stages, list) or not isinstance(exports, list):
+        return []
+    names = ["baseline", *(table.get("name") or table.get("technique") for table in stages if isinstance(table, dict))]
+    problems: list[Problem] = []
+    taken = set(names)
+    for number, table in enumerate(table for table in exports if isinstance(table, dict)):
+        if "from" in table and (problem := _start_problem(table["from"], names)):
+            problems.append(Problem(f"exports.{number + 1}.from", problem))
+        name = table.get("name") or table.get("runtime")
+        if isinstance(name, str) and name in taken:
+            problems.append(Problem(f"exports.{number + 1}.name", f"'{name}' names a row already; choose another name"))
+        taken.add(name if isinstance(name, str) else None)
     return problems
 
 

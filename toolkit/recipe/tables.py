@@ -140,6 +140,30 @@ class PluginTable(Table):
         return _params(params, info.data.get("name"), cls.role, info)
 
 
+class ExportTable(Table):
+    """`[[exports]]`: a model in the files of a runtime, and one row of the report."""
+
+    role: ClassVar[techniques.Role] = "runtime"
+
+    runtime: str = Field(description="name of an installed runtime")
+    params: Any = Field(default={}, description="settings of the runtime")
+    start: str | None = Field(
+        default=None, alias="from", description="'baseline' or the name of the stage to export (default: the last one)"
+    )
+    name: Name | None = Field(default=None, description="row name and folder (default: the runtime's name)")
+
+    @field_validator("runtime")
+    @classmethod
+    def _installed(cls, name: str) -> str:
+        _load(name, cls.role)
+        return name
+
+    @field_validator("params")
+    @classmethod
+    def _valid(cls, params: Any, info: ValidationInfo) -> Params:
+        return _params(params, info.data.get("runtime"), cls.role, info)
+
+
 class RecipeTable(Table):
     """A whole recipe file."""
 
@@ -160,6 +184,7 @@ class RecipeTable(Table):
     data: DataTable
     stages: list[StageTable] = Field(min_length=1)
     plugins: list[PluginTable] = Field(default=[])
+    exports: list[ExportTable] = Field(default=[])
     measure: MeasureTable = Field(default=MeasureTable())
     output: OutputTable = Field(default=OutputTable())
 

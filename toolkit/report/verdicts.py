@@ -20,10 +20,25 @@ def verdict(report: Report) -> str:
     """Return the run in two sentences: the gains in size and speed, and their cost in quality."""
     if len(report.rows) < 2:
         return "Only the baseline was measured."
-    stages = "one stage" if len(report.rows) == 2 else f"{len(report.rows) - 1} stages"
     gains = _gains(report, 0, len(report.rows) - 1)
     gain = f"the model is {_listed(gains)}" if gains else "size and speed show no significant change"
-    return " ".join([f"After {stages}, {gain}.", *_cost(report)])
+    return " ".join([f"After {_steps(report)}, {gain}.", *_cost(report)])
+
+
+def _steps(report: Report) -> str:
+    """Return what led to the last row: all stages, or for a file the stages of its model, and the export."""
+    final = report.final
+    if final.runtime is None:
+        return _counted(sum(row.runtime is None for row in report.rows) - 1)
+    number, stages = report.start(len(report.rows) - 1), 0
+    while number:
+        number, stages = report.start(number), stages + 1
+    export = f"an export to {printable(final.runtime)}"
+    return f"{_counted(stages)} and {export}" if stages else export
+
+
+def _counted(stages: int) -> str:
+    return "one stage" if stages == 1 else f"{stages} stages"
 
 
 def _cost(report: Report) -> Iterator[str]:

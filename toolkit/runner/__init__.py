@@ -17,7 +17,7 @@ from toolkit.interruption import Stop, stopping_on_signals
 from toolkit.promises import Promises
 from toolkit.promises.trainable import trained_later
 from toolkit.promises.watch import Watch
-from toolkit.recipe.read import PluginUse, Recipe, Stage, read_recipe
+from toolkit.recipe.read import Export, PluginUse, Recipe, Stage, read_recipe
 from toolkit.recipe.resolved import as_table, resolved_recipe
 from toolkit.recipe.successors import successors
 from toolkit.report import Report
@@ -119,6 +119,7 @@ class _Run:
         self.models: list[nn.Module] = [assembly.model]
         self.promises: list[Promises] = []  # by row
         self.rows: list[Row] = []
+        self.export_starts: list[int] = []
         self.settings: dict[int, TrainingSettings] = {}
         self.params: dict[int, tuple[dict[str, Any] | None, ...]] = {}
         self.measuring = Measuring(recipe, assembly, directory, store.measuring_key, self._on_measuring)
@@ -134,6 +135,8 @@ class _Run:
                     with errors_located_in(stage):
                         self._run_stage(stage)
             self.measuring.check_output()
+            for export in self.recipe.exports:
+                self._add_export(export)
             self._write_recipe()
             self.directory.write_all(self.measuring.files(self.models[-1], len(self.models) - 1))
             self.observers.end(self.report, self.directory.path)
@@ -143,7 +146,7 @@ class _Run:
     @property
     def report(self) -> Report:
         """Report with the finished rows."""
-        starts = (0, *(stage.start for stage in self.recipe.stages))[: len(self.rows)]
+        starts = (0, *(stage.start for stage in self.recipe.stages), *self.export_starts)[: len(self.rows)]
         return Report(
             name=self.recipe.name,
             seed=self.recipe.seed,
@@ -251,6 +254,21 @@ class _Run:
         row = Row(stage.name, values)
         self.rows.append(row)
         log.info("stage %d (%s) done: %s", stage.number, stage.name, row.model_dump_json())
+        self.observers.tell("on_row", stage=stage, row=row, report=self.report)
+
+    def _add_export(self, export: Export) -> None:
+        """Export the model of a row, and add the row of the file."""
+        self.stop.check()
+        stage = Stage(len(self.rows), export.name, start=export.start)
+        log.info("export %d (%s) begins", stage.number, export.name)
+        self.observers.tell("on_stage", stage=stage)
+        with errors_located_in(stage, f"export '{export.name}'"):
+            job = self.measuring.export_job(self.models[0])
+            folder = self.directory.path / runs.EXPORTS / export.name
+            row = job.row(export.name, export.use, self.models[export.start], folder)
+        self.rows.append(row)
+        self.export_starts.append(export.start)
+        log.info("export %d (%s) done: %s", stage.number, export.name, row.model_dump_json())
         self.observers.tell("on_row", stage=stage, row=row, report=self.report)
 
     def _on_measuring(self, stage: Stage, done_s: float, total_s: float) -> None:

@@ -49,7 +49,7 @@ def evaluate(
     """
     folder = Path(directory)
     model = artifact.load(folder, [class_of(source) for source in allow])
-    samples = _data(_table(folder, data, task, batch_size))
+    samples = data_of_run(folder, data, task, batch_size)
     try:
         logits_shape(model, samples)
     except InputError as error:
@@ -60,6 +60,11 @@ def evaluate(
     name = folder.resolve().name
     row = Row(name, values)
     return Report(name=name, seed=0, rows=(row,), environment=describe(samples.device), quality=samples.quality)
+
+
+def data_of_run(folder: Path, data: str | None = None, task: str | None = None, batch_size: int | None = None) -> Data:
+    """Return the data of a run, or of another source; Python code is run only if it is passed."""
+    return _data(_table(folder, data, task, batch_size))
 
 
 def _table(folder: Path, data: str | None, task: str | None, batch_size: int | None) -> DataTable:

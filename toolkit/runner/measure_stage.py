@@ -17,9 +17,11 @@ from toolkit.promises.watch import Watch
 from toolkit.recipe.read import Recipe, Stage
 from toolkit.rows import Note
 from toolkit.runner.assembly import Assembly
+from toolkit.runner.exporting import ExportJob
 from toolkit.runner.output import Output
 from toolkit.runner.stage import StageOutcome
 from toolkit.runner.technique_numbers import named_measures
+from toolkit.sources import models_in
 from toolkit.storage.results import Result
 from toolkit.storage.run_directory import RunDirectory
 
@@ -32,6 +34,15 @@ class Elapsed:
     """Duration of a block, in seconds, after its end."""
 
     seconds: float = 0.0
+
+
+def _packages_of(recipe: Recipe) -> list[str]:
+    """Return the top-level names of the modules that the recipe's sources come from; files are blocked by isolation."""
+    models = [source for stage in recipe.stages for use in stage.uses for _, source in models_in(use.params)]
+    places = [
+        source.source.rpartition(":")[0] for source in (recipe.model, recipe.data, *models) if ":" in source.source
+    ]
+    return [place.partition(".")[0] for place in places if not place.endswith(".py")]
 
 
 class Measuring:
@@ -53,7 +64,9 @@ class Measuring:
         self._latest: tuple[nn.Module | None, nn.Module] = None, assembly.model
         default = {1, min(self._data.batch_size, self._data.samples("train"))}
         batch_sizes = recipe.measure.batch_sizes or sorted(default)
-        rows = len(recipe.stages) + 1
+        rows = len(recipe.stages) + 1 + len(recipe.exports)
+        self._export_budget_s = recipe.measure.budget / rows
+        self._blocked = _packages_of(recipe)
         self._measurer = Measurer(assembly.model, self._data, batch_sizes, recipe.measure.budget, rows)
 
     def __enter__(self) -> Measuring:
@@ -89,6 +102,20 @@ class Measuring:
     def answers_of(self, model: nn.Module) -> Answers | None:
         """Return the answers of the last measured model, None for any other model."""
         return self._measurer.answers_of(self._latest[1] if self._latest[0] is model else model)
+
+    def export_job(self, baseline: nn.Module) -> ExportJob:
+        """Return what the exports of this run have in common."""
+        measurer = self._measurer
+        assert measurer.answers is not None
+        return ExportJob(
+            self._data,
+            baseline,
+            measurer.answers,
+            measurer.split,
+            measurer.batch_sizes,
+            self._export_budget_s,
+            self._blocked,
+        )
 
     def files(self, model: nn.Module, number: int) -> dict[str, bytes]:
         """Return the files of a row's model, by name."""

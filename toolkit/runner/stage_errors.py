@@ -35,16 +35,17 @@ def _cause_of(error: Exception, stage: Stage) -> str:
 
 
 @contextmanager
-def errors_located_in(stage: Stage) -> Iterator[None]:
-    """Raise errors of techniques and trainings with the stage in front."""
+def errors_located_in(stage: Stage, place: str = "") -> Iterator[None]:
+    """Raise errors of techniques and trainings with the stage, or another place, in front."""
+    place = place or f"stage {stage.number} ({stage.name})"
     try:
         yield
     except (TechniqueError, TrainingError) as error:
-        raise type(error)(f"stage {stage.number} ({stage.name}): {error}") from error
+        raise type(error)(f"{place}: {error}") from error
     except ArtifactError as error:
-        message = f"stage {stage.number} ({stage.name}): the model that {stage.technique_names} returned: {error}"
+        message = f"{place}: the model that {stage.technique_names} returned: {error}"
         raise TechniqueError(message) from error
     except ToolkitError:
         raise
     except Exception as error:  # of the user's model, dataset or task; the log has the traceback
-        raise ToolkitError(f"stage {stage.number} ({stage.name}) failed with {described(error)}") from error
+        raise ToolkitError(f"{place} failed with {described(error)}") from error

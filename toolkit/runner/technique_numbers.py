@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,6 +35,14 @@ def named_measures(use: PluginUse, model: nn.Module, data: Data, prepared: Any) 
         kind = type(values).__name__
         raise TechniqueError(f"{technique} must return a dictionary of numbers and Notes from measure, found {kind}")
     return {f"{technique.name}.{name}": _checked(technique, name, value) for name, value in values.items()}
+
+
+def named_measures_of_files(use: PluginUse, folder: Path) -> dict[str, Any]:
+    """Call a runtime's `measure` on the files that it wrote; return `{"<runtime>.<name>": number or Note}`."""
+    if not use.plugin.implements("measure"):
+        return {}
+    values = use.plugin.call("measure", folder=folder, params=use.params) or {}
+    return {f"{use.plugin.name}.{name}": _checked(use.plugin, name, value) for name, value in values.items()}
 
 
 def _checked(technique: Plugin, name: str, value: Any) -> float | int | Note | None:

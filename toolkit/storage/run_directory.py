@@ -21,13 +21,14 @@ from toolkit.storage.files import PARTIAL_SUFFIX, remove_partial_files, write_fi
 from toolkit.storage.lock import locked
 
 RECIPE, REPORT, TABLE, LOG, STAGES = "recipe.toml", "report.json", "report.md", "log.txt", "stages"
+EXPORTS = "exports"  # files of other runtimes, each export in a folder of its name
 PLUGINS = "plugins"  # one folder per run-wide plugin
 CHECKPOINT, LOCK = "checkpoint", ".lock"
 # Marks a folder as a run directory; recipe.toml cannot, because a user's own folder may contain one. The file records
 # whether the run is finished, the identity of the run, and the process that works on it.
 MARK = ".toolkit-run"
 MODEL = (TENSORS, SKELETON, PACKED)
-OWNED = (RECIPE, REPORT, TABLE, LOG, "report.html", "details.json", *MODEL, STAGES, CHECKPOINT, PLUGINS)
+OWNED = (RECIPE, REPORT, TABLE, LOG, "report.html", "details.json", *MODEL, STAGES, CHECKPOINT, PLUGINS, EXPORTS)
 MAX_LISTED = 6  # differences in one error
 
 

@@ -13,6 +13,7 @@ from toolkit.errors import TechniqueError, ToolkitError, described
 from toolkit.hooks import loading as techniques
 from toolkit.testing.contract import TechniqueContract
 from toolkit.testing.observer_contract import ObserverContract
+from toolkit.testing.runtime_contract import RuntimeContract
 
 
 class Verdict(NamedTuple):
@@ -53,6 +54,9 @@ def check_contract(name: str, params: Mapping[str, Any] | None = None, clause: s
 
 
 def _contract_for(name: str) -> type:
+    if techniques.find(name).roles == {"runtime"}:
+        techniques.load(name, "runtime")
+        return RuntimeContract
     try:
         technique = techniques.load(name)
     except TechniqueError as error:
@@ -66,7 +70,7 @@ def _contract_of_an_observer(name: str, as_technique: TechniqueError) -> type:
     try:
         techniques.load(name, "observer")
     except TechniqueError as as_observer:
-        _, named_otherwise = techniques.OTHER["technique"]
+        named_otherwise = techniques.NAMED["observer"]
         raise (as_observer if named_otherwise in str(as_technique) else as_technique) from None
     return ObserverContract
 
