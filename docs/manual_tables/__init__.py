@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from manual_tables.built_in import augmentations, data_sources, models, tasks
 from manual_tables.commands import commands
-from manual_tables.plugins import observers, techniques, unusable
+from manual_tables.plugins import observers, runtimes, techniques, unusable
 from manual_tables.recipe import recipe
 
 if TYPE_CHECKING:
@@ -19,7 +19,18 @@ if TYPE_CHECKING:
 
 GENERATED: Mapping[str, Callable[[], str]] = {
     made.__name__: made
-    for made in (augmentations, commands, data_sources, models, observers, recipe, tasks, techniques, unusable)
+    for made in (
+        augmentations,
+        commands,
+        data_sources,
+        models,
+        observers,
+        recipe,
+        runtimes,
+        tasks,
+        techniques,
+        unusable,
+    )
 }
 
 

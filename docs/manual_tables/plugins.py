@@ -1,4 +1,4 @@
-"""What the shipped techniques and run-wide plugins do and take."""
+"""What the shipped techniques, run-wide plugins and runtimes do and take."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ def techniques() -> str:
 def observers() -> str:
     """A section for each run-wide plugin."""
     return "\n\n".join(_sections("observer"))
+
+
+def runtimes() -> str:
+    """Return a section for each runtime."""
+    return "\n\n".join(_sections("runtime"))
 
 
 def unusable() -> str:

@@ -37,6 +37,7 @@ def test_the_built_in_plugins_are_installed_like_any_other():
         "codebook",
         "distillation",
         "mlflow",
+        "onnxruntime",
         "profile",
         "pruning",
         "quantization",
@@ -123,7 +124,7 @@ def test_wrong_hooks_are_named_with_their_plugin(hooks, sentence):
 
 def test_a_technique_is_no_run_wide_plugin():
     with pytest.raises(
-        TechniqueError, match="has the hook optimize: name it as the technique of a stage, because a run-"
+        TechniqueError, match="has the hook optimize: name it as the technique of a stage, because it changes models"
     ):
         techniques.from_module(SimpleNamespace(optimize=optimize), "odd", "dist 1.0", "observer")
 

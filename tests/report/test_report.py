@@ -67,9 +67,9 @@ class TestExports:
         file = {"runtime": "onnxruntime", "size_bytes": 250_000}
         said = [verdict(report(smaller, smaller, row("onnx", **file), starts=(0, 0, 1, start))) for start in (2, 1, 0)]
         assert [text.partition(" the model")[0] for text in said] == [
-            "After 2 stages and an export to onnxruntime",
-            "After one stage and an export to onnxruntime",
-            "After an export to onnxruntime",
+            "After 2 stages and an export to onnxruntime,",
+            "After one stage and an export to onnxruntime,",
+            "After an export to onnxruntime,",
         ]
 
     def test_the_table_names_the_runtime_and_compares_with_the_float_file(self):

@@ -26,7 +26,7 @@ LEARNING = '[[stages]]\ntechnique = "distillation"\nfinetune = { epochs = 1 }\np
 
 
 @pytest.fixture
-def run(tmp_path, no_page):
+def run(tmp_path):
     def run(stages, head=SHORT, name="run", **options):
         return toolkit.run(parse_recipe(head + stages, "toy.toml", tmp_path), output=tmp_path / name, **options)
 
@@ -148,7 +148,7 @@ def test_no_rehearsal(run, seen, always):
     assert seen == [512]
 
 
-def test_the_command_line_skips_it(tmp_path, monkeypatch, no_page, always):
+def test_the_command_line_skips_it(tmp_path, monkeypatch, always):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "toy.toml").write_text(SHORT + PRUNING + 'params = { layers = ["nosuch*"] }')
     result = CliRunner().invoke(main, ["run", "toy.toml"])

@@ -88,7 +88,7 @@ CHANCE = "is not significantly above"
 
 
 @pytest.fixture
-def warnings(tmp_path, no_page, caplog):
+def warnings(tmp_path, caplog):
     """Runs a recipe, and returns the warnings of its baseline: those in the log, which the note repeats."""
     (tmp_path / "nets.py").write_text(NETS)
 
@@ -200,7 +200,7 @@ def test_a_training_that_is_too_short_is_told_in_a_run(warnings):
     assert [message for message in found if message.startswith("the training loss fell by ")]
 
 
-def test_warnings_reach_the_terminal(tmp_path, no_page, monkeypatch, capsys):
+def test_warnings_reach_the_terminal(tmp_path, monkeypatch, capsys):
     (tmp_path / "nets.py").write_text(NETS)
     monkeypatch.setattr(logging.root, "handlers", [])  # pytest's
     text = RECIPE.format(model="nets.py:wide", model_keys=TRAINED, data="toolkit.testing:toy_data", data_keys="")
