@@ -35,7 +35,7 @@ def short_trainings(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def marked(name: str):
-    """The composite recipe runs first and with a page; of the papers and records, one runs wherever tests run."""
+    """The composite recipe draws its page; of the recipes of papers and records, one is not slow."""
     if name == "mnist":
         return pytest.param(name, marks=[pytest.mark.smoke, pytest.mark.page])
     fast = "/" not in name or name == "papers/deep-compression-lenet-300-100"
