@@ -7,21 +7,6 @@ from torch import nn
 from toolkit.replacements import is_replaced, replaced_layers
 
 
-class Halved(nn.Module):
-    """A linear layer of one weight."""
-
-    replaces = "Linear"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stored = nn.Parameter(torch.ones(3, 2).half())
-        self.bias = None
-        self.inner = nn.Linear(2, 2)
-
-    def dense_weight(self) -> torch.Tensor:
-        return self.stored.float()
-
-
 class Several(nn.Module):
     """A recurrent layer of several, which names its bits."""
 
@@ -29,6 +14,21 @@ class Several(nn.Module):
 
     def dense_weights(self) -> dict[str, torch.Tensor]:
         return {"weight_ih_l0": torch.ones(4, 2), "bias_ih_l0": torch.ones(4)}
+
+
+class Halved(nn.Module):
+    """A linear layer of one weight, made of another replaced layer."""
+
+    replaces = "Linear"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stored = nn.Parameter(torch.ones(3, 2).half())
+        self.bias = None
+        self.inner = Several()
+
+    def dense_weight(self) -> torch.Tensor:
+        return self.stored.float()
 
 
 @pytest.mark.smoke

@@ -670,7 +670,7 @@ for arguments in {pages}:
     main(arguments, standalone_mode=False)
 print("heavy:", [name for name in {HEAVY} if name in sys.modules])
 """
-        output, _ = process("-c", code).communicate(timeout=60)
+        output, _ = process("-c", code).communicate(timeout=300)
         assert "heavy: []" in output.splitlines()[-1]
         for name in ("run", "check", "techniques", "recipes", "evaluate"):
             assert f"  {name} " in output
@@ -686,7 +686,7 @@ print("heavy:", [name for name in {HEAVY} if name in sys.modules])
     )
     def test_python_m_toolkit_is_the_command(self, arguments, code, text):
         running = process("-m", "toolkit", *arguments)
-        output, _ = running.communicate(timeout=60)
+        output, _ = running.communicate(timeout=300)
         assert running.returncode == code
         assert text in output
         assert "Traceback" not in output
@@ -696,7 +696,7 @@ print("heavy:", [name for name in {HEAVY} if name in sys.modules])
         (here / "toy.toml").write_text(f'{HEAD}[[stages]]\ntechnique = "toy"\n')
         command = Path(sys.executable).with_name("toolkit")
         running = process(command, "run", "toy.toml", environment={"PYTHONPATH": str(site)})
-        output, _ = running.communicate(timeout=60)
+        output, _ = running.communicate(timeout=300)
         assert running.returncode == 0, output
         assert "[1/1] toy: accuracy " in output
 

@@ -409,7 +409,7 @@ def test_what_chooses_a_split_is_known_by_its_name(table):
             {"source": "more.py:Split", "args": {"split": "a"}, "train_args": {}, "transform": "more.py:shrink"},
             "has no argument `transform`",
         ),
-        ({"source": "mnist", "args": {}}, "`train_args` requires a source that is a Dataset class; 'mnist' is not"),
+        ({"source": "mnist", "args": {}}, "`train_args` requires a source that is a Dataset class; 'mnist' is not one"),
     ],
 )
 def test_mistakes_about_a_dataset_class(table, content, said):

@@ -41,11 +41,11 @@ def lines_of(page):
 
 
 def test_every_plugin_is_there_with_every_param_or_with_what_it_lacks():
-    shown = {name: GENERATED[name]() for name in ("techniques", "observers", "unusable")}
+    shown = {name: GENERATED[name]() for name in ("techniques", "observers", "runtimes", "unusable")}
     plugins = [plugin for plugin in installed() if plugin.distribution.startswith("torch-optimization-toolkit")]
     assert len(plugins) >= 9
     for found in _shipped():
-        page = shown["unusable"] if found.problem else shown["techniques"] + shown["observers"]
+        page = shown["unusable"] if found.problem else shown["techniques"] + shown["observers"] + shown["runtimes"]
         assert found.name in page
         for used in found.usable.values():
             for table in set(tables(used.params_class)) - {Source}:  # which is the table [model] of a recipe

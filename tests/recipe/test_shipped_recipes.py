@@ -35,9 +35,11 @@ def short_trainings(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def marked(name: str):
-    """The composite recipe shows that nothing is broken; a page is drawn for each of the recipes to learn from."""
-    marks = [pytest.mark.smoke] if name == "mnist" else []
-    return pytest.param(name, marks=marks if "/" in name else [*marks, pytest.mark.page])
+    """The composite recipe draws its page; of the recipes of papers and records, one is not slow."""
+    if name == "mnist":
+        return pytest.param(name, marks=[pytest.mark.smoke, pytest.mark.page])
+    fast = "/" not in name or name == "papers/deep-compression-lenet-300-100"
+    return pytest.param(name, marks=[] if fast else [pytest.mark.slow])
 
 
 @pytest.mark.parametrize("name", [marked(name) for name in RECIPES])

@@ -109,7 +109,7 @@ class Unsavable(torch.nn.Module):
             {"finetune": lambda training: training.using(loss=lambda o, b: o.sum() * torch.nan)},
         ),
         (TechniqueError, "no luck", {"finetune": lambda training: training.using(after_step=raising)}),
-        (TechniqueError, "numbers or toolkit.Note", {"measure": lambda model: {"x": object()}}),
+        (TechniqueError, "must return numbers and Notes from measure", {"measure": lambda model: {"x": object()}}),
     ],
     ids=range(6),
 )

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 
 import pytest
 import torch
@@ -405,6 +406,32 @@ def test_observers_get_params_what_they_prepared_and_every_step(install, run):
     assert seen == [("baseline", 8, 16, True, True), ("baseline", 16, 16, True, True)]
     assert report.baseline["watch.layers"] == 5
     assert report.final["watch.layers"] > 5
+
+
+def test_a_second_run_in_a_thread_of_the_process_is_refused(run, install, tmp_path):
+    errors = []
+
+    def second():
+        with pytest.raises(toolkit.ToolkitError) as caught:
+            toolkit.run(parse_recipe(HEAD + '[[stages]]\ntechnique = "pruning"', "b", tmp_path), output=tmp_path / "b")
+        errors.append(str(caught.value))
+
+    @toolkit.hookimpl
+    def optimize(model):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join()
+        return model
+
+    install("twice", optimize=optimize)
+    run('[[stages]]\ntechnique = "twice"')
+    [error] = errors
+    assert error.startswith("this process is already running a recipe in a different thread")
+    assert not (tmp_path / "b").exists()
+    thread = threading.Thread(target=run, args=('[[stages]]\ntechnique = "pruning"',), kwargs={"overwrite": True})
+    thread.start()
+    thread.join()
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["rows"][1]["stage"] == "pruning"
 
 
 def test_threads_and_the_library_are_left_as_they_were(run):

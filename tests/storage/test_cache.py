@@ -1,10 +1,13 @@
 """Results that runs keep for each other: what is reused, what is not, and what happens to damaged ones."""
 
+import logging
 import signal
+import threading
 
 import pytest
 import survival
 from click.testing import CliRunner
+from filelock import FileLock
 
 import toolkit
 from toolkit.cli import main
@@ -144,6 +147,36 @@ def test_two_runs_at_once_compute_once(tmp_path):
     reports = [read_report(tmp_path / name) for name in ("a", "b")]
     assert sorted(reused(report)[0] for report in reports) == [False, True]
     assert numbers(reports[0]) == numbers(reports[1])
+
+
+class Releasing(logging.Handler):
+    """Releases locks a moment after a run has reported that it waits for one."""
+
+    def __init__(self, locks):
+        super().__init__()
+        self.locks, self.messages = locks, []
+
+    def emit(self, record):
+        if "waiting" in record.getMessage():
+            self.messages.append(record.getMessage())
+            threading.Timer(1.0, lambda: [lock.release() for lock in self.locks]).start()  # several polls later
+
+
+def test_a_run_that_waits_reports_it_once(run, tmp_path):
+    run()
+    for entry in list(entries(cache_folder())):
+        entry.path.unlink()
+    locks = [FileLock(path, thread_local=False) for path in (cache_folder() / "locks").glob("*.lock")]
+    for lock in locks:
+        lock.acquire()
+    handler = Releasing(locks)
+    logging.getLogger("toolkit").addHandler(handler)
+    try:
+        run()
+    finally:
+        logging.getLogger("toolkit").removeHandler(handler)
+    assert handler.messages == ["toy: baseline: waiting for another run that computes the same stage"]
+    assert handler.messages[0] in (tmp_path / "run1" / "log.txt").read_text()
 
 
 def test_a_run_that_waits_can_be_stopped(tmp_path):

@@ -1,15 +1,18 @@
 """A run that is killed, interrupted or fails to write goes on, and ends as if nothing had happened."""
 
+import contextlib
 import errno
 import io
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import time
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from survival import RECIPE, TOY, assert_same, make_recipe, outcome, said, start
 
@@ -26,22 +29,34 @@ from toolkit.storage.run_directory import RunDirectory
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """What the recipe ends with, and how long it takes."""
+    """What the recipe ends with, and how much of the processor's time it takes."""
     folder = tmp_path_factory.mktemp("undisturbed")
     recipe = make_recipe(folder)
-    started = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     process = start(recipe, folder / "run", cache=False)
     process.join()
     assert process.exitcode == 0, said(folder / "run").read_text()
-    return recipe, outcome(folder / "run"), time.monotonic() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return recipe, outcome(folder / "run"), after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def killed_until_done(recipe, output, duration_s, chance) -> int:
+def let_compute(process, seconds: float) -> None:
+    """Wait until a process has ended or computed for so long, which on a busy machine is later."""
+    computed = psutil.Process(process.pid).cpu_times
+    while process.exitcode is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = computed()
+            if times.user + times.system >= seconds:
+                return
+        process.join(0.01)
+
+
+def killed_until_done(recipe, output, computing_s, chance) -> int:
     """Run, kill at a random moment, and so on until the run ends; how often it was killed."""
     kills = 0
     while True:
         process = start(recipe, output, cache=False)
-        process.join(chance.uniform(0.0, 0.5 * duration_s))
+        let_compute(process, chance.uniform(0.0, computing_s))
         if process.exitcode is not None:
             # Killed when it was finished already, the run before this one is not repeated.
             finished = kills and json.loads((output / ".toolkit-run").read_text())["state"] == "finished"
@@ -53,12 +68,12 @@ def killed_until_done(recipe, output, duration_s, chance) -> int:
 
 
 def survive(undisturbed, tmp_path, kills: int) -> None:
-    recipe, expected, duration_s = undisturbed
+    recipe, expected, computing_s = undisturbed
     chance = random.Random(kills)
     done = runs = 0
     while done < kills:
         runs += 1
-        done += killed_until_done(recipe, tmp_path / f"run{runs}", duration_s, chance)
+        done += killed_until_done(recipe, tmp_path / f"run{runs}", computing_s, chance)
         assert_same(outcome(tmp_path / f"run{runs}"), expected)
     print(f"killed {done} times in {runs} runs")
 

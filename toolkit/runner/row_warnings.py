@@ -140,8 +140,10 @@ def _outputs(model: nn.Module, data: Data) -> str | None:
     outputs, classes = logits_shape(model, data)[-1], len(targets.unique())
     if outputs <= 2 * classes:
         return None
-    found = f"the model has {outputs:,} outputs, but the training targets have {classes:,} classes"
-    return f"{found}; build it with {classes:,}"
+    return (
+        f"the model has {outputs:,} outputs, but the training targets have {classes:,} classes; "
+        f"build it with {classes:,}"
+    )
 
 
 def _choice(model: nn.Module, data: Data) -> str | None:
@@ -151,8 +153,10 @@ def _choice(model: nn.Module, data: Data) -> str | None:
         unnamed = unnamed_logits(data.task.forward(model.eval(), data.example(2)))
     if unnamed is None:
         return None
-    used = f"the model has {unnamed[1]} outputs, and {unnamed[0]} is used as the logits"
-    return f"{used}; define a task with a `logits` method to use a different one"
+    return (
+        f"the model has {unnamed[1]} outputs, and {unnamed[0]} is used as the logits; "
+        "define a task with a `logits` method to use a different one"
+    )
 
 
 def _targets(split: Split) -> Tensor | None:
