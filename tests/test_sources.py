@@ -8,12 +8,12 @@ from toolkit.sources import Source, import_file, resolve
 
 NETS = """
 from torch import nn
-import beside
+import lies_beside
 class Net(nn.Linear):
     def __init__(self, size=2):
         super().__init__(size, size)
 def number():
-    return beside.NUMBER
+    return lies_beside.NUMBER
 def fails():
     raise ValueError("two\\nlines")
 def leaves():
@@ -25,7 +25,7 @@ constant = 3
 @pytest.fixture
 def file(tmp_path):
     (tmp_path / "nets.py").write_text(NETS)
-    (tmp_path / "beside.py").write_text("NUMBER = 7\n")
+    (tmp_path / "lies_beside.py").write_text("NUMBER = 7\n")
     return tmp_path / "nets.py"
 
 

@@ -193,9 +193,10 @@ def test_an_error_of_the_model_is_blamed_on_nobody(make_plugin, recipe_run, tmp_
     outcome = recipe_run(
         '[model]\nsource = "net.py:net"\n[[stages]]\ntechnique = "before"\nfinetune = { epochs = 1 }\n'
     )
-    assert outcome.error == (
+    message = (
         "stage 1 (before): training with 'before' (before-plugin 1.0) failed with AssertionError: only in eval mode"
     )
+    assert outcome.error.partition("\n")[0] == message  # the rehearsal adds that nothing was trained
 
 
 def test_techniques_that_do_no_harm_train_together(make_plugin, recipe_run):
