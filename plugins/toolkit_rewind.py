@@ -128,19 +128,19 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def _weights(model: nn.Module, every: bool = False) -> dict[str, Tensor]:
     """Each parameter as its layers see it, by path; a shared one once, or under `every` name."""
-    found = {weight.path: weight for weight in masks.named_weights(model)}
-    first = {id(weight.parameter): path for path, weight in reversed(found.items())}
-    return {path: weight.value for path, weight in found.items() if every or first[id(weight.parameter)] == path}
+    weights = {weight.path: weight for weight in masks.named_weights(model)}
+    first = {id(weight.parameter): path for path, weight in reversed(weights.items())}
+    return {path: weight.value for path, weight in weights.items() if every or first[id(weight.parameter)] == path}
 
 
 def _readable(model: nn.Module, name: str) -> str:
     """`fc.weight (Shared)` for what a parametrization of that class keeps of it under a name of its own."""
-    found: Any = re.fullmatch(r"((?:.*\.)?)parametrizations\.(\w+)\..*", name)
-    if found is None:
+    match: Any = re.fullmatch(r"((?:.*\.)?)parametrizations\.(\w+)\..*", name)
+    if match is None:
         return name
-    parts: Any = model.get_submodule(f"{found[1]}parametrizations.{found[2]}")
+    parts: Any = model.get_submodule(f"{match[1]}parametrizations.{match[2]}")
     kinds = dict.fromkeys(type(part).__name__ for part in parts if not isinstance(part, masks.Mask))
-    return f"{found[1]}{found[2]} ({', '.join(kinds)})"
+    return f"{match[1]}{match[2]} ({', '.join(kinds)})"
 
 
 def _norm(tensors: list[Tensor]) -> float:

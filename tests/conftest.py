@@ -1,5 +1,6 @@
-"""What all tests share: one thread, because the models are small, one seed, and techniques made up on the spot."""
+"""What all tests share: one thread, one seed, techniques made up on the spot, and runs without what costs most."""
 
+import itertools
 import os
 from types import SimpleNamespace
 
@@ -10,6 +11,25 @@ import torch
 
 from toolkit.hooks import loading as techniques
 
+# What a run leaves out unless the test's marker asks for it. Each takes longer than training a toy: a page is drawn by
+# matplotlib, memory is measured in a process that imports torch, and a kept result would hide that a test computes.
+LEFT_OUT = {
+    "page": ("toolkit.report.writer.write_page", lambda report: None),
+    "memory": ("toolkit.metrics.memory._start", lambda: None),
+    "cache": ("toolkit.runner.cache_folder", lambda: None),
+}
+numbers = itertools.count()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Around a whole test, so that its fixtures of every scope see the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        for marker, (name, replacement) in LEFT_OUT.items():
+            if item.get_closest_marker(marker) is None:
+                patch.setattr(name, replacement)
+        return (yield)
+
 
 @pytest.fixture(autouse=True)
 def _seeded():
@@ -18,24 +38,9 @@ def _seeded():
 
 
 @pytest.fixture(autouse=True)
-def _cache(request, monkeypatch, tmp_path_factory):
-    """Runs keep no results for each other unless a test is marked, and then in a cache of its own."""
-    if request.node.get_closest_marker("cache") is None:
-        monkeypatch.setattr("toolkit.runner.cache_folder", lambda: None)
-    monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
-@pytest.fixture(autouse=True)
-def _no_memory(request, monkeypatch):
-    """Runs measure no memory unless a test is marked: every one of them would start a process that imports torch."""
-    if request.node.get_closest_marker("memory") is None:
-        monkeypatch.setattr("toolkit.metrics.memory._start", lambda: None)
-
-
-@pytest.fixture
-def no_page(monkeypatch):
-    """Runs draw no page, which takes longer than to train a toy."""
-    monkeypatch.setattr("toolkit.report.writer.write_page", lambda report: None)
+def _cache(monkeypatch, tmp_path_factory):
+    """Every test, and every process that it starts, has a cache of its own, which is made when it is used."""
+    monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path_factory.getbasetemp() / f"cache-of-test-{next(numbers)}"))
 
 
 @pytest.fixture

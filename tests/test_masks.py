@@ -42,6 +42,7 @@ def train(model: nn.Module, **settings: Any) -> None:
 
 
 @pytest.mark.parametrize("make", TOY_MODELS.values(), ids=TOY_MODELS)
+@pytest.mark.smoke
 def test_weights_keep_their_names_when_they_are_masked(make: Callable[[], nn.Module]) -> None:
     model = make()
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
@@ -187,6 +188,7 @@ def logits(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("make", TOY_MODELS.values(), ids=TOY_MODELS)
+@pytest.mark.smoke
 def test_folded_is_plain_and_computes_the_same(make: Callable[[], nn.Module]) -> None:
     model = masked(make()).eval()
     inputs = toy_data(64).train[0]

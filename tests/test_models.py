@@ -20,6 +20,7 @@ from toolkit.sources import Source
         ("mlp", {"hidden": [], "inputs": 6, "classes": 3, "input_dropout": 0.2}, 7 * 3),
     ],
 )
+@pytest.mark.smoke
 def test_models_have_the_parameters_that_they_say(name: str, args: dict[str, Any], parameters: int) -> None:
     model = MODELS[name](**args)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
@@ -55,12 +56,12 @@ def test_inputs_are_dropped_in_training_alone() -> None:
 @pytest.mark.parametrize("name", ["dropout", "input_dropout"])
 @pytest.mark.parametrize("value", [-0.1, 1.0, 1.5, float("nan")])
 def test_probabilities_out_of_range_are_refused(name: str, value: float) -> None:
-    with pytest.raises(InputError, match=f"^{name} must be at least 0 and below 1, not {value}"):
+    with pytest.raises(InputError, match=f"^{name} must be at least 0 and below 1, found {value}"):
         mlp([8], **{name: value})  # type: ignore[arg-type]
 
 
 def test_a_recipe_gives_them_as_arguments() -> None:
     model = Source(source="mlp", args={"hidden": [8], "dropout": 0.5, "input_dropout": 0.2}).build()
     assert dropouts(model) == {"dropout0": 0.2, "dropout1": 0.5}
-    with pytest.raises(Exception, match="input_dropout must be at least 0 and below 1, not 2"):
+    with pytest.raises(Exception, match="input_dropout must be at least 0 and below 1, found 2"):
         Source(source="mlp", args={"hidden": [8], "input_dropout": 2.0}).build()

@@ -11,6 +11,7 @@ NAMES = ["conv1", "conv2", "fc", "fc.out"]
     ("asked", "matches"),
     [(["fc"], True), (["conv?"], True), (["x", "*out"], True), (["conv"], False), (["FC"], False), ([], False)],
 )
+@pytest.mark.smoke
 def test_a_thing_is_meant_if_a_pattern_matches_one_of_its_names(asked, matches):
     assert patterns.match(NAMES, asked) == matches
 

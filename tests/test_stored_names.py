@@ -17,11 +17,12 @@ from toolkit.errors import ToolkitError
 from toolkit.hooks.loading import installed
 
 ROOT = Path(__file__).parents[1]
-# Losses, teachers and what a compiled copy consists of: no model that is written to a file holds one of these.
+# Losses, teachers, opened files and what a compiled copy consists of: no model that is written holds one of these.
 NEVER_STORED = {
     *("toolkit_distillation.DistillationLoss", "toolkit_distillation.hints.Hints"),
     "toolkit_distillation.teachers.Teacher",
-    *("toolkit_quantization.compiling.CompilableInt8Linear", "toolkit_quantization.compiling.UncompiledInt8Linear"),
+    *("toolkit.exports.process.OpenedFile", "toolkit.exports.time_file._Timed"),
+    *("toolkit_quantization.inductor.CompilableInt8Linear", "toolkit_quantization.inductor.UncompiledInt8Linear"),
     "toolkit_quantization.codecs.Encoded",  # the base class of others
 }
 

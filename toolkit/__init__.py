@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from toolkit import masks, patterns, scoring, testing, timing, training
+    from toolkit import masks, operators, patterns, scoring, testing, timing, training
     from toolkit.data.splits import Data
     from toolkit.errors import RecipeError, TechniqueError, ToolkitError
     from toolkit.hooks.specs import hookimpl
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from toolkit.sources import Source
     from toolkit.stored_names import stored_as
     from toolkit.tasks import Batch, Classification, MultiLabel, Pooled, Regression, Task, TokenClassification
-    from toolkit.training import Training
+    from toolkit.training import TrainedAlong, Training
 
 _HOME = {
     "Batch": "tasks",
@@ -42,6 +42,7 @@ _HOME = {
     "TechniqueError": "errors",
     "TokenClassification": "tasks",
     "ToolkitError": "errors",
+    "TrainedAlong": "training",
     "Training": "training",
     "hookimpl": "hooks.specs",
     "load": "model_files",
@@ -49,7 +50,7 @@ _HOME = {
     "stored_as": "stored_names",
 }
 
-_MODULES = ("masks", "patterns", "scoring", "testing", "timing", "training")
+_MODULES = ("masks", "operators", "patterns", "scoring", "testing", "timing", "training")
 
 __all__ = [
     "Batch",
@@ -71,10 +72,12 @@ __all__ = [
     "TechniqueError",
     "TokenClassification",
     "ToolkitError",
+    "TrainedAlong",
     "Training",
     "hookimpl",
     "load",
     "masks",
+    "operators",
     "patterns",
     "run",
     "scoring",

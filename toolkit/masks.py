@@ -19,6 +19,7 @@ from torch.nn.utils import parametrize
 
 from toolkit.errors import ToolkitError
 from toolkit.stored_names import stored_as
+from toolkit.substitutes import substitutes_in, without_substitutes
 
 
 class Weight(NamedTuple):
@@ -130,16 +131,16 @@ def keep_in_shape(model: nn.Module, path: str, parametrization: Callable[[], nn.
 
 
 def clone(model: nn.Module) -> nn.Module:
-    """An independent copy.
+    """An independent copy; in a training step, of the weights themselves (see `training.using(weights=…)`).
 
     A bare `copy.deepcopy` shares each parametrized layer's class with the original, so that folding or
     masking the copy would break the original.
     """
-    with torch.no_grad():
+    with torch.no_grad(), without_substitutes(model):
         for module in model.modules():
             if isinstance(module, nn.RNNBase):  # its list of flat weights still holds those of the last forward pass
                 module._init_flat_weights()
-    twin = copy.deepcopy(model)
+        twin = copy.deepcopy(model)
     for module in twin.modules():
         if parametrize.is_parametrized(module):
             shared = type(module)
@@ -149,10 +150,16 @@ def clone(model: nn.Module) -> nn.Module:
 
 
 def folded(model: nn.Module) -> nn.Module:
-    """A copy in which every parametrized weight is a plain parameter that holds what its layer saw."""
+    """A copy in which every weight is a plain parameter that holds what its layer saw.
+
+    In a training step that includes the functions of `training.using(weights=…)`.
+    """
     plain = clone(model)
     for module in list(plain.modules()):
         fold(module)
+    with torch.no_grad():
+        for substitute in substitutes_in(model):
+            plain.get_parameter(substitute.path).copy_(substitute.tensor).add_(0.0)
     return plain
 
 

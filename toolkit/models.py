@@ -1,4 +1,4 @@
-"""The built-in models: the two networks of which the literature on compression speaks most."""
+"""The built-in models: small networks that the literature on compression uses most."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from toolkit.errors import InputError
 
 
 def lenet5(width: float = 1.0) -> nn.Sequential:
-    """Caffe's LeNet-5 (20-50-500, 431,080 parameters): (N, 1, 28, 28) -> logits (N, 10).
+    """Build Caffe's LeNet-5 (20-50-500, 431,080 parameters): (N, 1, 28, 28) -> logits (N, 10).
 
     `width` scales the two convolutions and the hidden layer. LeCun et al., "Gradient-based learning applied to
     document recognition", 1998, as shipped with Caffe: max pooling, one ReLU.
@@ -33,25 +33,25 @@ def lenet5(width: float = 1.0) -> nn.Sequential:
 
 
 def lenet_300_100(width: float = 1.0) -> nn.Sequential:
-    """LeNet-300-100 (266,610 parameters): (N, 1, 28, 28) -> logits (N, 10). `width` scales both hidden layers."""
+    """Build LeNet-300-100 (266,610 parameters): (N, 1, 28, 28) -> logits (N, 10); `width` scales both hidden layers."""
     return mlp(hidden=_scaled(width, 300, 100))
 
 
 def mlp(
     hidden: list[int], inputs: int = 784, classes: int = 10, dropout: float = 0.0, input_dropout: float = 0.0
 ) -> nn.Sequential:
-    """Fully connected layers with ReLU between them: (N, …) with `inputs` values a sample -> logits (N, classes).
+    """Build linear layers with ReLU between them: (N, …) with `inputs` values per sample -> logits (N, classes).
 
-    `dropout` is the probability of zero for each hidden unit, and `input_dropout` for each input, while it is trained.
-    Hinton et al., "Improving neural networks by preventing co-adaptation of feature detectors", 2012, take 0.5 and 0.2.
+    During training, `dropout` is the probability of zero for each hidden unit, `input_dropout` for each input.
+    Hinton et al., "Improving neural networks by preventing co-adaptation of feature detectors", 2012, use 0.5 and 0.2.
     """
     _require_probabilities(dropout=dropout, input_dropout=input_dropout)
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     if input_dropout:
         layers["dropout0"] = nn.Dropout(input_dropout)
     widths = [inputs, *hidden]
-    for number, (before, after) in enumerate(pairwise(widths), start=1):
-        layers[f"fc{number}"] = nn.Linear(before, after)
+    for number, (width_in, width_out) in enumerate(pairwise(widths), start=1):
+        layers[f"fc{number}"] = nn.Linear(width_in, width_out)
         layers[f"relu{number}"] = nn.ReLU()
         if dropout:
             layers[f"dropout{number}"] = nn.Dropout(dropout)
@@ -62,29 +62,30 @@ def mlp(
 def convnet(
     channels: list[int], pool_after: list[int] | None = None, size: int = 28, classes: int = 10
 ) -> nn.Sequential:
-    """Convolutions 3 × 3 with batch norm and ReLU, and one linear layer: (N, 1, size, size) -> logits (N, classes).
+    """Build 3 × 3 convolutions with batch norm and ReLU, and a linear layer: (N, 1, size, size) -> (N, classes).
 
     Args:
-        channels: of each convolution; none is padded, and none has a bias, which the norm would take away.
-        pool_after: numbers of the convolutions, from 1, that 2 × 2 max pooling follows; all but the first and the last
-            unless given.
-        size: height and width of the pictures, in pixels.
-        classes: how many logits.
+        channels: channels of each convolution, which has no padding and no bias (the norm would cancel it).
+        pool_after: numbers of the convolutions, from 1, that are followed by 2 × 2 max pooling; None for all except the
+            first and the last.
+        size: height and width of the images, in pixels.
+        classes: number of logits.
+
+    Raises:
+        InputError: the images are too small for the convolutions and poolings.
     """
     pooled = list(range(2, len(channels))) if pool_after is None else pool_after
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    for number, (before, after) in enumerate(pairwise([1, *channels]), start=1):
-        layers[f"conv{number}"] = nn.Conv2d(before, after, 3, bias=False)
-        layers[f"norm{number}"] = nn.BatchNorm2d(after)
+    for number, (channels_in, channels_out) in enumerate(pairwise([1, *channels]), start=1):
+        layers[f"conv{number}"] = nn.Conv2d(channels_in, channels_out, 3, bias=False)
+        layers[f"norm{number}"] = nn.BatchNorm2d(channels_out)
         layers[f"relu{number}"] = nn.ReLU()
         size -= 2
         if number in pooled:
             layers[f"pool{number}"] = nn.MaxPool2d(2)
             size //= 2
     if size < 1:
-        raise InputError(
-            f"convnet: nothing is left of the pictures after {len(channels)} convolutions: pool less often"
-        )
+        raise InputError(f"convnet: the images are too small for {len(channels)} convolutions; shorten `pool_after`")
     layers["flatten"] = nn.Flatten()
     layers["fc"] = nn.Linear(channels[-1] * size**2, classes)
     return nn.Sequential(layers)
@@ -93,13 +94,13 @@ def convnet(
 def _require_probabilities(**probabilities: float) -> None:
     for name, probability in probabilities.items():
         if not 0 <= probability < 1:
-            raise InputError(f"{name} must be at least 0 and below 1, not {probability}")
+            raise InputError(f"{name} must be at least 0 and below 1, found {probability}")
 
 
 def _scaled(width: float, *units: int) -> list[int]:
-    """Widths of layers times `width`, rounded, at least 1."""
+    """Return the numbers of units times `width`, rounded, at least 1."""
     if not 0 < width < float("inf"):
-        raise InputError(f"width must be above 0, not {width}")
+        raise InputError(f"width must be above 0, found {width}")
     return [max(1, round(width * count)) for count in units]
 
 

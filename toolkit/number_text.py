@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: with a unit, no more digits than they are good for, and their uncertainty."""
+"""Numbers as text: with a unit, their significant digits, and their uncertainty."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from typing import Any
 
 MINUS = "\N{MINUS SIGN}"
-# What neither XML nor UTF-8 can hold; names of layers and notes may come from anywhere.
+# Characters that XML or UTF-8 cannot represent; names of layers and notes may contain any.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 def printable(text: Any) -> str:
-    """A text without characters that a page or a terminal cannot show."""
+    """Replace the characters that a page or a terminal cannot show."""
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", str(text))
 
 
 def bytes_text(size: float) -> str:
-    """A size with a unit of powers of 1000: `1.73 MB`."""
+    """Return a size with a unit of a power of 1000: `1.73 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(size) < 999.5:
             return f"{_three_digits(size)} {unit}"
@@ -26,39 +26,39 @@ def bytes_text(size: float) -> str:
 
 
 def count_text(count: float) -> str:
-    """A number of things, shortened: `431 k`."""
+    """Return a count to three digits: `431 k`."""
     return bytes_text(count).replace("B", "").rstrip()
 
 
 def percent(fraction: float | None, digits: int = 2) -> str:
-    """A fraction in percent: `99.14 %`; nothing for None."""
+    """Return a fraction in percent: `99.14 %`; an empty string for None."""
     return "" if fraction is None else f"{100 * fraction:.{digits}f} %"
 
 
 def signed(number: float, form: str = ".2f") -> str:
-    """A number with its sign, a zero without one: `−0.04`, `+0.10`, `0.00`."""
+    """Return a number with its sign, zero without one: `−0.04`, `+0.10`, `0.00`."""
     text = f"{number:+{form}}"
     return text[1:] if not float(text) else text.replace("-", MINUS)
 
 
 def half_width(value: float, interval: Sequence[float] | None) -> float | None:
-    """The longer arm of an interval around a value; None without an interval."""
+    """Return the longer arm of an interval around a value; None without an interval."""
     return None if interval is None else max(interval[1] - value, value - interval[0], 0.0)
 
 
 def plus_minus(value: float, interval: Sequence[float] | None, form: str = ".2f") -> str:
-    """A signed value with the longer arm of its interval: `−0.04 ± 0.11`."""
+    """Return a signed value with the longer arm of its interval: `−0.04 ± 0.11`."""
     arm = half_width(value, interval)
     return signed(value, form) + ("" if arm is None else f" ± {arm:{form}}")
 
 
 def milliseconds(time: float) -> str:
-    """A time in milliseconds, to three digits: `0.164 ms`."""
+    """Return a time in milliseconds, to three digits: `0.164 ms`."""
     return f"{_three_digits(time)} ms"
 
 
 def seconds(time: float) -> str:
-    """A duration: `42 s`, `3 min 05 s`, `2 h 10 min`."""
+    """Return a duration: `42 s`, `3 min 05 s`, `2 h 10 min`."""
     whole = round(time)
     if whole < 60:
         return f"{time:.1f} s" if time < 10 else f"{whole} s"
@@ -69,7 +69,7 @@ def seconds(time: float) -> str:
 
 
 def plain(value: Any) -> str:
-    """Any value of a row or a note's table: numbers to four digits, the rest as it is."""
+    """Return any value as text: floats to four digits, integers with all digits."""
     if isinstance(value, float):
         return f"{value:.4g}".replace("-", MINUS) if value else "0"
     if isinstance(value, int) and not isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""From the name that a recipe gives to the object itself: "lenet5", "package.module:name", "file.py:name"."""
+"""Sources: the names by which a recipe refers to Python objects ("lenet5", "package.module:name", "file.py:name")."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from toolkit.errors import InputError, described, did_you_mean
 from toolkit.params import Params, Table
 
 Kind = Literal["model", "data", "task", "augmentation"]
-FILE_MODULE = re.compile(r".*_py_[0-9a-f]{8}", re.DOTALL)  # how `import_file` names a module
+FILE_MODULE = re.compile(r".*_py_[0-9a-f]{8}", re.DOTALL)  # module names from `import_file`
 
 
-class Sourced(Table):
-    """A table that names something callable and its arguments; relative files lie beside the recipe."""
+class SourceTable(Table):
+    """A table with a callable and its arguments; relative files are next to the recipe."""
 
     kind: ClassVar[Kind] = "model"
 
-    source: str = Field(description="a built-in name, 'package.module:callable' or 'file.py:callable'")
+    source: str = Field(description="built-in name, 'package.module:callable' or 'file.py:callable'")
     args: dict[str, Any] = Field(default={}, description="keyword arguments of the callable")
 
     @field_validator("source")
     @classmethod
     def _absolute(cls, source: str, info: ValidationInfo) -> str:
-        source = beside(source, directory_of(info))
+        source = absolute_source(source, directory_of(info))
         resolve(source, cls.kind)
         return source
 
@@ -52,7 +52,7 @@ class Sourced(Table):
         return args
 
     def call(self) -> Any:
-        """Call the source with its arguments; an `InputError` names the source and what it raised."""
+        """Call the source with its arguments; raise an `InputError` with the source and the error if it fails."""
         return self._called(self.args)
 
     def _called(self, args: dict[str, Any]) -> Any:
@@ -64,52 +64,69 @@ class Sourced(Table):
             raise InputError(f"{self.kind} '{self.source}' raised {described(error)}") from error
 
 
-class Source(Sourced):
-    """A model: a callable that returns an `nn.Module`, its arguments, and optionally weights to load into it."""
+class Source(SourceTable):
+    """A model in a recipe or in params: a callable that returns an `nn.Module`, its arguments, and optional weights."""
 
-    weights: str | None = Field(default=None, description="a .safetensors file or a state dict saved by torch.save")
+    weights: str | None = Field(
+        default=None, description="file with a state dict: .safetensors, or written by torch.save"
+    )
+
+    weights_key: str | None = Field(
+        default=None, description="key of the state dict in a checkpoint that contains several, e.g. 'ema'"
+    )
 
     @field_validator("weights")
     @classmethod
-    def _found(cls, weights: str | None, info: ValidationInfo) -> str | None:
+    def _existing(cls, weights: str | None, info: ValidationInfo) -> str | None:
         if weights is None:
             return None
         path = directory_of(info) / weights
-        if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
-            raise ValueError(f"there is no file {path}")
+        if not os.path.isfile(path):  # Path.is_file raises if the name is too long
+            raise ValueError(f"{path} does not exist")
         return str(path)
 
+    @field_validator("weights_key")
+    @classmethod
+    def _of_weights(cls, key: str | None, info: ValidationInfo) -> str | None:
+        if key is not None and info.data.get("weights", "") is None:
+            raise ValueError("requires `weights`")
+        return key
+
     def build(self) -> nn.Module:
-        """A new instance with its weights loaded; an `InputError` says what went wrong."""
+        """Return a new instance with its weights loaded.
+
+        Raises:
+            InputError: the source fails or returns no module, or the weights do not match.
+        """
         from toolkit.model_files.weights import load_weights
 
         model = self.call()
         if not isinstance(model, nn.Module):
-            raise InputError(f"model '{self.source}' must return a torch.nn.Module, not {type(model).__name__}")
+            raise InputError(f"model '{self.source}' must return a torch.nn.Module, found {type(model).__name__}")
         if self.weights is not None:
-            load_weights(model, Path(self.weights))
+            load_weights(model, Path(self.weights), self.weights_key)
         return model
 
 
 def resolve(source: str, kind: Kind) -> Callable[..., Any]:
-    """The callable that `source` names; a `ValueError` says why there is none."""
+    """Return the callable that `source` names; raise a `ValueError` if there is none."""
     target = _named(source) if ":" in source else _built_in(source, kind)
     if not callable(target):
-        raise ValueError(f"'{source}' is a {type(target).__name__}, which cannot be called")
+        raise ValueError(f"'{source}' must be callable, found {type(target).__name__}")
     return target
 
 
 def directory_of(info: ValidationInfo) -> Path:
-    """The folder of the recipe that is being validated."""
+    """Return the folder of the recipe that is being validated."""
     return (info.context or {}).get("directory", Path())
 
 
-def beside(source: str, directory: Path) -> str:
-    """A source whose relative file lies in `directory`, with the file's absolute path."""
+def absolute_source(source: str, directory: Path) -> str:
+    """Return the source with an absolute path, if it names a file; a relative one starts at `directory`."""
     place, _, name = source.rpartition(":")
     if not place.endswith(".py") or "\0" in place:
         return source
-    return f"{os.path.realpath(directory / place)}:{name}"  # Path.resolve raises for links that lead in a circle
+    return f"{os.path.realpath(directory / place)}:{name}"  # Path.resolve raises for circular links
 
 
 def _built_in(name: str, kind: Kind) -> Any:
@@ -124,7 +141,8 @@ def _built_in(name: str, kind: Kind) -> Any:
         from toolkit.data.built_in import DATASETS as table
     if name not in table:
         hint = did_you_mean(name, table)
-        raise ValueError(f"unknown {kind} '{name}'{hint} (or write 'package.module:name' or 'file.py:name')")
+        forms = "" if hint.endswith("?") else ", 'package.module:name', 'file.py:name'"
+        raise ValueError(f"unknown {kind} '{name}'{hint}{forms}")
     return table[name]
 
 
@@ -134,32 +152,33 @@ def _named(source: str) -> Any:
         module = import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
     except (Exception, SystemExit) as error:
         reason = str(error) if isinstance(error, FileNotFoundError) else described(error)
-        raise ValueError(f"'{place}' cannot be imported: {reason}") from error
+        raise ValueError(f"cannot import '{place}': {reason}") from error
     target: Any = module
     for part in name.split("."):
         try:
             target = getattr(target, part)
         except AttributeError:
-            defined = [known for known in getattr(target, "__dict__", ()) if not known.startswith("_")]
-            names = getattr(target, "__all__", None) or defined
+            public = [attribute for attribute in getattr(target, "__dict__", ()) if not attribute.startswith("_")]
+            names = getattr(target, "__all__", None) or public
             hint = did_you_mean(part, names) if len(names) < 30 else ""
             raise ValueError(f"'{place}' has no '{name}'{hint}") from None
-        except Exception as error:  # of a module that imports what it offers when it is asked for it
-            raise ValueError(f"'{place}' cannot give '{name}': {described(error)}") from error
+        except Exception as error:  # from a module that imports lazily
+            raise ValueError(f"cannot import '{name}' from '{place}': {described(error)}") from error
     return target
 
 
 def imported_files() -> list[str]:
-    """The Python files that have been imported by their path."""
-    return [str(module.__file__) for name, module in list(sys.modules.items()) if FILE_MODULE.fullmatch(name)]
+    """Return the Python files that were imported by their path and still exist."""
+    paths = [str(module.__file__) for name, module in list(sys.modules.items()) if FILE_MODULE.fullmatch(name)]
+    return [path for path in paths if os.path.isfile(path)]
 
 
 @cache
 def import_file(path: Path) -> ModuleType:
-    """Execute a Python file once, as a module of its own; while it is executed, it can import what lies beside it."""
+    """Execute a Python file once, as a separate module; meanwhile it can import the files next to it."""
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"there is no file {path}")
-    # Not by its stem alone: a file `datasets.py` would take the place of a package of that name.
+        raise FileNotFoundError(f"{path} does not exist")
+    # The stem alone is not enough: `datasets.py` would replace a package with that name.
     name = f"{path.stem}_py_{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -177,23 +196,23 @@ def import_file(path: Path) -> ModuleType:
 
 
 def check_arguments(target: Callable[..., Any], args: dict[str, Any], before: int = 0) -> None:
-    """A `ValueError` where `target` cannot be called with these arguments by name, after `before` others."""
+    """Raise a `ValueError` if `target` cannot be called with `before` positional and these keyword arguments."""
     try:
         signature = inspect.signature(target)
-    except (TypeError, ValueError):  # some callables of C have no signature
+    except (TypeError, ValueError):  # some C callables have no signature
         return
     try:
         signature.bind(*[None] * before, **args)
     except TypeError as error:
-        known = signature.parameters
-        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
-        unknown = [name for name in args if name not in known and not takes_any]
-        sentences = [f"there is no argument '{name}'{did_you_mean(name, known)}" for name in unknown]
+        parameters = signature.parameters
+        accepts_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        unknown = [name for name in args if name not in parameters and not accepts_any]
+        sentences = [f"unknown argument '{name}'{did_you_mean(name, parameters)}" for name in unknown]
         raise ValueError("; ".join(sentences) or str(error)) from error
 
 
 def models_in(params: Params) -> Iterator[tuple[str, Source]]:
-    """Every model among the fields of a technique's params, with its dotted place."""
+    """Yield every model in a technique's params, with its dotted place."""
     yield from _models_in(dict(params), "")
 
 

@@ -67,5 +67,5 @@ def _rows(model: nn.Module, layer: str, params: Params, data: toolkit.Data) -> I
         present = masks.current(twin).get(path)
         if present is None or int(present.sum()) >= int(mask.sum()):
             masks.apply(twin, {path: mask})
-            found = score(twin, data, MAX_SAMPLES)
-            yield {"layer": layer, "sparsity": sparsity, found.metric: found.value}
+            after = score(twin, data, MAX_SAMPLES)
+            yield {"layer": layer, "sparsity": sparsity, after.metric: after.value}

@@ -1,4 +1,4 @@
-"""Dynamic quantization: stores weights in few bits, and rounds activations per row for int8 arithmetic; no training.
+"""Dynamic quantization: stores weights in few bits; int8 layers round their inputs row by row. No training.
 
 Rounding is symmetric, so that a zero weight stays zero, and the result of a row depends on that row alone. The cost is
 measured on the validation split (train without one): layers that cost too much are returned to float.

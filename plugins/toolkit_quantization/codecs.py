@@ -1,7 +1,7 @@
 """Encodes weights in fewer bits, and decodes them: int8 per row, int4 in groups, float16, bfloat16. Zeros stay zero.
 
-The first index of a weight chooses its row: an output channel of a linear, convolutional or recurrent layer, an entry of
-an embedding, an input channel of a transposed convolution.
+The first index of a weight chooses its row: an output channel of a linear, convolutional or recurrent layer, an entry
+of an embedding, an input channel of a transposed convolution.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from toolkit import stored_as
+from toolkit import operators, stored_as
 from toolkit_quantization.int8 import quantize_per_channel
 
 Dtype = Literal["int8", "int4", "float16", "bfloat16"]
@@ -24,11 +24,13 @@ INT4_RANGE = 8
 def quantize_groups(rows: Tensor, group: int = GROUP) -> tuple[Tensor, Tensor]:
     """Round each group of a row's inputs to int4 with its own scale: `rows ≈ values * scale`.
 
-    The largest value of a group becomes -8, with a negative scale if it is positive: with ±7 for the largest, only 15 of
-    16 integers would be used, and the error would be an eighth larger. An equally large value of the other sign becomes 7.
+    The largest value of a group becomes -8, with a negative scale if it is positive. With ±7 for the largest, only 15
+    of 16 integers would be used, and the error would be an eighth larger. An equally large value of the other sign
+    becomes 7.
 
     Rows (N, K) may have any float dtype; `group` must be even. Returns the integers plus 8, two per byte with the first
-    in the lower half, (N, G, group / 2) uint8, zero-padded in the last group, and scale (N, G) bfloat16, never zero. As in Dettmers and Zettlemoyer, "The case for 4-bit precision", 2023, without a zero point.
+    in the lower half, (N, G, group / 2) uint8 with zeros at the end of the last group, and the scale (N, G) bfloat16,
+    never zero. As in Dettmers and Zettlemoyer, "The case for 4-bit precision", 2023, without a zero point.
     """
     groups = F.pad(rows.float(), (0, -rows.shape[1] % group)).unflatten(1, (-1, group))
     extreme = groups.gather(2, groups.abs().argmax(dim=2, keepdim=True)).squeeze(2)
@@ -59,6 +61,8 @@ class Encoded(nn.Module):
     def forward(self, rows: Tensor | None = None) -> Tensor:
         """The weight in floats, or only the given rows of it, int (N,)."""
         parts = [part if rows is None else part.index_select(0, rows) for part in self.buffers()]
+        if operators.is_exporting() and rows is None:
+            return self._exported(*parts)
         return self._decoded(*parts).reshape(-1, *self.shape[1:]).to(self.dtype)
 
     def write(self, floats: Tensor) -> None:
@@ -66,6 +70,10 @@ class Encoded(nn.Module):
         floats.copy_(self())
 
     def _decoded(self, *parts: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _exported(self, *parts: Tensor) -> Tensor:
+        """Decode by an operator that exporters know, to float32 in the weight's shape."""
         raise NotImplementedError
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
@@ -98,6 +106,9 @@ class Int8(Encoded):
         values, scale = parts
         return values.to(scale.dtype).mul_(scale.view(-1, *[1] * (values.dim() - 1)))
 
+    def _exported(self, *parts: Tensor) -> Tensor:
+        return operators.dequantize(*parts)
+
 
 @stored_as("quantization.Int4")
 class Int4(Encoded):
@@ -117,6 +128,9 @@ class Int4(Encoded):
         packed, scale = parts
         return dequantize_groups(packed, scale, self.inputs)
 
+    def _exported(self, *parts: Tensor) -> Tensor:
+        return operators.dequantize_int4(*parts, list(self.shape))
+
 
 @stored_as("quantization.Short")
 class Short(Encoded):
@@ -131,6 +145,9 @@ class Short(Encoded):
 
     def _decoded(self, *parts: Tensor) -> Tensor:
         return parts[0]
+
+    def _exported(self, *parts: Tensor) -> Tensor:
+        return operators.widen(parts[0])
 
 
 def encode(weight: Tensor, dtype: Dtype) -> Encoded:

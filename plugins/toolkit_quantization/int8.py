@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from toolkit import stored_as
+from toolkit import TechniqueError, operators, stored_as
 from toolkit_quantization import kernels
 from toolkit_quantization.kernels import INT8_MAX, MIN_ROW_MAX
 
@@ -69,6 +69,11 @@ def _is_transformed() -> bool:
     return bool(torch._C._get_tracing_state()) or torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def not_exportable(engine: str) -> str:
+    """Return the end of an error message about a layer whose arithmetic only PyTorch has."""
+    return f"uses the arithmetic of engine '{engine}', which no other runtime has; quantize with `engine` 'toolkit'"
+
+
 @stored_as("quantization.Int8Linear")
 class Int8Linear(nn.Module):
     """A linear layer that rounds its inputs to int8 row by row and multiplies integers; no gradient.
@@ -95,6 +100,8 @@ class Int8Linear(nn.Module):
         return self.weight * self.scale.float().unsqueeze(1)
 
     def forward(self, inputs: Tensor) -> Tensor:
+        if operators.is_exporting():
+            return operators.int8_linear(inputs, self.weight, self.scale, self.bias)
         # A single function, because calls and look-ups cost: a large product evicts Python from the caches.
         as_it_is = inputs.dtype is torch.float32 and inputs.dim() == 2 and not inputs.requires_grad
         rows = inputs if as_it_is else self._rows(inputs)
@@ -146,6 +153,8 @@ class TorchInt8Linear(Int8Linear):
     """What `quantize_dynamic` computes, to the last bit, from plain buffers; rows share one 7-bit scale."""
 
     def forward(self, inputs: Tensor) -> Tensor:
+        if operators.is_exporting():
+            raise TechniqueError(not_exportable("torch"))
         kept = self._kept if self._kept is not None and self._kept.is_of(self._buffers) else self._keep()
         outputs = torch.ops.quantized.linear_dynamic(inputs.float(), kept.made, reduce_range=True)
         return outputs.to(inputs.dtype)

@@ -18,12 +18,12 @@ from toolkit_quantization.params import Params
 
 def weights_by_layer(model: nn.Module) -> dict[str, dict[str, masks.Weight]]:
     """The weights of every layer, by the layer's first name and by their path within it."""
-    found: dict[str, dict[str, masks.Weight]] = {}
+    by_layer: dict[str, dict[str, masks.Weight]] = {}
     wholes = layers.wholes(model)
     for weight in masks.named_weights(model):
         layer = wholes.get(weight.module, weight.path.rpartition(".")[0])
-        found.setdefault(layer, {})[weight.path.removeprefix(f"{layer}.")] = weight
-    return found
+        by_layer.setdefault(layer, {})[weight.path.removeprefix(f"{layer}.")] = weight
+    return by_layer
 
 
 def dtype_of(layer: str, params: Params) -> Dtype:
@@ -80,16 +80,16 @@ def select(model: nn.Module, params: Params, engine: Engine) -> dict[str, Dtype]
 def groups(model: nn.Module, names: Iterable[str]) -> list[tuple[str, ...]]:
     """The layers in the model's order, grouped by shared weights: either all layers of a group are float, or none."""
     known = weights_by_layer(model)
-    found: list[tuple[set[int], list[str]]] = []
+    made: list[tuple[set[int], list[str]]] = []
     for layer in names:
         parameters = {id(weight.parameter) for weight in known[layer].values()}
-        sharing = [group for group in found if group[0] & parameters]
+        sharing = [group for group in made if group[0] & parameters]
         for group in sharing:
-            found.remove(group)
+            made.remove(group)
         others = [name for group in sharing for name in group[1]]
-        found.append((parameters.union(*(group[0] for group in sharing)), [*others, layer]))
+        made.append((parameters.union(*(group[0] for group in sharing)), [*others, layer]))
     order = {layer: position for position, layer in enumerate(known)}
-    return sorted((tuple(group) for _, group in found), key=lambda group: order[group[0]])
+    return sorted((tuple(group) for _, group in made), key=lambda group: order[group[0]])
 
 
 def _require_usable(weights: Mapping[str, masks.Weight]) -> None:

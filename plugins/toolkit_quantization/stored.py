@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdRef
 
-from toolkit import stored_as
+from toolkit import operators, stored_as
 from toolkit_quantization.codecs import Encoded
 
 # Decoded weights stay in memory up to this size: decoding at every call takes up to ten times as long as the layer
@@ -63,7 +63,7 @@ class Stored(nn.Module):
     def _in_floats(self) -> nn.Module:
         if self._floats_bytes is None:
             self._floats_bytes = _floats_bytes(self.layer)
-        if self._floats_bytes > MAX_KEPT_BYTES or torch.compiler.is_compiling():
+        if self._floats_bytes > MAX_KEPT_BYTES or torch.compiler.is_compiling() or operators.is_exporting():
             return _decoded(self.layer)
         # Decode on first use, and again after a buffer was replaced or written to.
         state = [(WeakIdRef(buffer), buffer.is_inference() or buffer._version) for buffer in _buffers(self.layer)]
@@ -172,7 +172,7 @@ def _floats(weights: Mapping[str, Encoded]) -> dict[str, Tensor]:
     an LSTM of 5 MB spent 2 of its 12 ms per call on page faults.
     """
     sizes = [prod(weight.shape) for weight in weights.values()]
-    if len({weight.dtype for weight in weights.values()}) != 1:
+    if operators.is_exporting() or len({weight.dtype for weight in weights.values()}) != 1:
         return {name: weight() for name, weight in weights.items()}
     first = next(iter(weights.values()))
     device = next(first.buffers()).device

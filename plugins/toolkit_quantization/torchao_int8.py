@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from toolkit import TechniqueError, stored_as
-from toolkit_quantization.int8 import Int8Linear
+from toolkit import TechniqueError, operators, stored_as
+from toolkit_quantization.int8 import Int8Linear, not_exportable
 
 
 def quantize_like_torchao(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -26,6 +26,8 @@ class TorchaoInt8Linear(Int8Linear):
     _wrapped: _Wrapped | None = None
 
     def forward(self, inputs: Tensor) -> Tensor:
+        if operators.is_exporting():
+            raise TechniqueError(not_exportable("torchao"))
         if torch.compiler.is_compiling():
             return F.linear(inputs, self._wrap(), self.bias)
         # Wrap on first use, and again after a buffer was replaced; writes to a buffer need no new wrapper.

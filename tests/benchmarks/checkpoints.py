@@ -28,7 +28,7 @@ def seconds(folder: Path | None) -> float:
     training = Training(TrainingSettings(epochs=EPOCHS, lr=2e-3), data.task.loss)
     keeper = None if folder is None else TrainingCheckpoints(RunDirectory(folder), "benchmark", Stop())
     started = time.perf_counter()
-    fit(model, training, data, keeper=keeper)
+    fit(model, training, data, checkpoints=keeper)
     return time.perf_counter() - started
 
 

@@ -24,6 +24,7 @@ def proposed(tmp_path, monkeypatch):
     return lambda *words: [item.value for item in completer.get_completions([*words[:-1]], words[-1])]
 
 
+@pytest.mark.smoke
 def test_commands(proposed):
     assert proposed("te") == ["techniques"]
     assert {"run", "check", "doctor", "schema", "new"} <= {*proposed("")}
@@ -38,6 +39,7 @@ def test_recipes(proposed):
     assert proposed("recipes", "m") == ["mnist"]
 
 
+@pytest.mark.smoke
 def test_plugins(proposed):
     assert {"pruning", "tensorboard"} <= {*proposed("techniques", "")}
     assert proposed("techniques", "pru") == ["pruning"]

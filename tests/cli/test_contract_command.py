@@ -124,6 +124,7 @@ def test_what_observes_or_only_measures_is_checked_as_a_run_wide_plugin(command,
         ("import nowhere_at_all", "cannot be imported: ModuleNotFoundError"),
     ],
 )
+@pytest.mark.smoke
 def test_what_cannot_be_loaded_is_one_sentence(command, source, said):
     code, lines, errors = command(source)
     assert (code, lines, len(errors)) == (1, [], 1)

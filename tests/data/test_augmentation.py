@@ -101,6 +101,7 @@ def test_elastic_bends_smoothly_and_no_farther_than_its_points_move() -> None:
     assert torch.corrcoef(torch.stack([left, far]))[0, 1].abs() < 0.2
 
 
+@pytest.mark.smoke
 def test_translation_is_by_whole_pixels_in_all_directions() -> None:
     pictures = torch.rand(1, 3, 6, 8)
     wide = torch.nn.functional.pad(pictures, (2, 2, 2, 2), mode="replicate")
@@ -151,10 +152,13 @@ def test_a_function_beside_the_recipe(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        ('augment = "afine"', "data.augment: unknown augmentation 'afine'; did you mean 'affine'?"),
-        ('augment = "affine"\naugment_args = { degree = 3 }', "there is no argument 'degree'; did you mean 'degrees'?"),
-        ("augment_args = { degrees = 3 }", "data.augment_args: are of augment, which is not given"),
-        ('augment = "nowhere.py:change"', "there is no file"),
+        (
+            'augment = "afine"',
+            "data.augment: unknown augmentation 'afine'; did you mean 'affine'?",
+        ),
+        ('augment = "affine"\naugment_args = { degree = 3 }', "unknown argument 'degree'; did you mean 'degrees'?"),
+        ("augment_args = { degrees = 3 }", "data.augment_args: `augment_args` is set without `augment`"),
+        ('augment = "nowhere.py:change"', "does not exist"),
     ],
 )
 def test_mistakes_are_told_with_their_place(data: str, told: str) -> None:

@@ -61,6 +61,7 @@ def files_in(cache: Path) -> dict[str, tuple[int, int]]:
 
 
 @pytest.mark.parametrize(("name", "counts"), [("train", TRAIN_COUNTS), ("test", TEST_COUNTS)])
+@pytest.mark.smoke
 def test_mnist_is_complete(name: str, counts: list[int], digits: Data) -> None:
     inputs, targets = pair(digits.split(name))
     assert inputs.shape == (sum(counts), 1, 28, 28)
@@ -162,7 +163,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("TOOLKIT_CACHE", str(file))
     message = refusal()
     assert message.startswith(f"cannot unpack MNIST into {file}")
-    assert message.endswith("set TOOLKIT_CACHE to a folder that can be written")
+    assert message.endswith("set TOOLKIT_CACHE to a writable folder")
     assert file.read_text() == "in the way"
 
 
@@ -236,6 +237,7 @@ def positions(data: Data, name: str) -> list[int]:
 @pytest.mark.parametrize(
     ("total", "asked", "held_out"), [(100, None, 10), (105, None, 10), (60, 25, 25), (9, None, 0), (10, 9, 9)]
 )
+@pytest.mark.smoke
 def test_the_validation_split_is_cut_from_train(
     kind: Callable[[int], Any], total: int, asked: int | None, held_out: int
 ) -> None:

@@ -79,6 +79,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.smoke
 def test_every_form_of_a_split_is_read(form):
     data = as_data((FORMS[form](), FORMS[form]()), "own.py:load", 4)
     for name in ("train", "test"):
@@ -399,16 +400,16 @@ def test_what_chooses_a_split_is_known_by_its_name(table):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"train_args": None, "test_args": None}, "makes one Dataset: say what makes each split, train_args = { … }"),
-        ({"train_args": {"sise": 3}}, "there is no argument 'sise'; did you mean 'size'?"),
+        ({"train_args": None, "test_args": None}, "is one Dataset class for several splits; set train_args = { … }"),
+        ({"train_args": {"sise": 3}}, "unknown argument 'sise'; did you mean 'size'?"),
         ({"transform": "more.py:shrunk"}, "has no 'shrunk'; did you mean 'shrink'?"),
         ({"transform": "shrink"}, "'shrink' must be 'package.module:transform' or 'file.py:transform'"),
         ({"source": "more.py:Split", "args": {}, "train_args": {}, "test_args": None}, "missing a required argument"),
         (
             {"source": "more.py:Split", "args": {"split": "a"}, "train_args": {}, "transform": "more.py:shrink"},
-            "takes no transform",
+            "has no argument `transform`",
         ),
-        ({"source": "mnist", "args": {}}, "train_args is for a source that is a Dataset class, and 'mnist' is none"),
+        ({"source": "mnist", "args": {}}, "`train_args` requires a source that is a Dataset class; 'mnist' is not one"),
     ],
 )
 def test_mistakes_about_a_dataset_class(table, content, said):

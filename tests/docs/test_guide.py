@@ -1,4 +1,4 @@
-"""plugins/README.md: it has every hook with every argument and every public name, and all of its code runs."""
+"""The guide, docs/guide: it has every hook with every argument and every public name, and all of its code runs."""
 
 import importlib
 import inspect
@@ -13,16 +13,18 @@ import pytest
 
 from toolkit.hooks import loading as techniques
 from toolkit.hooks.checks import hook_names
-from toolkit.hooks.specs import ObserverHooks, TechniqueHooks
+from toolkit.hooks.specs import ObserverHooks, RuntimeHooks, TechniqueHooks
 from toolkit.params import Params
 from toolkit.testing import ObserverContract, TechniqueContract, check_contract
 from toolkit.testing.distributions import write_distribution
 
-GUIDE = (Path(__file__).parents[2] / "plugins" / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGES = {page.stem: page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs" / "guide").glob("*.md"))}
+GUIDE = "\n".join(PAGES.values())
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", GUIDE, flags=re.MULTILINE | re.DOTALL)
 FILES = {found[1]: text for _, text in BLOCKS if (found := re.match(r"# (\w+\.(?:py|toml))\n", text))}
 ALONE = [text for language, text in BLOCKS if language == "python" and not re.match(r"# \w+\.py\n", text)]
-HOOKS = [(spec, hook) for spec in (TechniqueHooks, ObserverHooks) for hook in sorted(hook_names(spec))]
+HOOKS = [(spec, hook) for spec in (TechniqueHooks, ObserverHooks, RuntimeHooks) for hook in sorted(hook_names(spec))]
 PROSE = re.sub(r"^#.*$", "", re.sub(r"^```.*?^```", "", GUIDE, flags=re.MULTILINE | re.DOTALL), flags=re.MULTILINE)
 
 
@@ -33,34 +35,42 @@ def test_every_block_is_one_that_is_run_here():
     assert len(named) == len(FILES)  # or one of two with the same name would go unseen
 
 
-def section(specification):
-    """The part of the guide on techniques, or on run-wide plugins."""
-    _, techniques_part, rest = re.split(r"^## (?=The hooks of a technique|Params)", GUIDE, flags=re.MULTILINE)
-    return techniques_part if specification is TechniqueHooks else rest.partition("## Run-wide plugins")[2]
+def page_on(specification):
+    """The page on the hooks of techniques, of run-wide plugins, or of runtimes."""
+    return PAGES[{TechniqueHooks: "hooks", ObserverHooks: "observers", RuntimeHooks: "runtimes"}[specification]]
 
 
 @pytest.mark.parametrize(("specification", "hook"), HOOKS, ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.smoke
 def test_every_hook_is_there_with_every_argument(specification, hook):
     arguments = [name for name in inspect.signature(getattr(specification, hook)).parameters if name != "self"]
-    assert f"### `{hook}({', '.join(arguments)})`" in section(specification)
+    assert f"## `{hook}({', '.join(arguments)})`" in page_on(specification)
     for argument in arguments:
         assert f"`{argument}`" in PROSE, argument
 
 
 def test_it_shows_no_hook_that_is_not_there():
-    shown = re.findall(r"^### `(\w+)\(", GUIDE, flags=re.MULTILINE)
+    shown = re.findall(r"^## `(\w+)\(", GUIDE, flags=re.MULTILINE)
     assert sorted(shown) == sorted(hook for _, hook in HOOKS)
 
 
 def test_the_hooks_of_a_technique_are_in_the_order_of_the_run():
-    shown = re.findall(r"^### `(\w+)\(", section(TechniqueHooks), flags=re.MULTILINE)
-    assert shown == ["prepare", "optimize", "finetune", "resolve", "measure"]
+    shown = re.findall(r"^## `(\w+)\(", page_on(TechniqueHooks), flags=re.MULTILINE)
+    assert shown == ["prepare", "optimize", "finetune", "finish", "resolve", "measure"]
 
 
 @pytest.mark.parametrize(
     "module",
     [
-        *("toolkit", "toolkit.masks", "toolkit.patterns", "toolkit.scoring", "toolkit.testing", "toolkit.timing"),
+        *(
+            "toolkit",
+            "toolkit.masks",
+            "toolkit.operators",
+            "toolkit.patterns",
+            "toolkit.scoring",
+            "toolkit.testing",
+            "toolkit.timing",
+        ),
         "toolkit.training",
     ],
 )
@@ -84,7 +94,7 @@ def test_every_keyword_of_training_is_explained():
 
 @pytest.mark.parametrize("source", ALONE, ids=range(len(ALONE)))
 def test_a_block_without_a_file_runs(source):
-    exec(compile(source, "plugins/README.md", "exec"), {"__name__": "guide"})
+    exec(compile(source, "docs/guide", "exec"), {"__name__": "guide"})
 
 
 @pytest.fixture
@@ -94,7 +104,11 @@ def project(tmp_path, monkeypatch):
         (tmp_path / name).write_text(text, encoding="utf-8")
     about = tomllib.loads(FILES["pyproject.toml"])["project"]
     write_distribution(tmp_path, about["name"], about["entry-points"]["toolkit"], about["version"])
-    write_distribution(tmp_path, "more", {"half": "toolkit_half", "rows": "toolkit_rows", "hint": "toolkit_hint"})
+    write_distribution(
+        tmp_path,
+        "more",
+        {"half": "toolkit_half", "rows": "toolkit_rows", "hint": "toolkit_hint", "plain": "toolkit_plain"},
+    )
     monkeypatch.syspath_prepend(tmp_path)
     techniques.load.cache_clear()
     yield tmp_path
@@ -106,7 +120,7 @@ def project(tmp_path, monkeypatch):
 def test_every_module_of_it_is_one_of_the_project():
     assert set(FILES) == {
         *("toolkit_channels.py", "pyproject.toml", "test_channels.py", "recipe.toml"),
-        *("toolkit_hint.py", "toolkit_half.py", "toolkit_rows.py"),
+        *("toolkit_hint.py", "toolkit_half.py", "toolkit_rows.py", "toolkit_plain.py"),
     }
 
 
@@ -126,7 +140,7 @@ def test_the_commands_work_as_they_stand(project):
     assert "passed" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["channels", "hint", "half", "rows"])
+@pytest.mark.parametrize("name", ["channels", "hint", "half", "rows", "plain"])
 def test_its_plugins_keep_the_contract(project, name):
     verdicts = list(check_contract(name))
     assert len(verdicts) >= 5

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -44,6 +46,7 @@ def test_every_recipe_of_a_paper_is_an_experiment() -> None:
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda experiment: experiment.recipe)
+@pytest.mark.smoke
 def test_every_variation_is_a_valid_recipe(experiment: Experiment) -> None:
     for job in jobs_of([experiment], [5], {"data.source": HELD_OUT}):
         recipe = read_recipe(job.recipe, {**job.overrides, "seed": job.seed})
@@ -62,7 +65,11 @@ def test_held_out_digits_are_none_of_the_test_digits_and_none_that_are_trained_o
     assert held_out.validation is None
 
 
-def test_runs_are_kept_as_they_come_and_not_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_are_kept_as_they_come_and_not_repeated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fork = multiprocessing.get_context("fork")  # a process that is started anew would import torch first
+    monkeypatch.setattr("reproduce.multiprocessing", SimpleNamespace(get_context=lambda method: fork))
     file = tmp_path / "results.json"
     job = Job("papers/gradual-pruning-2017", "90%", {**SMALL, "stages.1.params.sparsity": 0.9}, seed=3)
     (made,) = reproduce([job], file, workers=1)

@@ -49,6 +49,7 @@ def test_its_first_block_is_the_two_commands_that_ci_runs():
     assert "README.md" in (ROOT / ".ci" / "run").read_text()
 
 
+@pytest.mark.smoke
 def test_the_recipe_it_explains_is_the_shipped_one():
     shown, shipped = tomllib.loads(blocks("toml")[0]), tomllib.loads((ROOT / "recipes" / "mnist.toml").read_text())
     assert shown == shipped
@@ -139,7 +140,7 @@ def test_its_way_in_works_as_it_is_written(tmp_path):
         ["sh", "-e", "-c", commands], cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "After 2 stages the model is" in done.stdout
+    assert "After 2 stages, the model is" in done.stdout
     assert (tmp_path / "runs" / "recipe" / "report.html").is_file()
     Net = resolve(f"{tmp_path / 'nets.py'}:Net", "model")
     assert isinstance(toolkit.load(tmp_path / "runs" / "recipe", allow=[Net]), Net)

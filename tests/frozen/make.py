@@ -208,7 +208,7 @@ def write_checkpoint(folder: Path) -> None:
             fit(model, training, data, stop_at_three, TrainingCheckpoints(directory, KEY, stop))
         (record,) = Path(kept).rglob("training-*.record")
         shutil.copy(record, folder / "training-0.record")
-        fit(model, training, data, keeper=TrainingCheckpoints(directory, KEY, Stop()))
+        fit(model, training, data, checkpoints=TrainingCheckpoints(directory, KEY, Stop()))
     trained = {"samples": samples, "targets": targets, "trained": outputs(model, PICTURES)}
     write_example(folder, 1e-4, input=PICTURES, output=expected, **trained)
 

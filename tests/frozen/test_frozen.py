@@ -115,7 +115,7 @@ class TestACheckpoint:
         zeros = result.promises.zeros["1.weight"]["pruning"]
         assert torch.equal(masks.current(result.model)["1.weight"], zeros)
         assert result.values["accuracy"] == 0.5
-        assert result.values["pruning.layers"].table == ({"layer": "1", "zeros": 0.5},)
+        assert result.values["pruning.layers"].table == [{"layer": "1", "zeros": 0.5}]
         assert result.settings is not None
         assert result.settings.epochs == 2
 

@@ -20,7 +20,7 @@ AT_READING = {
     "import error": ("import nowhere_at_all", ["cannot be imported: ModuleNotFoundError", "pip install 'bad-plugin'"]),
     "syntax error": ("def :", ["cannot be imported: SyntaxError", "update or uninstall bad-plugin"]),
     "exits on import": ("import sys; sys.exit(3)", ["cannot be imported: SystemExit: 3", "update or uninstall"]),
-    "no hook": (HEAD, ["implements no hook: it needs one of finetune, measure, optimize, prepare"]),
+    "no hook": (HEAD, ["implements no hook: it needs one of finetune, finish, measure, optimize, prepare"]),
     "unmarked": (
         f"{HEAD}def optimize(model): return model",
         ["optimize that is not marked as a hook: add @toolkit.hookimpl"],
@@ -94,9 +94,17 @@ WHILE_RUNNING = {
         "prepare",
         "reference",
         "reference[1].weight.data.zero_()",
-        ["changed the reference in prepare at '1.weight'", "change what optimize is given, or a toolkit.masks.clone"],
+        [
+            "changed the reference in prepare at '1.weight'",
+            "change the model that optimize receives, or a toolkit.masks.clone",
+        ],
     ),
-    "measures a list": ("measure", "model", "return [1]", ["a dictionary from measure, not list: a number or"]),
+    "measures a list": (
+        "measure",
+        "model",
+        "return [1]",
+        ["must return a dictionary of numbers and Notes from measure, found list"],
+    ),
     "sets threads": (
         "optimize",
         "model",
@@ -148,6 +156,7 @@ def _as_it_was():
 
 
 @pytest.mark.parametrize("case", AT_READING)
+@pytest.mark.smoke
 def test_what_is_wrong_with_a_module_is_said_before_anything_runs(make_plugin, recipe_run, case):
     source, parts = AT_READING[case]
     make_plugin("bad", source)
@@ -206,7 +215,7 @@ def test_a_missing_package_of_an_extra_is_one_sentence_with_the_command(make_plu
 OBSERVERS = {
     "optimizes": (
         hook("return model"),
-        "has the hook optimize: name it as the technique of a stage, because a run-wide",
+        "has the hook optimize: name it as the technique of a stage, because it changes models",
     ),
     "prepares": (hook("pass", "prepare"), "has the hook prepare: name it as the technique of a stage"),
     "trains": (hook("return training", "finetune", "training"), "has the hook finetune: name it as the technique"),

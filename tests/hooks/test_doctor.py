@@ -40,7 +40,7 @@ def test_each_broken_plugin_is_explained_and_the_others_are_looked_at(make_plugi
     assert "pip install 'extra-plugin[extra]'" in lines["extra"]
     assert "ZeroDivisionError: division by zero: update or uninstall buggy-plugin" in lines["buggy"]
     assert "SystemExit: 3" in lines["leaving"]
-    assert "implements no hook: it needs one of finetune, measure, optimize, prepare" in lines["empty"]
+    assert "implements no hook: it needs one of finetune, finish, measure, optimize, prepare" in lines["empty"]
     assert "did you mean 'optimize'?" in lines["misspelt"]
     assert "did you mean 'row'?" in lines["observing"]
     assert lines["fine"] == "ok      'fine' (fine-plugin 1.0), technique"

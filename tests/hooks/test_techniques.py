@@ -29,6 +29,7 @@ def install(monkeypatch):
     techniques.load.cache_clear()
 
 
+@pytest.mark.smoke
 def test_the_built_in_plugins_are_installed_like_any_other():
     own = [p.name for p in techniques.installed() if p.distribution.startswith("torch-optimization-toolkit ")]
     assert own == [
@@ -36,6 +37,7 @@ def test_the_built_in_plugins_are_installed_like_any_other():
         "codebook",
         "distillation",
         "mlflow",
+        "onnxruntime",
         "profile",
         "pruning",
         "quantization",
@@ -97,7 +99,7 @@ def unmarked(model):
 @pytest.mark.parametrize(
     ("hooks", "sentence"),
     [
-        ({}, "implements no hook: it needs one of finetune, measure, optimize, prepare"),
+        ({}, "implements no hook: it needs one of finetune, finish, measure, optimize, prepare"),
         (
             {"optimise": misspelt_optimise},
             "marks 'optimise' as a hook, but no hook has that name; did you mean 'optimize'?",
@@ -122,12 +124,13 @@ def test_wrong_hooks_are_named_with_their_plugin(hooks, sentence):
 
 def test_a_technique_is_no_run_wide_plugin():
     with pytest.raises(
-        TechniqueError, match="has the hook optimize: name it as the technique of a stage, because a run-"
+        TechniqueError, match="has the hook optimize: name it as the technique of a stage, because it changes models"
     ):
         techniques.from_module(SimpleNamespace(optimize=optimize), "odd", "dist 1.0", "observer")
 
 
 @pytest.mark.parametrize("name", ["distillation", "pruning", "quantization"])
+@pytest.mark.smoke
 def test_the_manual_shows_every_param_with_default_and_description(name):
     page = " ".join(manual(name).split())
     for param, field in techniques.load(name).params_class.model_fields.items():

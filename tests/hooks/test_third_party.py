@@ -49,6 +49,7 @@ class TestCalibration(ObserverContract):
     plugin = "calibration"
 
 
+@pytest.mark.smoke
 def test_they_chain_with_the_built_in_ones(recipe_run):
     outcome = recipe_run(RECIPE)
     assert outcome.error == ""
@@ -115,7 +116,7 @@ def test_fixture(recipe_run):
 
 @pytest.mark.slow
 def test_as_wheels_in_a_fresh_environment_they_do_the_same(tmp_path):
-    root = FOLDER.parents[2]
+    root = FOLDER.parents[1]
     source = tmp_path / "toolkit-source"
     shutil.copytree(root, source, ignore=shutil.ignore_patterns(".git", "*.egg-info", "runs", "build", "__pycache__"))
     projects = [shutil.copytree(FOLDER / name, tmp_path / name) for name in PROJECTS]

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from toolkit import masks
 from toolkit.metrics import latency, timings
-from toolkit.metrics.latency import FEWEST_ROUNDS
+from toolkit.metrics.latency import MIN_ROUNDS
 from toolkit.statistics import median_interval
 from toolkit.testing import toy_data, toy_mlp
 
@@ -91,6 +91,7 @@ def test_a_coarse_clock_does_not_matter(clock: Clock) -> None:
     assert measured["latency_ratio"]["1"] == pytest.approx(0.4, rel=0.05)
 
 
+@pytest.mark.smoke
 def test_what_slows_the_machine_down_cancels_out(clock: Clock) -> None:
     def slowdown() -> float:  # busy for half of every three seconds
         return 5.0 if elapsed(clock) % 3 < 1.5 else 1.0
@@ -139,7 +140,7 @@ def test_noise_is_measured_away_within_the_budget(clock: Clock) -> None:
 
 def test_few_rounds_are_never_enough_if_there_is_time_for_more(clock: Clock) -> None:
     timing = timings(Takes(clock, lambda _: 0.5), Takes(clock, lambda _: 0.5), DATA, [1], budget_s=1000)[1]
-    assert len(timing.model) == len(timing.baseline) == FEWEST_ROUNDS
+    assert len(timing.model) == len(timing.baseline) == MIN_ROUNDS
 
 
 @pytest.mark.parametrize("budget_s", [0.05, 0.5, 3.0])

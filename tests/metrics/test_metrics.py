@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, cast
 
@@ -147,6 +148,7 @@ def accuracy(model: nn.Module, data: Data, split: str = "test") -> float:
     return quality(answers(model, data, split))["accuracy"]
 
 
+@pytest.mark.smoke
 def test_accuracy_is_the_share_counted_by_hand() -> None:
     logits, targets = torch.randn(130, 4), torch.randint(4, (130,))
     data = Data(train=(logits, targets), test=(logits, targets), batch_size=32)
@@ -369,6 +371,7 @@ def packed(layer: Any, inputs: Tensor) -> Tensor:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
 )
+@pytest.mark.smoke
 def test_macs_of_layers(model: nn.Module, shape: tuple[int, ...], expected: int) -> None:
     assert expected == macs(model.train(), samples_of(*shape))
 
@@ -471,3 +474,17 @@ def test_counting_macs_leaves_the_model_as_it_was(prepare: Callable[[nn.Module],
     before = trace(model)
     assert macs(model, toy_data(8)) == 64 * 8 * 9 + 16 * 8 * 8 * 9 + 128 * 4
     assert_untouched(model, before)
+
+
+def infinite() -> Data:
+    """Data with a metric that is infinite for one sample."""
+    return replace(toy_data(64), metrics={"odd": lambda outputs, batch: torch.where(batch.index == 0, math.inf, 1.0)})
+
+
+def test_a_metric_that_is_not_finite_counts_as_not_measured(recipe_run: Any) -> None:
+    outcome = recipe_run(f'[data]\nsource = "{__file__}:infinite"\n[[stages]]\ntechnique = "pruning"')
+    assert outcome.error == ""
+    for row in outcome.rows:
+        assert (row["odd"], row["odd_interval"]) == (None, None)
+        assert row["accuracy"] is not None
+    assert "odd is not finite and counts as not measured" in outcome.log

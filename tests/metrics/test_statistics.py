@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from toolkit.metrics.latency import FEWEST_ROUNDS, Timing
+from toolkit.metrics.latency import MIN_ROUNDS, Timing
 from toolkit.statistics import (
     mcnemar_p,
     mean_interval,
@@ -42,7 +42,7 @@ def test_intervals_of_a_paired_change_cover_95_percent(gain, loss, samples):
     assert 0.92 <= coverage(experiment) <= 0.98
 
 
-@pytest.mark.parametrize("noise", [0.015, 0.03, pytest.param(0.15, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("noise", [0.015, *(pytest.param(noise, marks=pytest.mark.slow) for noise in (0.03, 0.15))])
 def test_intervals_of_a_latency_ratio_cover_95_percent_with_the_stopping_rule(noise):
     """Times with a long tail and a drift that hits both models of a round; rounds until `precise`, or 400."""
 
@@ -52,7 +52,7 @@ def test_intervals_of_a_latency_ratio_cover_95_percent_with_the_stopping_rule(no
             drift * seconds * np.exp(noise * random.normal(size=400)) * (1 + (random.random(400) < 0.03) * 3)
             for seconds in (0.8, 1.0)
         )
-        rounds = FEWEST_ROUNDS
+        rounds = MIN_ROUNDS
         while rounds < 400 and not Timing(model[:rounds], baseline[:rounds]).precise:
             rounds += 1
         return Timing(model[:rounds], baseline[:rounds]).ratio_interval, 0.8
@@ -86,6 +86,7 @@ def test_wilson_by_its_formula():
 
 
 @pytest.mark.parametrize(("gained", "lost", "p"), [(0, 0, 1.0), (3, 3, 1.0), (0, 5, 2 / 2**5), (1, 9, 22 / 2**10)])
+@pytest.mark.smoke
 def test_mcnemar_is_the_exact_binomial_test(gained, lost, p):
     assert mcnemar_p(gained, lost) == pytest.approx(p)
 

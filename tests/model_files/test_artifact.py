@@ -195,6 +195,7 @@ OWN = [Net, Recurrent, Buffers, Shared, Outer, Settings]
 
 
 @pytest.mark.parametrize(("make", "inputs"), MODELS.values(), ids=MODELS)
+@pytest.mark.smoke
 def test_a_model_comes_back_as_it_was(
     make: Callable[[], nn.Module], inputs: tuple[Tensor, ...], tmp_path: Path
 ) -> None:

@@ -19,6 +19,10 @@ UPGRADE = (
     "was written by a newer version of the toolkit (format {}, this version reads up to {}); "
     "upgrade it with pip install -U"
 )
+
+
+def plain(directory: Path, file_format: Any) -> Path:
+    files = artifact.pack(toy_mlp())
     tensors = safetensors.torch.load(files[artifact.TENSORS])
     metadata = {"toolkit": json.dumps({"format": file_format, "ties": {}})}
     files[artifact.TENSORS] = safetensors.torch.save(tensors, metadata)

@@ -23,7 +23,7 @@ from toolkit.recipe.read import parse_recipe
 from toolkit.runner.assembly import assemble
 from toolkit.sources import Source, resolve
 from toolkit.tasks import Classification, to_float32
-from toolkit.testing import toy_mlp
+from toolkit.testing import toy_cnn, toy_mlp
 
 NETS = """
 from collections import namedtuple
@@ -128,7 +128,7 @@ def assert_measured(report):
         ("dictionary", "nested"),
     ],
 )
-def test_every_technique_on_every_form(tmp_path, no_page, given, returned):
+def test_every_technique_on_every_form(tmp_path, given, returned):
     (tmp_path / "nets.py").write_text(NETS)
     args = f'returns = "{returned}"'
     report = chained(
@@ -194,6 +194,10 @@ WRAPPED = {
     "plain": lambda state: state,
     "checkpoint": lambda state: {"state_dict": state, "epoch": 3, "optimizer": {"state": {0: {"step": 1}}, "lr": 0.1}},
     "checkpoint of DataParallel": lambda state: {"model": {f"module.{name}": value for name, value in state.items()}},
+    "under any key": lambda state: {"network": state, "optimizer": {"state": {0: {"step": torch.ones(1)}}}},
+    "below a key": lambda state: {"best": {"epoch": 3, "model": state}},
+    "beside other tensors": lambda state: {"rng": {"cpu": torch.ones(2)}, "net": state},
+    "average": lambda state: {"n_averaged": torch.tensor(3), **{f"module.{name}": state[name] for name in state}},
     "compiled": lambda state: {f"_orig_mod.module.{name}": value for name, value in state.items()},
 }
 
@@ -204,6 +208,67 @@ def test_weights_come_out_of_what_trainings_wrap_around_them(tmp_path, wrapped):
     torch.save(WRAPPED[wrapped](state), tmp_path / "w.pt")
     load_weights(model, tmp_path / "w.pt")
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("save", [torch.save, save_file])
+def test_batch_norms_of_old_files_have_no_counter(tmp_path, save):
+    state = {name: value for name, value in toy_cnn().state_dict().items() if "num_batches" not in name}
+    path = tmp_path / ("w.pt" if save is torch.save else "w.safetensors")
+    save(state, path)
+    model = toy_cnn()
+    load_weights(model, path)
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in state.items())
+    del state["1.running_mean"]
+    save(state, path)
+    with pytest.raises(InputError, match=r"'1\.running_mean' is missing$"):
+        load_weights(toy_cnn(), path)
+
+
+def test_a_prefix_that_only_some_names_have_stays(tmp_path):
+    state = net_and_state()
+    mixed = {name if name == "1.bias" else f"module.{name}": value for name, value in state.items()}
+    torch.save(mixed, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=r"'1\.weight' is missing; .*'module\.1\.weight' is not in the model"):
+        load_weights(toy_mlp(), tmp_path / "w.pt")
+
+
+def test_a_model_with_a_layer_that_is_called_module(tmp_path):
+    model, state = nn.ModuleDict({"module": toy_mlp()}), net_and_state()
+    for prefix in ("module.", "module.module.", "_orig_mod.module."):
+        torch.save({f"{prefix}{name}": value for name, value in state.items()}, tmp_path / "w.pt")
+        load_weights(model, tmp_path / "w.pt")
+        assert all(torch.equal(value, state[name]) for name, value in model["module"].state_dict().items())
+
+
+def several():
+    state = net_and_state()
+    average = {f"module.{name}": value + 1 for name, value in state.items()}
+    return {"model": state, "ema": {"decay": 0.9, "shadow": average}, "optimizer": {"state": {}}}
+
+
+@pytest.mark.parametrize("key", ["model", "ema.shadow"])
+def test_one_of_several_state_dicts_is_chosen_by_its_key(tmp_path, key):
+    torch.save(several(), tmp_path / "w.pt")
+    model = toy_mlp()
+    load_weights(model, tmp_path / "w.pt", key)
+    shift = 0 if key == "model" else 1
+    assert all(torch.equal(value, net_and_state()[name] + shift) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("content", "key", "said"),
+    [
+        (several, None, "contains several state dicts; set `weights_key` to one of 'model', 'ema.shadow'"),
+        (several, "emma", "has no state dict 'emma'; known: ema.shadow, model"),
+        (several, "ema", "has no state dict 'ema'; "),
+        (net_and_state, "ema", "is a single state dict; remove `weights_key`"),
+    ],
+)
+def test_a_choice_that_is_missing_or_wrong(tmp_path, content, key, said):
+    torch.save(content(), tmp_path / "w.pt")
+    with pytest.raises(InputError) as refused:
+        load_weights(toy_mlp(), tmp_path / "w.pt", key)
+    assert str(refused.value).startswith(f"{tmp_path / 'w.pt'} {said}")
 
 
 def test_safetensors_of_data_parallel(tmp_path):
@@ -218,13 +283,14 @@ def test_safetensors_of_data_parallel(tmp_path):
     [
         (
             lambda state: {"state_dict": {**state, "ema": torch.ones(1)}},
-            "does not fit Sequential: 'ema' is not in the model",
+            "does not match Sequential: 'ema' is not in the model",
         ),
         (lambda state: {"net.0": torch.ones(1), "loss.w": torch.ones(1)}, "'net.0' is not in the model"),
         (lambda state: {"epoch": 3}, "is not a state dict"),
-        (lambda state: {"model": state, "args": argparse.Namespace(lr=1)}, "holds more than tensors"),
+        (lambda state: {"model": state, "args": argparse.Namespace(lr=1)}, "contains more than tensors"),
     ],
 )
+@pytest.mark.smoke
 def test_what_does_not_match_is_listed(tmp_path, content, said):
     torch.save(content(net_and_state()), tmp_path / "w.pt")
     with pytest.raises(InputError) as refused:
@@ -284,7 +350,7 @@ def tags():
 
 
 @pytest.fixture
-def folder(tmp_path, no_page):
+def folder(tmp_path):
     (tmp_path / "pictures.py").write_text(PICTURES)
     (tmp_path / "words.py").write_text(SENTENCES)
     return tmp_path
@@ -351,7 +417,9 @@ def test_the_files_of_a_network_are_named_where_they_fail(folder):
     text = '[model]\nsource = "broken.py:Net"\n[data]\nsource = "pictures.py:load"\n[[stages]]\ntechnique = "pruning"\n'
     with pytest.raises(toolkit.RecipeError) as refused:
         parse_recipe(text, "own.toml", Path(folder))
-    assert "cannot be imported: ModuleNotFoundError: No module named 'nowhere_to_be_found'" in str(refused.value)
+    assert "cannot import '" + str(
+        folder / "broken.py"
+    ) + "': ModuleNotFoundError: No module named 'nowhere_to_be_found'" in str(refused.value)
 
 
 def test_a_module_is_no_network_until_it_is_made(folder):
@@ -359,6 +427,6 @@ def test_a_module_is_no_network_until_it_is_made(folder):
     text = (
         '[model]\nsource = "made.py:factory"\n[data]\nsource = "pictures.py:load"\n[[stages]]\ntechnique = "pruning"\n'
     )
-    with pytest.raises(toolkit.RecipeError, match=r"must return a torch\.nn\.Module, not int"):
+    with pytest.raises(toolkit.RecipeError, match=r"must return a torch\.nn\.Module, found int"):
         assemble(parse_recipe(text, "own.toml", Path(folder)))
     assert isinstance(nn.Linear(2, 2), nn.Module)

@@ -86,6 +86,7 @@ def through(*made: Tensor) -> tuple[list[Tensor], int]:
 
 @pytest.mark.parametrize("change", [masks.clone, pruned, shared, quantized])
 @pytest.mark.parametrize("name", TOY_MODELS)
+@pytest.mark.smoke
 def test_a_model_comes_back_bit_by_bit(name: str, change: Callable[[nn.Module], nn.Module], tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = change(TOY_MODELS[name]()).eval()
@@ -432,7 +433,7 @@ def test_a_packed_model_is_the_one_that_was_measured(recipe_run: Any) -> None:
 
 def test_half_without_packed_is_a_mistake(recipe_run: Any) -> None:
     outcome = recipe_run(RECIPE.replace("packed = true", "packed = false"))
-    assert "give packed = true" in outcome.error
+    assert "set packed = true" in outcome.error
 
 
 def test_pack_and_evaluate_from_the_command_line(recipe_run: Any, tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ def test_no_other_offset_has_fewer_errors(seed: int) -> None:
         ([[0.0, 2.0], [0.0, 3.0]], [1, 1], 0.0),  # no sample of the class
     ],
 )
+@pytest.mark.smoke
 def test_the_offset_is_the_middle_of_the_best_interval(
     rows: list[list[float]], targets: list[int], expected: float
 ) -> None:

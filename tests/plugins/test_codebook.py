@@ -68,6 +68,7 @@ def lloyd(values: np.ndarray, centroids: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("initialisation", ["linear", "density"])
 @pytest.mark.parametrize("count", [2, 5, 16])
+@pytest.mark.smoke
 def test_kmeans_finds_what_the_textbook_finds(count: int, initialisation: Any) -> None:
     values = torch.randn(700, generator=torch.Generator().manual_seed(count)).double()
     start = initial_centroids(values, count, initialisation).numpy()
@@ -180,6 +181,7 @@ def test_tied_layers_share_one_codebook() -> None:
     assert len(found) == len({id(weight.parameter) for weight in masks.named_weights(model) if weight.value.dim() > 1})
 
 
+@pytest.mark.smoke
 def test_in_a_chain(recipe_run: Any) -> None:
     outcome = recipe_run(
         """

@@ -51,6 +51,7 @@ def state(model: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("toy", TOY_MODELS)
+@pytest.mark.smoke
 def test_what_remains_is_the_references_and_the_zeros_stay(toy: str) -> None:
     reference = TOY_MODELS[toy]().eval()
     model = pruned(trained(reference))

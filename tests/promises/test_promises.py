@@ -35,8 +35,6 @@ STUDENT = (
     'params = { student = { source = "toolkit.testing:toy_mlp" } }\n'
 )
 
-pytestmark = pytest.mark.usefixtures("no_page")
-
 
 def stage(technique, **keys):
     return "\n".join(["[[stages]]", f'technique = "{technique}"', *(f"{key} = {value}" for key, value in keys.items())])
@@ -165,7 +163,7 @@ def test_training_a_weight_whose_mask_was_taken_away_is_a_breach(install, stops)
 def test_an_int8_layer_made_float_again(install, stops, warns):
     install("undo", **optimizing(dense))
     sentence = (
-        "'undo' (tests 1.0) undid what stage 1 (quantization) made of '1': "
+        "'undo' (tests 1.0) undid the work of stage 1 (quantization) in '1': "
         "Int8Linear of float32 and int8 before, Linear of float32 after (and 1 more)"
     )
     assert stops(QUANTIZE + stage("undo")) == f"stage 2 (undo): {sentence}"
@@ -199,7 +197,7 @@ def test_another_representation_must_not_be_wider(install, stops, keeps):
     install("widen", **optimizing(widened))
     install("halve", **optimizing(halved))
     assert stops(QUANTIZE + stage("widen")) == (
-        "stage 2 (widen): 'widen' (tests 1.0) undid what stage 1 (quantization) made of '1': "
+        "stage 2 (widen): 'widen' (tests 1.0) undid the work of stage 1 (quantization) in '1': "
         "Int8Linear of float32 and int8 before, Wide of float32 and float64 after"
     )
     keeps(QUANTIZE + stage("halve"))
@@ -208,7 +206,7 @@ def test_another_representation_must_not_be_wider(install, stops, keeps):
 def test_prune_quantize_then_dequantize_and_refill(install, stops, warns):
     install("undo", **optimizing(lambda model: dense(model, refill=True)))
     chain = PRUNE + QUANTIZE + stage("undo")
-    kinds = "undid what stage 2 (quantization) made of '1'"
+    kinds = "undid the work of stage 2 (quantization) in '1'"
     assert stops(chain).startswith(f"stage 3 (undo): 'undo' (tests 1.0) {kinds}")
     note = warns(chain + "\n" + stage("undo", name='"again"'))
     assert kinds in note.text
@@ -230,6 +228,7 @@ def test_zeros_that_only_integers_keep_are_promised(install, stops):
 
 @pytest.mark.parametrize("hook", ["prepare", "optimize", "finetune", "measure", "training"])
 @pytest.mark.parametrize("victim", ["reference", "incoming"])
+@pytest.mark.smoke
 def test_what_no_hook_may_change(install, stops, warns, hook, victim):
     held = []
 
@@ -266,7 +265,7 @@ def test_what_no_hook_may_change(install, stops, warns, hook, victim):
     sentence = stops(chain)
     assert sentence.startswith(f"stage 2 (edit): 'edit' (tests 1.0) changed {name} {when} at '1.weight': ")
     assert "float32 (32, 64) of mean " in sentence
-    assert sentence.endswith("of mean 1 after: change what optimize is given, or a toolkit.masks.clone")
+    assert sentence.endswith("of mean 1 after; change the model that optimize receives, or a toolkit.masks.clone")
     assert warns(chain + "\n" + stage("idle", name='"later"')).text in sentence
 
 
@@ -334,7 +333,7 @@ def test_changes_of_a_model_that_are_no_new_values(install, stops, edit):
         "eval": "the whole model: Sequential in eval mode before, Sequential in train mode after",
         "freeze": "'1.weight': float32 (32, 64) of mean",
         "layer": "'2': ReLU in eval mode before, Tanh in eval mode after",
-        "swap": "before, the same with other values after",
+        "swap": "before, the same with different values after",
     }
     sentence = stops(stage("edit"))
     assert "changed the model of row 0, from which it starts, in prepare at" in sentence
@@ -347,7 +346,7 @@ def test_outputs_of_another_shape(install, stops, warns):
 
     install("wider", **optimizing(widen))
     install("idle", **optimizing(idle))
-    sentence = "'wider' (tests 1.0) returned a model whose outputs are (7,) a sample, they were (4,)"
+    sentence = "'wider' (tests 1.0) must return a model with outputs of shape (4,) per sample, found (7,)"
     chain = stage("idle", **{"with": '[{ technique = "wider" }]'})
     assert stops(chain) == f"stage 1 (idle): {sentence}"
     assert warns(chain + "\n" + stage("idle", name='"later"')).text == sentence
@@ -365,7 +364,7 @@ def test_outputs_that_change_their_shape_in_training(install, stops):
     install("wider", finetune=finetune)
     sentence = stops(stage("wider", finetune="{ epochs = 1 }"))
     assert sentence == (
-        "stage 1 (wider): 'wider' (tests 1.0) left a model whose outputs are (7,) a sample, they were (4,)"
+        "stage 1 (wider): 'wider' (tests 1.0) must leave a model with outputs of shape (4,) per sample, found (7,)"
     )
 
 
@@ -377,7 +376,8 @@ def test_weights_that_are_frozen_where_a_later_stage_trains_them(install, stops,
     install("freeze", **optimizing(freeze_first))
     install("idle", **optimizing(idle))
     sentence = (
-        "'freeze' (tests 1.0) froze what stage 3 (recovery) trains, '1': 2080 trainable weights before, none after"
+        "'freeze' (tests 1.0) froze layers that stage 3 (recovery) trains, "
+        "'1': 2080 trainable weights before, none after"
     )
     chain = stage("freeze") + "\n" + stage("idle") + "\n" + TRAIN
     assert stops(chain) == f"stage 1 (freeze): {sentence}"
@@ -391,7 +391,7 @@ def test_weights_that_are_frozen_where_a_later_stage_trains_them(install, stops,
 def test_a_model_that_is_frozen_altogether(install, stops):
     install("freeze", **optimizing(lambda model: model.requires_grad_(False)))
     assert stops(stage("freeze") + "\n" + TRAIN) == (
-        "stage 1 (freeze): 'freeze' (tests 1.0) froze what stage 2 (recovery) trains, "
+        "stage 1 (freeze): 'freeze' (tests 1.0) froze layers that stage 2 (recovery) trains, "
         "the whole model: 2212 trainable weights before, none after"
     )
 
@@ -465,8 +465,8 @@ def test_a_new_model_ends_all_promises_and_says_which(install, keeps):
     report = keeps(PRUNE + QUANTIZE + STUDENT + stage("refill"))
     note = report.row("distillation")["ended"]
     assert note.text == (
-        "another model took its place: what was kept before ends here, "
-        "zeros in 2 weights, Int8Linear of float32 and int8 in 2 layers"
+        "another model replaced this one: earlier promises end here ("
+        "zeros in 2 weights, Int8Linear of float32 and int8 in 2 layers)"
     )
     assert list(note.table) == [
         {"layer": "1", "ended": "Int8Linear of float32 and int8"},
@@ -485,7 +485,7 @@ def test_a_layer_that_is_taken_out_is_said(install, keeps):
 
     install("shrink", **optimizing(shrink))
     note = keeps(PRUNE + stage("shrink")).final["ended"]
-    assert note.text == "the layer is gone or has another shape: what was kept before ends here, zeros in 2 weights"
+    assert note.text == "the layer was removed or its shape changed: earlier promises end here (zeros in 2 weights)"
 
 
 class Wrapped(nn.Module):
@@ -503,7 +503,7 @@ def test_a_model_inside_another_one_keeps_its_promises(install, keeps, stops):
     install("undo", **optimizing(lambda model: Wrapped(dense(model.inner))))
     assert "ended" not in keeps(PRUNE + stage("wrap")).final.values
     assert "made in 'inner.1.weight': 1024 zeros before" in stops(PRUNE + stage("refill"))
-    assert "made of 'inner.1': Int8Linear" in stops(QUANTIZE + stage("wrap") + "\n" + stage("undo"))
+    assert "(quantization) in 'inner.1': Int8Linear" in stops(QUANTIZE + stage("wrap") + "\n" + stage("undo"))
 
 
 def test_examining_leaves_the_promises_as_they_were():
@@ -513,10 +513,10 @@ def test_examining_leaves_the_promises_as_they_were():
     assert int(promises.zeros["0.weight"]["stage 1 (a)"].sum()) == 12
     plain = masks.folded(model)
     plain[0].weight.data.fill_(1.0)
-    kept = examine(promises, plain)
-    assert not kept.left
+    result = examine(promises, plain)
+    assert not result.remaining
     assert promises.zeros["0.weight"]["stage 1 (a)"].sum() == 12
-    assert examine(promises, model).left.zeros.keys() == {"0.weight"}
+    assert examine(promises, model).remaining.zeros.keys() == {"0.weight"}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.int8, torch.bool, torch.complex64])

@@ -16,10 +16,7 @@ def real(request, tmp_path_factory) -> Any:
     model = MODELS[request.param]
     if missing(*model.packages):
         pytest.skip(why_skipped(*model.packages))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("toolkit.metrics.memory._start", lambda: None)
-        patch.setattr("toolkit.report.writer.write_page", lambda report: None)
-        return model, run(model, tmp_path_factory.mktemp("run") / "run", {"measure.budget": 2.0})
+    return model, run(model, tmp_path_factory.mktemp("run") / "run", {"measure.budget": 2.0})
 
 
 def test_int8_keeps_the_quality(real):

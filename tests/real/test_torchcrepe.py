@@ -45,7 +45,7 @@ def test_logits_undo_the_sigmoid():
     torch.testing.assert_close(Pitch().logits(wanted.sigmoid()), wanted, rtol=1e-3, atol=1e-3)
 
 
-def test_the_small_one_learns_from_the_large_one(tmp_path, no_page):
+def test_the_small_one_learns_from_the_large_one(tmp_path):
     data = {"samples": 200, "train": 640, "quietest_db": 0.0, "loudest_db": 6.0}
     before = answers(crepe("tiny").eval(), tones(**data)).correct
     assert before is not None

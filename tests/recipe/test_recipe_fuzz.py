@@ -240,7 +240,7 @@ def require_sentences(error):
         assert not re.search(r"Traceback|File \"|pydantic|\[type=|validation error", line), line
     for problem in problems or ():
         assert problem.message.strip()
-        assert problem.place or re.match("is (not TOML|empty|nested|not text)", problem.message), text
+        assert problem.place or re.match("is (not TOML|empty|nested|not valid text)", problem.message), text
 
 
 def require_reads_back(recipe, folder):
@@ -594,10 +594,10 @@ def mistakes(folder, overrides, text=TOY):
     ("source", "sentence"),
     [
         ("toolkit.testing:__all__.x", "'toolkit.testing' has no '__all__.x'"),
-        ("looping.py:f", "'{0}/looping.py' cannot be imported: there is no file {0}/looping.py"),
-        ("a\0b.py:f", "'a\\x00b.py' cannot be imported: there is no file a\\x00b.py"),
-        ("lazy.py:Net", "'{0}/lazy.py' cannot give 'Net': ImportError: Net needs more"),
-        ("a\n\x1b[31m:f", "'a\\n\\x1b[31m' cannot be imported: ModuleNotFoundError: No module named 'a\\n\\x1b[31m'"),
+        ("looping.py:f", "cannot import '{0}/looping.py': {0}/looping.py does not exist"),
+        ("a\0b.py:f", "cannot import 'a\\x00b.py': a\\x00b.py does not exist"),
+        ("lazy.py:Net", "cannot import 'Net' from '{0}/lazy.py': ImportError: Net needs more"),
+        ("a\n\x1b[31m:f", "cannot import 'a\\n\\x1b[31m': ModuleNotFoundError: No module named 'a\\n\\x1b[31m'"),
     ],
 )
 def test_a_source_that_leads_nowhere_is_one_printable_sentence(folder, source, sentence):
@@ -616,11 +616,11 @@ def test_very_long_names_are_shortened(folder):
     [(place, sentence)] = mistakes(folder, {"model.source": "a" * 100_000}).items()
     assert place == "model.source"
     assert sentence.startswith("unknown model 'aaa")
-    assert sentence.endswith("(or write 'package.module:name' or 'file.py:name')")
+    assert sentence.endswith(", 'package.module:name', 'file.py:name'")
 
 
 def test_a_key_of_many_thousand_parts_is_not_even_parsed(folder):
-    assert mistakes(folder, None, "x" + ".a" * 20_000 + " = 1") == {"": "is nested too deeply"}
+    assert mistakes(folder, None, "x" + ".a" * 5_000 + " = 1") == {"": "is nested too deeply"}
 
 
 def test_very_long_names_are_not_compared_with_each_other(folder):
@@ -646,17 +646,17 @@ def test_numbers_that_no_recipe_can_repeat_are_refused(folder, before, key, plac
 
 
 def test_a_name_must_fit_into_a_folder_in_bytes(folder):
-    assert "takes 320 bytes of 240" in mistakes(folder, {"name": "𠀀" * 80})["name"]
+    assert "must be at most 240 bytes long, found 320" in mistakes(folder, {"name": "𠀀" * 80})["name"]
     assert mistakes(folder, {"name": "é" * 80}) == {}
 
 
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        ({"model.args": recursive_list()}, "must be a value that TOML can hold, found list"),
-        ({"model.args.hidden": 16**5_000}, "must be a value that TOML can hold, found int"),
-        ({"model.args.hidden": "\udcff"}, "is not text in UTF-8"),
-        ({"model.args.\udcff": 1}, "is not text in UTF-8"),
+        ({"model.args": recursive_list()}, "must be a TOML value, found list"),
+        ({"model.args.hidden": 16**5_000}, "must be a TOML value, found int"),
+        ({"model.args.hidden": "\udcff"}, "is not valid UTF-8"),
+        ({"model.args.\udcff": 1}, "is not valid UTF-8"),
     ],
     ids=range(4),
 )
@@ -693,7 +693,7 @@ def test_a_file_is_named_on_one_line(folder):
 
 
 def test_text_that_is_none_is_refused(folder):
-    assert mistakes(folder, None, "# \ud800" + TOY) == {"": "is not text: surrogates not allowed at character 3"}
+    assert mistakes(folder, None, "# \ud800" + TOY) == {"": "is not valid text: surrogates not allowed at character 3"}
 
 
 def test_lists_have_entries(folder):
@@ -704,4 +704,6 @@ def test_lists_have_entries(folder):
 def test_keys_of_a_free_table_are_no_fields(folder):
     stage = {"technique": "odd", "params": {"named": {"args": {"source": "mlp", "args": {"hidden": []}, "hidden": 1}}}}
     place = "stages.1.params.named.args.hidden"
-    assert mistakes(folder, {"stages": [stage]}) == {place: "is not a known key; known: args, source, weights"}
+    assert mistakes(folder, {"stages": [stage]}) == {
+        place: "is not a known key; known: args, source, weights, weights_key"
+    }

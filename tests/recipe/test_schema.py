@@ -69,6 +69,7 @@ def validator():
 
 
 @pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.smoke
 def test_shipped_recipes_are_valid_and_name_the_schema(name, validator):
     text = RECIPES[name].read_text()
     place = "./" if "/" not in name else "../"

@@ -1,5 +1,9 @@
 """Every shipped recipe: short, explained, and running from end to end on a small slice of the data."""
 
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 import toolkit
@@ -18,9 +22,29 @@ def test_it_is_short_and_opens_with_a_sentence(name):
     assert summary(RECIPES[name]).endswith(".")
 
 
-@pytest.mark.parametrize("name", RECIPES)
+def short_trainings(path: Path) -> Iterator[tuple[str, int]]:
+    """Two epochs wherever the recipe trains for more."""
+    recipe = tomllib.loads(path.read_text())
+    trainings = [("model.training", recipe["model"].get("training"))]
+    trainings += [
+        (f"stages.{number}.finetune", stage.get("finetune")) for number, stage in enumerate(recipe["stages"], start=1)
+    ]
+    for place, training in trainings:
+        if training and training["epochs"] > 2:
+            yield f"{place}.epochs", 2
+
+
+def marked(name: str):
+    """The composite recipe draws its page; of the recipes of papers and records, one is not slow."""
+    if name == "mnist":
+        return pytest.param(name, marks=[pytest.mark.smoke, pytest.mark.page])
+    fast = "/" not in name or name == "papers/deep-compression-lenet-300-100"
+    return pytest.param(name, marks=[] if fast else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize("name", [marked(name) for name in RECIPES])
 def test_it_runs_on_a_small_slice(name, tmp_path):
-    overrides = {"data.args.samples": 256, "measure.budget": 0.3}
+    overrides = {"data.args.samples": 256, "measure.budget": 0.02, **dict(short_trainings(RECIPES[name]))}
     report = toolkit.run(name, overrides, output=tmp_path / "run")
     stages = RECIPES[name].read_text().count("[[stages]]")
     assert len(report.rows) == stages + 1

@@ -10,7 +10,7 @@ import pytest
 from toolkit.report import Report
 from toolkit.report.charts import charts
 from toolkit.report.charts.drawing import BASE
-from toolkit.report.charts.note_charts import MOST_CHARTS, MOST_LINES, MOST_ROWS, lines_of
+from toolkit.report.charts.note_charts import MAX_CHARTS, MAX_LINES, MAX_ROWS, lines_of
 from toolkit.report.page import render
 from toolkit.report.reader import read_report
 from toolkit.report.table import as_markdown, as_text
@@ -97,6 +97,7 @@ def test_the_page_draws_it_and_keeps_the_table_beside_it():
     assert set(report(Note("", TABLE, PLOT)).plot()) == {"note-1-x.note0"}
 
 
+@pytest.mark.smoke
 def test_elsewhere_it_is_a_table():
     note, bare = report(Note("told", TABLE, PLOT)), report(Note("told", TABLE))
     assert as_text(note) == as_text(bare)
@@ -141,16 +142,16 @@ class TestBounds:
 
     def test_many_rows_and_lines(self, tmp_path):
         table = [{"layer": str(n), "sparsity": n, "drop": n} for n in range(50_000)]
-        assert len(lines_of(table, PLOT)) == MOST_LINES
-        assert sum(len(line.x) for line in lines_of(table, Plot("sparsity", "drop"))) == MOST_ROWS
+        assert len(lines_of(table, PLOT)) == MAX_LINES
+        assert sum(len(line.x) for line in lines_of(table, Plot("sparsity", "drop"))) == MAX_ROWS
         page = self.page_of(tmp_path, [Note("", table, PLOT)])
         assert page.count("<svg") == 1
         assert len(page) < 500_000
 
     def test_many_notes(self, tmp_path):
-        page = self.page_of(tmp_path, [Note("", TABLE, PLOT)] * (MOST_CHARTS + 100))
-        assert page.count("<svg") == MOST_CHARTS
-        assert page.count("fc2</th>") == 2 * (MOST_CHARTS + 100)
+        page = self.page_of(tmp_path, [Note("", TABLE, PLOT)] * (MAX_CHARTS + 100))
+        assert page.count("<svg") == MAX_CHARTS
+        assert page.count("fc2</th>") == 2 * (MAX_CHARTS + 100)
 
     def test_long_names(self, tmp_path):
         name = "n" * 1_000_000
@@ -164,9 +165,9 @@ class TestOfATechnique:
         [
             (
                 "Plot('sparsty', 'drop')",
-                "draws the note 'scan' by the column 'sparsty', which its table has not: name one",
+                "draws the note 'scan' with an unknown column 'sparsty'; known: layer, ",
             ),
-            ("Plot('sparsity', 'drop', 'lair')", "by the column 'lair', which its table has not: name one of layer, "),
+            ("Plot('sparsity', 'drop', 'lair')", "with an unknown column 'lair'; known: layer, "),
             (
                 "{'x': 'sparsity'}",
                 "1 validation error for Note plot.y Field required",

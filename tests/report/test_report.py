@@ -21,11 +21,11 @@ from toolkit.number_text import bytes_text, count_text, plus_minus, printable, s
 from toolkit.recipe.differences import settings_of
 from toolkit.report import Report
 from toolkit.report.compare import compare, moved
-from toolkit.report.curves import POINTS, CurveRecorder
+from toolkit.report.curves import MAX_POINTS, CurveRecorder
 from toolkit.report.details import Details
 from toolkit.report.layers import BINS, histogram, layers_of
 from toolkit.report.reader import read_details, read_report
-from toolkit.report.samples import SHOWN, lost_samples, picture
+from toolkit.report.samples import MAX_SAMPLES, lost_samples, picture
 from toolkit.report.table import as_markdown, as_text
 from toolkit.report.verdicts import speed, stage_verdicts, verdict
 from toolkit.rows import Note, Plot, Row
@@ -61,10 +61,34 @@ def report(*rows, **options):
     return Report(name="toy", seed=0, rows=(BASELINE, *rows), environment=ENVIRONMENT, **options)
 
 
+class TestExports:
+    def test_the_verdict_counts_the_stages_of_the_exported_model(self):
+        smaller = row("pruning", size_bytes=500_000)
+        file = {"runtime": "onnxruntime", "size_bytes": 250_000}
+        said = [verdict(report(smaller, smaller, row("onnx", **file), starts=(0, 0, 1, start))) for start in (2, 1, 0)]
+        assert [text.partition(" the model")[0] for text in said] == [
+            "After 2 stages and an export to onnxruntime,",
+            "After one stage and an export to onnxruntime,",
+            "After an export to onnxruntime,",
+        ]
+
+    def test_the_table_names_the_runtime_and_compares_with_the_float_file(self):
+        numbers = {"runtime_ratio": {"1": 0.5}, "runtime_ratio_interval": {"1": [0.4, 0.6]}}
+        exported = report(row("pruning"), row("onnx", runtime="onnxruntime", **numbers), starts=(0, 0, 1))
+        lines = as_markdown(exported).splitlines()
+        heading, _, *rows = [[cell.strip() for cell in line.split("|")] for line in lines if line.startswith("|")]
+        assert [line[heading.index("runs in")] for line in rows] == ["PyTorch", "PyTorch", "onnxruntime"]
+        assert [line[heading.index("of float @1")] for line in rows] == ["", "", "×0.50 [0.40, 0.60]"]
+
+    def test_a_run_without_exports_has_no_column_for_them(self):
+        assert "runs in" not in as_markdown(report(row("pruning")))
+
+
 class TestNumbers:
     @pytest.mark.parametrize(
         ("size", "text"), [(0, "0 B"), (999, "999 B"), (999.9, "1 kB"), (1_729_189, "1.73 MB"), (3e12, "3 TB")]
     )
+    @pytest.mark.smoke
     def test_bytes(self, size, text):
         assert bytes_text(size) == text
 
@@ -79,12 +103,13 @@ class TestNumbers:
 
 
 class TestVerdict:
+    @pytest.mark.smoke
     def test_two_sentences_say_what_was_gained_and_what_it_cost(self):
         small = row("small", change=-0.0004, ratio={"1": 0.5, "64": 0.25}, size_bytes=100_000, agreement=0.996)
         assert verdict(report(small)) == (
-            "After one stage the model is 10.0× smaller (1 MB → 100 kB), 2.00× as fast at batch 1 and 4.00× as fast at "
-            "batch 64. No measurable loss of accuracy (−0.04 ± 0.10 points on 10,000 samples); "
-            "0.40 % of all answers are others than the baseline's."
+            "After one stage, the model is 10.0× smaller (1 MB → 100 kB), 2.00× as fast at batch 1 and 4.00× as fast "
+            "at batch 64. No significant change in accuracy (−0.04 ± 0.10 points on 10,000 samples); "
+            "0.40 % of the answers differ from the baseline's."
         )
 
     @pytest.mark.parametrize(
@@ -92,8 +117,8 @@ class TestVerdict:
         [
             (-0.002, 0.001, "loses 0.20 ± 0.10 points of accuracy against the baseline"),
             (0.002, 0.001, "gains 0.20 ± 0.10 points of accuracy against the baseline"),
-            (-0.001, 0.001, "no measurable loss of accuracy (−0.10 ± 0.10 points)"),
-            (-0.02, 0.03, "too few samples to tell a change of accuracy from chance (−2.00 ± 3.00 points)"),
+            (-0.001, 0.001, "no significant change in accuracy (−0.10 ± 0.10 points)"),
+            (-0.02, 0.03, "too few samples for a verdict on accuracy (−2.00 ± 3.00 points)"),
         ],
     )
     def test_accuracy_only_as_far_as_its_interval_goes(self, change, reach, sentence):
@@ -101,7 +126,7 @@ class TestVerdict:
 
     def test_without_an_interval_there_is_no_verdict(self):
         bare = row("a", accuracy_change=-0.5, latency_ratio={"1": 0.1, "64": 0.1})
-        assert stage_verdicts(report(bare)) == ["1 a: nothing that can be told from noise"]
+        assert stage_verdicts(report(bare)) == ["1 a: no significant change"]
         assert "as fast" not in verdict(report(bare))
 
     @pytest.mark.parametrize(("ratio", "reach"), [(0.8, 0.25), (1.3, 0.4), (1.01, 0.005), (1.0, 0.01)])
@@ -109,30 +134,25 @@ class TestVerdict:
         [line] = stage_verdicts(report(row("a", ratio={"1": ratio}, ratio_reach=reach)))
         assert "as fast" not in line
 
-    def test_a_slower_stage_is_said_to_be_slower_and_why_if_it_stores_fewer_bits(self):
+    def test_a_slower_stage_is_said_to_be_slower_without_a_reason_that_nobody_looked_into(self):
         first = row("first", ratio={"1": 0.5, "64": 0.5})
         narrow = row("narrow", ratio={"1": 0.625, "64": 0.25}, size_bytes=270_000)
         [_, line] = stage_verdicts(report(first, narrow))
         assert line.startswith(
-            "2 narrow: 3.70× smaller (1 MB → 270 kB), 0.80× as fast here at batch 1 (these layers are too small for it)"
-            " and 2.00× as fast at batch 64"
+            "2 narrow: 3.70× smaller (1 MB → 270 kB), 1.25× slower at batch 1 on this machine and "
+            "2.00× as fast at batch 64"
         )
-        [_, line] = stage_verdicts(report(first, row("slow", ratio={"1": 0.625, "64": 0.5})))
-        assert "0.80× as fast here at batch 1" in line
-        assert "too small" not in line
 
     def test_zeros_that_gain_nothing_are_said_to(self):
         zeros = {"sparsity": 0.9, "nonzero": 25_000}
         [line] = stage_verdicts(report(row("sparse", ratio={"1": 1.0, "64": 1.01}, **zeros)))
-        assert line.startswith(
-            "1 sparse: 90 % zeros changed neither size nor speed of the dense file: zeros are stored"
-        )
+        assert line.startswith("1 sparse: 90 % zeros change neither size nor speed: a dense file stores zeros")
         [line] = stage_verdicts(report(row("sparse", ratio={"1": 1.0, "64": 1.0}, ratio_reach=0.2, **zeros)))
         assert "neither" not in line  # the interval is too wide to say that nothing changed
-        assert "90 % zeros changed nothing about the size" in line
+        assert "90 % zeros do not change the size: a dense file stores zeros" in line
         [line] = stage_verdicts(report(row("sparse", ratio={"1": 1.2, "64": 1.0}, **zeros)))
-        assert line.startswith("1 sparse: 90 % zeros changed nothing about the size of the dense file")
-        assert "0.83× as fast here at batch 1" in line
+        assert line.startswith("1 sparse: 90 % zeros do not change the size")
+        assert "1.20× slower at batch 1 on this machine" in line
         [line] = stage_verdicts(report(row("small", size_bytes=200_000, **zeros)))
         assert "zeros" not in line
 
@@ -156,7 +176,7 @@ class TestVerdict:
             environment=ENVIRONMENT,
             quality={"error": "lower", "r2": "higher"},
         )
-        assert stage_verdicts(bare) == ["1 a: error is worse by 0.004 ± 0.001 than the baseline's"]
+        assert stage_verdicts(bare) == ["1 a: error is 0.004 ± 0.001 worse than the baseline's"]
 
     def test_a_metric_without_interval_is_told_and_not_judged(self):
         bare = Report(
@@ -166,7 +186,7 @@ class TestVerdict:
             environment=ENVIRONMENT,
             quality={"loss": "lower"},
         )
-        assert verdict(bare).endswith("Loss went from 0.1 to 0.2, measured without an interval.")
+        assert verdict(bare).endswith("Loss changed from 0.1 to 0.2 (measured without an interval).")
 
     def test_a_baseline_alone(self):
         assert verdict(report()) == "Only the baseline was measured."
@@ -198,7 +218,7 @@ class TestTable:
     def test_it_begins_with_a_plain_table_and_verdicts_follow(self):
         table, _, rest = as_text(report(row("a", change=-0.01))).partition("\n\n")
         assert len(table.splitlines()) == 4
-        assert rest.startswith("After one stage ")
+        assert rest.startswith("After one stage, ")
         assert "\n1 a: loses 1.00 ± 0.10 points" in rest
 
     def test_whatever_was_not_measured_is_left_out(self):
@@ -245,7 +265,7 @@ class TestReader:
             row("a", change=-0.01, ratio={"1": 0.5}, note=Note("text", [{"layer": "x", "n": 1}])), starts=(0, 0)
         )
         again = read_report(written(whole, tmp_path))
-        assert again == whole
+        assert again == whole == Report.read(tmp_path)
         assert again.directory == tmp_path
         assert again.details is None
         assert Report.model_validate(json.loads(json.dumps(whole.model_dump(mode="json")))) == whole
@@ -309,6 +329,16 @@ class TestReader:
             ("environment", [], "environment: "),
             ("environment", None, "environment: "),
             ("quality", {"accuracy": "more"}, "quality.accuracy: "),
+            ("quality", 5, "quality: "),
+            ("quality", [["accuracy", "higher"]], "quality: "),
+            ("rows.1.accuracy", 10**400, "rows.1.accuracy: must be a number, found 1000"),
+            ("rows.1.size_bytes", -(10**400), "rows.1.size_bytes: must be a number, found -1000"),
+            ("rows.1.size_bytes", -1, "rows.1.size_bytes: must be greater than 0, found -1"),
+            ("rows.1.latency_ratio", {"1": 1e308}, None),
+            ("format", 0, "format: "),
+            ("rows.1.duration_s", {"1": 1.0}, "rows.1.duration_s: must be a number, found {'1': 1.0}"),
+            ("rows.1.training_loss", 1.0, "rows.1.training_loss: must be a list of numbers, found 1.0"),
+            ("rows.1.training_loss", [1.0, None], None),
             ("starts", [-1], "starts.0: "),
             ("starts", [0, 99], None),
             ("name", None, "name: "),
@@ -328,6 +358,35 @@ class TestReader:
         else:
             assert f"{tmp_path / 'report.json'} is not the report of a run: {expected}" in self.refused(tmp_path)
 
+    @pytest.mark.parametrize("value", [10**400, -(10**400), [10**400, 1], {"1": 10**400}])
+    def test_a_number_of_a_plugin_that_no_float_can_hold_is_an_error(self, tmp_path, value):
+        content = report(row("a")).model_dump(mode="json")
+        content["rows"][1]["x.number"] = value
+        (tmp_path / "report.json").write_text(json.dumps(content))
+        assert "rows.1.x.number" in self.refused(tmp_path)
+
+    def test_an_integer_of_any_length_in_a_note_is_shown(self, tmp_path):
+        whole = report(row("a", note=Note("", [{"n": 10**400}, {"n": 1}])))
+        assert str(read_report(written(whole, tmp_path)))
+
+    def test_a_file_of_a_newer_format_is_one_sentence(self, tmp_path):
+        written(report(), tmp_path)
+        (tmp_path / "details.json").write_text('{"format": 2, "anything": []}')
+        newer = "was written by a newer version of the toolkit (format 2, "
+        with pytest.raises(InputError) as caught:
+            read_details(tmp_path)
+        assert f"{tmp_path / 'details.json'} {newer}" in str(caught.value)
+        (tmp_path / "report.json").write_text('{"format": 2, "anything": []}')
+        assert f"{tmp_path / 'report.json'} {newer}" in self.refused(tmp_path)
+        assert "pip install -U torch-optimization-toolkit" in self.refused(tmp_path)
+
+    def test_the_first_files_of_the_format_are_read(self, tmp_path):
+        content = report().model_dump(mode="json")
+        assert content.pop("format") == 1
+        (tmp_path / "report.json").write_text(json.dumps(content))
+        (tmp_path / "details.json").write_text('{"format": "toolkit details 1"}')
+        assert read_report(tmp_path).details == Details()
+
     @pytest.mark.parametrize("text", ["[]", "1", '"text"', "null", "{}", '{"loss": [1, 2]}', "[" * 100_000, "\ufeff{}"])
     def test_foreign_files_are_one_sentence(self, tmp_path, text):
         (tmp_path / "report.json").write_text(text)
@@ -335,17 +394,17 @@ class TestReader:
 
     def test_neither_is_what_would_fill_the_memory(self, tmp_path):
         (tmp_path / "report.json").write_bytes(b"[" + b"[]," * 3_000_000 + b"[]]")
-        assert "takes more than 8 MiB" in self.refused(tmp_path)
+        assert "must be at most 8 MiB" in self.refused(tmp_path)
         (tmp_path / "report.json").unlink()
         (tmp_path / "report.json").symlink_to("/dev/zero")
-        assert "cannot be read: it is not a file" in self.refused(tmp_path)
+        assert "cannot read" in self.refused(tmp_path)
 
     def test_neither_is_what_is_not_text(self, tmp_path):
         (tmp_path / "report.json").write_bytes(b"\x80\x81")
         self.refused(tmp_path)
         (tmp_path / "report.json").unlink()
         (tmp_path / "report.json").mkdir()
-        assert "cannot be read" in self.refused(tmp_path)
+        assert "cannot read" in self.refused(tmp_path)
 
     @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
     def test_numbers_that_json_does_not_know_are_refused(self, tmp_path, number):
@@ -411,6 +470,20 @@ class TestCompare:
         found = compare(runs("first", timed(0.67)), runs("second", timed(ratio)))
         assert [number.outcome for number in found.numbers if number.name == "latency_ratio @1"][-1] == outcome
 
+    def test_counts_have_all_their_digits_and_metrics_their_order(self, runs):
+        first, second = runs("first", row("a")), runs("second", row("a", nonzero=249_999, sparsity=0.1, macs=999_999))
+        found = compare(first, second)
+        assert found.of("moved") == [
+            ("1 a", "nonzero", "250,000", "249,999", "moved"),
+            ("1 a", "macs", "1,000,000", "999,999", "moved"),
+        ]
+        names = [number.name for number in found.numbers if number.row == "1 a"]
+        assert names == ["accuracy", "size", "samples", "parameters", "nonzero", "macs"]
+
+    def test_numbers_of_techniques_are_compared_and_bytes_are_bytes(self, runs):
+        first, second = runs("first", row("a", **{"x.a_bytes": 1e6})), runs("second", row("a", **{"x.a_bytes": 2e6}))
+        assert compare(first, second).of("unknown") == [("1 a", "x.a_bytes", "1 MB", "2 MB", "unknown")]
+
     def test_rows_pair_by_name_and_then_by_number(self, runs):
         first = runs("first", row("a", accuracy=0.9, accuracy_interval=[0.89, 0.91]), row("b"), row("only"))
         second = runs("second", row("c", size_bytes=5), row("a", accuracy=0.8, accuracy_interval=[0.79, 0.81]))
@@ -426,7 +499,7 @@ class TestCompare:
         with pytest.raises(InputError, match=r"second.*is not TOML"):
             compare(first, second)
         (second / "recipe.toml").unlink()
-        with pytest.raises(InputError, match=r"second.*cannot be read"):
+        with pytest.raises(InputError, match=r"cannot read .*second"):
             compare(first, second)
 
     def test_the_command_prints_and_writes_it(self, runs, tmp_path):
@@ -450,13 +523,13 @@ class TestCompare:
 
 
 class TestCurves:
-    @pytest.mark.parametrize("steps", [1, 2, POINTS, POINTS + 1, 10 * POINTS + 7])
+    @pytest.mark.parametrize("steps", [1, 2, MAX_POINTS, MAX_POINTS + 1, 10 * MAX_POINTS + 7])
     def test_any_length_becomes_few_points_that_keep_the_mean(self, steps):
         recorder = CurveRecorder(1, "a")
         for step in range(1, steps + 1):
             recorder.add(step, steps, float(step))
         curve = recorder.curve()
-        assert len(curve.step) <= POINTS
+        assert len(curve.step) <= MAX_POINTS
         assert curve.step[-1] == steps == curve.steps
         counts = [end - start for start, end in zip([0, *curve.step], curve.step, strict=False)]
         weighted = sum(loss * count for loss, count in zip(curve.loss, counts, strict=True))
@@ -515,7 +588,7 @@ class TestSamples:
         lost = lost_samples(before, after, data, "test")
         assert lost.lost == int((before.correct & ~after.correct).sum()) > 0
         assert lost.gained == int((after.correct & ~before.correct).sum())
-        assert len(lost.samples) == min(lost.lost, SHOWN)
+        assert len(lost.samples) == min(lost.lost, MAX_SAMPLES)
         for sample in lost.samples:
             assert sample.target == sample.baseline == str(int(data.test[1][sample.index]))
             assert sample.final == str(int(after.given[sample.index])) != sample.target

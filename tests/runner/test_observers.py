@@ -51,6 +51,7 @@ def told(outcome):
     return [json.loads(line) for line in (outcome.directory / "told.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.smoke
 def test_it_is_told_everything_in_order_and_adds_to_every_row(make_plugin, recipe_run):
     make_plugin("recorder", RECORDER)
     outcome = recipe_run(RECIPE)

@@ -40,6 +40,7 @@ def check(tmp_path, monkeypatch):
     return check
 
 
+@pytest.mark.smoke
 def test_every_stage_is_run_and_estimated(check):
     result = check(PRUNING + '[[stages]]\ntechnique = "quantization"\n')
     assert result.exit_code == 0, result.stderr
@@ -89,7 +90,7 @@ def test_a_stage_that_breaks_the_one_before_it(check, make_plugin):
         ("optimize(model): return model.requires_grad_(False)", "no parameters to train"),
         ("optimize(model): return None", "must return"),
         ("finetune(training): return training.using(loss=lambda o, b: o.sum() * float('nan'))", "the loss is nan"),
-        ("measure(model): return {'x': object()}", "numbers or toolkit.Note"),
+        ("measure(model): return {'x': object()}", "numbers and Notes"),
         ("prepare(model): raise toolkit.TechniqueError('it has no layer')", "it has no layer"),
     ],
 )
@@ -133,11 +134,11 @@ def test_data_sets_sorted_by_class_keep_all_classes(check, tmp_path):
 
 
 def _few_batches(folder):
-    from toolkit.runner.rehearsal import _FewBatches
+    from toolkit.runner.rehearsal import _ReducedData
 
     recipe = parse_recipe(HEAD.replace("toolkit.testing.toys:toy_data", "own.py:data") + PRUNING, "toy", folder)
-    few = _FewBatches.model_construct(**dict(recipe.data))
-    few._largest = few.batch_size
+    few = _ReducedData.model_construct(**dict(recipe.data))
+    few._batch_size = few.batch_size
     return few.call()
 
 

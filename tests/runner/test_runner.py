@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 
 import pytest
 import torch
@@ -69,6 +70,7 @@ def recorder(name, calls):
     return {"prepare": prepare, "optimize": optimize, "finetune": finetune, "measure": measure}
 
 
+@pytest.mark.smoke
 def test_hooks_are_called_in_the_golden_order(install, run):
     calls = []
     for name in "abc":
@@ -134,6 +136,8 @@ def test_the_report_has_every_metric_in_every_row(run, tmp_path):
     assert report.final["size_bytes"] < report.baseline["size_bytes"] / 2
 
 
+@pytest.mark.page
+@pytest.mark.smoke
 def test_the_run_directory_is_complete_and_the_model_comes_back(run, tmp_path):
     report = run('[[stages]]\ntechnique = "pruning"\nparams = { sparsity = 0.5 }')
     names = {path.name for path in (tmp_path / "run").iterdir()}
@@ -224,11 +228,12 @@ def test_replacing_a_masked_model_is_said(run):
     )
     assert report.row("distillation")["sparsity"] < 0.01
     note = report.row("distillation")["ended"]
-    assert note.text == "another model took its place: what was kept before ends here, zeros in 2 weights"
+    assert note.text == "another model replaced this one: earlier promises end here (zeros in 2 weights)"
     assert [row["layer"] for row in note.table] == ["1.weight", "3.weight"]
     assert "ended" not in report.row("pruning").values
 
 
+@pytest.mark.smoke
 def test_the_same_recipe_twice_gives_the_same_weights_and_numbers(tmp_path):
     stages = """
         [[stages]]
@@ -337,8 +342,8 @@ def returns(value):
             nn.Linear(1, 1),
             "must return training.using(…) from finetune, not Linear: the runner does the training",
         ),
-        ("measure", [1], "must return a dictionary from measure, not list: a number or Note by name"),
-        ("measure", {"x": "fast"}, "must return numbers or toolkit.Note from measure, 'x' is a str"),
+        ("measure", [1], "must return a dictionary of numbers and Notes from measure, found list"),
+        ("measure", {"x": "fast"}, "must return numbers and Notes from measure, found str for 'x'"),
     ],
 )
 def test_a_hook_that_returns_the_wrong_thing_is_named(install, run, hook, value, sentence):
@@ -355,7 +360,7 @@ def test_a_technique_that_changes_the_shape_or_refills_zeros_is_stopped(install,
         return model
 
     install("wider", optimize=optimize)
-    with pytest.raises(TechniqueError, match=r"outputs are \(7,\) a sample, they were \(4,\)"):
+    with pytest.raises(TechniqueError, match=r"outputs of shape \(4,\) per sample, found \(7,\)"):
         run('[[stages]]\ntechnique = "wider"')
 
     @toolkit.hookimpl
@@ -371,7 +376,7 @@ def test_a_technique_that_changes_the_shape_or_refills_zeros_is_stopped(install,
 
 
 def test_a_loss_that_is_not_finite_names_stage_epoch_and_step(run):
-    sentence = r"stage 1 \(pruning\): the loss is (nan|inf) in epoch \d of 3, step \d+ of 24: lower lr"
+    sentence = r"stage 1 \(pruning\): the loss is (nan|inf) in epoch \d of 3, step \d+ of 24; lower lr"
     with pytest.raises(TrainingError, match=sentence):
         run('[[stages]]\ntechnique = "pruning"\nfinetune = { epochs = 3, lr = 1e30, optimizer = "sgd" }')
 
@@ -401,6 +406,32 @@ def test_observers_get_params_what_they_prepared_and_every_step(install, run):
     assert seen == [("baseline", 8, 16, True, True), ("baseline", 16, 16, True, True)]
     assert report.baseline["watch.layers"] == 5
     assert report.final["watch.layers"] > 5
+
+
+def test_a_second_run_in_a_thread_of_the_process_is_refused(run, install, tmp_path):
+    errors = []
+
+    def second():
+        with pytest.raises(toolkit.ToolkitError) as caught:
+            toolkit.run(parse_recipe(HEAD + '[[stages]]\ntechnique = "pruning"', "b", tmp_path), output=tmp_path / "b")
+        errors.append(str(caught.value))
+
+    @toolkit.hookimpl
+    def optimize(model):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join()
+        return model
+
+    install("twice", optimize=optimize)
+    run('[[stages]]\ntechnique = "twice"')
+    [error] = errors
+    assert error.startswith("this process is already running a recipe in a different thread")
+    assert not (tmp_path / "b").exists()
+    thread = threading.Thread(target=run, args=('[[stages]]\ntechnique = "pruning"',), kwargs={"overwrite": True})
+    thread.start()
+    thread.join()
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["rows"][1]["stage"] == "pruning"
 
 
 def test_threads_and_the_library_are_left_as_they_were(run):

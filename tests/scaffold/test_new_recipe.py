@@ -60,6 +60,7 @@ def test_it_passes_a_rehearsal_and_shows_every_setting(new):
             assert any(line.startswith(f"# {name} =") and "  # " in line for line in lines), name
 
 
+@pytest.mark.smoke
 def test_arguments_are_written_as_they_are(new):
     options = ["--model-args", "{ hidden = 8 }", "--data-args", "{ samples = 40 }", "--technique", "quantization"]
     assert new("sized", *options).exit_code == 0

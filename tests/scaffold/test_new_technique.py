@@ -27,6 +27,7 @@ def new(tmp_path, monkeypatch):
     return lambda *arguments: CliRunner().invoke(main, ["new", "technique", *arguments])
 
 
+@pytest.mark.smoke
 def test_the_files(new):
     result = new("weight-clip")
     assert result.exit_code == 0, result.stderr

@@ -2,8 +2,8 @@
 
 import json
 import multiprocessing
-import os
 import sys
+import traceback
 from pathlib import Path
 
 import torch
@@ -80,7 +80,7 @@ def make_recipe(folder: Path, text: str = RECIPE):
 
 
 def start(recipe, output: Path, **options) -> multiprocessing.process.BaseProcess:
-    """Run a recipe in a child, which is a copy of this process: nothing is imported again."""
+    """Run a recipe in a child, a copy of this process where nothing is imported again; `said` has what it printed."""
     process = multiprocessing.get_context("fork").Process(target=_child, args=(recipe, output, options))
     process.start()
     return process
@@ -88,9 +88,18 @@ def start(recipe, output: Path, **options) -> multiprocessing.process.BaseProces
 
 def _child(recipe, output: Path, options) -> None:
     torch.set_num_threads(1)
-    with open(os.devnull, "w") as nowhere:
-        sys.stdout = sys.stderr = nowhere
-        toolkit.run(recipe, output=output, **options)
+    with said(output).open("w") as file:
+        sys.stdout = sys.stderr = file
+        try:
+            toolkit.run(recipe, output=output, **options)
+        except BaseException:
+            traceback.print_exc()
+            raise
+
+
+def said(output: Path) -> Path:
+    """Where the child that ran into `output` left what it printed, and why it failed."""
+    return output.with_name(f"{output.name}-said.txt")
 
 
 def outcome(folder: Path) -> dict[str, object]:

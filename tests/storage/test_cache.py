@@ -1,12 +1,13 @@
 """Results that runs keep for each other: what is reused, what is not, and what happens to damaged ones."""
 
+import logging
 import signal
-import subprocess
-import sys
+import threading
 
 import pytest
 import survival
 from click.testing import CliRunner
+from filelock import FileLock
 
 import toolkit
 from toolkit.cli import main
@@ -16,7 +17,7 @@ from toolkit.report.reader import read_report
 from toolkit.storage.cache import cache_folder, entries
 from toolkit.storage.lock import locked
 
-pytestmark = [pytest.mark.cache, pytest.mark.usefixtures("no_page")]
+pytestmark = pytest.mark.cache
 TOY = survival.TOY.replace("toolkit.testing:toy_mlp", "nets.py:net")
 NETS = "from toolkit.testing import toy_mlp\n\ndef net():\n    return toy_mlp(16)\n"
 TIMES = (*survival.TIMES, "reused")
@@ -49,6 +50,7 @@ def numbers(report):
     ]
 
 
+@pytest.mark.smoke
 def test_everything_is_reused_and_is_the_same(run, tmp_path):
     first, second = run(), run()
     assert reused(first) == [False] * 3
@@ -137,13 +139,44 @@ def test_a_cache_that_cannot_be_written_stops_nobody(run, monkeypatch, tmp_path)
 
 def test_two_runs_at_once_compute_once(tmp_path):
     (tmp_path / "nets.py").write_text(NETS)
-    (tmp_path / "toy.toml").write_text(TOY)
-    command = [sys.executable, "-m", "toolkit", "run", "toy.toml", "--output"]
-    runs = [subprocess.Popen([*command, name], cwd=tmp_path, stdout=subprocess.DEVNULL) for name in ("a", "b")]
-    assert [run.wait() for run in runs] == [0, 0]
+    recipe = parse_recipe(TOY, "toy.toml", tmp_path)
+    runs = [survival.start(recipe, tmp_path / name) for name in ("a", "b")]
+    for run in runs:
+        run.join()
+    assert [run.exitcode for run in runs] == [0, 0], [survival.said(tmp_path / name).read_text() for name in "ab"]
     reports = [read_report(tmp_path / name) for name in ("a", "b")]
     assert sorted(reused(report)[0] for report in reports) == [False, True]
     assert numbers(reports[0]) == numbers(reports[1])
+
+
+class Releasing(logging.Handler):
+    """Releases locks a moment after a run has reported that it waits for one."""
+
+    def __init__(self, locks):
+        super().__init__()
+        self.locks, self.messages = locks, []
+
+    def emit(self, record):
+        if "waiting" in record.getMessage():
+            self.messages.append(record.getMessage())
+            threading.Timer(1.0, lambda: [lock.release() for lock in self.locks]).start()  # several polls later
+
+
+def test_a_run_that_waits_reports_it_once(run, tmp_path):
+    run()
+    for entry in list(entries(cache_folder())):
+        entry.path.unlink()
+    locks = [FileLock(path, thread_local=False) for path in (cache_folder() / "locks").glob("*.lock")]
+    for lock in locks:
+        lock.acquire()
+    handler = Releasing(locks)
+    logging.getLogger("toolkit").addHandler(handler)
+    try:
+        run()
+    finally:
+        logging.getLogger("toolkit").removeHandler(handler)
+    assert handler.messages == ["toy: baseline: waiting for another run that computes the same stage"]
+    assert handler.messages[0] in (tmp_path / "run1" / "log.txt").read_text()
 
 
 def test_a_run_that_waits_can_be_stopped(tmp_path):

@@ -40,5 +40,5 @@ def test_what_is_no_format_is_no_record(file_format: object, path: Path) -> None
 @pytest.mark.parametrize("size", [0, 10, 100, -1])
 def test_a_part_of_one_is_damaged(size: int, path: Path) -> None:
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(DamagedError, match="is damaged"):
+    with pytest.raises(DamagedError, match="is corrupted: checksum mismatch"):
         read_record(path)

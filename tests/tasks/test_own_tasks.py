@@ -82,6 +82,7 @@ def test_a_metric_of_another_shape_is_named(value):
 
 
 @pytest.mark.parametrize("shapes", [((7,), (7,)), ((7, 1), (7,)), ((7,), (7, 1)), ((7, 3), (7, 3))])
+@pytest.mark.smoke
 def test_regression_is_measured_by_the_formulas(shapes):
     found, targets = torch.randn(shapes[0]), torch.randn(shapes[1])
     row = measured(Regression(), found, targets)
@@ -185,6 +186,7 @@ CASES = {
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.smoke
 def test_distances_are_those_of_the_formulas(name, temperature):
     task, shape, targets = CASES[name]
     own, other, batch = torch.randn(shape), torch.randn(shape), batch_of(targets)
@@ -327,7 +329,7 @@ def recipe_for(folder: Path, task: str, data: str, net: str = "net", args: str =
         ("own.py:Huber", "regression", "net", "outputs = 1, ", "huber", "distance"),
     ],
 )
-def test_every_technique_goes_through_the_task(tmp_path, no_page, task, data, net, args, metric, likeness):
+def test_every_technique_goes_through_the_task(tmp_path, task, data, net, args, metric, likeness):
     # Only the teacher's outputs, no label: what is learnt came through the distance.
     report = toolkit.run(recipe_for(tmp_path, task, data, net, args, alpha=1.0), output=tmp_path / "run")
     first = report.rows[0]
@@ -353,7 +355,7 @@ def test_the_task_of_the_recipe_is_taken_and_part_of_what_makes_a_result(tmp_pat
     assert first != result_keys(other, run_identity(other, Data(train=(torch.zeros(2), torch.zeros(2))), FIXED))[0]
 
 
-def test_a_saved_model_is_measured_by_the_task_that_is_named(tmp_path, no_page):
+def test_a_saved_model_is_measured_by_the_task_that_is_named(tmp_path):
     (tmp_path / "own.py").write_text(OWN)
     text = """
     [model]
@@ -370,7 +372,7 @@ def test_a_saved_model_is_measured_by_the_task_that_is_named(tmp_path, no_page):
     """
     report = toolkit.run(parse_recipe(text, "own.toml", tmp_path), output=tmp_path / "run")
     data, task = f"{tmp_path / 'own.py'}:regression", f"{tmp_path / 'own.py'}:Huber"
-    with pytest.raises(InputError, match="the run's task is Python code, which is run only if you name it: --task "):
+    with pytest.raises(InputError, match="the run's task is Python code, which runs only if you name it; pass --task "):
         evaluate(tmp_path / "run", data, budget_s=0.05)
     assert evaluate(tmp_path / "run", data, task=task, budget_s=0.05).final["huber"] == report.final["huber"]
     assert "r2" in evaluate(tmp_path / "run", data, task="regression", budget_s=0.05).final.values
@@ -380,7 +382,7 @@ def test_a_saved_model_is_measured_by_the_task_that_is_named(tmp_path, no_page):
     ("task", "said"),
     [
         ("regresion", "did you mean 'regression'?"),
-        ("own.py:NoTask", "is no task: make it a subclass of toolkit.Task"),
+        ("own.py:NoTask", "is not a task; make it a subclass of toolkit.Task"),
         ("own.py:Nothing", "has no 'Nothing'"),
     ],
 )
@@ -393,7 +395,7 @@ def test_a_task_that_is_none_is_named(tmp_path, task, said):
 def test_a_function_that_makes_no_task_is_named(tmp_path):
     (tmp_path / "own.py").write_text(OWN)
     table = DataTable.model_validate({"source": "mnist", "task": "own.py:none"}, context={"directory": tmp_path})
-    with pytest.raises(toolkit.ToolkitError, match=r"must make a toolkit\.Task, not NoneType"):
+    with pytest.raises(toolkit.ToolkitError, match=r"must return a toolkit\.Task, found NoneType"):
         table.make_task()
 
 

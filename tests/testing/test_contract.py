@@ -7,7 +7,7 @@ import pytest
 import toolkit
 from toolkit.errors import TechniqueError
 from toolkit.hooks.loading import installed, load
-from toolkit.testing import ObserverContract, TechniqueContract
+from toolkit.testing import ObserverContract, RuntimeContract, TechniqueContract
 
 
 class TestBiasCorrection(TechniqueContract):
@@ -99,6 +99,11 @@ class TestProfile(ObserverContract):
     plugin = "profile"
 
 
+@pytest.mark.slow
+class TestOnnxruntime(RuntimeContract):
+    plugin = "onnxruntime"
+
+
 def is_technique(name):
     try:
         return bool(load(name))
@@ -107,11 +112,13 @@ def is_technique(name):
 
 
 @pytest.mark.parametrize("name", [plugin.name for plugin in installed()])
+@pytest.mark.smoke
 def test_no_installed_plugin_is_left_out(name):
     if is_technique(name):
         assert name in {subclass.technique for subclass in TechniqueContract.__subclasses__()}
     else:
-        assert name in {subclass.plugin for subclass in ObserverContract.__subclasses__()}
+        others = [*ObserverContract.__subclasses__(), *RuntimeContract.__subclasses__()]
+        assert name in {subclass.plugin for subclass in others}
 
 
 class Forgetful(TechniqueContract):
@@ -132,5 +139,5 @@ def test_a_loss_that_an_interruption_would_change_is_found(install, tmp_path):
         return training.using(loss=loss)
 
     install("forgetful", finetune=finetune)
-    with pytest.raises(AssertionError, match="keep what they remember in modules"):
+    with pytest.raises(AssertionError, match="keep their state in modules"):
         Forgetful().test_an_interrupted_training_goes_on_to_the_same_result(tmp_path)

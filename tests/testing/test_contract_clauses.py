@@ -3,6 +3,7 @@
 import pytest
 from torch import nn
 
+from toolkit.errors import TechniqueError
 from toolkit.testing import check_contract
 
 SOUND = '''
@@ -32,6 +33,10 @@ def optimize(model, params, data, prepared):
 @toolkit.hookimpl
 def finetune(model, params, prepared, training):
     return training.using(loss=lambda outputs, batch: training.loss(outputs, batch) * 2)
+
+@toolkit.hookimpl
+def finish(model):
+    return model
 
 @toolkit.hookimpl
 def measure(model, prepared):
@@ -93,14 +98,37 @@ MUTANTS = [
         "            m.weight.data.add_(1.0)\n    return model\n",
         "refilled zeros",
     ),
-    ("same shape and keeps zeros", RESULT, "    return nn.Sequential(model, nn.Linear(4, 7))\n", "outputs are (7,)"),
+    (
+        "same shape and keeps zeros",
+        RESULT,
+        "    return nn.Sequential(model, nn.Linear(4, 7))\n",
+        "per sample, found (7,)",
+    ),
     ("truth about training", RESULT, "    return model.requires_grad_(False)\n", "no parameters to train"),
     ("adds to the training", "training.using(", "type(training)(training.settings, ", "another technique's module"),
+    (
+        "adds to the training",
+        "training.using(",
+        "__import__('dataclasses').replace(training, weights=()).using(",
+        "dropped another technique's weight function",
+    ),
+    (
+        "interrupted after its training",
+        "def finish(model):\n",
+        "def finish(model):\n    SEEN.append(1)\n    next(model.parameters()).data.add_(len(SEEN))\n",
+        "finish, called again on the trained model, returns another result",
+    ),
+    (
+        "interrupted training",
+        "training.loss(outputs, batch) * 2",
+        "training.loss(outputs, batch) * (SEEN.append(1) or len(SEEN))",
+        "an interrupted training ends with another result",
+    ),
     (
         "its loss is a scalar",
         "training.loss(outputs, batch) * 2",
         "training.loss(outputs, batch).expand(2)",
-        "must be one number",
+        "must return one number, found a tensor of shape (2,)",
     ),
     ("global state", RESULT, "    torch.set_num_threads(3)\n    return model\n", "the number of threads from 1 to 3"),
     ("global state", RESULT, "    print('hello')\n    return model\n", "stdout is the command's result"),
@@ -213,5 +241,63 @@ def test_a_broken_clause_of_a_run_wide_plugin_is_told(broken, monkeypatch, claus
     assert any(said in verdict.problem for verdict in found if clause in verdict.clause), found
 
 
+@pytest.mark.smoke
 def test_a_sound_run_wide_plugin_keeps_all_clauses(broken):
     assert broken(WATCHING) == []
+
+
+RUNTIME = '''
+"""Runs MLPs in numpy."""
+import numpy as np
+from pydantic import Field
+import toolkit
+
+class Params(toolkit.Params):
+    digits: int = Field(default=7, ge=1, description="digits of the weights")
+
+@toolkit.hookimpl
+def export(model, folder):
+    np.savez(folder / "weights.npz", *(tensor.numpy() for tensor in model.state_dict().values()))
+
+@toolkit.hookimpl
+def open(folder, params, threads):
+    import numpy
+    first, first_bias, second, second_bias = numpy.load(f"{folder}/weights.npz").values()
+    def run(inputs):
+        hidden = numpy.maximum(inputs.reshape(len(inputs), -1) @ first.T + first_bias, 0)
+        return hidden @ second.T + second_bias
+    return run
+'''
+RUNTIME_MUTANTS = [
+    ("says what it does", '"""Runs', "'''\n'''\n\"\"\"Runs", "docstring"),
+    ("default a range", "ge=1, ", "", "give the param 'digits' a range"),
+    ("prints nothing", "    np.savez", "    print('hello')\n    np.savez", "stdout is the command's result"),
+    (
+        "unchanged",
+        "    np.savez",
+        "    model[1].weight.data.mul_(2)\n    np.savez",
+        "must not write to the model's tensors",
+    ),
+    ("unchanged", "    np.savez", "    model.note = 1\n    np.savez", "must remove its hooks and attributes"),
+    ("without its module", "    import numpy\n", "    numpy = np\n", "uses 'np' of its module"),
+    ("any batch size", "second.T + second_bias", "second.T", "its outputs differ by"),
+    ("any batch size", "reshape(len(inputs), -1)", "reshape(2, -1)", "cannot be run: ValueError"),
+]
+
+
+@pytest.mark.parametrize(("clause", "old", "new", "said"), RUNTIME_MUTANTS)
+def test_a_broken_clause_of_a_runtime_is_told(broken, clause, old, new, said):
+    found = [verdict for verdict in broken(RUNTIME.replace(old, new, 1), clause) if said in verdict.problem]
+    assert found
+    assert any("[mlp]" in verdict.clause for verdict in found) or clause != "any batch size"
+
+
+def test_a_sound_runtime_breaks_a_clause_for_other_networks_only(broken):
+    problems = [verdict.clause for verdict in broken(RUNTIME)]
+    assert len(problems) == 5
+    assert all("any batch size" in clause and "[mlp]" not in clause for clause in problems)
+
+
+def test_a_runtime_without_open_is_not_one(broken):
+    with pytest.raises(TechniqueError, match="has no hook open, which a runtime requires; define it"):
+        broken(RUNTIME.partition("@toolkit.hookimpl\ndef open")[0])

@@ -20,13 +20,21 @@ SET_HELP = "Override one value, e.g. stages.1.params.sparsity=0.9. Repeatable."
 @click.option("--overwrite", is_flag=True, help="Replace an existing run directory.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="Device to train and measure on.")
 @click.option("--no-cache", is_flag=True, help="Neither read nor write the cache of stage results.")
+@click.option("--no-rehearsal", is_flag=True, help="Do not try every stage on one batch first.")
 def run(
-    recipe: str, settings: tuple[str, ...], output: Path | None, overwrite: bool, device: str | None, no_cache: bool
+    recipe: str,
+    settings: tuple[str, ...],
+    output: Path | None,
+    overwrite: bool,
+    device: str | None,
+    no_cache: bool,
+    no_rehearsal: bool,
 ) -> None:
     """Run RECIPE and print the results.
 
     RECIPE is a file or the name of a shipped recipe (see `toolkit recipes`). An interrupted run resumes where it
-    stopped, and stages that an earlier run has computed come from the cache.
+    stopped, and stages that an earlier run has computed come from the cache. Before a long training, every stage runs
+    on one batch, so that a mistake in a late stage is found at once.
     """
     from toolkit.recipe.overrides import parse_settings
     from toolkit.recipe.read import read_recipe
@@ -40,7 +48,14 @@ def run(
     output = output or Path("runs") / loaded.name
     observer, bars = progress_bars()
     try:
-        report = run_recipe(loaded, output=output, overwrite=overwrite, observers=[observer], cache=not no_cache)
+        report = run_recipe(
+            loaded,
+            output=output,
+            overwrite=overwrite,
+            observers=[observer],
+            cache=not no_cache,
+            rehearsal=not no_rehearsal,
+        )
     except (KeyboardInterrupt, ToolkitError) as error:
         bars.close()
         if (output / RECIPE).is_file() and not isinstance(error, InputError):

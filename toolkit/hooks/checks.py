@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pluggy
@@ -18,21 +18,22 @@ from toolkit.params import Params
 log = logging.getLogger("toolkit")
 
 
-def check_functions(module: Any, plugin: str, specification: type, other: type, other_use: str) -> None:
+def check_functions(module: Any, plugin: str, specification: type, others: Mapping[type, str]) -> None:
     """Raise a `TechniqueError` for the first function that is not a valid hook of `specification`.
 
     Args:
         module: has the functions as attributes.
         plugin: its name and distribution; sentences begin with it.
         specification: the hooks that the module may have.
-        other: the hooks of the other kind of plugin, which the module must not have.
-        other_use: how a recipe names plugins of that kind.
+        others: the hooks of other kinds of plugins, which the module must not have, each with how a recipe names
+            plugins of that kind.
     """
     marked = _marked(module)
     known = hook_names(specification)
     for name in marked:
-        if name in hook_names(other) - known:
-            raise TechniqueError(f"{plugin} has the hook {name}: name it {other_use}")
+        for other, use in others.items():
+            if name in hook_names(other) - known:
+                raise TechniqueError(f"{plugin} has the hook {name}: name it {use}")
         if name not in known:
             raise TechniqueError(
                 f"{plugin} marks '{name}' as a hook, but no hook has that name{did_you_mean(name, known)}"

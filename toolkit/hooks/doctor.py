@@ -7,9 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from toolkit.errors import ToolkitError
-from toolkit.hooks.loading import Installed, Plugin, Role, installed, load
-
-ROLES: dict[Role, str] = {"technique": "technique", "observer": "run-wide plugin"}
+from toolkit.hooks.loading import KINDS, Installed, Plugin, Role, installed, load
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Diagnosis:
     def __str__(self) -> str:
         if self.problem:
             return f"broken  {self.problem}"
-        roles = " and ".join(ROLES[role] for role in self.usable)
+        roles = " and ".join(KINDS[role] for role in self.usable)
         return f"ok      '{self.name}' ({self.distributions[0]}), {roles}"
 
 
@@ -52,11 +50,11 @@ def _loaded(name: str, roles: Collection[Role]) -> tuple[dict[Role, Plugin], str
     """What a plugin can be used as, or why it can be used as neither kind."""
     usable: dict[Role, Plugin] = {}
     problems: dict[Role, str] = {}
-    for role in ROLES:
+    for role in KINDS:
         try:
             usable[role] = load(name, role)
         except ToolkitError as error:
             problems[role] = str(error)
     if usable:
         return usable, ""
-    return {}, problems["technique" if "technique" in roles else "observer"]
+    return {}, problems[next((role for role in KINDS if role in roles), "technique")]

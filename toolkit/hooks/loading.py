@@ -18,21 +18,34 @@ import pluggy
 from toolkit.errors import InputError, TechniqueError, TechniqueRefusal, ToolkitError, described, did_you_mean
 from toolkit.hooks import checks as hookchecks
 from toolkit.hooks.source import read_source
-from toolkit.hooks.specs import PROJECT, ObserverHooks, TechniqueHooks
+from toolkit.hooks.specs import PROJECT, ObserverHooks, RuntimeHooks, TechniqueHooks
 from toolkit.params import Params
 
 GROUP = "toolkit"
-Role = Literal["technique", "observer"]
-SPECIFICATIONS: dict[Role, type] = {"technique": TechniqueHooks, "observer": ObserverHooks}
-OWN_HOOKS: dict[Role, set[str]] = {
-    "technique": hookchecks.hook_names(TechniqueHooks) - hookchecks.hook_names(ObserverHooks),
-    "observer": hookchecks.hook_names(ObserverHooks) - hookchecks.hook_names(TechniqueHooks),
+Role = Literal["technique", "observer", "runtime"]
+SPECIFICATIONS: dict[Role, type] = {
+    "technique": TechniqueHooks,
+    "observer": ObserverHooks,
+    "runtime": RuntimeHooks,
 }
-# For each kind of plugin the other kind, and how a recipe names plugins of the other kind.
-OTHER: dict[Role, tuple[Role, str]] = {
-    "technique": ("observer", "under [[plugins]], because it observes the whole run"),
-    "observer": ("technique", "as the technique of a stage, because a run-wide plugin only observes"),
+# How a recipe names plugins of each kind.
+NAMED: dict[Role, str] = {
+    "technique": "as the technique of a stage, because it changes models",
+    "observer": "under [[plugins]], because it observes the whole run",
+    "runtime": "under [[exports]], because it writes files",
 }
+KINDS: dict[Role, str] = {"technique": "technique", "observer": "run-wide plugin", "runtime": "runtime"}
+
+REQUIRED: dict[Role, tuple[str, ...]] = {"runtime": ("export", "open")}
+
+
+def _own_hooks(role: Role) -> set[str]:
+    """Return the hooks that only plugins of this kind have."""
+    others = (hookchecks.hook_names(hooks) for other, hooks in SPECIFICATIONS.items() if other != role)
+    return hookchecks.hook_names(SPECIFICATIONS[role]).difference(*others)
+
+
+OWN_HOOKS: dict[Role, set[str]] = {role: _own_hooks(role) for role in SPECIFICATIONS}
 
 
 @dataclass(frozen=True)
@@ -89,6 +102,11 @@ class Plugin:
         caller = getattr(self.hooks, hook, None)
         return caller is not None and bool(caller.get_hookimpls())
 
+    def takes(self, hook: str, argument: str) -> bool:
+        """Whether the plugin has this hook and takes this argument in it."""
+        caller = getattr(self.hooks, hook, None)
+        return caller is not None and any(argument in found.argnames for found in caller.get_hookimpls())
+
     def call(self, hook: str, **arguments: Any) -> Any:
         """Call a hook; turn whatever it raises into a `TechniqueError` that names plugin, distribution and hook."""
         from toolkit.hooks.isolation import unchanged
@@ -114,8 +132,7 @@ def find(name: str, role: Role = "technique") -> Installed:
     matches = [plugin for plugin in plugins if plugin.name == name]
     if not matches:
         hint = did_you_mean(name, (plugin.name for plugin in plugins if role in plugin.roles))
-        kind = "technique" if role == "technique" else "run-wide plugin"
-        raise InputError(f"no {kind} '{name}' is installed{hint}")
+        raise InputError(f"no {KINDS[role]} '{name}' is installed{hint}")
     if len(matches) > 1:
         owners = " and ".join(sorted(plugin.distribution for plugin in matches))
         raise InputError(f"'{name}' is provided by both {owners}: uninstall one of them")
@@ -169,9 +186,12 @@ def remedy_for(error: BaseException, passed: Collection[str | None]) -> str:
 def from_module(module: Any, name: str, distribution: str = "not installed", role: Role = "technique") -> Plugin:
     """Check the hooks of a module, or of an object with the same attributes, as `load` does."""
     plugin = f"'{name}' ({distribution})"
-    other, use = OTHER[role]
-    hookchecks.check_functions(module, plugin, SPECIFICATIONS[role], SPECIFICATIONS[other], use)
+    others = {SPECIFICATIONS[other]: use for other, use in NAMED.items() if other != role}
+    hookchecks.check_functions(module, plugin, SPECIFICATIONS[role], others)
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(SPECIFICATIONS[role])
     hookchecks.register(manager, module, plugin)
+    for hook in REQUIRED.get(role, ()):
+        if not getattr(manager.hook, hook).get_hookimpls():
+            raise TechniqueError(f"{plugin} has no hook {hook}, which a {KINDS[role]} requires; define it")
     return Plugin(name, distribution, module, hookchecks.checked_params(module, plugin), manager.hook)

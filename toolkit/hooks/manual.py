@@ -10,14 +10,14 @@ from pydantic.fields import FieldInfo
 from tabulate import tabulate
 
 from toolkit.errors import InputError, TechniqueError
-from toolkit.hooks.loading import Plugin, Role, find, load
+from toolkit.hooks.loading import SPECIFICATIONS, Plugin, find, load
 from toolkit.params import Params
 
 
 def manual(name: str) -> str:
     """The page that `toolkit techniques NAME` prints."""
     plugin = find(name)
-    technique = _either(name)
+    technique = _loaded(name)
     about = inspect.getdoc(technique.module) or plugin.summary
     return f"{name} ({plugin.distribution})\n\n{about}\n\n{parameters(technique.params_class)}"
 
@@ -29,36 +29,38 @@ def parameters(params: type[Params]) -> str:
     inner = [
         _table(table, f"{name}: each")
         for name, field in params.model_fields.items()
-        for table in _tables_in(field.annotation)
+        for table in tables_in(field.annotation)
     ]
     return "\n\n".join([_table(params, "params"), *inner])
 
 
 def _table(params: type[Params], title: str) -> str:
-    rows = [[*_field(name, field)] for name, field in params.model_fields.items()]
+    rows = [[*describe_field(name, field)] for name, field in params.model_fields.items()]
     headers = [title, "takes", "default", "description"]
     return tabulate(rows, headers, tablefmt="simple", maxcolwidths=[None, 24, 14, 48], disable_numparse=True)
 
 
-def _tables_in(annotation: Any) -> Iterator[type[Params]]:
+def tables_in(annotation: Any) -> Iterator[type[Params]]:
+    """The tables of settings that a field of this type holds."""
     if isinstance(annotation, type) and issubclass(annotation, Params):
         yield annotation
     for argument in get_args(annotation):
-        yield from _tables_in(argument)
+        yield from tables_in(argument)
 
 
-def _either(name: str) -> Plugin:
-    roles: tuple[Role, Role] = ("technique", "observer")
-    try:
-        return load(name, roles[0])
-    except TechniqueError as error:
+def _loaded(name: str) -> Plugin:
+    """Load a plugin as the kind that it is; the error is about the kind that its source says first."""
+    problems = []
+    for role in sorted(SPECIFICATIONS, key=lambda role: role not in find(name).roles):
         try:
-            return load(name, roles[1])
-        except TechniqueError:
-            raise InputError(str(error)) from error
+            return load(name, role)
+        except TechniqueError as error:
+            problems.append(error)
+    raise InputError(str(problems[0])) from problems[0]
 
 
-def _field(name: str, field: FieldInfo) -> Iterator[str]:
+def describe_field(name: str, field: FieldInfo) -> Iterator[str]:
+    """Four cells: the name, what it takes with its range, the default and the description."""
     yield name
     yield " ".join([_type(field.annotation), *_bounds(field.metadata)])
     yield "required" if field.is_required() else _default(field.get_default(call_default_factory=True))

@@ -12,12 +12,12 @@ from toolkit.params import Params
 from toolkit.training import Training
 
 
-def require_model(technique: Plugin, made: Any) -> nn.Module:
-    """The return value of `optimize`, which must be a model."""
+def require_model(technique: Plugin, made: Any, hook: str = "optimize") -> nn.Module:
+    """The return value of `optimize` or `finish`, which must be a model."""
     if isinstance(made, nn.Module):
         return made
     remedy = "return it alone" if isinstance(made, tuple) else "end it with 'return model'"
-    raise TechniqueError(f"{technique} must return the model from optimize, not {_kind(made)}: {remedy}")
+    raise TechniqueError(f"{technique} must return the model from {hook}, not {_kind(made)}: {remedy}")
 
 
 def require_training(technique: Plugin, made: Any) -> Training:

@@ -44,15 +44,34 @@ class TechniqueHooks:
         """
 
     @hookspec(firstresult=True)
-    def finetune(self, model: nn.Module, params: Params, data: Data, prepared: Any, training: Training) -> Training:
-        """Say how to train, by returning `training.using(loss=…, after_step=…, trained_along=…, around_step=…)`.
+    def finetune(
+        self,
+        model: nn.Module,
+        params: Params,
+        data: Data,
+        prepared: Any,
+        training: Training,
+        stages: tuple[Stage, ...],
+    ) -> Training:
+        """Say how to train, by returning `training.using(loss=…, after_step=…, weights=…, …)`.
 
         Called only if the recipe gives the stage a `finetune` table, once all techniques of the stage have optimized;
         the runner then trains once. A loss is `(outputs, batch) -> scalar` and wraps `training.loss`;
-        `after_step(step, steps)` counts from 1; modules in `trained_along` are trained too and dropped at the end;
-        `around_step(model)` returns a context manager for the forward pass and the loss of one step, in which to put
-        hooks on layers; `samples` restricts the training to some positions of the train split. Losses and step
-        functions keep their state in modules.
+        `after_step(step, steps)` counts from 1; `weights` shows the network a function of a weight for each step;
+        modules in `trained_along` are trained too and dropped at the end; `around_step(model)` returns a context
+        manager for the forward pass and the loss of one step, in which to put hooks on layers; `samples` restricts the
+        training to some positions of the train split. Losses and functions keep their state in modules. `stages` are
+        the later stages that build on this one: `use.plugin.name` and `use.params` for every `use` in `stage.uses`.
+        `model` is as `optimize` left it, in any mode; it trains in train mode.
+        """
+
+    @hookspec(firstresult=True)
+    def finish(self, model: nn.Module, params: Params, data: Data, prepared: Any) -> nn.Module:
+        """Return the model that the stage ends with: the trained one, changed in place or converted.
+
+        Called once after the training, or after `optimize` if the stage does not train, in the order of the stage's
+        techniques and before promises are checked. `model` is in eval mode; `data` has no test split. An interrupted
+        run that resumes after the training calls it again on the trained model.
         """
 
     @hookspec(firstresult=True)
@@ -112,3 +131,30 @@ class ObserverHooks:
     @hookspec
     def on_failure(self, params: Params, prepared: Any, error: BaseException, directory: Path) -> None:
         """The run ends early, by an error or an interruption: close what is open. Called instead of `on_end`."""
+
+
+class RuntimeHooks:
+    """How a model becomes files of another runtime, and how these are run. `export` and `open` are required."""
+
+    @hookspec(firstresult=True)
+    def export(self, model: nn.Module, params: Params, example: Any, folder: Path) -> None:
+        """Write the model into `folder`, in files that need neither the toolkit nor the source code of the model.
+
+        `model` is a copy on the CPU, in eval mode, without parametrizations; `example` has its inputs for two samples:
+        a tensor, a tuple of tensors (arguments) or a dictionary (keywords). The number of samples must stay free.
+        Raise `toolkit.TechniqueError` for a model that cannot be exported, and name the layer and the operation.
+        Export inside `toolkit.operators.exporting()`: layers of integers then call operators that can be translated.
+        """
+
+    @hookspec(firstresult=True)
+    def open(self, folder: str, params: Any, threads: int) -> Any:
+        """Return a function that runs the files in `folder` on numpy arrays, with so many threads.
+
+        Its source code runs alone, in a process in which neither the toolkit nor the plugin can be imported, and is
+        written next to the files: it imports what it needs inside, and uses no other name of its module. `params` has
+        the settings as attributes. The function takes what the model takes, and returns arrays in the same structure.
+        """
+
+    @hookspec(firstresult=True)
+    def measure(self, folder: Path, params: Params) -> dict[str, float | Note]:
+        """Return numbers or notes about the files: what the runtime does with each layer, for example."""

@@ -1,10 +1,27 @@
-"""What can be measured of any model, whatever technique made it.
+"""Metrics of any model, whatever techniques produced it.
 
-One module is one metric. A module that defines `METRIC` is measured in every row; it brings the keys of its numbers,
-their units, columns and explanations with it, and nothing else has to change: the table, the page, `report.json` and
-`toolkit diff` read them from there. What only one technique can know belongs in its `measure` hook; what a right
-answer is belongs in the data's `Task`. Models that techniques changed are read through `toolkit.masks` and
-`toolkit.replacements` only, so that a metric is right for techniques that nobody has written yet.
+A module of this package is one metric. It defines `METRIC`: a function that measures a `Subject` (a saved model, the
+data, the baseline, and the answers of both), and a `Quantity` for each of its numbers. The terminal's table, the page,
+Markdown, `report.json`, its checks and `toolkit diff` use this description, so that a new metric is one new file::
+
+    from toolkit.metrics.support.metric import COUNT, EXACT, Metric, Quantity, Subject
+
+
+    def depth(subject: Subject) -> dict[str, int]:
+        return {"depth": sum(not list(module.children()) for module in subject.model.modules())}
+
+
+    DEPTH = Quantity("depth", explanation="number of modules without children", title="depth",
+                     better="lower", bounds=COUNT, comparison=EXACT)
+    METRIC = Metric(depth, (DEPTH,))
+
+Keys state the unit (`size_bytes`, `latency_ms`); fractions are between 0 and 1. A number that is not exact adds its
+95 % interval as `<key>_interval`, a list of two numbers; a number that is not finite counts as not measured. The
+function leaves the model unchanged, and returns the same exact numbers for the same model. It reads weights through
+`toolkit.masks` and `toolkit.replacements`, so that the metric is correct for masked and replaced layers.
+
+A number that only one technique has belongs in its `measure` hook, a property of a dataset in `[data] metrics`, and the
+definition of a correct answer in a `Task`.
 """
 
 from toolkit.metrics.counts import counts

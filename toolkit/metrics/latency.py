@@ -1,4 +1,4 @@
-"""How long a model takes for a batch, on its own and against the baseline."""
+"""Time of a model for one batch, and its ratio to the baseline's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,16 @@ from torch import nn
 
 from toolkit.data.splits import Data
 from toolkit.metrics.support.deployed import as_deployed
-from toolkit.metrics.support.metric import Column, Metric, Quantity, Subject, TableContent
+from toolkit.metrics.support.metric import (
+    POSITIVE,
+    Column,
+    Comparison,
+    Metric,
+    Quantity,
+    Subject,
+    TableContent,
+    Waterfall,
+)
 from toolkit.number_text import half_width, milliseconds, printable
 from toolkit.rows import Row
 from toolkit.statistics import Interval, bootstrap_median_interval, median_interval
@@ -26,51 +35,54 @@ from toolkit.timing import median_ratio, ratio_interval, take_turns
 
 Seconds = npt.NDArray[np.float64]
 
-BLOCK_S = 0.01  # calls are timed together until they take this long: the clock's resolution does not matter then
-WIDTH = 0.03  # of the interval, relative to the median: narrower ones end the repetitions
-FEWEST_ROUNDS = 40  # of steady models
-ENOUGH_ROUNDS = 80  # before that an interval may be narrow by chance and must be half as wide, or 92 % hold the truth
-WARM_UP = 0.1  # share of the time
-WARM_UP_S = 0.25  # at most
+MIN_BLOCK_S = 0.01  # of calls timed together, well above the clock's resolution
+MAX_RELATIVE_WIDTH = 0.03  # of the interval to the median, at the end of a measurement
+MIN_ROUNDS = 40
+# Fewer rounds may have a narrow interval by chance: they need half the width, or only 92 % of the intervals cover.
+MIN_ROUNDS_AT_FULL_WIDTH = 80
+WARM_UP_FRACTION = 0.1  # of the time budget
+MAX_WARM_UP_S = 0.25
 Progress = Callable[[float, float], None]
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a call took in each round, (rounds,) float64 each; in a round the models were timed in turn."""
+    """Seconds per call in each round, (rounds,) float64; a round times both models, one after the other."""
 
     model: Seconds
     baseline: Seconds
 
     @property
     def latency_ms(self) -> float:
-        """The median time of a call, in milliseconds."""
+        """Median time of a call, in milliseconds."""
         return float(np.median(self.model)) * 1e3
 
     @property
     def spread_ms(self) -> tuple[float, float]:
-        """Between which times, in milliseconds, the middle half of the rounds lies."""
+        """Quartiles of the time of a call, in milliseconds."""
         low, high = np.quantile(self.model, [0.25, 0.75]) * 1e3
         return float(low), float(high)
 
     @property
     def ratio(self) -> float:
-        """The median over the rounds of model time / baseline time: below 1 is faster."""
+        """Median of model time divided by baseline time; below 1 is faster."""
         return median_ratio(self.model, self.baseline)
 
     @property
     def ratio_interval(self) -> Interval:
-        """The 95 % interval of the ratio."""
+        """95 % interval of the ratio."""
         return ratio_interval(self.model, self.baseline)
 
     @property
     def precise(self) -> bool:
-        """Whether the interval is narrow enough: the ratio's, or for the baseline alone its time's."""
-        if len(self.model) < FEWEST_ROUNDS:
+        """Whether the interval is narrow enough: that of the ratio, or of the time if the baseline is timed alone."""
+        if len(self.model) < MIN_ROUNDS:
             return False
         values = self.model if self.model is self.baseline else self.model / self.baseline
-        width = (WIDTH if len(values) >= ENOUGH_ROUNDS else WIDTH / 2) * float(np.median(values))
-        # The quicker interval first, for this is asked after every round.
+        width = (MAX_RELATIVE_WIDTH if len(values) >= MIN_ROUNDS_AT_FULL_WIDTH else MAX_RELATIVE_WIDTH / 2) * float(
+            np.median(values)
+        )
+        # The cheap interval first: this runs after every round.
         return _width(median_interval(values)) < width and _width(bootstrap_median_interval(values)) < width
 
 
@@ -86,21 +98,22 @@ def latency(
     budget_s: float,
     on_progress: Progress | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Time a model in turn with the baseline, both as they are once saved: in eval mode, masks folded in.
+    """Time a model and the baseline alternately, both as they are saved: in eval mode, with masks folded in.
 
     Args:
-        model: on `data.device`; left as it was.
-        baseline: the same, or `model` itself: then it is timed alone, in half the time, and its ratio is 1.
-        data: its task feeds batches of the first training samples to the models.
-        batch_sizes: samples a call.
-        budget_s: seconds for everything, warm-up included; what models take to compile themselves comes on top.
-            Less is used where the ratio is soon known to 3 %; more only where one call of each model takes longer.
-        on_progress: told `(done_s, total_s)` now and then, and at the end with both equal.
+        model: on `data.device`; unchanged afterwards.
+        baseline: a second model, or `model` itself, which is then timed alone in half the time, with a ratio of 1.
+        data: its task runs the models on batches of the first training samples.
+        batch_sizes: samples per call.
+        budget_s: seconds for all batch sizes, including warm-up, without the time that models take to compile. The
+            measurement ends early when the ratio is known to 3 %; it exceeds the budget only if one call of each model
+            does.
+        on_progress: called repeatedly with `(done_s, total_s)`, and at the end with both equal.
 
     Returns:
-        Each a dictionary by batch size, as text: `latency_ms`, the median milliseconds of a call;
-        `latency_spread_ms`, the quartiles around it; `latency_ratio`, the median of model time over baseline time
-        (below 1 is faster), and `latency_ratio_interval`, its 95 % interval.
+        Dictionaries by batch size (as text): `latency_ms`, the median milliseconds per call; `latency_spread_ms`, its
+        quartiles; `latency_ratio`, the median of model time divided by baseline time (below 1 is faster); and
+        `latency_ratio_interval`, its 95 % interval.
     """
     measured = timings(model, baseline, data, batch_sizes, budget_s, on_progress)
     return {
@@ -119,7 +132,7 @@ def timings(
     budget_s: float,
     on_progress: Progress | None = None,
 ) -> dict[int, Timing]:
-    """What `latency` sums up, round by round and by batch size, for intervals and spreads."""
+    """Return the times that `latency` summarizes, by batch size."""
     alone = model is baseline
     budget = _Budget(budget_s / 2 if alone else budget_s, on_progress)
     sizes = list(dict.fromkeys(batch_sizes))
@@ -175,7 +188,7 @@ class _Stopwatch:
                 torch.accelerator.synchronize(self.data.device)
         self.call_s = (time.perf_counter() - start) / self.calls
         # Ten times more at most, in case that the clock is too coarse for what it just timed.
-        self.calls = min(10 * self.calls, max(1, round(BLOCK_S / max(self.call_s, 1e-6))))
+        self.calls = min(10 * self.calls, max(1, round(MIN_BLOCK_S / max(self.call_s, 1e-6))))
         return self.call_s
 
 
@@ -223,7 +236,7 @@ def _time_in_turn(watches: Sequence[_Stopwatch], budget: _Budget, deadline: floa
     budget.exclude(compiling_s)
     deadline += compiling_s
     now = time.perf_counter()
-    warm = now + min(WARM_UP_S, WARM_UP * (deadline - now))
+    warm = now + min(MAX_WARM_UP_S, WARM_UP_FRACTION * (deadline - now))
     while _fits(watches, warm):
         warming = [watch.block() for watch in watches]
 
@@ -248,9 +261,10 @@ def _fits(watches: Sequence[_Stopwatch], deadline: float) -> bool:
 
 
 def _columns(content: TableContent) -> Iterable[Column]:
-    """One column for each batch size: the time, and its ratio to the baseline's."""
+    """Yield a column for each batch size, with the time and its ratio to the baseline's."""
     for place, size in enumerate(content.rows[0].get("latency_ms") or {}):
-        explanation = f"median milliseconds per call with {size} samples, and its ratio to the baseline's"
+        explanation = f"median time of a call with {printable(size)} samples, and its ratio to the baseline's"
+        explanation += " (ms; lower is better)"
         yield Column(f"ms @{printable(size)}", partial(_cell, size, content.detailed), 1 + place, explanation, PLACE)
 
 
@@ -267,33 +281,34 @@ def _measure(subject: Subject) -> dict[str, Any]:
     return latency(subject.model, subject.baseline, subject.data, subject.batch_sizes, budget_s, subject.on_progress)
 
 
-MIN_BUDGET_S = 0.01  # where other metrics used up the whole share of the row
+def _ratio_text(ratio: float) -> str:
+    return f"×{ratio:.3f}"
+
+
+MIN_BUDGET_S = 0.01  # if the other metrics have used up the row's share
 PLACE = 30
-# What the interval of one run cannot know: two processes place the same weights differently in memory, and a machine is
-# busier at one time than at another. By `tests/benchmarks/latency.py` ratios are up to 7 % apart, and between two whole
-# runs up to 9 %; times, in which nothing cancels out, up to 22 %.
-METRIC = Metric(
-    _measure,
-    (
-        Quantity(
-            "latency_ms",
-            milliseconds,
-            "median milliseconds per call",
-            positive=True,
-            interval_key="latency_spread_ms",
-            between_runs=0.25,
-            by_batch_size=True,
-        ),
-        Quantity(
-            "latency_ratio",
-            lambda ratio: f"×{ratio:.3f}",
-            "time of a call divided by the baseline's, timed alternately",
-            positive=True,
-            between_runs=0.1,
-            by_batch_size=True,
-        ),
-    ),
-    _columns,
-    order=90,
-    place=PLACE,
+# Two processes place the same weights differently in memory, and a machine is busier at one time than at another. The
+# interval of a single run includes neither. According to `tests/benchmarks/latency.py`, ratios differ by up to 7 %, and
+# by up to 9 % between two complete runs; times, in which nothing cancels out, by up to 22 %.
+LATENCY = Quantity(
+    "latency_ms",
+    milliseconds,
+    "median time of a call",
+    unit="ms",
+    better="lower",
+    bounds=POSITIVE,
+    comparison=Comparison(between_runs=0.25),
+    interval_key="latency_spread_ms",
+    by_batch_size=True,
+    waterfall=Waterfall("latency", "Latency", "ms, with the middle half of all calls"),
 )
+RATIO = Quantity(
+    "latency_ratio",
+    _ratio_text,
+    "time of a call divided by the baseline's, timed alternately",
+    better="lower",
+    bounds=POSITIVE,
+    comparison=Comparison(between_runs=0.1),
+    by_batch_size=True,
+)
+METRIC = Metric(_measure, (LATENCY, RATIO), _columns, order=90, place=PLACE)

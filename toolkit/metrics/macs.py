@@ -1,4 +1,4 @@
-"""How much arithmetic a model does for one sample."""
+"""Multiply-accumulates of a model for one sample."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from toolkit.data.splits import Data
 from toolkit.errors import ToolkitError
 from toolkit.metrics.support.deployed import as_deployed
-from toolkit.metrics.support.metric import Metric, Quantity
-from toolkit.number_text import count_text
+from toolkit.metrics.support.metric import COUNT, EXACT, Metric, Quantity
+from toolkit.number_text import count_text, plain
 from toolkit.replacements import Replacement, replaced_layers
 
-Cost: TypeAlias = Callable[[Any, Any], int]  # of one call, from its inputs and its output
+Cost: TypeAlias = Callable[[Any, Any], int]  # of a call, given its inputs and its output
 
 _PER_OUTPUT = frozenset({"Linear", "Bilinear", "Conv1d", "Conv2d", "Conv3d"})
 _PER_INPUT = frozenset({"ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"})
 _PER_STEP = frozenset({"LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"})
 _LOOK_UP = frozenset({"Embedding", "EmbeddingBag"})
-_AS_IT_RUNS = frozenset({"MultiheadAttention"})  # made of operations that are counted, and of layers
+_AS_IT_RUNS = frozenset({"MultiheadAttention"})  # consists of operations and layers that are counted
 
 
 @torch.no_grad()
 def macs(model: nn.Module, data: Data) -> int:
-    """The multiply-accumulates of one sample in eval mode, as if all arithmetic were dense.
+    """Return the multiply-accumulates for one sample in eval mode, as if all arithmetic were dense.
 
-    Zeros are counted: a masked weight costs what a full one costs, because dense kernels do not skip it, and
-    a replaced layer costs what the layer that it stands for costs. Counted are matrix products, convolutions
-    (with padding), attention and recurrent layers; not biases, activations, norms, pooling and look-ups.
+    Zeros count: dense kernels do not skip them, so a masked weight costs as much as any other. A replaced layer costs
+    as much as the layer that it stands for. Matrix products, convolutions (with padding), attention and recurrent
+    layers are counted; biases, activations, norms, pooling and look-ups are not.
 
-    PyTorch's `FlopCounterMode` counts what runs, two operations for a multiply-accumulate. It sees nothing of
-    int8 kernels, of LSTMs on the CPU and of fused attention, so those are counted by formula instead.
+    PyTorch's `FlopCounterMode` counts the operations that run, two per multiply-accumulate. It does not see int8
+    kernels, LSTMs on the CPU and fused attention, which are counted by formula.
 
     Args:
-        model: on `data.device`; left without a trace.
-        data: its task feeds the first training sample, as a batch of one, to the model.
+        model: on `data.device`; unchanged afterwards.
+        data: its task runs the model on the first training sample, a batch of one.
 
     Raises:
-        ToolkitError: a layer that replaces a class of `torch.nn` whose arithmetic is not known here.
+        ToolkitError: a layer replaces a class of `torch.nn` that has no formula.
     """
     batch = data.example(1)
     with as_deployed(model) as deployed, _unfused_attention(), ExitStack() as hooks:
@@ -57,7 +57,7 @@ def macs(model: nn.Module, data: Data) -> int:
 
 
 class _Counter:
-    """Multiply-accumulates so far: those of operations, but within some layers those of a formula."""
+    """Multiply-accumulates so far, counted by operation, and in some layers by formula."""
 
     def __init__(self) -> None:
         self.operations = FlopCounterMode(display=False, custom_mapping=_MISSING)
@@ -69,7 +69,7 @@ class _Counter:
         return self.operations.get_total_flops() // 2 + self.correction
 
     def replace(self, module: nn.Module, cost: Cost, hooks: ExitStack) -> None:
-        """Count calls of `module` as `cost(inputs, output)`, whatever runs inside, until `hooks` closes."""
+        """Count a call of `module` as `cost(inputs, output)`, whatever operations it runs, until `hooks` closes."""
 
         def enter(*_: Any) -> None:
             self.at_entry.append(self.macs)
@@ -83,27 +83,27 @@ class _Counter:
 
 
 def _by_formula(model: nn.Module) -> Iterator[tuple[nn.Module, Cost]]:
-    found: dict[nn.Module, Cost] = {}
-    _add_replaced(found, model)
-    inside = {part for module in found for part in module.modules()}
+    costs: dict[nn.Module, Cost] = {}
+    _add_replaced(costs, model)
+    inside = {part for module in costs for part in module.modules()}
     for module in model.modules():
         if module in inside:
             continue
         if isinstance(module, nn.RNNBase):
             matrices = [weight for weights in module.all_weights for weight in weights if weight.dim() > 1]
-            found[module] = _cost_per_step(matrices)
+            costs[module] = _cost_per_step(matrices)
         elif isinstance(module, nn.Bilinear):
-            found[module] = _cost_per_output([module.weight])
-    yield from found.items()
+            costs[module] = _cost_per_output([module.weight])
+    yield from costs.items()
 
 
-def _add_replaced(found: dict[nn.Module, Cost], model: nn.Module) -> None:
+def _add_replaced(costs: dict[nn.Module, Cost], model: nn.Module) -> None:
     for layer in replaced_layers(model):
         if layer.replaces not in _AS_IT_RUNS:
-            found[layer.module] = _cost_of_replaced(layer)
+            costs[layer.module] = _cost_of_replaced(layer)
         else:
             for child in layer.module.children():
-                _add_replaced(found, child)
+                _add_replaced(costs, child)
 
 
 def _cost_of_replaced(layer: Replacement) -> Cost:
@@ -121,23 +121,23 @@ def _cost_of_replaced(layer: Replacement) -> Cost:
 
 
 def _cost_per_output(weights: Sequence[Tensor]) -> Cost:
-    """Weights are (outputs, …): a value put out is a sum of as many products as its channel has weights."""
+    """Return the cost of weights (outputs, …): each output value sums as many products as its channel has weights."""
     products = sum(weight[0].numel() for weight in weights)
     return lambda _inputs, output: products * output.numel()
 
 
 def _cost_per_input(weights: Sequence[Tensor]) -> Cost:
-    """Weights are (inputs, …): a value put in is multiplied by all weights of its channel."""
+    """Return the cost of weights (inputs, …): each input value is multiplied by all weights of its channel."""
     products = sum(weight[0].numel() for weight in weights)
     return lambda inputs, _output: products * inputs.numel()
 
 
 def _cost_per_step(weights: Sequence[Tensor]) -> Cost:
-    """Every weight matrix, of all layers and directions, meets every time step once."""
+    """Return the cost of weight matrices that are multiplied once per time step, in all layers and directions."""
     products = sum(weight.numel() for weight in weights)
 
     def cost(inputs: Any, _output: Any) -> int:
-        steps = inputs.data  # of a tensor itself; of a packed sequence its steps without padding
+        steps = inputs.data  # a tensor, or the steps of a packed sequence without padding
         return products * (steps.numel() // steps.shape[-1])
 
     return cost
@@ -145,7 +145,7 @@ def _cost_per_step(weights: Sequence[Tensor]) -> Cost:
 
 @contextmanager
 def _unfused_attention() -> Iterator[None]:
-    """Attention in operations that can be counted: in eval mode PyTorch calls one for a whole layer."""
+    """Run attention as operations that can be counted; in eval mode PyTorch runs one operation per layer."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -166,7 +166,7 @@ def _addmv(_: Any, matrix: Any, *__: Any, **___: Any) -> int:
     return 2 * prod(matrix)
 
 
-# Operations without a formula in PyTorch's counter; shapes in, floating point operations out.
+# Operations that PyTorch's counter does not know; the functions return floating-point operations, given shapes.
 _MISSING = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten.mv: _mv,
@@ -177,7 +177,19 @@ _MISSING = {
 
 METRIC = Metric(
     lambda subject: {"macs": macs(subject.model, subject.data)},
-    (Quantity("macs", count_text, "multiply-accumulates for one sample, as if all were dense", "MACs", 99, 0),),
+    (
+        Quantity(
+            "macs",
+            plain,
+            "multiply-accumulates for one sample, zeros included",
+            better="lower",
+            title="MACs",
+            cell=count_text,
+            dispensable=99,
+            bounds=COUNT,
+            comparison=EXACT,
+        ),
+    ),
     order=30,
     place=70,
 )

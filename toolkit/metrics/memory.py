@@ -1,4 +1,4 @@
-"""The most memory that one inference needs, in a process of its own."""
+"""Peak memory of one inference, measured in a separate process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from toolkit.metrics.support.memory_worker import receive, send
-from toolkit.metrics.support.metric import Metric, Quantity, Subject
+from toolkit.metrics.support.metric import COUNT, Comparison, Metric, Quantity, Subject
 from toolkit.number_text import bytes_text
 from toolkit.sources import imported_files
 from toolkit.tasks import Batch, Task
@@ -24,10 +24,10 @@ log = logging.getLogger("toolkit")
 
 
 class MemoryMeter:
-    """Loads saved models in another process and sees how it grows; a context manager, which ends that process.
+    """A process that loads saved models and measures how much it grows; a context manager, which ends it.
 
-    The process is started at once and imports torch while this one goes on. Where it cannot do its work (another
-    system than Linux, a task that cannot be pickled) there is no number, and the log says why.
+    The process starts at once and imports torch in the background. If it cannot measure (on a system other than Linux,
+    or with a task that cannot be pickled), there is no number, and the log has the reason.
     """
 
     def __init__(self) -> None:
@@ -45,15 +45,15 @@ class MemoryMeter:
             self._worker = None
 
     def peak_bytes(self, folder: Path, model: nn.Module, task: Task, batch: Batch) -> int | None:
-        """Bytes by which a process grows at most that loads the model in `folder` and answers `batch`.
+        """Return the bytes by which a process grows at most while it loads a model and runs a batch; None if unknown.
 
-        The weights, what the inference allocates, and what the libraries keep for it; not the code of torch.
+        They include the weights, the allocations of the inference, and the buffers of libraries, but not torch itself.
 
         Args:
-            folder: where the model is saved.
-            model: the same model, whose classes the other process may open.
-            task: feeds the batch.
-            batch: on the CPU; None is returned for any other device.
+            folder: folder of the saved model.
+            model: the same model; the process may open its classes.
+            task: runs the model on the batch.
+            batch: on the CPU; other devices are not measured.
         """
         if self._worker is None or batch.index.device.type != "cpu":
             return None
@@ -61,12 +61,12 @@ class MemoryMeter:
         try:
             pickled = pickle.dumps((sorted(classes, key=str), task, batch))
             request = (folder.resolve(), imported_files(), torch.get_num_threads(), pickled)
-            found = self._ask(pickle.dumps(request))
+            answer = self._ask(pickle.dumps(request))
         except Exception as error:
-            found = f"{type(error).__name__}: {error}"
-        if isinstance(found, int):
-            return found
-        log.warning("the memory of one inference was not measured: %s", found)
+            answer = f"{type(error).__name__}: {error}"
+        if isinstance(answer, int):
+            return answer
+        log.warning("cannot measure the memory of one inference: %s", answer)
         return None
 
     def _ask(self, request: bytes) -> int | str:
@@ -77,8 +77,8 @@ class MemoryMeter:
 
 
 def _start() -> subprocess.Popen[bytes]:
-    # Whatever was imported from here can be imported there. Tensors get pages of their own, which are given back at
-    # once: otherwise the allocator would keep some, and decide by what came before.
+    # The process can import the same modules as this one. Tensors get their own pages, which are returned at once;
+    # otherwise the allocator would keep some of them, depending on earlier allocations.
     path = os.pathsep.join(part or os.getcwd() for part in sys.path)
     environment = {**os.environ, "PYTHONPATH": path, "MALLOC_MMAP_THRESHOLD_": "65536"}
     command = [sys.executable, "-m", "toolkit.metrics.support.memory_worker"]
@@ -88,7 +88,7 @@ def _start() -> subprocess.Popen[bytes]:
 
 
 def _peak(subject: Subject) -> dict[str, int]:
-    """Measure the memory of the smallest timed batch; return nothing where it cannot be measured."""
+    """Return the memory of the smallest timed batch, or nothing if it cannot be measured."""
     batch = subject.data.example(subject.batch_sizes[0])
     peak = subject.session.peak_bytes(subject.folder, subject.model, subject.data.task, batch)
     return {} if peak is None else {"peak_memory_bytes": peak}
@@ -100,11 +100,13 @@ METRIC = Metric(
         Quantity(
             "peak_memory_bytes",
             bytes_text,
-            "bytes by which a process grows that loads the model and answers the smallest batch",
-            "memory",
+            "peak memory of a process that loads the model and runs the smallest batch, without the libraries",
+            unit="bytes",
+            better="lower",
+            title="memory",
             dispensable=96,
-            minimum=0,
-            between_runs=0.1,
+            bounds=COUNT,
+            comparison=Comparison(between_runs=0.1),
         ),
     ),
     order=40,

@@ -1,21 +1,31 @@
-"""How good a model's answers are, and how they differ from the baseline's on the same samples."""
+"""Quality of a model's answers, and how they differ from the baseline's on the same samples."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from toolkit.data.splits import Data
 from toolkit.errors import ToolkitError
 from toolkit.eval_mode import in_eval_mode
-from toolkit.metrics.support.metric import Column, Metric, Quantity, Subject, TableContent, column_of
+from toolkit.metrics.support.metric import (
+    COUNT,
+    EXACT,
+    FRACTION,
+    Column,
+    Metric,
+    Quantity,
+    Subject,
+    TableContent,
+    column_of,
+)
 from toolkit.metrics.support.quality_format import PLACE, quality_columns
-from toolkit.number_text import percent
+from toolkit.number_text import percent, plain
 from toolkit.scoring import joined, one_per_sample, require_one_per_sample
 from toolkit.statistics import Floats, mcnemar_p, mean_interval, paired_change_interval, share_interval
 from toolkit.tasks import Batch, Pooled, Task
@@ -23,10 +33,14 @@ from toolkit.tasks import Batch, Pooled, Task
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model says about each of N samples, in the order of the split.
+    """The answers of a model to all N samples of a split, in its order.
 
-    `correct` (N,) bool and `given` (N, …) are None for a task without right answers; `scores` are further metrics by
-    name, (N,) float64; `loss` is the mean of the task's loss.
+    Attributes:
+        samples: N.
+        loss: mean of the task's loss.
+        correct: (N,) bool, whether each answer is correct; None for a task without correct answers.
+        given: (N, …) answers; None for a task without answers.
+        scores: other metrics by name, (N,) float64 each.
     """
 
     samples: int
@@ -38,14 +52,14 @@ class Answers:
 
 @torch.no_grad()
 def answers(model: nn.Module, data: Data, split: str = "test") -> Answers:
-    """Ask a model about every sample of one split, in eval mode; it is left as it was.
+    """Run a model on all samples of a split, in eval mode; the model is unchanged afterwards.
 
     Raises:
         ValueError: the data has no such split.
-        ToolkitError: the split is empty, or the task does not say one thing about each sample.
+        ToolkitError: the split is empty, or the task does not return one value per sample.
     """
     if not data.samples(split):
-        raise ToolkitError(f"the {split} split has no samples to measure with")
+        raise ToolkitError(f"the {split} split has no samples")
     with in_eval_mode(model):
         parts = [_part(model, data, batch) for batch in data.batches(split)]
     samples = sum(part.samples for part in parts)
@@ -58,25 +72,31 @@ def answers(model: nn.Module, data: Data, split: str = "test") -> Answers:
     )
 
 
-def quality(found: Answers, baseline: Answers | None = None) -> dict[str, Any]:
-    """The numbers of a row: every metric with its interval and, given the baseline's answers, its change.
+def quality(model_answers: Answers, baseline: Answers | None = None) -> dict[str, Any]:
+    """Return each metric of quality with its interval and, given the baseline's answers, its change.
 
-    `accuracy` (a fraction, with its Wilson interval), its paired `accuracy_change` with `accuracy_change_interval`
-    and the exact McNemar `accuracy_change_p`; `agreement`, the share of samples with the same answer as the
-    baseline's; `loss`; further metrics as `<name>`, `<name>_interval`, `<name>_change`, `<name>_change_interval`.
+    Returns:
+        `samples` and `loss`; `accuracy`, a fraction, with its Wilson interval, the paired `accuracy_change` with
+        `accuracy_change_interval`, and `accuracy_change_p` of the exact McNemar test; `agreement`, the fraction of
+        samples with the same answer as the baseline; other metrics as `<name>`, `<name>_interval`, `<name>_change` and
+        `<name>_change_interval`.
     """
-    row: dict[str, Any] = {"samples": found.samples, "loss": found.loss}
-    if found.correct is not None:
-        row |= _accuracy(found.correct, None if baseline is None else baseline.correct)
-    if baseline is not None and found.given is not None and baseline.given is not None:
-        same = (found.given == baseline.given).reshape(found.samples, -1).all(dim=1)
+    row: dict[str, Any] = {"samples": model_answers.samples, "loss": model_answers.loss}
+    if model_answers.correct is not None:
+        row |= _accuracy(model_answers.correct, None if baseline is None else baseline.correct)
+    if baseline is not None and model_answers.given is not None and baseline.given is not None:
+        same = (model_answers.given == baseline.given).reshape(model_answers.samples, -1).all(dim=1)
         row["agreement"] = same.double().mean().item()
-    for name, values in found.scores.items():
-        row |= {name: float(values.mean()), f"{name}_interval": list(mean_interval(values))}
-        if baseline is not None:
-            change = values - baseline.scores[name]
-            row |= {f"{name}_change": float(change.mean()), f"{name}_change_interval": list(mean_interval(change))}
+    with np.errstate(invalid="ignore"):  # of values that are not finite
+        for name, values in model_answers.scores.items():
+            row |= _mean(name, values)
+            if baseline is not None:
+                row |= _mean(f"{name}_change", values - baseline.scores[name])
     return row
+
+
+def _mean(name: str, values: Floats) -> dict[str, Any]:
+    return {name: float(values.mean()), f"{name}_interval": list(mean_interval(values))}
 
 
 def _accuracy(correct: Tensor, before: Tensor | None) -> dict[str, Any]:
@@ -91,7 +111,7 @@ def _accuracy(correct: Tensor, before: Tensor | None) -> dict[str, Any]:
 
 
 class _Part(NamedTuple):
-    """What a model says about one batch."""
+    """The answers of a model to one batch."""
 
     samples: int
     loss: float
@@ -112,7 +132,7 @@ def _part(model: nn.Module, data: Data, batch: Batch) -> _Part:
 
 
 def _given(task: Task, outputs: Any, batch: Batch) -> Tensor | None:
-    """The answers, all alike where they do not count."""
+    """Return the answers, with 0 where the task does not count them."""
     given, counted = task.answers(outputs), task.counted(batch)
     return given if given is None or counted is None else given.masked_fill(~counted, 0)
 
@@ -137,19 +157,19 @@ def _columns(content: TableContent) -> Iterable[Column]:
 
 AGREEMENT = Quantity(
     "agreement",
-    partial(percent, digits=1),
-    "fraction of samples with the same answer as the baseline",
-    "agree",
+    plain,
+    "fraction of the samples with the same answer as the baseline",
+    better="higher",
+    title="agree",
+    cell=lambda fraction: percent(fraction, 1),
     dispensable=95,
-    minimum=0,
-    maximum=1,
-    between_runs=0.0,
+    bounds=FRACTION,
 )
 METRIC = Metric(
     _measure,
     (
-        Quantity("samples", explanation="number of samples that were asked", minimum=0),
-        Quantity("accuracy", percent, "fraction of samples answered rightly", minimum=0, maximum=1, between_runs=0.0),
+        Quantity("samples", plain, "number of samples in the evaluated split", bounds=COUNT, comparison=EXACT),
+        Quantity("accuracy", percent, "fraction of correct answers", better="higher", bounds=FRACTION),
         AGREEMENT,
     ),
     _columns,

@@ -1,10 +1,10 @@
-"""How many bytes are needed to run a model: its tensors and its skeleton, or its packed file."""
+"""Size of the files that are needed to run a model: tensors and skeleton, or the packed file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from toolkit.metrics.support.metric import Column, Metric, Quantity, Subject, TableContent
+from toolkit.metrics.support.metric import EXACT, Bounds, Column, Metric, Quantity, Subject, TableContent, Waterfall
 from toolkit.model_files import files_of
 from toolkit.number_text import bytes_text
 from toolkit.rows import Row
@@ -14,12 +14,12 @@ PLACE = 20
 
 
 def size_bytes(subject: Subject) -> dict[str, int]:
-    """Return the length of the model's files together, in bytes."""
+    """Return the total size of the model's files, in bytes."""
     return {KEY: sum(path.stat().st_size for path in files_of(subject.folder))}
 
 
 def _columns(_: TableContent) -> Iterable[Column]:
-    yield Column("size", _size, explanation=SIZE.explanation, place=PLACE)
+    yield Column("size", _size, explanation=SIZE.hint, place=PLACE)
     yield Column("smaller", _smaller, explanation="size of the baseline divided by this size", place=PLACE)
 
 
@@ -33,5 +33,14 @@ def _smaller(row: Row, baseline: Row) -> str:
     return "" if not size or not before else f"{before / size:.1f}×"
 
 
-SIZE = Quantity(KEY, bytes_text, "bytes of all files that are needed to run the model", positive=True)
+SIZE = Quantity(
+    KEY,
+    bytes_text,
+    "size of all files that are needed to run the model",
+    unit="bytes",
+    better="lower",
+    bounds=Bounds(0, 1e18, exclusive=True),  # charts have no axis for anything larger
+    comparison=EXACT,
+    waterfall=Waterfall("bytes", "Size", "size of the file", bytes_text),
+)
 METRIC = Metric(size_bytes, (SIZE,), _columns, order=0, place=PLACE)

@@ -1,7 +1,7 @@
-"""What stages achieved and later ones must keep: zeros, and layers in another representation.
+"""Promises: what stages achieved and later ones must preserve. These are zeros, and layers in another representation.
 
-Promises add up along the stages that a row came from, and do not depend on what keeps them: zeros that a mask made
-are still promised after a later stage has folded the mask into integers.
+Promises add up along the stages that a row descends from. They do not depend on the mechanism that preserves them: the
+zeros of a mask are still promised after a later stage has folded the mask into integers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,15 @@ from toolkit.replacements import replaced_layers
 
 @dataclass(frozen=True)
 class Kind:
-    """How a layer stores its weight: `replaces` is empty where it is no other layer's representation."""
+    """How a layer stores its weight.
+
+    Attributes:
+        name: name of the layer's class.
+        replaces: name of the class that the layer stands for, empty if it is a layer of its own.
+        dtypes: dtypes of its parameters and buffers.
+        size_bytes: size of its parameters and buffers.
+        maker: label of the stage that made it.
+    """
 
     name: str
     replaces: str
@@ -31,15 +39,19 @@ class Kind:
         dtypes = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in self.dtypes))
         return f"{self.name} of {dtypes}" if dtypes else self.name
 
-    def is_kept_by(self, other: Kind) -> bool:
-        """Whether the `other` one stands for the same layer, in the same dtypes or in no more bytes."""
+    def is_preserved_by(self, other: Kind) -> bool:
+        """Return whether `other` stands for the same layer, in the same dtypes or in no more bytes."""
         return other.replaces == self.replaces and (other.dtypes == self.dtypes or other.size_bytes <= self.size_bytes)
 
 
 @dataclass(frozen=True)
 class Promises:
-    """What the stages so far achieved: by weight the zeros that each of them made (True for a zero), and by layer
-    its representation."""
+    """What the stages so far achieved.
+
+    Attributes:
+        zeros: by path of the weight and by stage, bool tensors of the weight's shape, True for a zero.
+        kinds: by path of the layer, its representation.
+    """
 
     zeros: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     kinds: dict[str, Kind] = field(default_factory=dict)
@@ -48,7 +60,7 @@ class Promises:
         return bool(self.zeros or self.kinds)
 
     def and_of(self, model: nn.Module, maker: str) -> Promises:
-        """These, and whatever more the model shows, which `maker` achieved."""
+        """Return these promises and those that the model shows in addition, which `maker` achieved."""
         zeros = dict(self.zeros)
         for path, mask in masks.current(model).items():
             new = ~mask
@@ -60,27 +72,27 @@ class Promises:
         return Promises(zeros, {**shown, **self.kinds})
 
     def before(self, maker: str, places: Collection[str] | None = None) -> Promises:
-        """These without what `maker` achieved; of the weights and layers at `places` only, if they are given."""
+        """Return these promises without those of `maker`, or without those of `maker` at the paths in `places`."""
 
-        def is_own(path: str, who: str) -> bool:
-            return who == maker and (places is None or path in places)
+        def is_own(path: str, owner: str) -> bool:
+            return owner == maker and (places is None or path in places)
 
         zeros = {
-            path: {who: made for who, made in makers.items() if not is_own(path, who)}
+            path: {owner: mask for owner, mask in makers.items() if not is_own(path, owner)}
             for path, makers in self.zeros.items()
         }
         kinds = {path: kind for path, kind in self.kinds.items() if not is_own(path, kind.maker)}
         return Promises({path: makers for path, makers in zeros.items() if makers}, kinds)
 
     def under(self, prefix: str) -> Promises:
-        """The same of a model that was put inside another one, whose paths begin with `prefix`."""
+        """Return the same promises for a model inside another one, whose paths begin with `prefix`."""
         if not prefix:
             return self
         kinds = {f"{prefix}{path}".rstrip("."): kind for path, kind in self.kinds.items()}
         return Promises({f"{prefix}{path}": makers for path, makers in self.zeros.items()}, kinds)
 
     def prefix_in(self, model: nn.Module) -> str:
-        """What the paths of all that is promised begin with, now that the model may be inside another one."""
+        """Return the prefix of all promised paths in `model`, which may contain the promised model as a part."""
         modules = {path for path, _ in model.named_modules(remove_duplicate=False)}
         layers = [*self.kinds, *(path.rpartition(".")[0] for path in self.zeros)]
         candidates = ["", *(f"{path}." for path in modules if path)]
@@ -89,7 +101,7 @@ class Promises:
 
 
 def kinds_of(model: nn.Module) -> dict[str, Kind]:
-    """How every module of a model stores what it holds, by each of its paths."""
+    """Return how every module of a model stores its tensors, by each of its paths."""
     replacing: dict[nn.Module, str] = {layer.module: layer.replaces for layer in replaced_layers(model)}
     return {
         path: _kind(module, replacing.get(module, "")) for path, module in model.named_modules(remove_duplicate=False)

@@ -1,4 +1,4 @@
-"""What is made of a broken promise: the end of the run, or a note in the stage's row."""
+"""Breaches of promises: each ends the run, or becomes a note in the stage's row."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger("toolkit")
 
 
 class Breaches:
-    """The breaches of one stage that did not stop the run, and the promises that ended in it."""
+    """The breaches and the ended promises of one stage."""
 
     def __init__(self, stage: str, on_breach: OnBreach) -> None:
         self.stage, self.on_breach = stage, on_breach
@@ -28,11 +28,11 @@ class Breaches:
         self._ended: list[Change] = []
 
     def add(self, sentence: str, changes: Sequence[Change] = (), remedy: str = "") -> None:
-        """Raise a `TechniqueError` with the sentence, the first of the changes and the remedy, or note all of them."""
+        """Raise a `TechniqueError` with the sentence, the first change and the remedy, or record all for a note."""
         if changes:
             sentence = f"{sentence} {_shown(changes)}"
         if remedy:
-            sentence = f"{sentence}: {remedy}"
+            sentence = f"{sentence}; {remedy}"
         if self.on_breach == "stop":
             raise TechniqueError(sentence)
         log.warning("%s: %s", self.stage, sentence)
@@ -40,13 +40,13 @@ class Breaches:
         self._changes.extend(changes if len(changes) > 1 else ())
 
     def end(self, reason: str, promises: Promises) -> None:
-        """Note that nobody has to keep these promises any more."""
+        """Record that these promises need not be preserved any more."""
         if promises:
-            self._endings.append(f"{reason}: what was kept before ends here, {summary(promises)}")
+            self._endings.append(f"{reason}: earlier promises end here ({summary(promises)})")
             self._ended.extend(listed(promises))
 
     def notes(self) -> dict[str, Note]:
-        """What was broken, as `promises`, and what ended, as `ended`."""
+        """Return the breaches as `promises` and the ended promises as `ended`."""
         notes = {}
         if self._sentences:
             notes["promises"] = Note("; ".join(self._sentences), [change._asdict() for change in self._changes])

@@ -1,4 +1,4 @@
-"""Whether a model keeps what earlier stages achieved: the promises that are left, those broken, those that ended."""
+"""The comparison of a model with its promises: which remain, which are broken, and which have ended."""
 
 from __future__ import annotations
 
@@ -16,38 +16,43 @@ from toolkit.replacements import replaced_layers
 
 @dataclass
 class Examined:
-    """What became of promises: those that later stages have to keep (what is broken is not held against them),
-    those that were broken, by deed, and those whose layer is gone."""
+    """The promises of a model after a stage.
 
-    left: Promises = field(default_factory=Promises)
+    Attributes:
+        remaining: promises that later stages must preserve, without what is broken already.
+        broken: changes that break a promise, by the words that begin the sentence about them.
+        ended: promises whose layer was removed or whose weight has a different shape.
+    """
+
+    remaining: Promises = field(default_factory=Promises)
     broken: dict[str, list[Change]] = field(default_factory=dict)
     ended: Promises = field(default_factory=Promises)
 
 
 @torch.no_grad()
 def examine(promises: Promises, model: nn.Module) -> Examined:
-    """Compare a model with what is promised of it."""
-    kept = Examined()
+    """Compare a model with the promises about it."""
+    result = Examined()
     promises = promises.under(promises.prefix_in(model))
     kinds = kinds_of(model) if promises.kinds else {}
     for path, kind in promises.kinds.items():
-        _examine_kind(kept, path, kind, kinds.get(path))
+        _examine_kind(result, path, kind, kinds.get(path))
     values = _values(model) if promises.zeros else {}
     for path, makers in promises.zeros.items():
         for maker, zeros in makers.items():
-            _examine_zeros(kept, path, maker, zeros, values.get(path))
-    return kept
+            _examine_zeros(result, path, maker, zeros, values.get(path))
+    return result
 
 
 def listed(promises: Promises) -> list[Change]:
-    """Each promise on its own, by layer."""
+    """Return a row for every promise, by layer."""
     kinds = [Change(path, str(kind), "") for path, kind in promises.kinds.items()]
     counted = ((path, sum(int(zeros.sum()) for zeros in makers.values())) for path, makers in promises.zeros.items())
     return kinds + [Change(path, f"{zeros} zeros", "") for path, zeros in counted]
 
 
 def summary(promises: Promises) -> str:
-    """All promises in a few words: `zeros in 2 weights, Int8Linear of float32 and int8 in 1 layer`."""
+    """Summarize the promises: `zeros in 2 weights, Int8Linear of float32 and int8 in 1 layer`."""
     zeros = [f"zeros in {_counted(len(promises.zeros), 'weight')}"] if promises.zeros else []
     kinds = Counter(str(kind) for kind in promises.kinds.values())
     return ", ".join([*zeros, *(f"{kind} in {_counted(count, 'layer')}" for kind, count in kinds.items())])
@@ -57,32 +62,32 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _examine_kind(kept: Examined, path: str, before: Kind, now: Kind | None) -> None:
+def _examine_kind(result: Examined, path: str, before: Kind, now: Kind | None) -> None:
     if now is None:
-        kept.ended.kinds[path] = before
-    elif before.is_kept_by(now):
-        kept.left.kinds[path] = replace(now, maker=before.maker)
+        result.ended.kinds[path] = before
+    elif before.is_preserved_by(now):
+        result.remaining.kinds[path] = replace(now, maker=before.maker)
     else:
         change = Change(path, str(before), str(now))
-        kept.broken.setdefault(f"undid what {before.maker} made of", []).append(change)
+        result.broken.setdefault(f"undid the work of {before.maker} in", []).append(change)
 
 
-def _examine_zeros(kept: Examined, path: str, maker: str, zeros: Tensor, value: Tensor | None) -> None:
+def _examine_zeros(result: Examined, path: str, maker: str, zeros: Tensor, value: Tensor | None) -> None:
     if value is None or value.shape != zeros.shape:
-        kept.ended.zeros.setdefault(path, {})[maker] = zeros
+        result.ended.zeros.setdefault(path, {})[maker] = zeros
         return
     zeros = zeros.to(value.device)
-    left = zeros & (value == 0)
-    before, after = int(zeros.sum()), int(left.sum())
+    remaining = zeros & (value == 0)
+    before, after = int(zeros.sum()), int(remaining.sum())
     if after < before:
         change = Change(path, f"{before} zeros", f"{after} zeros")
-        kept.broken.setdefault(f"refilled zeros that {maker} made in", []).append(change)
+        result.broken.setdefault(f"refilled zeros that {maker} made in", []).append(change)
     if after:
-        kept.left.zeros.setdefault(path, {})[maker] = zeros if after == before else left
+        result.remaining.zeros.setdefault(path, {})[maker] = zeros if after == before else remaining
 
 
 def _values(model: nn.Module) -> dict[str, Tensor]:
-    """Every weight as its layer sees it, by path, those of replaced layers included."""
+    """Return every weight as its layer sees it, by path, including those of replaced layers."""
     values = {weight.path: weight.value for weight in masks.named_weights(model)}
     for layer in replaced_layers(model):
         values.update({f"{layer.path}.{name}".lstrip("."): tensor for name, tensor in layer.tensors.items()})

@@ -1,4 +1,4 @@
-"""What a model consists of, place by place: taken before and after a hook, it shows what the hook changed."""
+"""Fingerprints of models: compared before and after a hook, they show what the hook changed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 
 class Change(NamedTuple):
-    """One layer or tensor that is not what it was, and what it was and is in a reader's words."""
+    """A layer or tensor that changed, with a description of it before and after."""
 
     layer: str
     before: str
@@ -22,7 +22,7 @@ class Change(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A module or a tensor: what a reader is told of it, and the checksum of its content."""
+    """A module or a tensor: its description, and a checksum of its content."""
 
     text: str
     checksum: int = 0
@@ -32,21 +32,22 @@ Fingerprint: TypeAlias = Mapping[str, Part]
 
 
 def fingerprint(model: nn.Module) -> Fingerprint:
-    """The modules of a model with their mode, and its parameters and buffers with their content, by path.
+    """Return the modules of a model with their mode, and its parameters and buffers with their content, by path.
 
-    A checksum takes a few milliseconds for every 10 MB, and no memory, which copies to compare with would.
+    A checksum takes a few milliseconds per 10 MB, and unlike a copy no memory.
     """
     parts = {path: Part(_kind(module)) for path, module in model.named_modules()}
     tensors = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
     return {**parts, **{path: Part(_text(tensor), _checksum(tensor)) for path, tensor in tensors}}
 
 
-def changes(before: Fingerprint, after: Fingerprint) -> Iterator[Change]:
-    """Every difference between two fingerprints of one model."""
-    for path in dict.fromkeys([*before, *after]):
-        old, new = before.get(path, Part("not there")), after.get(path, Part("not there"))
+def changes(before: Fingerprint, now: Fingerprint) -> Iterator[Change]:
+    """Yield every difference between two fingerprints of one model."""
+    for path in dict.fromkeys([*before, *now]):
+        old, new = before.get(path, Part("missing")), now.get(path, Part("missing"))
         if old != new:
-            yield Change(_readable(path), old.text, new.text if new.text != old.text else "the same with other values")
+            after = new.text if new.text != old.text else "the same with different values"
+            yield Change(_readable(path), old.text, after)
 
 
 def _kind(module: nn.Module) -> str:
@@ -63,10 +64,10 @@ def _text(tensor: Tensor) -> str:
 
 
 def _checksum(tensor: Tensor) -> int:
-    # As good as a longer one where nobody wants to deceive, and several times as fast.
+    # Enough against accidents, and several times as fast as a longer checksum.
     return zlib.crc32(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _readable(path: str) -> str:
-    """`fc.weight` for what a parametrization keeps of it under `fc.parametrizations.weight.original`."""
+    """Return `fc.weight` for `fc.parametrizations.weight.original`, the tensor below a parametrization."""
     return re.sub(r"\bparametrizations\.(\w+)\b.*", r"\1", path) or "the whole model"

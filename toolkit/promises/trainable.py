@@ -1,4 +1,4 @@
-"""Whether a stage leaves its layers trainable where a later one trains them."""
+"""The check that a stage leaves layers trainable if a later stage trains them."""
 
 from __future__ import annotations
 
@@ -9,22 +9,16 @@ from torch import nn
 from toolkit import masks
 from toolkit.promises.fingerprint import Change
 from toolkit.recipe.read import Stage
+from toolkit.recipe.successors import successors
 
 
 def trained_later(stages: Sequence[Stage], stage: Stage) -> Stage | None:
-    """The first later stage that trains what `stage` left, be it after others that passed the model on."""
-    rows = {stage.number}
-    for later in stages[stage.number :]:
-        if later.start not in rows or any(use.params.replaces_model for use in later.uses):
-            continue
-        if later.finetune is not None:
-            return later
-        rows.add(later.number)
-    return None
+    """Return the first later stage that trains the model of `stage`, directly or after stages in between."""
+    return next((later for later in successors(stages, stage) if later.finetune is not None), None)
 
 
 def trainable_weights(model: nn.Module) -> dict[str, int]:
-    """How many weights of each layer can be trained, of the layers that have parameters."""
+    """Return the number of trainable weights of every layer that has parameters."""
     layers = {weight.path.rpartition(".")[0]: weight.module for weight in masks.named_weights(model)}
     return {
         path: sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
@@ -33,9 +27,9 @@ def trainable_weights(model: nn.Module) -> dict[str, int]:
 
 
 def frozen(before: Mapping[str, int] | None, model: nn.Module) -> list[Change]:
-    """Layers that could be trained and no longer can, all of the model first; `before` is None for a new model.
+    """Return the layers that can no longer be trained, or the whole model; `before` is None for a new model.
 
-    A layer that got other parameters to train, as adapters do, is none of them; nor is one that is gone.
+    A layer with other parameters to train, such as an adapter, does not count; nor does a removed one.
     """
     now = trainable_weights(model)
     if not any(now.values()) and (before is None or any(before.values())):

@@ -1,4 +1,4 @@
-"""A stage under watch: after each hook, whatever no technique may change or undo is compared with what it was."""
+"""The watch over a stage: after each hook it checks guarded models, the shape of the outputs, and promises."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from toolkit.rows import Note
 
 
 class Watch:
-    """Checks one stage while it runs; a breach is a `TechniqueError`, or with `on_breach` "warn" a note.
+    """Checks on one stage while it runs; a breach is a `TechniqueError`, or with `on_breach` "warn" a note.
 
     Args:
-        stage: whose techniques are blamed.
-        incoming: the model that it starts from.
-        reference: the frozen baseline.
-        data: two of its samples show the shape of the outputs.
-        promises: what earlier stages achieved; by default what `incoming` shows.
-        trained_by: a later stage that trains the result, if there is one.
+        stage: the stage, whose techniques errors name.
+        incoming: model that the stage starts from.
+        reference: frozen baseline.
+        data: data of the run; two of its samples show the shape of the outputs.
+        promises: promises of earlier stages, None for those that `incoming` shows.
+        trained_by: later stage that trains the result, None if there is none.
         on_breach: "stop" or "warn".
     """
 
@@ -46,49 +46,60 @@ class Watch:
         self._shape = self._shape_of(incoming, stage.technique_names)
         self.promises = promises if promises is not None else Promises().and_of(incoming, "an earlier stage")
         self._trainable: dict[str, int] | None = trainable_weights(incoming)
+        self._is_intact, self._blamed = True, stage.technique_names
         self._guarded: dict[str, tuple[nn.Module, Fingerprint]] = {}
         self._guard("the reference", reference)
         self._guard(f"the model of row {stage.start}, from which it starts,", incoming)
 
     def after_hook(self, who: str, when: str) -> None:
-        """What no hook may change is what it was."""
+        """Check that the hook left the guarded models unchanged."""
         for name, (model, before) in list(self._guarded.items()):
-            found = list(changes(before, fingerprint(model)))
-            if found:
+            changed = list(changes(before, fingerprint(model)))
+            if changed:
                 self._guard(name, model)
-                remedy = "change what optimize is given, or a toolkit.masks.clone"
-                self._breaches.add(f"{who} changed {name} {when} at", found, remedy)
+                remedy = "change the model that optimize receives, or a toolkit.masks.clone"
+                self._breaches.add(f"{who} changed {name} {when} at", changed, remedy)
 
     def after_optimize(self, use: PluginUse, model: nn.Module) -> None:
-        """Earlier stages' and this stage's earlier techniques' work is kept, or ends where the model is replaced."""
+        """Check the promises of earlier stages and techniques; they end if the technique replaces the model."""
         who = str(use.plugin)
         self.after_hook(who, "in optimize")
-        self._check_shape(f"{who} returned", model)
+        self._check_shape(f"{who} must return a model with", model)
         if use.params.replaces_model:
-            self._breaches.end("another model took its place", self.promises)
+            self._breaches.end("another model replaced this one", self.promises)
             self.promises, self._trainable = Promises(), None
         self._check_promises(who, model)
         self.promises = self.promises.and_of(model, self.stage.label)
 
     def after_training(self, model: nn.Module) -> None:
-        """As before; but what the stage set up itself may have moved while it trained."""
-        who = self.stage.technique_names
-        self.after_hook(who, "while training")
-        self._check_shape(f"{who} left", model)
-        shown = [*masks.current(model), *(path for path, kind in kinds_of(model).items() if kind.replaces)]
-        self.promises = self.promises.before(self.stage.label, shown if len(self.stage.uses) > 1 else None)
-        self._check_promises(who, model)
+        """Check the guarded models and the outputs; promises are checked at the end."""
+        self.after_hook(self.stage.technique_names, "while training")
+        self._check_shape(f"{self.stage.technique_names} must leave a model with", model)
+        if any(use.plugin.implements("finish") for use in self.stage.uses):
+            self._is_intact = self._keeps_promises(model)
+
+    def after_finish(self, use: PluginUse, model: nn.Module) -> None:
+        """Check the guarded models and the outputs, and note whether this technique broke a promise."""
+        self.after_hook(str(use.plugin), "in finish")
+        self._check_shape(f"{use.plugin} must return a model with", model)
+        if self._is_intact and not self._keeps_promises(model):
+            self._is_intact, self._blamed = False, str(use.plugin)
+
+    def at_end(self, model: nn.Module) -> None:
+        """Check the promises of earlier stages; the stage may have moved its own zeros while it trained."""
+        self.promises = self._binding_promises(model)
+        self._check_promises(self._blamed, model)
         self.promises = self.promises.and_of(model, self.stage.label)
-        self._check_trainable(who, model)
+        self._check_trainable(self._blamed, model)
 
     def before_measure(self, model: nn.Module) -> None:
-        """From now on the result may not be changed either."""
+        """Guard the result too."""
         for name, (guarded, _) in list(self._guarded.items()):
             self._guard(name, guarded)
         self._guard("its own result", model)
 
     def notes(self) -> dict[str, Note]:
-        """What was broken, as `promises`, and what ended, as `ended`."""
+        """Return the breaches as `promises` and the ended promises as `ended`."""
         return self._breaches.notes()
 
     def _guard(self, name: str, model: nn.Module) -> None:
@@ -100,20 +111,28 @@ class Watch:
         except InputError as error:
             raise TechniqueError(f"the model that {who} returned {error}") from error
 
-    def _check_shape(self, deed: str, model: nn.Module) -> None:
-        """Run the model on two samples, which also makes lazy layers."""
+    def _check_shape(self, duty: str, model: nn.Module) -> None:
+        """Run the model on two samples, which also initializes lazy layers."""
         before, self._shape = self._shape, self._shape_of(model, self.stage.technique_names)
         if self._shape != before:
-            self._breaches.add(f"{deed} a model whose outputs are {self._shape} a sample, they were {before}")
+            self._breaches.add(f"{duty} outputs of shape {before} per sample, found {self._shape}")
 
     def _check_promises(self, who: str, model: nn.Module) -> None:
-        kept = examine(self.promises, model)
-        self.promises = kept.left
-        self._breaches.end("the layer is gone or has another shape", kept.ended)
-        for deed, found in kept.broken.items():
-            self._breaches.add(f"{who} {deed}", found)
+        result = examine(self.promises, model)
+        self.promises = result.remaining
+        self._breaches.end("the layer was removed or its shape changed", result.ended)
+        for deed, broken in result.broken.items():
+            self._breaches.add(f"{who} {deed}", broken)
+
+    def _binding_promises(self, model: nn.Module) -> Promises:
+        shown = [*masks.current(model), *(path for path, kind in kinds_of(model).items() if kind.replaces)]
+        return self.promises.before(self.stage.label, shown if len(self.stage.uses) > 1 else None)
+
+    def _keeps_promises(self, model: nn.Module) -> bool:
+        is_frozen = self.trained_by is not None and frozen(self._trainable, model)
+        return not examine(self._binding_promises(model), model).broken and not is_frozen
 
     def _check_trainable(self, who: str, model: nn.Module) -> None:
-        found = frozen(self._trainable, model)
-        if self.trained_by is not None and found:
-            self._breaches.add(f"{who} froze what {self.trained_by.label} trains,", found)
+        layers = frozen(self._trainable, model)
+        if self.trained_by is not None and layers:
+            self._breaches.add(f"{who} froze layers that {self.trained_by.label} trains,", layers)

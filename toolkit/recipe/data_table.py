@@ -1,4 +1,4 @@
-"""`[data]`: where the samples come from, how they are split, and the task that they set."""
+"""The `[data]` table: source of the samples, their splits, and the task."""
 
 from __future__ import annotations
 
@@ -9,100 +9,104 @@ from typing import Any, ClassVar
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from toolkit.errors import InputError
-from toolkit.sources import Kind, Sourced, beside, check_arguments, directory_of, resolve
+from toolkit.sources import Kind, SourceTable, absolute_source, check_arguments, directory_of, resolve
 from toolkit.tasks import TASKS, Task
 
-FOLDERS = ("image-folder",)  # built-in sources of which a relative root lies beside the recipe
+FOLDERS = ("image-folder",)  # built-in sources whose relative root is next to the recipe
 
 
-class DataTable(Sourced):
-    """`[data]`: where the samples come from."""
+class DataTable(SourceTable):
+    """The `[data]` table of a recipe."""
 
     kind: ClassVar[Kind] = "data"
 
-    batch_size: int = Field(default=128, ge=1, description="samples a batch")
+    batch_size: int = Field(default=128, ge=1, description="samples per batch")
     task: str | None = Field(
         default=None,
-        description=f"{', '.join(TASKS)}, or 'file.py:Task'; by default the source's, which is classification",
+        description=f"{', '.join(TASKS)}, or 'file.py:Task' (default: task of the source, usually classification)",
     )
     metrics: list[str] = Field(
-        default=[], description="more metrics: sources of functions (outputs, batch) -> one value a sample"
+        default=[], description="further metrics: sources of functions (outputs, batch) -> one value per sample"
     )
     validation: int | None = Field(
         default=None,
         ge=0,
-        description="samples cut from train where the source has no validation split; 0 for none, "
-        "by default a tenth of train and at most 5,000",
+        description="number of training samples used as the validation split if the source has none "
+        "(default: a tenth of train, at most 5,000; 0 for none)",
     )
     train_args: dict[str, Any] | None = Field(
-        default=None, description="of a source that is a Dataset class: further arguments for the train split"
+        default=None, description="further arguments for the train split (Dataset classes only)"
     )
-    test_args: dict[str, Any] | None = Field(default=None, description="the same for the test split")
+    test_args: dict[str, Any] | None = Field(
+        default=None, description="further arguments for the test split (Dataset classes only)"
+    )
     transform: str | None = Field(
         default=None,
-        description="of a source that is a Dataset class: the source of its transform; "
-        "pictures of torchvision.datasets become tensors without one",
+        description="source of the transform; images of torchvision.datasets become tensors by default "
+        "(Dataset classes only)",
     )
-    train_transform: str | None = Field(default=None, description="another transform for the train split")
+    train_transform: str | None = Field(
+        default=None, description="source of a different transform for the train split (Dataset classes only)"
+    )
     augment: str | None = Field(
         default=None,
-        description="changes batches of inputs at random while training: affine, elastic, translation, or "
-        "'file.py:function'; by default what the source says",
+        description="random change of the inputs of each training batch: affine, elastic, translation, or "
+        "'file.py:function' (default: augmentation of the source)",
     )
-    augment_args: dict[str, Any] = Field(default={}, description="keyword arguments of augment")
+    augment_args: dict[str, Any] = Field(default={}, description="keyword arguments of `augment`")
 
     @field_validator("args", "train_args", "test_args")
     @classmethod
     def _accepted(cls, args: Any, info: ValidationInfo) -> Any:
-        from toolkit.recipe.dataset_class import is_dataset, known_arguments, placed
+        from toolkit.recipe.dataset_class import check_arguments_known, is_dataset, with_absolute_root
 
         source = info.data.get("source")
         if args is None or source is None:
             return args
         target = resolve(source, cls.kind)
         if is_dataset(target):
-            known_arguments(target, args)
+            check_arguments_known(target, args)
         elif info.field_name == "args":
             cls._checked(args, info)
-        return placed(args, directory_of(info)) if is_dataset(target) or source in FOLDERS else args
+        return with_absolute_root(args, directory_of(info)) if is_dataset(target) or source in FOLDERS else args
 
     @field_validator("metrics")
     @classmethod
     def _callable(cls, metrics: list[str], info: ValidationInfo) -> list[str]:
-        return [_placed(metric, info, "function") for metric in metrics]
+        return [_absolute_callable(metric, info, "function") for metric in metrics]
 
     @field_validator("transform", "train_transform")
     @classmethod
     def _transforms(cls, transform: str | None, info: ValidationInfo) -> str | None:
-        return transform and _placed(transform, info, "transform")
+        return transform and _absolute_callable(transform, info, "transform")
 
     @field_validator("task")
     @classmethod
     def _is_task(cls, task: str | None, info: ValidationInfo) -> str | None:
         if task is None:
             return None
-        placed = beside(task, directory_of(info))
-        found = resolve(placed, "task")
-        if isinstance(found, type) and not issubclass(found, Task):
-            raise ValueError(f"'{task}' is no task: make it a subclass of toolkit.Task")
-        return placed
+        source = absolute_source(task, directory_of(info))
+        target = resolve(source, "task")
+        if isinstance(target, type) and not issubclass(target, Task):
+            raise ValueError(f"'{task}' is not a task; make it a subclass of toolkit.Task")
+        return source
 
     @field_validator("augment")
     @classmethod
     def _augments(cls, augment: str | None, info: ValidationInfo) -> str | None:
-        placed = augment and beside(augment, directory_of(info))
-        if placed is not None:
-            resolve(placed, "augmentation")
-        return placed
+        source = augment and absolute_source(augment, directory_of(info))
+        if source is not None:
+            resolve(source, "augmentation")
+        return source
 
     @field_validator("augment_args")
     @classmethod
-    def _taken(cls, args: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    def _accepted_by_augment(cls, args: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         augment = info.data.get("augment")
         if augment is not None:
             check_arguments(resolve(augment, "augmentation"), args, before=1)
         elif args and "augment" in info.data:
-            raise ValueError("are of augment, which is not given")
+            raise ValueError("`augment_args` is set without `augment`")
         return args
 
     @model_validator(mode="after")
@@ -112,49 +116,53 @@ class DataTable(Sourced):
 
     @property
     def code(self) -> list[str]:
-        """The sources of Python code besides `source` itself that decide what the data is."""
+        """Sources of Python code, in addition to `source`, that determine the data."""
         named = (self.task, self.transform, self.train_transform, self.augment)
         return [source for source in named if source is not None and ":" in source]
 
     def call(self) -> Any:
-        """What the source returns; of a `Dataset` class one object for each split, by name."""
+        """Return what the source returns; for a `Dataset` class, one object for each split, by name."""
         calls = self._calls()
         if calls is None:
             return super().call()
         return {name: self._called(args) for name, args in calls.items()}
 
     def make_task(self) -> Task | None:
-        """The task that the table names, if it does; an `InputError` says why it is none."""
+        """Return the task that the table names, or None.
+
+        Raises:
+            InputError: it cannot be created, or is not a task.
+        """
         if self.task is None:
             return None
         try:
-            made = resolve(self.task, "task")()
+            task = resolve(self.task, "task")()
         except Exception as error:
             raise InputError(f"task '{self.task}' raised {type(error).__name__}: {error}") from error
-        if not isinstance(made, Task):
-            raise InputError(f"task '{self.task}' must make a toolkit.Task, not {type(made).__name__}")
-        return made
+        if not isinstance(task, Task):
+            raise InputError(f"task '{self.task}' must return a toolkit.Task, found {type(task).__name__}")
+        return task
 
     def make_augment(self) -> Callable[[Any], Any] | None:
-        """What changes batches of inputs at random, if the table names it."""
+        """Return the augmentation that the table names, or None."""
         return None if self.augment is None else partial(resolve(self.augment, "augmentation"), **self.augment_args)
 
     def _calls(self) -> dict[str, dict[str, Any]] | None:
-        """The arguments for each split of a `Dataset` class; None for any other source."""
-        from toolkit.recipe.dataset_class import ONLY, arguments, is_dataset
+        """Return the arguments for each split of a `Dataset` class; None for any other source."""
+        from toolkit.recipe.dataset_class import DATASET_CLASS_KEYS, arguments_by_split, is_dataset
 
         target = resolve(self.source, self.kind)
         if is_dataset(target):
-            return arguments(target, self)
-        given = [name for name in ONLY if getattr(self, name) is not None]
-        if given:
-            raise ValueError(f"{given[0]} is for a source that is a Dataset class, and '{self.source}' is none")
+            return arguments_by_split(target, self)
+        ignored = [name for name in DATASET_CLASS_KEYS if getattr(self, name) is not None]
+        if ignored:
+            raise ValueError(f"`{ignored[0]}` requires a source that is a Dataset class; '{self.source}' is not one")
         return None
 
 
-def _placed(source: str, info: ValidationInfo, what: str) -> str:
-    placed = beside(source, directory_of(info))
-    if ":" not in placed:
-        raise ValueError(f"'{source}' must be 'package.module:{what}' or 'file.py:{what}'")
-    resolve(placed, "data")
-    return placed
+def _absolute_callable(source: str, info: ValidationInfo, noun: str) -> str:
+    absolute = absolute_source(source, directory_of(info))
+    if ":" not in absolute:
+        raise ValueError(f"'{source}' must be 'package.module:{noun}' or 'file.py:{noun}'")
+    resolve(absolute, "data")
+    return absolute

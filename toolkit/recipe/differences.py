@@ -1,15 +1,15 @@
-"""At which places two trees of settings differ."""
+"""The places where two trees of settings differ."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-ABSENT = "not there"
+ABSENT = "absent"
 
 
 def settings_of(content: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """Every value of a tree by its place; stages and other lists of tables count from 1."""
+    """Yield every value of a tree with its place; entries of stages and other lists of tables count from 1."""
     if isinstance(content, dict):
         for key, value in content.items():
             yield from settings_of(value, f"{place}.{key}" if place else str(key))
@@ -20,12 +20,12 @@ def settings_of(content: Any, place: str = "") -> Iterator[tuple[str, str]]:
         yield place, str(content)
 
 
-def differences(before: Any, now: Any) -> Iterator[str]:
-    """One clause for each place whose values differ: long values, such as hashes, by their beginning."""
-    one, other = dict(settings_of(before)), dict(settings_of(now))
-    for place in dict.fromkeys([*one, *other]):
-        if one.get(place) != other.get(place):
-            yield f"{place} was {_short(one.get(place, ABSENT))} and is {_short(other.get(place, ABSENT))}"
+def differences(previous: Any, current: Any) -> Iterator[str]:
+    """Yield one clause for each place whose values differ; long values, such as hashes, are cut."""
+    old, new = dict(settings_of(previous)), dict(settings_of(current))
+    for place in dict.fromkeys([*old, *new]):
+        if old.get(place) != new.get(place):
+            yield f"{place} was {_short(old.get(place, ABSENT))}, is now {_short(new.get(place, ABSENT))}"
 
 
 def _short(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What pydantic found, in the words of a recipe: a dotted place that counts from 1, and one sentence."""
+"""Errors of pydantic as problems of a recipe: a dotted place that counts from 1, and one sentence."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from toolkit.errors import Problem, did_you_mean
-from toolkit.recipe.tables import Nested
+from toolkit.recipe.tables import NestedError
 
-LONGEST = 6_000  # characters of a sentence or a place: more than the longest path of a file
+MAX_CHARACTERS = 6_000  # of a sentence or a place: longer than the longest file name
 NOT_A_TABLE = ("model_type", "model_attributes_type", "dict_type")
 
 
 def problems_of(error: ValidationError, table: type[BaseModel], within: str = "") -> Iterator[Problem]:
-    """Every mistake in `error`, which validating `table` at the place `within` raised."""
+    """Yield every mistake in `error`, raised by the validation of `table` at the place `within`."""
     for details in error.errors(include_url=False):
         location, holder, is_branch = _follow(table, details["loc"])
-        if is_branch and _is_of_another_branch(details):
+        if is_branch and _belongs_to_other_branch(details):
             continue
         place = dotted(location, within)
         cause = details.get("ctx", {}).get("error")
-        if isinstance(cause, Nested):
+        if isinstance(cause, NestedError):
             yield from problems_of(cause.error, cause.table, place)
         else:
             yield Problem(place, _sentence(details, _keys(holder)))
 
 
 def dotted(location: Sequence[str | int], within: str = "") -> str:
-    """`("stages", 0, "params")` as `stages.1.params`; keys that are no plain words are quoted, as TOML does."""
+    """Return `("stages", 0, "params")` as `stages.1.params`; keys with other characters are quoted as in TOML."""
     parts = [str(part + 1) if isinstance(part, int) else _quoted(part) for part in location]
     return ".".join([within, *parts] if within else parts)
 
@@ -42,54 +42,55 @@ def _quoted(key: str) -> str:
 
 
 def readable(problem: Problem) -> Problem:
-    """The same problem on one line that every terminal can show: what it quotes from a recipe may hold anything."""
+    """Return the problem as one printable line: the recipe that it quotes may contain any characters."""
     return Problem(printable(problem.place), printable(problem.message))
 
 
 def printable(text: str) -> str:
-    """Control characters and the like are escaped, and the middle of a very long text is left out."""
+    """Escape unprintable characters, and cut the middle of a very long text."""
     plain = "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )
-    return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 1_000]} … {plain[-900:]}"
+    return plain if len(plain) <= MAX_CHARACTERS else f"{plain[: MAX_CHARACTERS - 1_000]} … {plain[-900:]}"
 
 
-def numbers_beyond_toml(content: Any, location: Sequence[str | int] = ()) -> Iterator[Problem]:
-    """Whole numbers of more than the 64 bits that TOML promises: Python reads them, but may be unable to write them."""
+def integers_beyond_toml(content: Any, location: Sequence[str | int] = ()) -> Iterator[Problem]:
+    """Yield a problem for each integer beyond TOML's 64 bits: Python can read them, but may fail to write them."""
     if isinstance(content, int) and not -(2**63) <= content < 2**63:
-        yield Problem(dotted(location), f"must fit in 64 bits, found {_shown(content)}")
+        yield Problem(dotted(location), f"must fit in 64 bits, found {_value_text(content)}")
     elif isinstance(content, (dict, list)):
         for key, item in content.items() if isinstance(content, dict) else enumerate(content):
-            yield from numbers_beyond_toml(item, (*location, key))
+            yield from integers_beyond_toml(item, (*location, key))
 
 
 def _follow(table: Any, location: Sequence[str | int]) -> tuple[list[str | int], Any, bool]:
-    """A location without the names by which pydantic tells the members of a union apart, the annotation of what
-    holds its last part, and whether the error is about such a member as a whole."""
+    """Return the location without pydantic's names of union members, the annotation that contains its last part, and
+    whether the error is about a union member as a whole."""
     parts: list[str | int] = []
-    holder, here, is_branch = table, table, False
+    holder, annotation, is_branch = table, table, False
     for part in location:
-        is_branch = _is_choice(here)
+        is_branch = _is_choice(annotation)
         if is_branch:
-            here = next((member for member in get_args(here) if getattr(member, "__name__", None) == part), None)
+            members = get_args(annotation)
+            annotation = next((member for member in members if getattr(member, "__name__", None) == part), None)
         else:
-            holder, parts = here, [*parts, part]
-            here = _inner(here, part)
+            holder, parts = annotation, [*parts, part]
+            annotation = _inner(annotation, part)
     return parts, holder, is_branch
 
 
 def _is_choice(annotation: Any) -> bool:
-    """Whether it is a union of more than one type besides None."""
+    """Return whether it is a union of several types other than None."""
     members = [member for member in get_args(annotation) if member is not type(None)]
     return get_origin(annotation) in (Union, UnionType) and len(members) > 1
 
 
 def _inner(annotation: Any, part: str | int) -> Any:
-    """The annotation of what lies at `part` in something annotated so."""
+    """Return the annotation of the entry `part` of a value with this annotation."""
     if isinstance(part, int):
         return next(iter(get_args(annotation)), None)
     for member in (annotation, *get_args(annotation)):
-        if get_origin(member) is dict:  # its keys are no fields, whatever they are called
+        if get_origin(member) is dict:  # its keys are data, not fields
             return get_args(member)[1]
     for table in _tables_in(annotation):
         for name, field in table.model_fields.items():
@@ -110,17 +111,17 @@ def _tables_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _tables_in(argument)
 
 
-def _is_of_another_branch(details: Mapping[str, Any]) -> bool:
-    """Whether the error only says that a table is none of some names, or that a name is no table."""
+def _belongs_to_other_branch(details: Mapping[str, Any]) -> bool:
+    """Return whether the value, a table or a string, was meant for a different member of the union."""
     return details["type"] in NOT_A_TABLE or (isinstance(details["input"], dict) and details["type"] != "value_error")
 
 
-def _sentence(details: Mapping[str, Any], known: Sequence[str]) -> str:
-    kind, found = details["type"], f", found {_shown(details['input'])}"
+def _sentence(details: Mapping[str, Any], keys: Sequence[str]) -> str:
+    kind, found = details["type"], f", found {_value_text(details['input'])}"
     if kind == "missing":
         return "is missing"
     if kind == "extra_forbidden":
-        return f"is not a known key{did_you_mean(str(details['loc'][-1]), known)}"
+        return f"is not a known key{did_you_mean(str(details['loc'][-1]), keys)}"
     if kind == "value_error":
         return str(details["ctx"]["error"])
     if kind in NOT_A_TABLE:
@@ -128,15 +129,15 @@ def _sentence(details: Mapping[str, Any], known: Sequence[str]) -> str:
     if kind == "list_type":
         return f"must be a list{found}"
     if kind == "too_short":
-        least = details["ctx"]["min_length"]
-        return f"must have at least {least} {'entry' if least == 1 else 'entries'}{found}"
+        length = details["ctx"]["min_length"]
+        return f"must have at least {length} {'entry' if length == 1 else 'entries'}{found}"
     return f"{details['msg'].replace('Input should', 'must')}{found}"
 
 
-def _shown(value: Any) -> str:
-    """A value as TOML writes it, shortened."""
+def _value_text(value: Any) -> str:
+    """Return a value roughly as TOML writes it, shortened."""
     try:
         text = repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False, default=str)
-    except ValueError:  # Python refuses to write a number of thousands of digits
-        text = "a number of thousands of digits"
+    except ValueError:  # Python does not convert very long integers to text
+        text = "an integer of thousands of digits"
     return text if len(text) <= 60 else f"{text[:57]}…"

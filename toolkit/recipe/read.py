@@ -1,9 +1,7 @@
-"""A recipe file as a frozen `Recipe`; every mistake in it is found at once and named with its place."""
+"""Reading and checking a recipe file: a frozen `Recipe`, or all mistakes at once, each with its place."""
 
 from __future__ import annotations
 
-import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +15,12 @@ from toolkit.hooks.loading import Plugin
 from toolkit.params import Params
 from toolkit.recipe.data_table import DataTable
 from toolkit.recipe.overrides import apply_overrides
-from toolkit.recipe.problems import numbers_beyond_toml, printable, problems_of, readable
+from toolkit.recipe.problems import integers_beyond_toml, printable, problems_of, readable
 from toolkit.recipe.shipped import locate
-from toolkit.recipe.stage_order import sequence_problems
-from toolkit.recipe.tables import MeasureTable, ModelTable, RecipeTable, StageTable, TechniqueTable
+from toolkit.recipe.stage_order import export_problems, stage_order_problems
+from toolkit.recipe.tables import ExportTable, MeasureTable, ModelTable, RecipeTable, StageTable, TechniqueTable
+from toolkit.recipe.toml_text import TOO_DEEP, TomlError, is_too_deep, parse_toml
 from toolkit.training import TrainingSettings
-
-# Dotted keys nest without limit, and what writes and shows a recipe later is recursive.
-DEEPEST = 100
-TOO_DEEP = "is nested too deeply"
-# A key of so many parts: reading it takes tomllib the square of their number, which soon is minutes.
-ENDLESS_KEY = re.compile(r"(?:\.[\w-]+){1000}")
 
 
 @dataclass(frozen=True)
@@ -40,7 +33,15 @@ class PluginUse:
 
 @dataclass(frozen=True)
 class Stage:
-    """One row of the report: number (from 1; the baseline is 0), name, techniques, the row it starts from."""
+    """A stage of a recipe, and one row of its report.
+
+    Attributes:
+        number: number of its row; 0 is the baseline.
+        name: name of its row.
+        uses: techniques in the order written.
+        start: number of the row whose model it starts from.
+        finetune: settings of its training; None if it does not train.
+    """
 
     number: int
     name: str
@@ -50,134 +51,133 @@ class Stage:
 
     @property
     def label(self) -> str:
-        """Number and name, as errors begin with them."""
+        """Number and name, the start of an error message."""
         return f"stage {self.number} ({self.name})"
 
     @property
     def technique_names(self) -> str:
-        """Its techniques with their distributions, as errors name them."""
+        """Techniques with their distributions, for error messages."""
         return " with ".join(str(use.plugin) for use in self.uses)
 
 
 @dataclass(frozen=True)
+class Export:
+    """A model to be written in the files of a runtime: `name` of its row and folder, and the row that it exports."""
+
+    name: str
+    use: PluginUse
+    start: int
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """A checked recipe. `table` is the file's content with all defaults, `stages` what it means."""
+    """A checked recipe.
+
+    Attributes:
+        table: content of the file, with all defaults.
+        stages: stages with their plugins.
+        observers: run-wide plugins.
+        origin: path or name of the recipe, for error messages.
+    """
 
     table: RecipeTable
     stages: tuple[Stage, ...]
     observers: tuple[PluginUse, ...]
     origin: str
+    exports: tuple[Export, ...] = ()
 
     @property
     def name(self) -> str:
-        """The name of the run."""
+        """Name of the run."""
         return self.table.name
 
     @property
     def seed(self) -> int:
-        """The seed of everything random."""
+        """Seed of all random generators."""
         return self.table.seed
 
     @property
     def model(self) -> ModelTable:
-        """The network, and where its weights come from."""
+        """The `[model]` table."""
         return self.table.model
 
     @property
     def data(self) -> DataTable:
-        """Where the samples come from."""
+        """The `[data]` table."""
         return self.table.data
 
     @property
     def measure(self) -> MeasureTable:
-        """How rows are measured."""
+        """The `[measure]` table."""
         return self.table.measure
 
     @property
     def promises(self) -> Literal["stop", "warn"]:
-        """What happens where a stage undoes what an earlier one achieved."""
+        """Reaction to a stage that breaks a promise of an earlier one."""
         return self.table.promises
 
     @property
     def baseline(self) -> Stage:
-        """The training of the baseline, as stage 0."""
+        """Training of the baseline, as stage 0."""
         return Stage(0, "baseline", finetune=self.model.training)
 
 
 def read_recipe(recipe: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """Read a file, or a shipped recipe by name, with some values replaced; a `RecipeError` lists all mistakes.
+    """Read and check a recipe.
 
     Args:
-        recipe: a path, or the name of a shipped recipe.
-        overrides: new values by place, such as `{"stages.1.params.sparsity": 0.9}`; stages count from 1.
+        recipe: path of a file, or name of a shipped recipe.
+        overrides: new values by place, e.g. `{"stages.1.params.sparsity": 0.9}`; stages count from 1.
+
+    Raises:
+        RecipeError: the recipe has mistakes; the message lists them all.
+        InputError: the file does not exist or cannot be read.
     """
     path = locate(recipe)
     try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors open a file with a mark of its encoding
+        text = path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not text in UTF-8: {error.reason} at byte {error.start + 1}") from error
+        raise InputError(f"{path} is not valid UTF-8: {error.reason} at byte {error.start + 1}") from error
     return parse_recipe(text, str(recipe), path.resolve().parent, path.stem, overrides)
 
 
 def parse_recipe(
     text: str, origin: str, directory: Path, name: str = "recipe", overrides: Mapping[str, Any] | None = None
 ) -> Recipe:
-    """Check the text of a recipe: `origin` is named in errors, relative files lie in `directory`."""
+    """Check the text of a recipe; errors begin with `origin`, relative paths start at `directory`."""
     content = _content(text, origin)
     overriding = apply_overrides(content, overrides or {})
-    if _is_too_deep(content):
-        raise _refusal(origin, [Problem("", TOO_DEEP)])
+    if is_too_deep(content):
+        raise _recipe_error(origin, [Problem("", TOO_DEEP)])
     content.setdefault("name", name)
-    problems = [*overriding, *_across_stages(content.get("stages"), directory)]
+    problems = [*overriding, *_across_stages(content.get("stages"), directory), *export_problems(content)]
     try:
         table = RecipeTable.model_validate(content, context={"directory": directory})
     except ValidationError as error:
         problems = [*problems_of(error, RecipeTable), *problems]
-    told = {problem.place for problem in problems}
-    problems += [problem for problem in numbers_beyond_toml(content) if problem.place not in told]
+    reported = {problem.place for problem in problems}
+    problems += [problem for problem in integers_beyond_toml(content) if problem.place not in reported]
     if problems:
-        raise _refusal(origin, problems)
+        raise _recipe_error(origin, problems)
     observers = tuple(PluginUse(techniques.load(plugin.name, "observer"), plugin.params) for plugin in table.plugins)
-    return Recipe(table, _stages(table.stages), observers, origin)
+    stages = _stages(table.stages)
+    return Recipe(table, stages, observers, origin, _exports(table.exports, stages))
 
 
-def _refusal(origin: str, problems: Iterable[Problem]) -> RecipeError:
+def _recipe_error(origin: str, problems: Iterable[Problem]) -> RecipeError:
     return RecipeError(printable(origin), [readable(problem) for problem in problems])
 
 
 def _content(text: str, origin: str) -> dict[str, Any]:
     try:
-        text.encode()
-        if ENDLESS_KEY.search(text):
-            raise RecursionError
-        content = tomllib.loads(text)
-    except RecursionError:
-        raise _refusal(origin, [Problem("", TOO_DEEP)]) from None
-    except UnicodeEncodeError as error:
-        raise _refusal(origin, [Problem("", f"is not text: {error.reason} at character {error.start + 1}")]) from None
-    except ValueError as error:  # a TOMLDecodeError, or what Python says of a number of thousands of digits
-        raise _refusal(origin, [Problem("", f"is not TOML: {_with_place(str(error), text)}")]) from None
+        content = parse_toml(text)
+    except TomlError as error:
+        raise _recipe_error(origin, [error.problem]) from None
     if not content:
-        message = "is empty: a recipe needs [model], [data] and at least one [[stages]]"
-        raise _refusal(origin, [Problem("", message)])
+        raise _recipe_error(origin, [Problem("", "is empty; add [model], [data] and at least one [[stages]]")])
     return content
-
-
-def _with_place(message: str, text: str) -> str:
-    """What tomllib says, with a line and a column at the end of the document too, and in a reader's words."""
-    last = text.rpartition("\n")[2]
-    end = f"at the end: line {text.count(chr(10)) + 1}, column {len(last) + 1}"
-    return message.replace("at end of document", end).replace("Cannot overwrite a value", "a key is given twice")
-
-
-def _is_too_deep(content: Any) -> bool:
-    level = [content]
-    for _ in range(DEEPEST):
-        level = [item for table in level for item in (table.values() if isinstance(table, dict) else table)]
-        level = [item for item in level if isinstance(item, (dict, list))]
-    return bool(level)
 
 
 def _stages(tables: list[StageTable]) -> tuple[Stage, ...]:
@@ -186,7 +186,7 @@ def _stages(tables: list[StageTable]) -> tuple[Stage, ...]:
         Stage(
             number,
             names[number],
-            tuple(_use(each) for each in (table, *table.others)),
+            tuple(_use(technique) for technique in (table, *table.others)),
             number - 1 if table.start is None else names.index(table.start),
             table.finetune,
         )
@@ -198,8 +198,20 @@ def _use(table: TechniqueTable) -> PluginUse:
     return PluginUse(techniques.load(table.technique), table.params)
 
 
+def _exports(tables: list[ExportTable], stages: tuple[Stage, ...]) -> tuple[Export, ...]:
+    names = ["baseline", *(stage.name for stage in stages)]
+    return tuple(
+        Export(
+            table.name or table.runtime,
+            PluginUse(techniques.load(table.runtime, "runtime"), table.params),
+            len(stages) if table.start is None else names.index(table.start),
+        )
+        for table in tables
+    )
+
+
 def _across_stages(tables: Any, directory: Path) -> list[Problem]:
-    """Mistakes that no stage shows alone, among the stages that are valid alone."""
+    """Return the mistakes that concern several stages, among those that are valid by themselves."""
     if not isinstance(tables, list):
         return []
     stages: list[StageTable | None] = []
@@ -208,4 +220,4 @@ def _across_stages(tables: Any, directory: Path) -> list[Problem]:
             stages.append(StageTable.model_validate(table, context={"directory": directory}))
         except ValidationError:
             stages.append(None)
-    return sequence_problems(tables, stages)
+    return stage_order_problems(tables, stages)

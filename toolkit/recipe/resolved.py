@@ -1,4 +1,4 @@
-"""The recipe as it was run: every default written out, and whatever was chosen here instead of `auto`."""
+"""The resolved recipe: all defaults written out, and each `auto` replaced by the value that was chosen."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ def resolved_recipe(
     trainings: Mapping[int, TrainingSettings],
     params: Mapping[int, Sequence[dict[str, Any] | None]] | None = None,
 ) -> str:
-    """TOML that repeats the run: what was chosen replaces what the recipe says, by number of the stage.
+    """Return TOML that repeats the run, with the chosen values in place of the recipe's.
 
     Args:
-        recipe: what was run.
-        threads: of the processor.
-        device: its type.
-        trainings: how it was trained; 0 stands for the baseline.
-        params: of every technique of a stage, None where they are the recipe's.
+        recipe: recipe that was run.
+        threads: number of CPU threads.
+        device: type of the device.
+        trainings: settings of each training, by stage number; 0 is the baseline.
+        params: resolved params of each technique, by stage number; None if they equal the recipe's.
     """
     content = as_table(recipe.table.model_copy(update={"threads": threads, "device": device}))
     for number, settings in trainings.items():
         table, key = (content["model"], "training") if number == 0 else (content["stages"][number - 1], "finetune")
         table[key] = settings.model_dump(exclude_none=True)
     for number, chosen in (params or {}).items():
-        steps = [content["stages"][number - 1], *content["stages"][number - 1]["with"]] if number else []
-        for step, table in zip(steps, chosen, strict=False):
+        uses = [content["stages"][number - 1], *content["stages"][number - 1]["with"]] if number else []
+        for use, table in zip(uses, chosen, strict=False):
             if table is not None:
-                step["params"] = table
-    for table in (content, content["model"], content["data"], *content["stages"]):
+                use["params"] = table
+    for table in (content, content["model"], content["data"], *content["stages"], *content["exports"]):
         _drop_empty(table)
     return tomli_w.dumps(content)
 
 
 def as_table(table: Table) -> dict[str, Any]:
-    """What a table holds, as a recipe writes it."""
+    """Return the content of a table with the keys that a recipe uses."""
     return table.model_dump(by_alias=True, exclude_none=True)
 
 
 def _drop_empty(table: dict[str, Any]) -> None:
-    """Leave out the tables and lists of a table that are empty, which they are by default; not what is in them."""
-    # But for the arguments of one split: that there are any, though none, says that there is such a split.
+    """Remove empty tables and lists, which are defaults; leave nested ones alone."""
+    # An empty train_args or test_args stays: its presence says that the split exists.
     for key in [key for key, value in table.items() if value in ({}, []) and key not in ("train_args", "test_args")]:
         del table[key]

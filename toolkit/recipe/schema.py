@@ -24,6 +24,7 @@ NAMING: dict[str, tuple[Role, str]] = {
     "StageTable": ("technique", "technique"),
     "TechniqueTable": ("technique", "technique"),
     "PluginTable": ("observer", "name"),
+    "ExportTable": ("runtime", "runtime"),
 }
 
 

@@ -1,4 +1,4 @@
-"""A run in numbers: one row for the baseline and one for each stage."""
+"""The report of a run: a row for the baseline and a row for each stage."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ FORMAT: Literal[1] = 1
 
 
 class Report(BaseModel):
-    """All rows of a run, the baseline first, with what is needed to read them.
+    """The rows of a run, the baseline first, with its environment and metrics of quality.
 
-    It is what `report.json` holds: `model_dump_json` writes it, and `read_report` reads it from a run directory.
+    `report.json` has the same fields: `model_dump_json()` returns its content, and `Report.read(directory)` reads it.
 
     Attributes:
-        name: of the run.
-        seed: of everything random in it.
-        rows: row 0 is the baseline.
+        format: version of the file format.
+        name: name of the run.
+        seed: seed of the run's random numbers.
+        rows: rows, the baseline first.
         environment: hardware and library versions.
-        quality: the metrics of quality, the primary one first, and whether `higher` or `lower` is better.
-        starts: for every row the number of the row that it started from; the row before where it is missing.
-        directory: the run directory, if there is one; curves, layers and samples of `details` are in it.
+        quality: metrics of quality, the primary one first, with the better direction, `higher` or `lower`.
+        starts: for each row the number of the row that its stage started from; the previous row by default.
+        directory: run directory with the curves, layers and samples of `details`; None for a report without one.
     """
 
     model_config = ConfigDict(strict=True, frozen=True)
@@ -44,6 +45,17 @@ class Report(BaseModel):
     rows: Annotated[tuple[Row, ...], Field(strict=False, min_length=1)]
     environment: dict[str, Any]
     directory: Path | None = Field(default=None, exclude=True, repr=False)
+
+    @classmethod
+    def read(cls, directory: str | Path) -> Report:
+        """Read the report of a run directory.
+
+        Raises:
+            InputError: the directory or its report is missing, damaged, or of a newer format.
+        """
+        from toolkit.report.reader import read_report
+
+        return read_report(directory)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Report) and self.model_dump() == other.model_dump()
@@ -85,7 +97,7 @@ class Report(BaseModel):
     def plot(self) -> dict[str, Figure]:
         """Return the charts by name, as matplotlib figures: stages, quality against size, layers, learning curves.
 
-        Without a run directory those are missing that are drawn from its files.
+        Charts of layers require the run directory.
         """
         from toolkit.report.charts import charts
 

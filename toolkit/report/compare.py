@@ -1,4 +1,4 @@
-"""Two runs side by side: which settings differ, and which numbers moved further than their intervals allow."""
+"""Comparison of two runs: the settings that differ, and the numbers that differ by more than their intervals."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from typing import Any, Literal, NamedTuple
 
 from toolkit.errors import InputError
 from toolkit.metrics import all_quantities
-from toolkit.metrics.support.metric import Quantity
+from toolkit.metrics.support.metric import EXACT, Comparison, Quantity
 from toolkit.metrics.support.quality_format import quality_format
-from toolkit.number_text import half_width, printable
+from toolkit.number_text import bytes_text, half_width, plain, printable
 from toolkit.recipe.differences import settings_of
 from toolkit.report import Report
 from toolkit.report.reader import read_report
+from toolkit.report.unknown_metrics import unknown_numbers
 from toolkit.rows import Interval, Row
 from toolkit.storage.run_directory import RECIPE
 
-# `moved`: beyond the intervals, or a count that is another; `unknown`: another number, and nobody knows its noise.
+# `moved`: beyond the intervals, or an unequal count; `unknown`: unequal, but at least one run has no interval.
 Outcome = Literal["moved", "within", "unknown"]
 ABSENT = "–"
 
 
 class Setting(NamedTuple):
-    """A place in two recipes whose values differ."""
+    """A place in two recipes with different values."""
 
     place: str
     first: str
@@ -44,8 +45,8 @@ class Number(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Two runs, the settings that differ, all numbers that both have, and the rows that only one has."""
+class ComparedRuns:
+    """Two runs: the settings that differ, the numbers that both have, and the rows that only one of them has."""
 
     first: Path
     second: Path
@@ -54,20 +55,24 @@ class Comparison:
     alone: list[str]
 
     def of(self, outcome: Outcome) -> list[Number]:
-        """The numbers with this outcome."""
+        """Return the numbers with an outcome."""
         return [number for number in self.numbers if number.outcome == outcome]
 
 
-def compare(first: Path, second: Path) -> Comparison:
-    """Compare two run directories; an `InputError` names the one that is not, or is damaged."""
+def compare(first: Path, second: Path) -> ComparedRuns:
+    """Compare two run directories.
+
+    Raises:
+        InputError: a directory is not a run directory, or its report or recipe is damaged.
+    """
     reports = read_report(first), read_report(second)
     pairs, alone = _paired(*reports)
     numbers = [number for label, one, other in pairs for number in _numbers(label, one, other, reports)]
-    return Comparison(first, second, _settings(first, second), numbers, alone)
+    return ComparedRuns(first, second, _settings(first, second), numbers, alone)
 
 
 def moved(first: float, second: float, one: Interval | None, other: Interval | None) -> Outcome:
-    """Whether two independent measurements differ by more than their 95 % intervals together."""
+    """Return whether two independent measurements differ by more than their combined 95 % intervals."""
     if first == second:
         return "within"
     arms = half_width(first, one), half_width(second, other)
@@ -94,13 +99,13 @@ def _recipe(folder: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not TOML: {error}") from error
 
 
 def _paired(first: Report, second: Report) -> tuple[list[tuple[str, Row, Row]], list[str]]:
-    """Rows of the same name, or else of the same number if neither has another partner; the names of the rest."""
+    """Return pairs of rows with the same name, or with the same number if no name matches, and the remaining names."""
     named = {row.stage: row for row in second.rows}
     partners = {number: named.pop(row.stage) for number, row in enumerate(first.rows) if row.stage in named}
     for number, row in enumerate(second.rows[: len(first.rows)]):
@@ -116,35 +121,39 @@ def _paired(first: Report, second: Report) -> tuple[list[tuple[str, Row, Row]], 
 
 
 def _numbers(label: str, one: Row, other: Row, reports: tuple[Report, Report]) -> Iterator[Number]:
-    """Yield the numbers that both rows have: of quality, of the other metrics, and of techniques."""
-    qualities = list(dict.fromkeys(name for report in reports for name in report.measured_qualities))
-    quantities = all_quantities()
-    for name in qualities:
-        quantity = Quantity(name, quality_format(name).text, between_runs=0.0)
-        yield from _compared(label, one, other, quantities.get(name, quantity))
-    of_techniques = {name: Quantity(name, between_runs=0.0) for name in one.values if "." in name}
-    for name, quantity in {**quantities, **of_techniques}.items():
-        if name not in qualities:
-            yield from _compared(label, one, other, quantity)
+    """Yield the numbers that both rows have: quality, then counts, then other metrics, then those of techniques."""
+    qualities = dict.fromkeys(name for report in reports for name in report.measured_qualities)
+    quantities = {name: Quantity(name, quality_format(name).text) for name in qualities}
+    for quantity in sorted(all_quantities().values(), key=_order):
+        quantities.setdefault(quantity.key, quantity)
+    others = [*unknown_numbers(reports[0]), *(name for name in one.values if "." in name)]
+    for name in others:
+        quantities.setdefault(name, Quantity(name, bytes_text if name.endswith("_bytes") else plain))
+    for quantity in quantities.values():
+        if quantity.comparison is not None:
+            yield from _compared(label, one, other, quantity, quantity.comparison)
 
 
-def _compared(label: str, one: Row, other: Row, quantity: Quantity) -> Iterator[Number]:
+def _order(quantity: Quantity) -> tuple[bool, bool]:
+    return quantity.comparison != EXACT, not quantity.by_batch_size
+
+
+def _compared(label: str, one: Row, other: Row, quantity: Quantity, comparison: Comparison) -> Iterator[Number]:
     sizes = list(one.get(quantity.key) or {}) if quantity.by_batch_size else [""]
     for size in sizes:
         first, second = one.number(quantity.key, size), other.number(quantity.key, size)
         if first is not None and second is not None:
             intervals = one.interval(quantity.interval, size), other.interval(quantity.interval, size)
             name = f"{printable(quantity.label)} @{size}" if size else printable(quantity.label)
-            outcome = _outcome(first, second, intervals, quantity.between_runs)
+            outcome = _outcome(first, second, intervals, comparison)
             yield Number(label, name, quantity.text(first), quantity.text(second), outcome)
 
 
 def _outcome(
-    first: float, second: float, intervals: tuple[Interval | None, Interval | None], between_runs: float | None
+    first: float, second: float, intervals: tuple[Interval | None, Interval | None], comparison: Comparison
 ) -> Outcome:
-    """Return whether a number moved: a count as soon as it differs, a measurement beyond its intervals."""
-    if between_runs is None:
+    if comparison.exact:
         return "within" if first == second else "moved"
-    if abs(first - second) <= between_runs * min(first, second):
+    if abs(first - second) <= comparison.between_runs * min(first, second):
         return "within"
     return moved(first, second, *intervals)

@@ -1,4 +1,4 @@
-"""A comparison of two runs for the terminal and as a page."""
+"""A comparison of two runs, for a terminal and as a page."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from tabulate import tabulate
 
-from toolkit.report.compare import Comparison, Number
+from toolkit.report.compare import ComparedRuns, Number
 from toolkit.report.page import render_template
 
 
 class Section(NamedTuple):
-    """A heading, what to say where there is nothing to show, the titles and the lines."""
+    """A heading, the text if there are no lines, the titles of the columns, and the lines."""
 
     title: str
     nothing: str
@@ -20,8 +20,8 @@ class Section(NamedTuple):
     lines: Sequence[Sequence[str]]
 
 
-def sections(comparison: Comparison) -> list[Section]:
-    """What differs, in the order of its weight."""
+def sections(comparison: ComparedRuns) -> list[Section]:
+    """Return the differences, the most important ones first."""
     runs = _names(comparison)
     settings = Section("Settings that differ", "The recipes are the same.", ("place", *runs), comparison.settings)
     moved = Section(
@@ -35,17 +35,17 @@ def sections(comparison: Comparison) -> list[Section]:
     return [settings, moved, *([others] if unknown else [])]
 
 
-def remarks(comparison: Comparison) -> Iterator[str]:
-    """What else to know of the two."""
+def remarks(comparison: ComparedRuns) -> Iterator[str]:
+    """Yield sentences on everything that is not in a table."""
     within = len(comparison.of("within"))
     if within:
-        yield f"{within} numbers are the same or differ by less than their intervals."
+        yield f"{within} numbers are equal or differ by less than their intervals."
     if comparison.alone:
         yield f"Only one of the runs has: {', '.join(comparison.alone)}."
 
 
-def as_text(comparison: Comparison) -> str:
-    """Everything for a terminal."""
+def as_text(comparison: ComparedRuns) -> str:
+    """Return the comparison for a terminal."""
     parts = [
         f"{section.title}\n\n{tabulate(section.lines, headers=section.titles, disable_numparse=True)}\n"
         if section.lines
@@ -55,8 +55,8 @@ def as_text(comparison: Comparison) -> str:
     return "\n".join([*parts, *remarks(comparison)])
 
 
-def as_page(comparison: Comparison) -> str:
-    """Everything as one page of HTML."""
+def as_page(comparison: ComparedRuns) -> str:
+    """Return the comparison as one page of HTML."""
     return render_template(
         "difference.html.j2",
         title=" and ".join(_names(comparison)),
@@ -65,7 +65,7 @@ def as_page(comparison: Comparison) -> str:
     )
 
 
-def _names(comparison: Comparison) -> tuple[str, str]:
+def _names(comparison: ComparedRuns) -> tuple[str, str]:
     return str(comparison.first), str(comparison.second)
 
 

@@ -1,14 +1,14 @@
-"""Learning curves, thinned while they come in: a long training needs no more memory than a short one."""
+"""Learning curves, averaged during a training, so that a long one needs as little memory as a short one."""
 
 from __future__ import annotations
 
 from toolkit.report.details import Curve
 
-POINTS = 400
+MAX_POINTS = 400
 
 
 class CurveRecorder:
-    """Collects the loss of every step of one training in at most `POINTS` means."""
+    """Averages the losses of one training to at most `MAX_POINTS` points."""
 
     def __init__(self, number: int, stage: str) -> None:
         self._number, self._stage = number, stage
@@ -16,15 +16,15 @@ class CurveRecorder:
         self._points: list[tuple[int, float]] = []
 
     def add(self, step: int, steps: int, loss: float) -> None:
-        """Take the loss of step `step` of `steps`, counted from 1."""
+        """Add the loss of step `step` of `steps`, counted from 1."""
         self._steps = steps
         self._sum, self._count = self._sum + loss, self._count + 1
-        if self._count == -(-steps // POINTS) or step == steps:
+        if self._count == -(-steps // MAX_POINTS) or step == steps:
             self._points.append((step, self._sum / self._count))
             self._sum, self._count = 0.0, 0
 
     def curve(self) -> Curve:
-        """The curve so far."""
+        """Return the curve so far."""
         return Curve(
             number=self._number,
             stage=self._stage,

@@ -1,14 +1,16 @@
-"""What the page shows and `report.json` does not hold: curves, layers, weights and samples, as `details.json`."""
+"""Curves, layers, weights and samples for the page, which `details.json` contains."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 DETAILS = "details.json"
 Count = Annotated[int, Field(ge=0)]
 FORMAT: Literal[1] = 1
+# In the first files of format 1.
+FORMER_SPELLING = "toolkit details 1"
 
 
 class _Part(BaseModel):
@@ -16,7 +18,7 @@ class _Part(BaseModel):
 
 
 class Curve(_Part):
-    """The loss of one training: at most `POINTS` points, each the mean over the steps since the point before."""
+    """Loss of one training: at most `MAX_POINTS` points, each the mean since the previous point."""
 
     number: Count
     stage: str
@@ -26,14 +28,14 @@ class Curve(_Part):
 
 
 class Histogram(_Part):
-    """How the weights that are not zero are distributed: counts in equal bins from `-limit` to `limit`."""
+    """Distribution of the nonzero weights: counts in equal bins from `-limit` to `limit`."""
 
     limit: float = Field(gt=0)
     counts: list[Count]
 
 
 class Layer(_Part):
-    """One layer of one row's model: its class, its weights as the layer sees them, and what they take to store."""
+    """A layer of a row's model: its class, its weights as the layer sees them, and the bytes that store them."""
 
     layer: str
     kind: str
@@ -45,23 +47,23 @@ class Layer(_Part):
 
     @property
     def sparsity(self) -> float:
-        """The fraction of its weights that are zero."""
+        """Fraction of the weights that are zero."""
         return self.zeros / self.weights if self.weights else 0.0
 
 
 class Sample(_Part):
-    """One sample that the baseline answers rightly and the final model does not; `picture` is a PNG as a data URI."""
+    """A sample that only the baseline answers correctly; `picture` is a PNG as a data URI."""
 
     index: Count
     target: str
     baseline: str
     final: str
-    # Nothing else is ever put into a page, also where somebody wrote the file by hand.
+    # The page must not load anything else, whoever wrote the file.
     picture: str | None = Field(default=None, pattern=r"^data:image/png;base64,[A-Za-z0-9+/]+={0,2}$")
 
 
 class Lost(_Part):
-    """How many samples only the baseline answers rightly, how many only the final model, and some of the former."""
+    """Number of samples that only the baseline answers correctly (`lost`) or only the final model (`gained`)."""
 
     split: str
     lost: Count
@@ -70,9 +72,9 @@ class Lost(_Part):
 
 
 class Details(_Part):
-    """Everything in `details.json`; `layers` has a list for every row."""
+    """Content of `details.json`; `layers` has a list for each row."""
 
-    format: Literal[1] = FORMAT
+    format: Annotated[Literal[1], BeforeValidator(lambda it: FORMAT if it == FORMER_SPELLING else it)] = FORMAT
     curves: list[Curve] = []
     layers: list[list[Layer]] = []
     lost: Lost | None = None

@@ -1,4 +1,4 @@
-"""The layers of a result as a table, beside those of the baseline."""
+"""Table of the layers of a result, next to those of the baseline."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from toolkit.report.details import Layer
 
 
 def layer_table(before: Sequence[Layer], after: Sequence[Layer]) -> list[dict[str, str]]:
-    """All layers of the result, with the bytes of the baseline's layer of the same name."""
+    """Return all layers of the result, with the size of the baseline's layer of the same name."""
     baseline = {layer.layer: layer for layer in before}
     return [_line(layer, baseline.get(layer.layer)) for layer in after]
 

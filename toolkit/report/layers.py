@@ -1,4 +1,4 @@
-"""The layers of a model as they are stored: kind, weights, zeros, precision, bytes and the weights' histogram."""
+"""The layers of a model as stored: class, weights, zeros, precision, bytes and a histogram."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from toolkit.masks import named_weights
 from toolkit.replacements import replaced_layers
 from toolkit.report.details import Histogram, Layer
 
-BINS = 41  # odd, so that small weights of both signs share the bin in the middle
+BINS = 41  # odd: small weights of both signs share the middle bin
 
 
 @torch.no_grad()
 def layers_of(model: nn.Module) -> list[Layer]:
-    """Every layer that has weights, in the order of the model; a tensor that layers share belongs to the first."""
-    found = {layer.layer: layer for layer in (*_plain(model), *_replaced(model))}
+    """Return the layers with weights, in the order of the model; a shared tensor belongs to its first layer."""
+    layers = {layer.layer: layer for layer in (*_plain(model), *_replaced(model))}
     order = {path: place for place, (path, _) in enumerate(model.named_modules())}
-    return sorted(found.values(), key=lambda layer: order.get(layer.layer, len(order)))
+    return sorted(layers.values(), key=lambda layer: order.get(layer.layer, len(order)))
 
 
 def histogram(weights: Tensor) -> Histogram | None:
-    """The distribution of all finite entries that are not zero; None if there are none."""
+    """Return the distribution of all finite nonzero entries; None if there are none."""
     values = weights.detach().float().flatten().cpu()
     values = values[(values != 0) & values.isfinite()]
     if not len(values):
@@ -51,8 +51,8 @@ def _replaced(model: nn.Module) -> Iterator[Layer]:
     for layer in replaced_layers(model):
         stored = [*layer.module.parameters(), *layer.module.buffers()]
         kind = f"{type(layer.module).__name__} for {layer.replaces}"
-        made = _layer(layer.path, kind, [*layer.weights.values()], stored)
-        yield made if layer.precision is None else made.model_copy(update={"precision": layer.precision})
+        entry = _layer(layer.path, kind, [*layer.weights.values()], stored)
+        yield entry if layer.precision is None else entry.model_copy(update={"precision": layer.precision})
 
 
 def _layer(path: str, kind: str, weights: Sequence[Tensor], stored: Iterable[Tensor]) -> Layer:
@@ -70,5 +70,5 @@ def _layer(path: str, kind: str, weights: Sequence[Tensor], stored: Iterable[Ten
 
 
 def _matrices(values: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The weights without the biases, if there are any: nobody prunes a bias."""
+    """Return the weights without biases, which are not pruned; all tensors if every one has a single dimension."""
     return [value for value in values if value.dim() > 1] or values

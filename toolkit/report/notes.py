@@ -1,4 +1,4 @@
-"""The notes of the techniques as a page shows them: a text, and a table in which every cell is text."""
+"""The notes and numbers of plugins, formatted for a page."""
 
 from __future__ import annotations
 
@@ -9,65 +9,64 @@ from toolkit.number_text import plain, printable
 from toolkit.report import Report
 from toolkit.rows import Note
 
-LONGEST = 100  # rows of a table on the page; report.md has them all
+MAX_TABLE_ROWS = 100  # on the page; report.md has all rows
 
 
-class ShownNote(NamedTuple):
-    """One note: where it comes from, what it says, and how many rows of its table are left out."""
+class PageNote(NamedTuple):
+    """A note: its title, its text and table, the number of omitted rows, and the name of its chart."""
 
     title: str
     text: str
     table: list[dict[str, str]]
     more: int
     chart: str
-    """The name of the chart that its plot makes, if it makes one."""
 
 
-class ShownNumber(NamedTuple):
-    """A number that a technique measured, under its full name."""
+class PageNumber(NamedTuple):
+    """A number that a plugin measured, with its full name."""
 
     stage: str
     name: str
     text: str
 
 
-def shown_notes(report: Report) -> list[ShownNote]:
-    """All notes, in the order of the rows."""
+def notes_of(report: Report) -> list[PageNote]:
+    """Return all notes, in the order of the rows."""
     return [
-        _shown(number, row.stage, name, note)
+        _page_note(number, row.stage, name, note)
         for number, row in enumerate(report.rows)
         for name, note in row.notes.items()
     ]
 
 
-def shown_numbers(report: Report) -> list[ShownNumber]:
-    """The numbers that techniques and plugins measured: those with a dot in their name."""
+def plugin_numbers(report: Report) -> list[PageNumber]:
+    """Return the numbers that plugins measured; their names contain a dot."""
     return [
-        ShownNumber(f"{number} {row.stage}", name, plain(value))
+        PageNumber(f"{number} {row.stage}", name, plain(value))
         for number, row in enumerate(report.rows)
         for name, value in row.values.items()
         if "." in name and isinstance(value, (int, float))
     ]
 
 
-def _shown(number: int, stage: str, name: str, note: Note) -> ShownNote:
-    more = max(0, len(note.table) - LONGEST)
+def _page_note(number: int, stage: str, name: str, note: Note) -> PageNote:
+    more = max(0, len(note.table) - MAX_TABLE_ROWS)
     title = title_of(number, stage, name)
-    return ShownNote(title, note.text, table_as_text(note.table), more, chart_name(number, name))
+    return PageNote(title, note.text, table_as_text(note.table), more, chart_name(number, name))
 
 
 def chart_name(number: int, name: str) -> str:
-    """What the chart of a note of row `number` is called."""
+    """Return the name of the chart of a note in row `number`."""
     return f"note-{number}-{name}"
 
 
 def title_of(number: int, stage: str, name: str) -> str:
-    """What a note is called on the page: `1 pruning: pruning.scan`."""
+    """Return the title of a note on the page: `1 pruning: pruning.scan`."""
     return printable(f"{number} {stage}: {name}")
 
 
 def table_as_text(table: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """The first lines, as many as the page shows, each with all columns in the order in which they first come up."""
-    table = table[:LONGEST]
+    """Return the first `MAX_TABLE_ROWS` rows as text, each with all columns in the order of their first appearance."""
+    table = table[:MAX_TABLE_ROWS]
     columns = list(dict.fromkeys(key for line in table for key in line))
     return [{printable(key): plain(line.get(key)) for key in columns} for line in table]

@@ -1,4 +1,4 @@
-"""The report as one page of HTML that needs nothing else: no network, no script, no file beside it."""
+"""The report as one page of HTML, without scripts, network access or other files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from toolkit.number_text import bytes_text, plain, printable, seconds
 from toolkit.report import Report
 from toolkit.report.details import Details
 from toolkit.report.layer_table import layer_table
-from toolkit.report.notes import shown_notes, shown_numbers
+from toolkit.report.notes import notes_of, plugin_numbers
 from toolkit.report.table import REUSED_MEANS, cells
 from toolkit.report.verdicts import stage_verdicts, verdict
 from toolkit.storage.run_directory import RECIPE
@@ -24,7 +24,7 @@ PAGE = "report.html"
 
 
 def render(report: Report) -> str:
-    """The page of a report; its curves, layers, samples and recipe come from the run directory, if there is one."""
+    """Return the page of a report; curves, layers, samples and recipe come from its run directory, if it has one."""
     from toolkit.report.charts import charts
     from toolkit.report.charts.svg import inline_svg
 
@@ -33,11 +33,11 @@ def render(report: Report) -> str:
     return _template("report.html.j2").render(
         **_summary(report),
         charts=charts(report),
-        svg=lambda chart: Markup(inline_svg(chart)),  # drawn here, its texts escaped by the XML writer
+        svg=lambda chart: Markup(inline_svg(chart)),  # the XML writer has escaped its texts
         layers=layers,
         lost=details.lost,
-        notes=shown_notes(report),
-        numbers=shown_numbers(report),
+        notes=notes_of(report),
+        numbers=plugin_numbers(report),
         environment=_environment_table(report.environment),
         recipe=_recipe(report),
         duration=seconds(_total(report, "duration_s")),
@@ -47,12 +47,12 @@ def render(report: Report) -> str:
 
 
 def summary(report: Report) -> str:
-    """The verdict and the table alone, as HTML for a notebook."""
+    """Return the verdict and the table as HTML for a notebook."""
     return _template("summary.html.j2").render(**_summary(report))
 
 
 def render_template(name: str, **content: Any) -> str:
-    """A page of another kind in the same looks."""
+    """Return a page of another template in the same style."""
     return _template(name).render(**content)
 
 
@@ -83,11 +83,11 @@ def _recipe(report: Report) -> str | None:
     try:
         return path.read_text(encoding="utf-8") if path.is_file() else None
     except (OSError, UnicodeDecodeError):
-        return None  # the page is about the numbers, which are there
+        return None  # the page is complete without it
 
 
 def _shown(value: Any) -> Any:
-    """Every text that a template inserts: without what a page cannot hold, a number and its ± on one line."""
+    """Return a text for the page: printable, with a number and its ± on one line."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     return printable(value).replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")

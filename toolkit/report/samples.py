@@ -1,4 +1,4 @@
-"""Which samples a compressed model gets wrong and the baseline got right, with their pictures."""
+"""The samples that only the baseline answers correctly, with their images."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from toolkit.data.splits import Data
 from toolkit.metrics import Answers
 from toolkit.report.details import Lost, Sample
 
-SHOWN = 24
-LARGEST = 64  # pixels a side
-SMALLEST = 4
+MAX_SAMPLES = 24
+MAX_PIXELS = 64  # pixels a side
+MIN_PIXELS = 4
 
 
 def lost_samples(before: Answers, after: Answers, data: Data, split: str) -> Lost | None:
-    """Count what only one of two models answers rightly, and show up to `SHOWN` that only `before` does.
+    """Count the samples that only one of two models answers correctly.
 
-    None for a task in which nothing is right or wrong.
+    The result lists up to `MAX_SAMPLES` that only `before` does; it is None for a task without correct answers.
     """
     if before.correct is None or after.correct is None:
         return None
     lost = (before.correct & ~after.correct).nonzero().flatten()
     gained = int((after.correct & ~before.correct).sum())
-    samples = _shown(lost[:SHOWN], before, after, data, split)
+    samples = _shown(lost[:MAX_SAMPLES], before, after, data, split)
     return Lost(split=split, lost=len(lost), gained=gained, samples=samples)
 
 
 def picture(image: Tensor) -> str | None:
-    """A PNG as a data URI of what looks like an image, (1|3, H, W); None of anything else."""
-    if image.dim() != 3 or image.shape[0] not in (1, 3) or min(image.shape[1:]) < SMALLEST or image.is_complex():
+    """Return an image (1|3, H, W) as a PNG in a data URI; None for any other tensor."""
+    if image.dim() != 3 or image.shape[0] not in (1, 3) or min(image.shape[1:]) < MIN_PIXELS or image.is_complex():
         return None
     from PIL import Image
 
@@ -43,7 +43,7 @@ def picture(image: Tensor) -> str | None:
     pixels = ((pixels - low) / (high - low).clamp(min=1e-12) * 255).round().to(torch.uint8)
     array = pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).contiguous().numpy()
     shown = Image.fromarray(array)
-    shown.thumbnail((LARGEST, LARGEST))
+    shown.thumbnail((MAX_PIXELS, MAX_PIXELS))
     file = io.BytesIO()
     shown.save(file, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
@@ -66,15 +66,15 @@ def _shown(lost: Tensor, before: Answers, after: Answers, data: Data, split: str
 
 
 def _word(values: Any, place: int) -> str:
-    """One sample's target or answer, if that is a number; else nothing."""
+    """Return the target or answer of a sample as text if it is a number, else an empty string."""
     if not isinstance(values, Tensor) or values[place].numel() != 1:
         return ""
     return str(values[place].item())
 
 
 def _picture_at(inputs: Any, place: int) -> str | None:
-    """The picture of one sample: of the first of its inputs, if there are several, that is one."""
+    """Return the image of a sample: the first of its inputs that is one, None without one."""
     several = inputs.values() if isinstance(inputs, Mapping) else inputs
     parts = [inputs] if isinstance(inputs, Tensor) else several
     pictures = (picture(part[place]) for part in parts if isinstance(part, Tensor) and part.dim() == 4)
-    return next((found for found in pictures if found), None)
+    return next((uri for uri in pictures if uri), None)

@@ -1,24 +1,27 @@
-"""A report as a table: for the terminal, as wide as it is, for Markdown, and for a page."""
+"""A report as a table: for a terminal of any width, for Markdown, and for a page."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
 from toolkit.metrics import all_metrics
 from toolkit.metrics.support.metric import Column, TableContent
-from toolkit.number_text import printable
+from toolkit.number_text import plain, printable
 from toolkit.report import Report
+from toolkit.report.unknown_metrics import unknown_numbers
 from toolkit.report.verdicts import stage_verdicts, verdict
-from toolkit.rows import Note
+from toolkit.rows import MAX_INTEGER, Note, Row
 
 REUSED = "↺"
-REUSED_MEANS = f"{REUSED} computed by an earlier run: model and numbers are kept, the times are of then."
+REUSED_MEANS = f"{REUSED} computed by an earlier run; the times were measured in that run."
 MAX_NOTE_ROWS = 8  # rows of a note's table on a terminal
-WHERE = ("processor", "threads", "device", "torch")
+UNKNOWN_DISPENSABLE = 1000
+ENVIRONMENT_KEYS = ("processor", "threads", "device", "torch")
 
 
 class Heading(NamedTuple):
@@ -29,9 +32,9 @@ class Heading(NamedTuple):
 
 
 def as_text(report: Report, width: int = 80) -> str:
-    """The table, the verdicts and the notes for a terminal.
+    """Return the table, the verdicts and the notes for a terminal of `width` characters.
 
-    Columns that do not fit are left out, the least important ones first.
+    Columns that do not fit are dropped, the least important ones first.
     """
     columns = columns_of(report)
     table = _table(report, columns, "simple")
@@ -39,31 +42,31 @@ def as_text(report: Report, width: int = 80) -> str:
         columns.remove(max(columns, key=lambda column: column.dispensable))
         table = _table(report, columns, "simple")
     notes = [f"\n{line}" for line in _notes(report, "simple", MAX_NOTE_ROWS)]
-    return "\n".join([table, "", *_reused(report), *_said(report, width), *notes])
+    return "\n".join([table, "", *_reused(report), *_verdicts(report, width), *notes])
 
 
 def as_markdown(report: Report) -> str:
-    """The verdicts, the table with all intervals, and the notes, as Markdown."""
-    where = ", ".join(f"{key} {report.environment[key]}" for key in WHERE if key in report.environment)
+    """Return the verdicts, the table with all intervals, and the notes, as Markdown."""
+    where = ", ".join(f"{key} {report.environment[key]}" for key in ENVIRONMENT_KEYS if key in report.environment)
     notes = "".join(f"\n{line}\n" for line in _notes(report, "github"))
-    said = "".join(f"- {line}\n" for line in stage_verdicts(report))
+    verdicts = "".join(f"- {line}\n" for line in stage_verdicts(report))
     table = _table(report, columns_of(report, detailed=True), "github")
     reused = "".join(f"{line}\n" for line in _reused(report))
-    return f"# {report.name}\n\n{verdict(report)}\n\n{table}\n\n{reused}{said}\nMeasured on: {where}.\n{notes}"
+    return f"# {report.name}\n\n{verdict(report)}\n\n{table}\n\n{reused}{verdicts}\nMeasured on: {where}.\n{notes}"
 
 
 def cells(report: Report) -> tuple[list[Heading], list[list[str]]]:
-    """Return the headings and the lines of the whole table, with all intervals."""
+    """Return the headings and the rows of the complete table, with all intervals."""
     columns = columns_of(report, detailed=True)
     headings = [Heading("#", "number of the row"), *(Heading(column.title, column.explanation) for column in columns)]
     return headings, _lines(report, columns)
 
 
 def columns_of(report: Report, detailed: bool = False) -> list[Column]:
-    """The columns that any row has something for, those that matter first; `detailed` adds what is too wide for 80."""
+    """Return the columns that are not empty, the most important ones first; `detailed` adds intervals to latencies."""
     content = TableContent(report.rows, report.quality, detailed)
     of_metrics = [column for metric in all_metrics().values() for column in metric.columns_of(content)]
-    columns = [*_identity(), *sorted(of_metrics, key=lambda column: column.place)]
+    columns = [*_identity(), *sorted(of_metrics, key=lambda column: column.place), *_unknown(report)]
     return [
         column
         for column in columns
@@ -72,12 +75,12 @@ def columns_of(report: Report, detailed: bool = False) -> list[Column]:
 
 
 def _reused(report: Report) -> list[str]:
-    """What the mark means and an empty line, if there is a mark."""
+    """Return the explanation of the mark and an empty line if any row has the mark."""
     return [REUSED_MEANS, ""] if any(row.get("reused") for row in report.rows) else []
 
 
-def _said(report: Report, width: int) -> Iterator[str]:
-    """The verdicts in lines that fit; nothing of a report without stages."""
+def _verdicts(report: Report, width: int) -> Iterator[str]:
+    """Yield the verdicts in lines that fit; nothing for a report without stages."""
     if len(report.rows) > 1:
         yield from textwrap.wrap(verdict(report), width)
         for line in stage_verdicts(report):
@@ -101,6 +104,18 @@ def _identity() -> list[Column]:
     return [Column("stage", lambda row, _: printable(row.stage) + (f" {REUSED}" if row.get("reused") else ""))]
 
 
+def _unknown(report: Report) -> list[Column]:
+    """Return a plain column for each number whose metric is not installed; a terminal drops these first."""
+    return [
+        Column(printable(name), partial(_plain, name), UNKNOWN_DISPENSABLE, "the metric is not installed")
+        for name in unknown_numbers(report)
+    ]
+
+
+def _plain(name: str, row: Row, _: Row) -> str:
+    return plain(row.number(name))
+
+
 def _notes(report: Report, style: str, max_rows: int | None = None) -> Iterator[str]:
     for number, row in enumerate(report.rows):
         for name, note in row.notes.items():
@@ -111,7 +126,12 @@ def _notes(report: Report, style: str, max_rows: int | None = None) -> Iterator[
 def _note_table(note: Note, style: str, max_rows: int | None) -> str:
     if not note.table:
         return ""
-    rows = [dict(row) for row in note.table[:max_rows]]
+    rows = [{key: _cell(value) for key, value in row.items()} for row in note.table[:max_rows]]
     more = len(note.table) - len(rows)
     table = printable(tabulate(rows, headers="keys", tablefmt=style, floatfmt=".3f"))
     return f"\n\n{table}\n" + (f"… and {more} more in report.md\n" if more else "")
+
+
+def _cell(value: Any) -> Any:
+    """Return an integer that does not fit into a float as text, which tabulate cannot format otherwise."""
+    return str(value) if isinstance(value, int) and abs(value) > MAX_INTEGER else value

@@ -1,4 +1,4 @@
-"""What the numbers mean, in plain words, and only as far as their intervals support it."""
+"""A run in words: what the stages gained and lost, as far as the intervals support it."""
 
 from __future__ import annotations
 
@@ -10,46 +10,61 @@ from toolkit.number_text import bytes_text, half_width, percent, printable
 from toolkit.report import Report
 from toolkit.rows import Interval, Row
 
-SAME_SIZE = 0.02  # the names and headers in a file differ by so much
-WORTH_SAYING = 0.02  # a model 1 % faster is not faster to anybody
-SAME_SPEED = 0.05  # how narrow around 1 the interval must be to say that nothing changed
-TOO_WIDE_ACCURACY = 0.01
+MIN_SIZE_CHANGE = 0.02  # names and headers in a file account for as much
+MIN_SPEED_CHANGE = 0.02  # a smaller one has no practical effect
+MAX_SPEED_DEVIATION = 0.05  # of the interval from 1, for a verdict of no change
+MAX_ACCURACY_HALF_WIDTH = 0.01
 
 
 def verdict(report: Report) -> str:
-    """The whole run in two sentences: what was gained in size and speed, and what that cost in quality."""
+    """Return the run in two sentences: the gains in size and speed, and their cost in quality."""
     if len(report.rows) < 2:
         return "Only the baseline was measured."
-    stages = "one stage" if len(report.rows) == 2 else f"{len(report.rows) - 1} stages"
     gains = _gains(report, 0, len(report.rows) - 1)
-    first = f"the model is {_listed(gains)}" if gains else "no difference of size or speed can be told from noise"
-    return " ".join([f"After {stages} {first}.", *_price(report)])
+    gain = f"the model is {_listed(gains)}" if gains else "size and speed show no significant change"
+    return " ".join([f"After {_steps(report)}, {gain}.", *_cost(report)])
 
 
-def _price(report: Report) -> Iterator[str]:
-    """The second sentence, where any quality was measured."""
+def _steps(report: Report) -> str:
+    """Return what led to the last row: all stages, or for a file the stages of its model, and the export."""
     final = report.final
-    said = [*quality_changes(report, final), *_unsure(report), *_agreement(final)]
-    if said:
-        subject = "It " if said[0].startswith(("loses", "gains")) else ""
-        price = "; ".join(said)
-        yield f"{subject}{price}." if subject else f"{price[:1].upper()}{price[1:]}."
+    if final.runtime is None:
+        return _counted(sum(row.runtime is None for row in report.rows) - 1)
+    number, stages = report.start(len(report.rows) - 1), 0
+    while number:
+        number, stages = report.start(number), stages + 1
+    export = f"an export to {printable(final.runtime)}"
+    return f"{_counted(stages)} and {export}" if stages else export
+
+
+def _counted(stages: int) -> str:
+    return "one stage" if stages == 1 else f"{stages} stages"
+
+
+def _cost(report: Report) -> Iterator[str]:
+    """Yield the second sentence if any quality was measured."""
+    final = report.final
+    parts = [*quality_changes(report, final), *_changes_without_interval(report), *_agreement(final)]
+    if parts:
+        subject = "It " if parts[0].startswith(("loses", "gains")) else ""
+        cost = "; ".join(parts)
+        yield f"{subject}{cost}." if subject else f"{cost[:1].upper()}{cost[1:]}."
 
 
 def stage_verdicts(report: Report) -> list[str]:
-    """One line for every stage, read against the row that it started from; quality against the baseline."""
+    """Return a line per stage: size and speed against the row that it started from, quality against the baseline."""
     lines = []
     for number, row in enumerate(report.rows[1:], start=1):
         start = report.start(number)
         parts = [_zeros(report, start, number) or _listed(_gains(report, start, number))]
         parts += quality_changes(report, row, with_samples=False)
-        said = "; ".join(filter(None, parts))
-        lines.append(f"{number} {printable(row.stage)}: {said or 'nothing that can be told from noise'}")
+        changes = "; ".join(filter(None, parts))
+        lines.append(f"{number} {printable(row.stage)}: {changes or 'no significant change'}")
     return lines
 
 
 def quality_changes(report: Report, row: Row, with_samples: bool = True) -> list[str]:
-    """What became of each metric of quality against the baseline, as far as the interval of the change says."""
+    """Return the change of each metric of quality against the baseline, as far as its interval supports it."""
     samples = row.number("samples") if with_samples else None
     on = f" on {samples:,.0f} samples" if samples else ""
     changes = (_quality_change(report, row, metric, on) for metric in report.measured_qualities)
@@ -57,21 +72,24 @@ def quality_changes(report: Report, row: Row, with_samples: bool = True) -> list
 
 
 def speed(report: Report, before: int, after: int, size: str) -> tuple[float, Interval] | None:
-    """How many times as fast a row is as another at a batch size, with a 95 % interval; None without intervals.
+    """Return how many times as fast row `after` is as row `before`, with a 95 % interval; None without intervals.
 
-    Each ratio was measured against the baseline on its own, so that of two of them the relative errors add in squares.
+    The two ratios to the baseline are independent measurements, so their squared relative errors add up.
     """
     old, new = (_log_ratio(report, number, size) for number in (before, after))
     if old is None or new is None:
         return None
     middle, reach = old[0] - new[0], math.hypot(old[1], new[1])
-    return math.exp(middle), (math.exp(middle - reach), math.exp(middle + reach))
+    try:
+        return math.exp(middle), (math.exp(middle - reach), math.exp(middle + reach))
+    except OverflowError:  # of numbers that no run measures
+        return None
 
 
-def differs(found: tuple[float, Interval]) -> bool:
-    """Whether a speed is another one: its interval leaves 1 out, by more than nobody would notice."""
-    factor, (low, high) = found
-    return not low <= 1 <= high and abs(factor - 1) >= WORTH_SAYING
+def differs(speed_factor: tuple[float, Interval]) -> bool:
+    """Return whether a change of speed is significant and large enough to matter."""
+    factor, (low, high) = speed_factor
+    return not low <= 1 <= high and abs(factor - 1) >= MIN_SPEED_CHANGE
 
 
 def _log_ratio(report: Report, number: int, size: str) -> tuple[float, float] | None:
@@ -91,53 +109,45 @@ def _gains(report: Report, before: int, after: int) -> list[str]:
 
 def _size(before: Row, after: Row) -> list[str]:
     old, new = before.number("size_bytes"), after.number("size_bytes")
-    if not old or not new or abs(old / new - 1) < SAME_SIZE:
+    if not old or not new or abs(old / new - 1) < MIN_SIZE_CHANGE:
         return []
     change = f"{_times(old / new)} smaller" if new < old else f"{_times(new / old)} larger"
     return [f"{change} ({bytes_text(old)} → {bytes_text(new)})"]
 
 
 def _speeds(report: Report, before: int, after: int) -> list[str]:
-    said = []
+    speeds = []
     for size in report.rows[after].get("latency_ratio") or {}:
-        found = speed(report, before, after, size)
-        if found is not None and differs(found):
-            slower = found[0] < 1
-            why = " (these layers are too small for it)" if slower and _fewer_bits(report, before, after, size) else ""
-            said.append(f"{_times(found[0])} as fast {'here ' if slower else ''}at batch {printable(size)}{why}")
-    return said
-
-
-def _fewer_bits(report: Report, before: int, after: int, size: str) -> bool:
-    """Whether the weights became narrower and not fewer, and the smallest batch is the one that suffers."""
-    old, new = report.rows[before], report.rows[after]
-    sizes = [row.number("size_bytes") for row in (old, new)]
-    counts = [row.number("parameters") for row in (old, new)]
-    if None in sizes or None in counts or counts[0] != counts[1]:
-        return False
-    return size == next(iter(new.get("latency_ratio"))) and sizes[1] < 0.8 * sizes[0]  # type: ignore[operator]
+        factor = speed(report, before, after, size)
+        if factor is not None and differs(factor):
+            is_slower = factor[0] < 1
+            change = f"{_times(1 / factor[0])} slower" if is_slower else f"{_times(factor[0])} as fast"
+            speeds.append(f"{change} at batch {printable(size)}" + (" on this machine" if is_slower else ""))
+    return speeds
 
 
 def _zeros(report: Report, before: int, after: int) -> str:
-    """What to know of zeros that made the file neither smaller nor faster."""
+    """Return why zeros made the file no smaller, an empty string if they did or if there are no new ones."""
     old, new = report.rows[before], report.rows[after]
     more = (new.number("sparsity") or 0.0) - (old.number("sparsity") or 0.0)
     if more < 0.05 or _size(old, new) or new.number("size_bytes") is None:
         return ""
-    zeros = f"{percent(new.number('sparsity'), 0)} zeros changed"
-    sizes = new.get("latency_ratio") or {}
-    found = [speed(report, before, after, size) for size in sizes]
-    if found and all(one is not None and _is_same(one) for one in found):
-        return f"{zeros} neither size nor speed of the dense file: zeros are stored and multiplied like other weights"
-    rest = _listed(_speeds(report, before, after))
-    return f"{zeros} nothing about the size of the dense file: zeros are stored like other weights" + (
-        f"; {rest}" if rest else ""
+    zeros = f"{percent(new.number('sparsity'), 0)} zeros"
+    factors = [speed(report, before, after, size) for size in new.get("latency_ratio") or {}]
+    if factors and all(factor is not None and _is_same(factor) for factor in factors):
+        return f"{zeros} change neither size nor speed: a dense file stores zeros, and dense arithmetic multiplies them"
+    speeds = _listed(_speeds(report, before, after))
+    return "; ".join(filter(None, [f"{zeros} do not change the size: a dense file stores zeros", speeds]))
+
+
+def _is_same(speed_factor: tuple[float, Interval]) -> bool:
+    factor, (low, high) = speed_factor
+    return (
+        not differs(speed_factor)
+        and low > 1 - MAX_SPEED_DEVIATION
+        and high < 1 + MAX_SPEED_DEVIATION
+        and abs(factor - 1) < MAX_SPEED_DEVIATION
     )
-
-
-def _is_same(found: tuple[float, Interval]) -> bool:
-    factor, (low, high) = found
-    return not differs(found) and low > 1 - SAME_SPEED and high < 1 + SAME_SPEED and abs(factor - 1) < SAME_SPEED
 
 
 def _quality_change(report: Report, row: Row, metric: str, on: str) -> str:
@@ -150,34 +160,33 @@ def _quality_change(report: Report, row: Row, metric: str, on: str) -> str:
     size = quality_format(metric).change(abs(change), _towards(change, interval)).lstrip("+")
     if metric == "accuracy":
         return f"{'gains' if better else 'loses'} {size} points of accuracy against the baseline{on}"
-    return f"{printable(metric)} is {'better' if better else 'worse'} by {size} than the baseline's{on}"
+    return f"{printable(metric)} is {size} {'better' if better else 'worse'} than the baseline's{on}"
 
 
 def _no_change(metric: str, change: float, interval: Interval, on: str) -> str:
-    shown = quality_format(metric)
-    amount = " ".join(filter(None, [shown.change(change, interval), shown.unit]))
-    if metric == "accuracy" and (half_width(change, interval) or 0) > TOO_WIDE_ACCURACY:
-        return f"too few samples to tell a change of accuracy from chance ({amount}{on})"
-    return f"no measurable {'loss' if metric == 'accuracy' else 'change'} of {shown.name} ({amount}{on})"
+    form = quality_format(metric)
+    amount = " ".join(filter(None, [form.change(change, interval), form.unit]))
+    if metric == "accuracy" and (half_width(change, interval) or 0) > MAX_ACCURACY_HALF_WIDTH:
+        return f"too few samples for a verdict on accuracy ({amount}{on})"
+    return f"no significant change in {form.name} ({amount}{on})"
 
 
 def _towards(change: float, interval: Interval) -> Interval:
     return interval if change >= 0 else (-interval[1], -interval[0])
 
 
-def _unsure(report: Report) -> Iterator[str]:
-    """Metrics that were measured without an interval: what they are, and no verdict."""
+def _changes_without_interval(report: Report) -> Iterator[str]:
     for metric in report.measured_qualities:
         ends = [row.number(metric) for row in (report.baseline, report.final)]
         if report.final.interval(f"{metric}_change_interval") is None and None not in ends:
             before, after = (quality_format(metric).text(end) for end in ends if end is not None)
-            yield f"{printable(metric)} went from {before} to {after}, measured without an interval"
+            yield f"{printable(metric)} changed from {before} to {after} (measured without an interval)"
 
 
 def _agreement(row: Row) -> Iterator[str]:
     agreement = row.number("agreement")
     if agreement is not None:
-        yield f"{percent(1 - agreement)} of all answers are others than the baseline's"
+        yield f"{percent(1 - agreement)} of the answers differ from the baseline's"
 
 
 def _times(factor: float) -> str:
@@ -185,5 +194,5 @@ def _times(factor: float) -> str:
 
 
 def _listed(parts: list[str]) -> str:
-    """`a, b and c`."""
+    """Return `a, b and c`."""
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))

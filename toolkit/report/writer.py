@@ -1,4 +1,4 @@
-"""The plugin that writes a run's report, anew after every row, so that an unfinished run can be read."""
+"""The plugin that writes the report of a run after each row, so that an unfinished run can be read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger("toolkit")
 
 
 class ReportWriter:
-    """Writes `report.json`, `report.md` and `details.json` after every row, and `report.html` at the end."""
+    """Writes `report.json`, `report.md` and `details.json` after each row, and `report.html` at the end."""
 
     def __init__(self, answers_of: AnswersOf) -> None:
         self._answers_of = answers_of
@@ -54,9 +54,9 @@ class ReportWriter:
 
 
 def write_page(report: Report) -> Path | None:
-    """Write `report.html` into the run directory; None, and a warning, where it cannot be drawn.
+    """Write `report.html` into the run directory; if that fails, warn and return None.
 
-    The models and numbers of a long run are there by now, and a chart is no reason to end it with an error.
+    The models and numbers are complete at that point, so a chart is no reason for a run to fail.
     """
     from toolkit.report.page import PAGE, render
 
@@ -64,10 +64,10 @@ def write_page(report: Report) -> Path | None:
     try:
         return RunDirectory(report.directory).write(PAGE, render(report))
     except Exception:
-        log.warning("%s was not written", PAGE, exc_info=True)
+        log.warning("cannot write %s", PAGE, exc_info=True)
         return None
 
 
 def report_writer(answers_of: AnswersOf) -> PluginUse:
-    """The writer as a run-wide plugin with its settings, of which it has none; `answers_of` as for `Collector`."""
+    """Return the writer as a run-wide plugin without settings; `answers_of` as in `Collector`."""
     return PluginUse(from_module(ReportWriter(answers_of), "report", "the toolkit", "observer"), Params())

@@ -1,4 +1,4 @@
-"""The order of a run: baseline, then each stage with its hooks, its training and its row; and nothing else."""
+"""The order of a run: the baseline, then the hooks, the training and the row of each stage."""
 
 from __future__ import annotations
 
@@ -17,22 +17,26 @@ from toolkit.interruption import Stop, stopping_on_signals
 from toolkit.promises import Promises
 from toolkit.promises.trainable import trained_later
 from toolkit.promises.watch import Watch
-from toolkit.recipe.read import PluginUse, Recipe, Stage, read_recipe
+from toolkit.recipe.read import Export, PluginUse, Recipe, Stage, read_recipe
 from toolkit.recipe.resolved import as_table, resolved_recipe
+from toolkit.recipe.successors import successors
 from toolkit.report import Report
 from toolkit.report.writer import report_writer
 from toolkit.rows import Row
-from toolkit.runner.assembly import Assembly, assemble, weight_files
+from toolkit.runner.assembly import Assembly, assemble, check_weight_files
 from toolkit.runner.environment import describe, fixed_threads
+from toolkit.runner.exclusive import only_run
+from toolkit.runner.first_batch import rehearse_first_batch
 from toolkit.runner.measure_stage import MEASURED_WITH, Measuring
 from toolkit.runner.observers import Observers
+from toolkit.runner.row_warnings import warn_about
 from toolkit.runner.stage import StageOutcome, perform, train
 from toolkit.runner.stage_errors import errors_located_in
 from toolkit.seeding import reseed
 from toolkit.storage import run_directory as runs
 from toolkit.storage.cache import Cache, cache_folder
 from toolkit.storage.checkpoints import TrainingCheckpoints
-from toolkit.storage.identity import run_identity
+from toolkit.storage.identity import result_keys, run_identity
 from toolkit.storage.results import Result, as_steps
 from toolkit.storage.resume import StageStore
 from toolkit.training import OnStep, Training, TrainingSettings
@@ -48,50 +52,57 @@ def run(
     overwrite: bool = False,
     observers: Iterable[PluginUse] = (),
     cache: bool = True,
+    rehearsal: bool = True,
 ) -> Report:
-    """Run a recipe and return its report; the run directory holds the model, the report and all that led to them.
+    """Run a recipe, write the model and the report to the run directory, and return the report.
 
-    An unfinished run of the same recipe in that directory goes on where it was interrupted. SIGINT and SIGTERM end a
-    run at its next step, with a checkpoint; the second one ends it at once.
+    Before trainings of more than `first_batch.THRESHOLD_S` seconds together, by an estimate, every stage runs on one
+    batch first, so that a mistake in a late stage is found at once.
+
+    If the directory contains an unfinished run of the same recipe, resume it. SIGINT and SIGTERM stop a run at its next
+    step, with a checkpoint; a second signal stops it immediately.
 
     Args:
-        recipe: a file, the name of a shipped recipe, or what `read_recipe` returned.
-        overrides: new values by place, such as `{"stages.1.params.sparsity": 0.9}`.
-        output: the run directory, by default `runs/<name of the recipe>`.
-        overwrite: whether an existing run directory is replaced.
-        observers: run-wide plugins besides those of the recipe.
-        cache: whether stages that an earlier run has computed are taken from the user's cache, and new ones kept there.
+        recipe: path of a file, name of a shipped recipe, or result of `read_recipe`.
+        overrides: new values by place, e.g. `{"stages.1.params.sparsity": 0.9}`.
+        output: run directory; None for `runs/<name of the recipe>`.
+        overwrite: whether to replace an existing run directory.
+        observers: run-wide plugins in addition to those of the recipe.
+        cache: whether to reuse stage results of earlier runs from the user's cache, and store new ones.
+        rehearsal: whether to run every stage on one batch before a long training; never done on resuming.
 
     Raises:
-        RecipeError: with every mistake in the recipe; nothing has been written then.
-        ToolkitError: a stage failed; the stages done before it stay in the run directory.
+        RecipeError: the recipe has mistakes; nothing is written.
+        InputError: the run directory cannot be used, or a different thread of this process is running a recipe.
+        ToolkitError: a stage failed; the results of earlier stages stay in the run directory.
         Interrupted: a signal stopped the run (a `KeyboardInterrupt`); call `run` again to resume.
     """
     if not isinstance(recipe, Recipe):
         recipe = read_recipe(recipe, overrides)
     elif overrides:
-        raise InputError("overrides are for a file or the name of a recipe: give them to read_recipe")
+        raise InputError("overrides require the path or name of a recipe; pass them to read_recipe")
     path = Path(output) if output is not None else Path("runs") / recipe.name
     runs.RunDirectory.clean_up(path)
     runs.RunDirectory.check_available(path, overwrite)
-    for file in weight_files(recipe):
-        if file.resolve().is_relative_to(path.resolve()):
-            raise InputError(f"{file} lies in the run directory {path}, which this run replaces: take another --output")
-    with fixed_threads(recipe.table.threads):
+    check_weight_files(recipe, path)
+    with only_run(), fixed_threads(recipe.table.threads):
         assembly = assemble(recipe)
         environment = describe(assembly.data.device)
         identity = run_identity(recipe, assembly.data, environment)
+        results = Cache(cache_folder() if cache else None)
+        if rehearsal and (overwrite or not runs.RunDirectory.is_unfinished(path)):
+            rehearse_first_batch(recipe, assembly, results.missing(result_keys(recipe, identity)))
         with (
             runs.RunDirectory.acquire(path, identity, overwrite) as directory,
             runs.logging_to(directory, log),
             stopping_on_signals() as stop,
         ):
-            store = StageStore(directory, recipe, identity, Cache(cache_folder() if cache else None), stop)
+            store = StageStore(directory, recipe, identity, results, stop)
             return _Run(recipe, assembly, directory, observers, environment, store, stop).execute()
 
 
 class _Run:
-    """One run under way: the model and the row of every stage so far."""
+    """A run in progress: the model and the row of every finished stage."""
 
     def __init__(
         self,
@@ -106,15 +117,16 @@ class _Run:
         self.recipe, self.data, self.directory = recipe, assembly.data, directory
         self.environment, self.store, self.stop = environment, store, stop
         self.models: list[nn.Module] = [assembly.model]
-        self.promises: list[Promises] = []  # by row: what its stage and those before it achieved
+        self.promises: list[Promises] = []  # by row
         self.rows: list[Row] = []
+        self.export_starts: list[int] = []
         self.settings: dict[int, TrainingSettings] = {}
         self.params: dict[int, tuple[dict[str, Any] | None, ...]] = {}
         self.measuring = Measuring(recipe, assembly, directory, store.measuring_key, self._on_measuring)
         self.observers = Observers([*recipe.observers, report_writer(self.measuring.answers_of), *observers])
 
     def execute(self) -> Report:
-        """Run all stages and leave the last one's model as the run's artifact."""
+        """Run all stages, write the last model as the run's artifact, and return the report."""
         self._write_recipe()
         with self.observers.told_of_failure(self.directory.path):
             self.observers.start(self.recipe, self.directory.path)
@@ -122,6 +134,9 @@ class _Run:
                 for stage in (self.recipe.baseline, *self.recipe.stages):
                     with errors_located_in(stage):
                         self._run_stage(stage)
+            self.measuring.check_output()
+            for export in self.recipe.exports:
+                self._add_export(export)
             self._write_recipe()
             self.directory.write_all(self.measuring.files(self.models[-1], len(self.models) - 1))
             self.observers.end(self.report, self.directory.path)
@@ -130,8 +145,8 @@ class _Run:
 
     @property
     def report(self) -> Report:
-        """The rows so far."""
-        starts = (0, *(stage.start for stage in self.recipe.stages))[: len(self.rows)]
+        """Report with the finished rows."""
+        starts = (0, *(stage.start for stage in self.recipe.stages), *self.export_starts)[: len(self.rows)]
         return Report(
             name=self.recipe.name,
             seed=self.recipe.seed,
@@ -150,16 +165,16 @@ class _Run:
         self.observers.tell("on_stage", stage=stage)
         result = self.store.from_checkpoint(stage.number, self.models[0])
         if result is not None:
-            result = self._take_over(stage, result)
+            result = self._restore(stage, result)
         else:
             with self.store.computing(stage.number):
                 result = self.store.from_cache(stage.number, self.models[0])
-                result = self._take_over(stage, result) if result is not None else self._compute(stage, started)
+                result = self._restore(stage, result) if result is not None else self._compute(stage, started)
                 self.store.save(stage.number, result)
         self._add_row(stage, result, started)
 
-    def _take_over(self, stage: Stage, result: Result) -> Result:
-        """Go on with what is kept of a stage, as if it had been computed now."""
+    def _restore(self, stage: Stage, result: Result) -> Result:
+        """Continue with the stored result of a stage, and repeat its steps to the observers."""
         model = result.model.to(self.data.device).eval()
         if stage.number:
             self.models.append(model)
@@ -172,28 +187,30 @@ class _Run:
         return self.measuring.again(stage, result, model)
 
     def _compute(self, stage: Stage, started: float) -> Result:
-        """Train or perform a stage, and measure what came of it."""
-        keeper = self.store.training_checkpoints(stage.number)
+        """Train or perform a stage, and measure its model."""
+        checkpoints = self.store.training_checkpoints(stage.number)
         steps: list[tuple[float, float]] = []
         on_step = self._on_step(stage, steps)
         watch = self._watch(stage) if stage.number else None
         if watch is None:
-            outcome = self._baseline(stage, on_step, keeper)
+            outcome = self._baseline(stage, on_step, checkpoints)
         else:
             incoming = self.models[stage.start]
-            outcome = perform(stage, incoming, self.reference, self.data, on_step, watch, keeper)
+            later = tuple(successors(self.recipe.stages, stage))
+            outcome = perform(stage, incoming, self.reference, self.data, on_step, watch, checkpoints, later)
             self.models.append(outcome.model)
         promises = watch.promises if watch is not None else Promises().and_of(outcome.model, "the baseline")
-        params = tuple(None if made is None else as_table(made) for made in outcome.params)
+        params = tuple(None if resolved is None else as_table(resolved) for resolved in outcome.params)
         result = Result(outcome.model, {}, promises, as_steps(steps), outcome.settings, params=params)
         self._set_up(stage, result)
         self.stop.check()
         values = self.measuring.first(stage, outcome, watch)
+        values |= warn_about(stage, result.steps[:, 0], self.recipe.model, result.model, self.data, values)
         values["duration_s"] = time.perf_counter() - started
         return replace(result, values=values)
 
     def _set_up(self, stage: Stage, result: Result) -> None:
-        """What later stages and the resolved recipe need of this one."""
+        """Record what later stages and the resolved recipe need."""
         self.promises.append(result.promises)
         self.params[stage.number] = result.params
         if result.settings is not None:
@@ -212,16 +229,16 @@ class _Run:
             on_breach=self.recipe.promises,
         )
 
-    def _baseline(self, stage: Stage, on_step: OnStep, keeper: TrainingCheckpoints) -> StageOutcome:
+    def _baseline(self, stage: Stage, on_step: OnStep, checkpoints: TrainingCheckpoints) -> StageOutcome:
         model = self.models[0]
         if stage.finetune is None:
             return StageOutcome(model)
-        return train(model, Training(stage.finetune, self.data.task.loss), self.data, on_step, keeper)
+        return train(model, Training(stage.finetune, self.data.task.loss), self.data, on_step, checkpoints)
 
-    def _on_step(self, stage: Stage, taken: list[tuple[float, float]] | None = None) -> OnStep:
+    def _on_step(self, stage: Stage, record: list[tuple[float, float]] | None = None) -> OnStep:
         def on_step(step: int, steps: int, loss: float, lr: float) -> None:
-            if taken is not None:
-                taken.append((loss, lr))
+            if record is not None:
+                record.append((loss, lr))
             self.observers.tell("on_step", stage=stage, step=step, steps=steps, loss=loss, lr=lr)
 
         return on_step
@@ -237,6 +254,21 @@ class _Run:
         row = Row(stage.name, values)
         self.rows.append(row)
         log.info("stage %d (%s) done: %s", stage.number, stage.name, row.model_dump_json())
+        self.observers.tell("on_row", stage=stage, row=row, report=self.report)
+
+    def _add_export(self, export: Export) -> None:
+        """Export the model of a row, and add the row of the file."""
+        self.stop.check()
+        stage = Stage(len(self.rows), export.name, start=export.start)
+        log.info("export %d (%s) begins", stage.number, export.name)
+        self.observers.tell("on_stage", stage=stage)
+        with errors_located_in(stage, f"export '{export.name}'"):
+            job = self.measuring.export_job(self.models[0])
+            folder = self.directory.path / runs.EXPORTS / export.name
+            row = job.row(export.name, export.use, self.models[export.start], folder)
+        self.rows.append(row)
+        self.export_starts.append(export.start)
+        log.info("export %d (%s) done: %s", stage.number, export.name, row.model_dump_json())
         self.observers.tell("on_row", stage=stage, row=row, report=self.report)
 
     def _on_measuring(self, stage: Stage, done_s: float, total_s: float) -> None:

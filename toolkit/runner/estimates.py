@@ -1,4 +1,4 @@
-"""What a run will cost, from the times that a rehearsal took: of a training step, of a batch, of a stage."""
+"""Estimates of the time and size of a run, from the times of a rehearsal."""
 
 from __future__ import annotations
 
@@ -17,12 +17,20 @@ from toolkit.recipe.read import Stage
 from toolkit.rows import Row
 
 Batches = Callable[[str, int | None], int]
-"""How many batches of a size (None for the recipe's) a whole split has."""
+"""Number of batches in a full split; the batch size None stands for the recipe's."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one row of the real run costs: `own_s` is the time besides its training, `size_bytes` that of its model."""
+    """The estimated cost of one row of the run.
+
+    Attributes:
+        name: name of the row.
+        steps: number of training steps.
+        training_s: duration of the training in seconds.
+        own_s: duration of everything except training, in seconds.
+        size_bytes: size of the model.
+    """
 
     name: str
     steps: int
@@ -32,7 +40,7 @@ class Estimate:
 
 
 class Clock:
-    """A run-wide plugin that takes the times of training steps, of passes over a batch, and of whole rows."""
+    """A run-wide plugin that times training steps, forward passes of a batch, and whole rows."""
 
     def __init__(self) -> None:
         self._steps: dict[int, list[float]] = {}
@@ -62,13 +70,13 @@ class Clock:
         self._rows.append(row)
 
     def estimate(self, stage: Stage, batches: Batches, timing_s: float) -> Estimate:
-        """What the stage costs on all data, when `timing_s` are spent on timing its row."""
+        """Return the cost of the stage on all data, with `timing_s` seconds for timing its row."""
         row, steps, step_s = self._rows[stage.number], 0, 0.0
-        taken = self._steps.get(stage.number, [])
-        if stage.finetune is not None and taken:
+        times = self._steps.get(stage.number, [])
+        if stage.finetune is not None and times:
             steps = stage.finetune.epochs * batches("train", stage.finetune.batch_size)
-            between = [later - earlier for earlier, later in pairwise(taken)]
-            step_s = median(between) if between else taken[0] - self._began[stage.number]
+            between = [later - earlier for earlier, later in pairwise(times)]
+            step_s = median(between) if between else times[0] - self._began[stage.number]
         evaluated = batches("test", None) or batches("validation", None)
-        own_s = max(0.0, row["duration_s"] - step_s * len(taken)) + self._batch_s[stage.number] * evaluated
+        own_s = max(0.0, row["duration_s"] - step_s * len(times)) + self._batch_s[stage.number] * evaluated
         return Estimate(stage.name, steps, steps * step_s, own_s + timing_s, int(row["size_bytes"]))

@@ -1,4 +1,4 @@
-"""A saved model measured again, on the run's data or another source."""
+"""Measuring of a saved model, on the run's data or a different source."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from toolkit.report import Report
 from toolkit.rows import Row
 from toolkit.runner.assembly import make_data
 from toolkit.runner.environment import describe
-from toolkit.sources import beside, resolve
+from toolkit.sources import absolute_source, resolve
 from toolkit.storage import run_directory as runs
 
 
@@ -33,20 +33,23 @@ def evaluate(
     batch_size: int | None = None,
     budget_s: float = 5.0,
 ) -> Report:
-    """Measure the model in a run directory or a stage's folder; the report has one row.
+    """Measure the model in a run directory or a stage's folder, and return a report with one row.
 
     Args:
-        directory: where `model.safetensors` and `model.skeleton` lie, or the file of a packed model.
-        data: a data source instead of the run's. Where the run's is Python code it has to be given, because
-            nothing that a run directory names is executed.
-        task: what the data is measured by, instead of the run's; to be given like `data` where that is Python code.
-        allow: sources of the classes of your own that the network consists of, such as `nets.py:Net`.
-        batch_size: samples a batch, by default the run's.
-        budget_s: seconds for the timing.
+        directory: folder with `model.safetensors` and `model.skeleton`, or file of a packed model.
+        data: data source; None for the run's. Required if the run's is Python code, because code that only a run
+            directory names is never executed.
+        task: task; None for the run's. Required, like `data`, if the run's is Python code.
+        allow: sources of the custom classes in the network, e.g. `nets.py:Net`.
+        batch_size: samples per batch; None for the run's.
+        budget_s: time for the latency measurements, in seconds.
+
+    Raises:
+        InputError: the model cannot be loaded, or data or task are missing or do not match it.
     """
     folder = Path(directory)
     model = artifact.load(folder, [class_of(source) for source in allow])
-    samples = _data(_table(folder, data, task, batch_size))
+    samples = data_of_run(folder, data, task, batch_size)
     try:
         logits_shape(model, samples)
     except InputError as error:
@@ -59,8 +62,13 @@ def evaluate(
     return Report(name=name, seed=0, rows=(row,), environment=describe(samples.device), quality=samples.quality)
 
 
+def data_of_run(folder: Path, data: str | None = None, task: str | None = None, batch_size: int | None = None) -> Data:
+    """Return the data of a run, or of another source; Python code is run only if it is passed."""
+    return _data(_table(folder, data, task, batch_size))
+
+
 def _table(folder: Path, data: str | None, task: str | None, batch_size: int | None) -> DataTable:
-    content = _table_of_run(folder) if data is None else _table_of(beside(data, Path()), folder)
+    content = _table_of_run(folder) if data is None else _table_of(absolute_source(data, Path()), folder)
     if task is not None:
         content["task"] = task
     _require_named(content, task)
@@ -73,51 +81,51 @@ def _table(folder: Path, data: str | None, task: str | None, batch_size: int | N
 
 
 def _require_named(content: dict[str, Any], task: str | None) -> None:
-    """Refuse Python code that a run names besides its data, and nobody who asks for the evaluation."""
-    own = content.get("task")
-    if task is None and ":" in str(own or ""):
-        raise InputError(f"the run's task is Python code, which is run only if you name it: --task {own}")
+    """Raise an `InputError` if the run's task or transforms are Python code that the caller has not named."""
+    recorded = content.get("task")
+    if task is None and ":" in str(recorded or ""):
+        raise InputError(f"the run's task is Python code, which runs only if you name it; pass --task {recorded}")
     for name in ("transform", "train_transform"):
         if name in content:
             raise InputError(
-                f"the run's {name} is Python code, which is not run from {runs.RECIPE}: "
-                "name a function that returns the data with --data"
+                f"the run's {name} is Python code, which never runs from {runs.RECIPE}; "
+                "pass a function that returns the data with --data"
             )
 
 
 def _table_of_run(folder: Path) -> dict[str, Any]:
-    """The `[data]` table of the run that left the model, if it names a built-in source."""
+    """Return the `[data]` table of the model's run; raise an `InputError` if its source is Python code."""
     content = _recorded(folder)
     source = content["source"]
     if ":" in str(source):
-        raise InputError(f"the run's data is Python code, which is run only if you name it: --data {source}")
+        raise InputError(f"the run's data is Python code, which runs only if you name it; pass --data {source}")
     return content
 
 
 def _table_of(source: str, folder: Path) -> dict[str, Any]:
-    """A `[data]` table for another source, with what the run says of batches; the run's if it names the same code."""
+    """Return a `[data]` table for a source, with the run's batch size and task; all of it if it has that source."""
     try:
         recorded = _recorded(folder)
     except InputError:
         recorded = {}
     if ":" in source and recorded.get("source") == source:
         return recorded
-    kept = {key: value for key, value in recorded.items() if key in ("batch_size", "task")}
-    return {"source": source, **kept}
+    inherited = {key: value for key, value in recorded.items() if key in ("batch_size", "task")}
+    return {"source": source, **inherited}
 
 
 def _recorded(folder: Path) -> dict[str, Any]:
-    """The `[data]` table in the recipe of the run that left the model."""
+    """Return the `[data]` table in the recipe of the model's run."""
     folder = folder.parent if folder.is_file() else folder
     recipe = next((path for path in (folder / runs.RECIPE, folder / ".." / ".." / runs.RECIPE) if path.is_file()), None)
     if recipe is None:
-        raise InputError(f"{folder} has no {runs.RECIPE}: name the data with --data")
+        raise InputError(f"{folder} has no {runs.RECIPE}; name the data with --data")
     try:
         content = dict(tomllib.loads(recipe.read_text(encoding="utf-8"))["data"])
         content["source"]
-        content.pop("metrics", None)  # Python code, which nobody has named
+        content.pop("metrics", None)  # Python code that the caller has not named
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{recipe} is not the recipe of a run: name the data with --data") from error
+        raise InputError(f"{recipe} is not the recipe of a run; name the data with --data") from error
     return content
 
 
@@ -129,11 +137,11 @@ def _data(table: DataTable) -> Data:
 
 
 def class_of(source: str) -> type:
-    """The class that `--allow` names, as files of a user's own and importable modules have it."""
+    """Return the class that a value of `--allow` names, in a file or an importable module."""
     try:
-        found = resolve(beside(source, Path()), "model")
+        target = resolve(absolute_source(source, Path()), "model")
     except ValueError as error:
         raise InputError(f"--allow: {error}") from error
-    if not isinstance(found, type):
-        raise InputError(f"--allow takes the source of a class, '{source}' is a {type(found).__name__}")
-    return found
+    if not isinstance(target, type):
+        raise InputError(f"--allow: '{source}' must be a class, found {type(target).__name__}")
+    return target

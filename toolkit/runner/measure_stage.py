@@ -1,4 +1,4 @@
-"""What the rows of one run hold: what the core measures, and then what the stage's techniques do."""
+"""The values of a run's rows: the metrics of the toolkit, and the numbers of the stage's techniques."""
 
 from __future__ import annotations
 
@@ -17,32 +17,43 @@ from toolkit.promises.watch import Watch
 from toolkit.recipe.read import Recipe, Stage
 from toolkit.rows import Note
 from toolkit.runner.assembly import Assembly
+from toolkit.runner.exporting import ExportJob
 from toolkit.runner.output import Output
 from toolkit.runner.stage import StageOutcome
 from toolkit.runner.technique_numbers import named_measures
+from toolkit.sources import models_in
 from toolkit.storage.results import Result
 from toolkit.storage.run_directory import RunDirectory
 
 OnMeasuring = Callable[[Stage, float, float], None]
-MEASURED_WITH = "measured_with"  # among a result's values: what determined how the core measured it
+MEASURED_WITH = "measured_with"  # key in a result's values: hash of everything that determines the metrics
 
 
 @dataclass
 class Elapsed:
-    """The seconds that a block took, once it has ended."""
+    """Duration of a block, in seconds, after its end."""
 
     seconds: float = 0.0
+
+
+def _packages_of(recipe: Recipe) -> list[str]:
+    """Return the top-level names of the modules that the recipe's sources come from; files are blocked by isolation."""
+    models = [source for stage in recipe.stages for use in stage.uses for _, source in models_in(use.params)]
+    places = [
+        source.source.rpartition(":")[0] for source in (recipe.model, recipe.data, *models) if ":" in source.source
+    ]
+    return [place.partition(".")[0] for place in places if not place.endswith(".py")]
 
 
 class Measuring:
     """Saves the model of each stage and measures it; a context manager, as `Measurer` is.
 
     Args:
-        recipe: its `[measure]` table says how.
-        assembly: the data, and the model that becomes the baseline.
-        directory: every stage has a folder there.
-        key: what determines how the core measures, or None.
-        on_measuring: told `(stage, done_s, total_s)` now and then.
+        recipe: recipe with the settings of `[measure]`.
+        assembly: data, and the model that becomes the baseline.
+        directory: run directory, with a folder for each stage.
+        key: hash of everything that determines the metrics, None if it is unknown.
+        on_measuring: called repeatedly with `(stage, done_s, total_s)`.
     """
 
     def __init__(
@@ -53,7 +64,9 @@ class Measuring:
         self._latest: tuple[nn.Module | None, nn.Module] = None, assembly.model
         default = {1, min(self._data.batch_size, self._data.samples("train"))}
         batch_sizes = recipe.measure.batch_sizes or sorted(default)
-        rows = len(recipe.stages) + 1
+        rows = len(recipe.stages) + 1 + len(recipe.exports)
+        self._export_budget_s = recipe.measure.budget / rows
+        self._blocked = _packages_of(recipe)
         self._measurer = Measurer(assembly.model, self._data, batch_sizes, recipe.measure.budget, rows)
 
     def __enter__(self) -> Measuring:
@@ -64,7 +77,7 @@ class Measuring:
         self._measurer.__exit__(*error)
 
     def first(self, stage: Stage, outcome: StageOutcome, watch: Watch | None) -> dict[str, Any]:
-        """The values of a stage that was just done; `watch` sees that its techniques change nothing any more."""
+        """Measure a stage that has just ended; `watch` checks that its techniques do not change the model any more."""
         started = time.perf_counter()
         values = self._core(stage, outcome.model)
         with self.timed():
@@ -75,28 +88,46 @@ class Measuring:
         return {**values, MEASURED_WITH: self._key, "measuring_s": time.perf_counter() - started}
 
     def again(self, stage: Stage, result: Result, model: nn.Module) -> Result:
-        """The kept result of a stage, whose `model` is now here; measured anew where other measuring is asked for."""
+        """Return the saved result of a stage, measured again if its metrics were measured in a different way."""
         if stage.number == 0:
             self._measurer.baseline = model
         if result.reused and result.values.get(MEASURED_WITH) != self._key:
-            kept = result.values.items()  # without what the core measures
-            own = {name: value for name, value in kept if "." in name or isinstance(value, (list, Note))}
-            return replace(result, values={**own, **self._core(stage, model), MEASURED_WITH: self._key})
+            stored = result.values.items()
+            of_stage = {name: value for name, value in stored if "." in name or isinstance(value, (list, Note))}
+            return replace(result, values={**of_stage, **self._core(stage, model), MEASURED_WITH: self._key})
         self._directory.stage(stage.number, stage.name).write_all(self.files(model, stage.number))
         self._measurer.skip(model)
         return result
 
     def answers_of(self, model: nn.Module) -> Answers | None:
-        """What the model answered if it was the last one that was asked."""
+        """Return the answers of the last measured model, None for any other model."""
         return self._measurer.answers_of(self._latest[1] if self._latest[0] is model else model)
 
+    def export_job(self, baseline: nn.Module) -> ExportJob:
+        """Return what the exports of this run have in common."""
+        measurer = self._measurer
+        assert measurer.answers is not None
+        return ExportJob(
+            self._data,
+            baseline,
+            measurer.answers,
+            measurer.split,
+            measurer.batch_sizes,
+            self._export_budget_s,
+            self._blocked,
+        )
+
     def files(self, model: nn.Module, number: int) -> dict[str, bytes]:
-        """The files of the model of a row, by name."""
+        """Return the files of a row's model, by name."""
         return self._output.files(self._deployed(model, number), number)
+
+    def check_output(self) -> None:
+        """Raise an `InputError` if a pattern of the `[output]` table matches no tensor of any row."""
+        self._output.check_patterns()
 
     @contextmanager
     def timed(self) -> Iterator[Elapsed]:
-        """What goes on inside belongs to measuring: it is taken from the budget."""
+        """Subtract the duration of the block from the budget; yield it."""
         started, elapsed = time.perf_counter(), Elapsed()
         yield elapsed
         elapsed.seconds = time.perf_counter() - started
@@ -109,7 +140,7 @@ class Measuring:
         return self._measurer.measure(deployed, folder.path, partial(self._on_measuring, stage))
 
     def _deployed(self, model: nn.Module, number: int) -> nn.Module:
-        """The model as it is written and measured; the last one is kept, for what it answered is asked for again."""
+        """Return the model as it is saved and measured; keep the last one, whose answers are needed again."""
         if self._latest[0] is not model:
             self._latest = model, self._output.deployed(model, number)
         return self._latest[1]
@@ -117,7 +148,7 @@ class Measuring:
     def _by_techniques(
         self, stage: Stage, outcome: StageOutcome, watch: Watch, taken: Collection[str]
     ) -> dict[str, Any]:
-        """What the stage's techniques measure, which may not change anything, and what was noted while they worked."""
+        """Return the numbers of the stage's techniques, and the notes on their promises."""
         values: dict[str, Any] = {}
         watch.before_measure(outcome.model)
         for position, (use, prepared) in enumerate(zip(stage.uses, outcome.prepared, strict=True)):

@@ -1,7 +1,9 @@
-"""One stage: all prepare, all optimize in the order written, all say how to train, then one training."""
+"""One stage: its techniques prepare, optimize in the order written and say how to train; the stage trains once, and its
+techniques finish."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,8 +24,15 @@ from toolkit.training.precision import with_fixed_precision
 
 @dataclass(frozen=True)
 class StageOutcome:
-    """A stage's model, what its techniques prepared, the loss of every epoch, the settings trained with, and each
-    technique's params as they were resolved, None where they are the recipe's."""
+    """The result of a stage.
+
+    Attributes:
+        model: the stage's model, in eval mode.
+        prepared: what each technique's `prepare` returned.
+        losses: mean loss of every epoch.
+        settings: settings of the training, with the precision that was used; None without a training.
+        params: by technique the params with its choices in them, None if they are the recipe's.
+    """
 
     model: nn.Module
     prepared: tuple[Any, ...] = ()
@@ -37,16 +46,16 @@ def train(
     training: Training,
     data: Data,
     on_step: OnStep | None = None,
-    keeper: TrainingCheckpoints | None = None,
+    checkpoints: TrainingCheckpoints | None = None,
 ) -> StageOutcome:
-    """Train a model in place, in the precision that is asked for or found to be the faster one.
+    """Train a model in place, in the precision of the settings or in the faster one.
 
-    What `keeper` keeps of an interrupted training goes on, in the precision that was found then.
+    An interrupted training resumes from its checkpoint, in the precision that it was using.
     """
-    if keeper is not None and keeper.settings is not None:
-        training = replace(training, settings=keeper.settings)
+    if checkpoints is not None and checkpoints.settings is not None:
+        training = replace(training, settings=checkpoints.settings)
     training = with_fixed_precision(model, training, data)
-    losses = fit(model, training, data.without_test(), on_step, keeper)
+    losses = fit(model, training, data.without_test(), on_step, checkpoints)
     return StageOutcome(model, (), tuple(losses), training.settings)
 
 
@@ -57,7 +66,8 @@ def perform(
     data: Data,
     on_step: OnStep | None = None,
     watch: Watch | None = None,
-    keeper: TrainingCheckpoints | None = None,
+    checkpoints: TrainingCheckpoints | None = None,
+    later: Sequence[Stage] = (),
 ) -> StageOutcome:
     """Run a stage's hooks and its training on a copy of `incoming`.
 
@@ -65,26 +75,27 @@ def perform(
         stage: its techniques, and how to train.
         incoming: the model that the stage starts from; not changed.
         reference: the baseline, frozen.
-        data: its test split is kept from the techniques.
-        on_step: told `(step, steps, loss, lr)` after each training step.
-        watch: checks what the hooks do; by default against what `incoming` shows of earlier stages.
-        keeper: keeps how far the training has come.
+        data: the techniques do not see its test split.
+        on_step: called with `(step, steps, loss, lr)` after each training step.
+        watch: checks what the hooks do; by default against the promises that `incoming` shows.
+        checkpoints: stored states of the training.
+        later: the stages that build on the result.
     """
     data = data.without_test()
     if stage.finetune is not None and not stage.finetune.augment:
-        data = data.without_augmentation()  # known before training, so that a teacher's answers can be kept
+        data = data.without_augmentation()  # already in prepare: a teacher's outputs can then be cached
     watch = watch or Watch(stage, incoming, reference, data)
     prepared = tuple(_prepare(use, incoming, reference, data, watch) for use in stage.uses)
     model = masks.clone(incoming)
     for use, ready in zip(stage.uses, prepared, strict=True):
-        model = _optimize(use, model, data, ready)
+        model = _changed_by("optimize", use, model, data, ready)
         watch.after_optimize(use, model)
     outcome = StageOutcome(model)
     if stage.finetune is not None:
-        training = _training(stage, model, data, prepared, watch)
+        training = _training(stage, model, data, prepared, watch, tuple(later))
         with attribute_errors_to(stage), unchanged(stage.technique_names, "while training"):
-            outcome = train(model, training, data, on_step, keeper)
-    watch.after_training(model.eval())
+            outcome = train(model, training, data, on_step, checkpoints)
+    model = _finished(stage, model.eval(), data, prepared, watch)
     params = tuple(_resolved(use, ready) for use, ready in zip(stage.uses, prepared, strict=True))
     return StageOutcome(model, prepared, outcome.losses, outcome.settings, params)
 
@@ -95,30 +106,47 @@ def _prepare(use: PluginUse, incoming: nn.Module, reference: nn.Module, data: Da
     return prepared
 
 
-def _optimize(use: PluginUse, model: nn.Module, data: Data, prepared: Any) -> nn.Module:
-    technique = use.plugin
-    if not technique.implements("optimize"):
+def _changed_by(hook: str, use: PluginUse, model: nn.Module, data: Data, prepared: Any) -> nn.Module:
+    if not use.plugin.implements(hook):
         return model
-    made = technique.call("optimize", model=model, params=use.params, data=data, prepared=prepared)
-    return require_model(technique, made).to(data.device)
+    result = use.plugin.call(hook, model=model, params=use.params, data=data, prepared=prepared)
+    return require_model(use.plugin, result, hook).to(data.device)
 
 
-def _resolved(use: PluginUse, prepared: Any) -> Params | None:
-    """The params with which the same would be done again, if the technique chose something itself."""
-    if not use.plugin.implements("resolve"):
-        return None
-    made = require_params(use.plugin, use.plugin.call("resolve", params=use.params, prepared=prepared))
-    return None if made == use.params else made
-
-
-def _training(stage: Stage, model: nn.Module, data: Data, prepared: tuple[Any, ...], watch: Watch) -> Training:
+def _training(
+    stage: Stage, model: nn.Module, data: Data, prepared: tuple[Any, ...], watch: Watch, later: tuple[Stage, ...]
+) -> Training:
     assert stage.finetune is not None
     training = Training(stage.finetune, data.task.loss)
     for use, ready in zip(stage.uses, prepared, strict=True):
         if use.plugin.implements("finetune"):
-            made = use.plugin.call(
-                "finetune", model=model, params=use.params, data=data, prepared=ready, training=training
+            result = use.plugin.call(
+                "finetune",
+                model=model,
+                params=use.params,
+                data=data,
+                prepared=ready,
+                training=replace(training, owner=str(use.plugin)),
+                stages=later,
             )
-            training = require_training(use.plugin, made)
+            training = require_training(use.plugin, result)
             watch.after_hook(str(use.plugin), "in finetune")
     return training
+
+
+def _finished(stage: Stage, model: nn.Module, data: Data, prepared: tuple[Any, ...], watch: Watch) -> nn.Module:
+    watch.after_training(model)
+    for use, ready in zip(stage.uses, prepared, strict=True):
+        if use.plugin.implements("finish"):
+            model = _changed_by("finish", use, model, data, ready).eval()
+            watch.after_finish(use, model)
+    watch.at_end(model)
+    return model
+
+
+def _resolved(use: PluginUse, prepared: Any) -> Params | None:
+    """Return the params that repeat the technique's own choices, None if they are the recipe's."""
+    if not use.plugin.implements("resolve"):
+        return None
+    params = require_params(use.plugin, use.plugin.call("resolve", params=use.params, prepared=prepared))
+    return None if params == use.params else params

@@ -1,10 +1,11 @@
-"""What plugins measure of a model, under their full names."""
+"""Numbers that plugins measure, by full name."""
 
 from __future__ import annotations
 
 import math
 from contextlib import suppress
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,11 @@ from toolkit.rows import Note, Plot
 
 
 def named_measures(use: PluginUse, model: nn.Module, data: Data, prepared: Any) -> dict[str, Any]:
-    """Call `measure` and return `{"<technique>.<name>": number or Note}`; anything else is a `TechniqueError`."""
+    """Call `measure` and return its numbers and notes as `<technique>.<name>`.
+
+    Raises:
+        TechniqueError: `measure` returned anything else.
+    """
     technique = use.plugin
     if not technique.implements("measure"):
         return {}
@@ -28,8 +33,16 @@ def named_measures(use: PluginUse, model: nn.Module, data: Data, prepared: Any) 
         return {}
     if not isinstance(values, dict):
         kind = type(values).__name__
-        raise TechniqueError(f"{technique} must return a dictionary from measure, not {kind}: a number or Note by name")
+        raise TechniqueError(f"{technique} must return a dictionary of numbers and Notes from measure, found {kind}")
     return {f"{technique.name}.{name}": _checked(technique, name, value) for name, value in values.items()}
+
+
+def named_measures_of_files(use: PluginUse, folder: Path) -> dict[str, Any]:
+    """Call a runtime's `measure` on the files that it wrote; return `{"<runtime>.<name>": number or Note}`."""
+    if not use.plugin.implements("measure"):
+        return {}
+    values = use.plugin.call("measure", folder=folder, params=use.params) or {}
+    return {f"{use.plugin.name}.{name}": _checked(use.plugin, name, value) for name, value in values.items()}
 
 
 def _checked(technique: Plugin, name: str, value: Any) -> float | int | Note | None:
@@ -40,7 +53,7 @@ def _checked(technique: Plugin, name: str, value: Any) -> float | int | Note | N
     if isinstance(value, (int, float)) or value is None:
         return value
     kind = type(value).__name__
-    raise TechniqueError(f"{technique} must return numbers or toolkit.Note from measure, '{name}' is a {kind}")
+    raise TechniqueError(f"{technique} must return numbers and Notes from measure, found {kind} for '{name}'")
 
 
 def _checked_plot(technique: Plugin, name: str, note: Note, rows: list[dict[str, Any]]) -> Plot | None:
@@ -50,14 +63,13 @@ def _checked_plot(technique: Plugin, name: str, note: Note, rows: list[dict[str,
     missing = [column for column in note.plot.columns if column not in columns]
     if missing and rows:
         raise TechniqueError(
-            f"{technique} draws the note '{name}' by the column {missing[0]!r}, which its table has not: "
-            f"name one of {', '.join(columns)}"
+            f"{technique} draws the note '{name}' with an unknown column {missing[0]!r}; known: {', '.join(columns)}"
         )
     return note.plot
 
 
 def _cell(value: Any) -> Any:
-    """A number or text that JSON can hold: NaN and infinity become None, anything that is no number text."""
+    """Return a number or text for JSON: None for NaN and infinity, and text for anything that is not a number."""
     if isinstance(value, (bool, int, str)) or value is None:
         return value
     if isinstance(value, Real) or (hasattr(value, "__float__") and getattr(value, "size", 1) != 0):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,11 @@ class Cache:
     def path(self, key: str | None) -> Path | None:
         """Return the path of the result for `key`, whether or not it exists; None if there is no cache or no key."""
         return None if self._folder is None or key is None else self._folder / f"{key}{SUFFIX}"
+
+    def missing(self, keys: Iterable[str | None]) -> set[int]:
+        """Return the positions of the keys that have no result in the cache."""
+        paths = map(self.path, keys)
+        return {number for number, path in enumerate(paths) if path is None or not path.is_file()}
 
     def computing(self, key: str | None, on_wait: Callable[[], None]) -> AbstractContextManager[object]:
         """Keep other runs from computing the result for `key`; wait first if one of them already does."""

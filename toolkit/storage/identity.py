@@ -25,6 +25,7 @@ from toolkit.data.batches import Split, in_memory, split_length
 from toolkit.data.splits import Data
 from toolkit.promises.trainable import trained_later
 from toolkit.recipe.read import Recipe, Stage
+from toolkit.recipe.successors import successors
 from toolkit.seeding import preserve_generators
 from toolkit.sources import Kind, Source, models_in, resolve
 
@@ -59,8 +60,17 @@ def result_keys(recipe: Recipe, identity: Mapping[str, Any]) -> list[str | None]
         sources = [identity["sources"][name] for name in _sources_of(stage)]
         start = keys[stage.start]
         is_trained = trained_later(recipe.stages, stage) is not None  # a promise that the stage checks
-        keys.append(_key([start, stage.number, settings, sources, recipe.promises, is_trained]))
+        later = _later_parts(recipe, stage, identity)
+        keys.append(_key([start, stage.number, settings, sources, recipe.promises, is_trained, later]))
     return keys
+
+
+def _later_parts(recipe: Recipe, stage: Stage, identity: Mapping[str, Any]) -> list[Any]:
+    """Return the later stages' settings, if a technique of `stage` reads them."""
+    if not any(use.plugin.takes("finetune", "stages") for use in stage.uses):
+        return []
+    tables = (identity["recipe"]["stages"][later.number - 1] for later in successors(recipe.stages, stage))
+    return [{name: value for name, value in table.items() if name not in ("name", "from")} for table in tables]
 
 
 def measuring_key(recipe: Recipe, identity: Mapping[str, Any]) -> str | None:

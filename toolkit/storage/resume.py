@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -56,7 +56,19 @@ class StageStore:
 
     def computing(self, number: int) -> AbstractContextManager[object]:
         """Keep other runs from computing the same result; wait first if one of them already does."""
-        return self._cache.computing(self._keys[number], self._stop.check)
+        return self._cache.computing(self._keys[number], self._on_wait(number))
+
+    def _on_wait(self, number: int) -> Callable[[], None]:
+        """Return a function that stops on a signal, and reports at its first call that the run waits."""
+        title = self._titles[number]
+        messages = iter([f"{title}: waiting for another run that computes the same stage"])
+
+        def on_wait() -> None:
+            for message in messages:
+                log.warning("%s", message)
+            self._stop.check()
+
+        return on_wait
 
     def save(self, number: int, result: Result) -> None:
         """Save the result of a finished stage, and delete the checkpoints of its training."""

@@ -21,13 +21,14 @@ from toolkit.storage.files import PARTIAL_SUFFIX, remove_partial_files, write_fi
 from toolkit.storage.lock import locked
 
 RECIPE, REPORT, TABLE, LOG, STAGES = "recipe.toml", "report.json", "report.md", "log.txt", "stages"
+EXPORTS = "exports"  # files of other runtimes, each export in a folder of its name
 PLUGINS = "plugins"  # one folder per run-wide plugin
 CHECKPOINT, LOCK = "checkpoint", ".lock"
 # Marks a folder as a run directory; recipe.toml cannot, because a user's own folder may contain one. The file records
 # whether the run is finished, the identity of the run, and the process that works on it.
 MARK = ".toolkit-run"
 MODEL = (TENSORS, SKELETON, PACKED)
-OWNED = (RECIPE, REPORT, TABLE, LOG, "report.html", "details.json", *MODEL, STAGES, CHECKPOINT, PLUGINS)
+OWNED = (RECIPE, REPORT, TABLE, LOG, "report.html", "details.json", *MODEL, STAGES, CHECKPOINT, PLUGINS, EXPORTS)
 MAX_LISTED = 6  # differences in one error
 
 
@@ -101,6 +102,11 @@ class RunDirectory:
         if not overwrite and _mark(path).get("state") != "unfinished":
             raise InputError(f"{path} already exists; choose another --output, or pass --overwrite")
 
+    @staticmethod
+    def is_unfinished(path: Path) -> bool:
+        """Return whether `path` contains a run that can be resumed."""
+        return _mark(path).get("state") == "unfinished"
+
     def stage(self, number: int, name: str) -> RunDirectory:
         """Return the folder for the model of one stage."""
         return RunDirectory(self.path / STAGES / f"{number}-{name}", self._root)
@@ -132,11 +138,18 @@ class RunDirectory:
 
 @contextmanager
 def logging_to(directory: RunDirectory, logger: logging.Logger) -> Iterator[None]:
-    """Write the messages of a logger, and the traceback of an error raised inside, to the log file of the run."""
+    """Write the messages of a logger, and the traceback of an error raised inside, to the log file of the run.
+
+    Warnings also go to the terminal if the application has not configured logging.
+    """
+    terminal = logging.StreamHandler() if not logger.hasHandlers() else logging.NullHandler()
+    terminal.setLevel(logging.WARNING)
+    terminal.setFormatter(logging.Formatter("warning: %(message)s"))
     handler = logging.FileHandler(directory.path / LOG, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     level = logger.level
     logger.addHandler(handler)
+    logger.addHandler(terminal)
     logger.setLevel(logging.INFO)
     try:
         yield
@@ -145,6 +158,7 @@ def logging_to(directory: RunDirectory, logger: logging.Logger) -> Iterator[None
         raise
     finally:
         logger.removeHandler(handler)
+        logger.removeHandler(terminal)
         logger.setLevel(level)
         handler.close()
 

@@ -30,6 +30,23 @@ def logits_of(outputs: Any) -> Tensor:
     raise TypeError(f"outputs of type {type(outputs).__name__} have no logits; define a task with a `logits` method")
 
 
+def unnamed_logits(outputs: Any) -> tuple[str, int] | None:
+    """Return which of several outputs `logits_of` takes and their number; None for one output or named logits."""
+    if isinstance(outputs, Tensor) or hasattr(outputs, "logits"):
+        return None
+    if isinstance(outputs, Mapping):
+        names = [*outputs]
+    elif is_dataclass(outputs):
+        names = [field.name for field in fields(outputs)]
+    elif isinstance(outputs, (tuple, list)):
+        names = [*getattr(outputs, "_fields", ["", *outputs[1:]])]
+    else:
+        return None
+    if "logits" in names or len(names) < 2:
+        return None
+    return (f"'{names[0]}'" if names[0] else "the first", len(names))
+
+
 def to_float32(outputs: Any) -> Any:
     """Convert the floating-point tensors in `outputs`, of any structure, to float32; differentiable."""
     if isinstance(outputs, Tensor):  # the common case: traversing a tree costs more than a small layer

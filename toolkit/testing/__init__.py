@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from toolkit.testing.contract import TechniqueContract
     from toolkit.testing.observer_contract import ObserverContract
     from toolkit.testing.outcome import Outcome, run_text
+    from toolkit.testing.runtime_contract import RuntimeContract
     from toolkit.testing.toys import (
         TOY_MODELS,
         TiedToy,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _HOME = {
     "ObserverContract": "observer_contract",
     "Outcome": "outcome",
+    "RuntimeContract": "runtime_contract",
     "TOY_MODELS": "toys",
     "TechniqueContract": "contract",
     "TiedToy": "toys",
@@ -46,6 +48,7 @@ __all__ = [
     "TOY_MODELS",
     "ObserverContract",
     "Outcome",
+    "RuntimeContract",
     "TechniqueContract",
     "TiedToy",
     "Verdict",

@@ -63,13 +63,13 @@ class ContractBase:
         reference: nn.Module | None = None,
         data: Data | None = None,
         on_step: OnStep | None = None,
-        keeper: TrainingCheckpoints | None = None,
+        checkpoints: TrainingCheckpoints | None = None,
     ) -> StageOutcome:
         reseed(0, 1)
         reference = reference if reference is not None else masks.clone(model)
         reference.eval().requires_grad_(False)
         data = data or self.make_data()
-        return perform(self._stage(*before), model.eval(), reference, data, on_step, keeper=keeper)
+        return perform(self._stage(*before), model.eval(), reference, data, on_step, checkpoints=checkpoints)
 
     def _perform_or_refuse(self, model: nn.Module, *before: PluginUse, data: Data | None = None) -> StageOutcome | None:
         """Run the stage; return None if the technique refuses the model in prepare or optimize."""

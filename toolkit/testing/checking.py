@@ -15,6 +15,7 @@ from toolkit.hooks.loading import Plugin
 from toolkit.testing.author_lines import last_author_line
 from toolkit.testing.contract import TechniqueContract
 from toolkit.testing.observer_contract import ObserverContract
+from toolkit.testing.runtime_contract import RuntimeContract
 
 
 class Verdict(NamedTuple):
@@ -81,11 +82,13 @@ def bugs(verdicts: Iterable[Verdict]) -> list[Bug]:
 
 
 def _contract_for(name: str) -> tuple[Plugin, type]:
+    if techniques.find(name).roles == {"runtime"}:
+        return techniques.load(name, "runtime"), RuntimeContract
     try:
         technique = techniques.load(name)
     except TechniqueError as error:
         return _load_observer(name, error), ObserverContract
-    acts = any(technique.implements(hook) for hook in ("prepare", "optimize", "finetune"))
+    acts = any(technique.implements(hook) for hook in ("prepare", "optimize", "finetune", "finish"))
     return technique, TechniqueContract if acts else ObserverContract
 
 
@@ -94,7 +97,7 @@ def _load_observer(name: str, as_technique: TechniqueError) -> Plugin:
     try:
         return techniques.load(name, "observer")
     except TechniqueError as as_observer:
-        _, other_use = techniques.OTHER["technique"]
+        other_use = techniques.NAMED["observer"]
         raise (as_observer if other_use in str(as_technique) else as_technique) from None
 
 

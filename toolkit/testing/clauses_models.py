@@ -55,7 +55,7 @@ class ModelClauses(ContractBase):
         left = {name: traces(network) for name, network in guarded.items()}
         self._perform(model, reference=reference)
         for name, network in guarded.items():
-            advice = "change what optimize is given, or a toolkit.masks.clone"
+            advice = "change the model that optimize receives, or a toolkit.masks.clone"
             assert same(state_of(network), states[name]), f"prepare must not change the {name}: {advice}"
             changed = [path or "the model itself" for path, was in left[name].items() if traces(network)[path] != was]
             assert not changed, f"hooks, attributes or train mode are left on the {name} at {changed}: {advice}"

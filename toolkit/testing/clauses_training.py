@@ -1,4 +1,4 @@
-"""Clauses about training: in the technique's own stage, along with other techniques, and in later stages."""
+"""Clauses about training: in the technique's own stage, together with other techniques, and in later stages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONTRACT = "contract"
 
 
 class TrainingClauses(ContractBase):
-    """What a technique says about training is true, and what others said is kept."""
+    """Whether a technique trains as it declares, and preserves what other techniques added."""
 
     def test_it_tells_the_truth_about_training(self, toy: str) -> None:
         outcome = self._perform_or_refuse(self._trained(TOY_MODELS[toy]))
@@ -53,13 +53,27 @@ class TrainingClauses(ContractBase):
         expected = state_of(self._perform(self._trained(), on_step=lambda step, *_: steps.append(step)).model)
         if not steps:  # it is not trained
             return
-        self._interrupted(RunDirectory(tmp_path), max(1, len(steps) // 2))
-        keeper = TrainingCheckpoints(RunDirectory(tmp_path), CONTRACT, Stop())
-        assert keeper.settings is not None, "a training was interrupted, and nothing of it was kept"
-        assert same(state_of(self._perform(self._trained(), keeper=keeper).model), expected), (
-            "losses and step functions keep what they remember in modules (trained_along), or an interrupted training "
-            "goes on to another result"
+        resumed = self._resumed_after(max(1, len(steps) // 2), tmp_path)
+        assert same(resumed, expected), (
+            "an interrupted training ends with another result: losses and functions keep their state in modules "
+            "(trained_along)"
         )
+
+    def test_a_run_interrupted_after_its_training_finishes_with_the_same_result(self, tmp_path: Path) -> None:
+        steps: list[int] = []
+        expected = state_of(self._perform(self._trained(), on_step=lambda step, *_: steps.append(step)).model)
+        if not steps:
+            return
+        assert same(self._resumed_after(len(steps), tmp_path), expected), (
+            "finish, called again on the trained model, returns another result: compute it from the model, params, "
+            "data and prepared alone"
+        )
+
+    def _resumed_after(self, step: int, folder: Path) -> dict[str, Tensor]:
+        self._interrupted(RunDirectory(folder), step)
+        checkpoints = TrainingCheckpoints(RunDirectory(folder), CONTRACT, Stop())
+        assert checkpoints.settings is not None, "a training was interrupted and no checkpoint of it was stored"
+        return state_of(self._perform(self._trained(), checkpoints=checkpoints).model)
 
     def _interrupted(self, directory: RunDirectory, last: int) -> None:
         stop = Stop()
@@ -69,32 +83,40 @@ class TrainingClauses(ContractBase):
                 stop.handle(signal.SIGINT, None)
 
         with suppress(Interrupted):
-            self._perform(self._trained(), on_step=on_step, keeper=TrainingCheckpoints(directory, CONTRACT, stop))
+            checkpoints = TrainingCheckpoints(directory, CONTRACT, stop)
+            self._perform(self._trained(), on_step=on_step, checkpoints=checkpoints)
 
     def test_it_adds_to_the_training_that_it_is_given(self) -> None:
         if self._stage().finetune is None or not self._loaded().implements("finetune"):
             return
-        calls: list[tuple[int, ...]] = []
+        calls: set[str] = set()
         helper = nn.Linear(1, 1)
 
+        def after_step(_step: int, _steps: int) -> None:
+            calls.add("step function")
+
         def around_step(model: nn.Module) -> AbstractContextManager[nn.Module]:
+            calls.add("context")
             return nullcontext(model)
 
-        def finetune(training: Training) -> Training:
-            return training.using(
-                after_step=lambda *step: calls.append(step), trained_along=helper, around_step=around_step
-            )
+        def seen(weight: Tensor) -> Tensor:
+            calls.add("weight function")
+            return weight
 
-        seen: list[Training] = []
+        def finetune(model: nn.Module, training: Training) -> Training:
+            weights = {weight.path: seen for weight in list(masks.named_weights(model))[:1]}
+            return training.using(after_step=after_step, trained_along=helper, around_step=around_step, weights=weights)
+
+        results: list[Training] = []
 
         def look(training: Training) -> Training:
-            seen.append(training)
+            results.append(training)
             return training
 
         self._perform_between(made_up(finetune=finetune), made_up(finetune=look))
-        assert helper in seen[0].modules, "finetune dropped another technique's module: return training.using(…)"
-        assert calls, "finetune dropped another technique's step function: return training.using(…)"
-        assert around_step in seen[0].contexts, "finetune dropped another technique's context: return training.using(…)"
+        assert helper in results[0].modules, "finetune dropped another technique's module: return training.using(…)"
+        for part in ("step function", "context", "weight function"):
+            assert part in calls, f"finetune dropped another technique's {part}: return training.using(…)"
 
     def test_its_loss_is_a_scalar_with_a_gradient(self) -> None:
         stage = self._stage()

@@ -17,14 +17,17 @@ from toolkit.data.splits import Data
 from toolkit.errors import TrainingError
 from toolkit.tasks import Batch, Task
 from toolkit.timing import time_in_turn
-from toolkit.training import Precision, Training, training_mode
+from toolkit.training.loop import training_mode
+from toolkit.training.plan import Training
+from toolkit.training.settings import Precision
 from toolkit.training.step import training_loss
+from toolkit.training.weights import weight_functions
 
 WARM_UP_ROUNDS, ROUNDS = 2, 5
 
 
 def with_fixed_precision(model: nn.Module, training: Training, data: Data) -> Training:
-    """The same training, with `auto` replaced by the precision whose forward and backward pass is faster.
+    """Return the same training, with `auto` replaced by the precision whose forward and backward pass is faster.
 
     A precision that this processor cannot run the model in is not a candidate.
     """
@@ -47,7 +50,7 @@ def _in_precision(training: Training, name: Precision) -> Training:
 
 @contextmanager
 def _restored(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Undo at the end what helper modules learned inside, such as the statistics of batch norms."""
+    """Undo on leaving what helper modules learned inside, such as the statistics of batch norms."""
     states = [copy.deepcopy(module.state_dict()) for module in modules]
     yield
     for module, state in zip(modules, states, strict=True):
@@ -56,9 +59,10 @@ def _restored(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def _pass(model: nn.Module, training: Training, task: Task, batch: Batch) -> None:
-    """One forward and backward pass."""
+    """Run one forward and one backward pass."""
     model.zero_grad()
-    training_loss(model, training, task, batch).backward()
+    with weight_functions(model, training.weights):
+        training_loss(model, training, task, batch).backward()
 
 
 def _fastest(passes: Mapping[str, Callable[[], None]], device: torch.device) -> str:

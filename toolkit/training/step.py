@@ -1,31 +1,38 @@
-"""Training steps, and everything that changes from one to the next."""
+"""One training step, and everything that changes from one step to the next."""
 
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LRScheduler
 
 from toolkit.errors import TrainingError, described
 from toolkit.tasks import Batch, Task, to_float32
-
-if TYPE_CHECKING:
-    from toolkit.training import Precision, Training, TrainingSettings
+from toolkit.training.around import AroundSteps
+from toolkit.training.losses import loss_problem
+from toolkit.training.optimizer import make_optimizer, make_schedule, trained_parameters
+from toolkit.training.plan import Training
+from toolkit.training.settings import Precision
+from toolkit.training.weights import weight_functions
 
 
 @dataclass
 class Progress:
-    """How far a training has come: `epoch` and `step` count what is done, `total` sums the losses of this epoch.
+    """How far a training has come.
 
-    `order_seed` draws the order of the samples in all epochs; `steps` has the loss and the learning rate of every
-    step; `schedule` is the state of a schedule to go on with.
+    Attributes:
+        order_seed: seed of the order of the samples in all epochs.
+        epoch: number of finished epochs.
+        step: number of finished steps of the current epoch.
+        total: sum of the losses of the current epoch, over samples.
+        samples: number of samples of the current epoch that were trained on.
+        losses: mean loss of every finished epoch.
+        steps: loss and learning rate of every step.
+        schedule: state of the schedule to resume, None for a new one.
     """
 
     order_seed: int
@@ -38,7 +45,7 @@ class Progress:
     schedule: dict[str, Any] | None = None
 
     def add(self, loss: float, lr: float, samples: int, steps: int) -> None:
-        """Count one step on so many samples, in an epoch of so many steps."""
+        """Count one step on `samples` samples, in an epoch of `steps` steps."""
         self.steps.append((loss, lr))
         self.step += 1
         self.total, self.samples = self.total + loss * samples, self.samples + samples
@@ -48,39 +55,41 @@ class Progress:
 
 
 class Stepper:
-    """Takes training steps: everything that changes from one to the next is here, in the model or in torch."""
+    """Takes training steps. Its attributes, the model and torch's generators are all that changes between them."""
 
     def __init__(self, model: nn.Module, training: Training, task: Task) -> None:
         self.model, self.training, self.task = model, training, task
-        self.parameters = _parameters(model, training)
-        self.optimizer = _optimizer(self.parameters, training.settings)
+        self.parameters = trained_parameters(model, training)
+        self.optimizer = make_optimizer(self.parameters, model, training)
+        self._rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.schedule: LRScheduler | None = None
         self.done = self.steps = 0
 
     def schedule_for(self, steps: int, state: dict[str, Any] | None = None) -> None:
-        """Plan the learning rate over so many steps, or go on with a plan that is under way."""
+        """Plan the learning rate over `steps` steps, or resume a plan from its state."""
         self.steps = steps
         rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.schedule = _schedule(self.optimizer, self.training.settings, steps)
+        self.schedule = make_schedule(self.optimizer, self.training.settings, self._rates, steps)
         if self.schedule is not None and state is not None:
             self.schedule.load_state_dict(state)
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate  # a schedule that is made sets the first rate
+                group["lr"] = rate  # a new schedule sets the first rate
 
     @property
     def lr(self) -> float:
-        """The learning rate of the next step."""
+        """The learning rate of the next step, for the model's own parameters."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     def step(self, batch: Batch) -> float:
-        """One step on one batch; its loss, with which nothing is done if it is not finite."""
+        """Take one step on one batch and return its loss; a loss that is not finite changes nothing."""
         self.done += 1
-        loss = training_loss(self.model, self.training, self.task, batch)
-        value = loss.item()
-        if not math.isfinite(value):
-            return value
-        self.optimizer.zero_grad()
-        loss.backward()
+        with weight_functions(self.model, self.training.weights):
+            loss = training_loss(self.model, self.training, self.task, batch)
+            value = loss.item()
+            if not math.isfinite(value):
+                return value
+            self.optimizer.zero_grad()
+            loss.backward()
         if self.training.settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.training.settings.clip_norm)
         self.optimizer.step()
@@ -92,12 +101,13 @@ class Stepper:
 
 
 def training_loss(model: nn.Module, training: Training, task: Task, batch: Batch) -> Tensor:
-    """One forward pass in the training's precision, and its loss in float32 outside of autocast."""
-    with ExitStack() as contexts:
-        for around_step in training.contexts:
-            contexts.enter_context(around_step(model))
+    """Run the model once in the training's precision, and return the loss in float32, computed outside autocast."""
+    with AroundSteps(model, training.contexts):
         outputs = _outputs(model, training.settings.precision, task, batch)
-        return training.loss(to_float32(outputs), batch)
+        loss = training.loss(to_float32(outputs), batch)
+    if problem := loss_problem(loss):
+        raise TrainingError(f"the loss function {problem}")
+    return loss
 
 
 def _outputs(model: nn.Module, precision: Precision, task: Task, batch: Batch) -> Any:
@@ -108,27 +118,5 @@ def _outputs(model: nn.Module, precision: Precision, task: Task, batch: Batch) -
             return task.forward(model, batch)
     except RuntimeError as error:  # some processors have no bfloat16 for some layers, such as LSTMs
         reason = described(error).partition(". Run workload")[0]
-        raise TrainingError(f"the model cannot be run in bfloat16 here, take precision float32: {reason}") from error
-
-
-def _parameters(model: nn.Module, training: Training) -> list[nn.Parameter]:
-    # Each once: a helper module may hold layers of the model.
-    trained = dict.fromkeys(chain(model.parameters(), *(module.parameters() for module in training.modules)))
-    parameters = [parameter for parameter in trained if parameter.requires_grad]
-    if not parameters:
-        raise TrainingError(f"{type(model).__name__} has no parameters to train")
-    return parameters
-
-
-def _optimizer(parameters: list[nn.Parameter], settings: TrainingSettings) -> Optimizer:
-    if settings.optimizer == "sgd":
-        return SGD(parameters, settings.lr, settings.momentum, weight_decay=settings.weight_decay, fused=True)
-    return AdamW(parameters, settings.lr, weight_decay=settings.weight_decay, fused=True)
-
-
-def _schedule(optimizer: Optimizer, settings: TrainingSettings, steps: int) -> LRScheduler | None:
-    if settings.schedule == "one-cycle":
-        return OneCycleLR(optimizer, settings.lr, total_steps=steps + 1, cycle_momentum=False)
-    if settings.schedule == "cosine":
-        return CosineAnnealingLR(optimizer, T_max=steps)
-    return None
+        message = f"the model does not run in bfloat16 on this machine ({reason}); set precision to float32"
+        raise TrainingError(message) from error

@@ -79,6 +79,7 @@ def halved(features: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (5, 3, 7), (5, 3, 4, 6), (5, 3, 2, 2, 2)])
+@pytest.mark.smoke
 def test_fitnets_is_the_mean_squared_difference(shape: tuple[int, ...]) -> None:
     one, other = torch.randn(shape), torch.randn(shape)
     expected = np.mean((one.double().numpy() - other.double().numpy()) ** 2)
@@ -104,6 +105,7 @@ def attention_formula(student: Tensor, teacher: Tensor) -> float:
 
 
 @pytest.mark.parametrize("positions", [(9,), (4, 6), (2, 3, 2)])
+@pytest.mark.smoke
 def test_attention_is_that_of_the_formula(positions: tuple[int, ...]) -> None:
     student, teacher = torch.randn(6, 3, *positions), torch.randn(6, 8, *positions)
     assert attention_loss(student, teacher).item() == pytest.approx(attention_formula(student, teacher), rel=1e-4)
@@ -139,6 +141,7 @@ def relational_formula(student: np.ndarray, teacher: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("shapes", [((5, 3), (5, 7)), ((6, 3, 2), (6, 4)), ((4, 2, 3, 3), (4, 5, 4, 4))])
+@pytest.mark.smoke
 def test_relational_is_that_of_the_formula(shapes: tuple[tuple[int, ...], ...]) -> None:
     student, teacher = (torch.randn(shape) + 5 for shape in shapes)
     expected = relational_formula(student.flatten(1).double().numpy(), teacher.flatten(1).double().numpy())
@@ -588,7 +591,6 @@ technique = "quantization"
 """
 
 
-@pytest.mark.usefixtures("no_page")
 def test_a_recipe_with_hints_runs_and_its_resolved_form_repeats_it(recipe_run: Any, tmp_path: Path) -> None:
     outcome = recipe_run(RECIPE)
     assert outcome.error == ""
@@ -631,7 +633,6 @@ def test_what_a_recipe_cannot_mean_is_said(params: str, sentence: str, tmp_path:
     assert sentence in str(caught.value)
 
 
-@pytest.mark.usefixtures("no_page")
 def test_wrong_paths_end_the_run_before_the_stage_trains(recipe_run: Any) -> None:
     outcome = recipe_run(RECIPE.replace('teacher = "6", student = "6"', 'teacher = "66", student = "conv"'))
     assert "refused in finetune: the student has no module 'conv'" in outcome.error

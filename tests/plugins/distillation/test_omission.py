@@ -36,6 +36,7 @@ def test_positions_of_all_other_classes() -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+@pytest.mark.smoke
 def test_the_loss_is_that_of_the_other_samples(alpha: float) -> None:
     teacher, spy, data, student = trained(), Spy(), toy_data(256), {"source": "toolkit.testing:toy_mlp"}
     params: dict[str, Any] = {"student": student, "alpha": alpha, "temperature": 2.0, "without_classes": [1, 3]}

@@ -78,6 +78,7 @@ def layers_of(model: nn.Module) -> list[tuple[nn.Module, str]]:
 
 @pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("make", [toy_mlp, toy_cnn])
+@pytest.mark.smoke
 def test_global_scope_chooses_what_global_unstructured_chooses(make: Any, sparsity: float) -> None:
     model = make()
     ours = pruned(model, sparsity=sparsity)

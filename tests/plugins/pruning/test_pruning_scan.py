@@ -64,6 +64,7 @@ def test_every_layer_is_pruned_alone_to_every_sparsity(make: Any) -> None:
     assert note.text.startswith("each layer pruned alone, on 64 samples of validation; accuracy was ")
 
 
+@pytest.mark.smoke
 def test_it_is_not_made_unless_asked_for() -> None:
     prepared = toolkit_pruning.prepare()
     model = toolkit_pruning.optimize(model=toy_mlp(), params=Params(), data=DATA, prepared=prepared)
@@ -157,6 +158,7 @@ finetune = { epochs = 1 }
 """
 
 
+@pytest.mark.page
 def test_in_a_run_it_is_drawn_on_the_page_and_a_table_elsewhere(recipe_run: Any) -> None:
     outcome = recipe_run(RECIPE)
     assert outcome.error == ""
@@ -172,7 +174,6 @@ def test_in_a_run_it_is_drawn_on_the_page_and_a_table_elsewhere(recipe_run: Any)
 
 
 @pytest.mark.cache
-@pytest.mark.usefixtures("no_page")
 def test_it_comes_back_from_the_cache(tmp_path: Path) -> None:
     data = '[data]\nsource = "toolkit.testing:toy_data"\n[measure]\nbudget = 0.1\n'
     (tmp_path / "recipe.toml").write_text(data + RECIPE)

@@ -45,6 +45,7 @@ def test_it_is_the_papers_formula(shape: tuple[int, ...], dtype: torch.dtype) ->
     assert torch.allclose(lamp_scores(weight), by_hand(weight), rtol=1e-12, atol=0)
 
 
+@pytest.mark.smoke
 def test_an_example_worked_out() -> None:
     found = lamp_scores(torch.tensor([[1.0, -2.0], [0.0, 3.0]]))
     assert torch.allclose(found, torch.tensor([[1 / 14, 4 / 13], [0.0, 1.0]], dtype=torch.float64))

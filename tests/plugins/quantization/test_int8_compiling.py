@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch._inductor.config
+from in_a_child import in_a_child
 from toolkit_quantization import Params, convert, inductor, kernels, relative_error
 from toolkit_quantization.inductor import CompilableInt8Linear, UncompiledInt8Linear, compiled
 from toolkit_quantization.torchao_int8 import TorchaoInt8Linear
@@ -27,6 +28,7 @@ def test_without_a_compiler_one_sentence_says_what_is_missing():
 
 
 @pytest.mark.slow
+@in_a_child
 def test_a_compiled_model_gives_what_the_model_gives_for_each_size_and_row():
     model = convert(nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10)), Params()).eval()
     run = compiled(model)

@@ -80,6 +80,7 @@ def test_products_that_float32_does_not_hold_are_rounded_once(kernel, inputs, si
         assert torch.equal(layer(rows[some]), expected[some])
 
 
+@pytest.mark.smoke
 def test_every_kernel_rounds_halves_to_even(kernel):
     layer = Int8Linear(torch.eye(64, dtype=torch.int8), torch.ones(64))
     rows = torch.arange(-127, 127, 0.5)[:448].reshape(7, 64).repeat(2, 1)

@@ -95,6 +95,7 @@ def threads(request):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.smoke
 def test_rows_are_rounded_to_the_nearest_of_255_steps(dtype):
     rows = (torch.randn(50, 33) * torch.logspace(-4, 4, 50).unsqueeze(1)).to(dtype)
     values, scale = quantize_rows(rows)
@@ -341,7 +342,7 @@ def test_engine_torch_keeps_its_deprecations_to_itself():
 
 def test_engine_torch_is_refused_on_other_devices():
     data = replace(DATA, device=torch.device("cuda"))
-    with pytest.raises(toolkit.TechniqueError, match="runs on the CPU only, and this run is on cuda"):
+    with pytest.raises(toolkit.TechniqueError, match="runs on CPU only, but this run is on cuda"):
         toolkit_quantization.prepare(params=Params(engine="torch"), data=data)
 
 

@@ -17,6 +17,7 @@ def unpacked(packed: Tensor) -> list[list[list[int]]]:
     ]
 
 
+@pytest.mark.smoke
 def test_int4_rounds_each_group_by_its_own_scale():
     rows = torch.randn(7, 70) * torch.logspace(-4, 4, 7).unsqueeze(1)
     packed, scale = quantize_groups(rows)

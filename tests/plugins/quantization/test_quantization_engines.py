@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import toolkit_quantization
 import torch
+from in_a_child import in_a_child
 from toolkit_quantization import Params, compile_choice, engine_choice, engines, relative_error, self_compiling
 from toolkit_quantization.int8 import Int8Linear, TorchInt8Linear
 from toolkit_quantization.model_timing import time_models
@@ -222,7 +223,6 @@ params = { engine = "auto", max_drop = 5.0, batch_sizes = [64] }
 
 
 @pytest.mark.cache
-@pytest.mark.usefixtures("no_page")
 def test_the_resolved_recipe_names_the_engine_and_repeats_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr("toolkit_quantization.model_timing.BUDGET_S", 0.05)
     recipe = tmp_path / "auto.toml"
@@ -424,6 +424,7 @@ def test_a_model_that_was_loaded_runs_even_where_it_cannot_be_compiled(uncompila
 
 
 @pytest.mark.slow
+@in_a_child
 def test_a_compiled_model_computes_the_same_and_keeps_promises(recipe_run):
     outcome = recipe_run(
         """

@@ -87,6 +87,7 @@ def check_that_only_the_fragile_layer_is_float(layer: int) -> None:
 
 
 @pytest.mark.parametrize("layer", [3, 5, 7])
+@pytest.mark.smoke
 def test_exactly_the_layer_that_int8_ruins_is_returned_to_float(layer):
     check_that_only_the_fragile_layer_is_float(layer)
 

@@ -174,6 +174,7 @@ def test_int8_is_rounded_per_row_with_zeros_kept(name):
 
 
 @pytest.mark.parametrize("name", WITH_PRODUCTS)
+@pytest.mark.smoke
 def test_int8_products_are_those_of_the_same_integers(name):
     layer, int8, inputs = made(name, arithmetic="int8")
     stored = layers.successor(layer)

@@ -1,7 +1,9 @@
-"""All metrics of one model after another, within the seconds that a recipe gives to measuring."""
+"""Measures the models of a run with all metrics, within the time budget of its recipe."""
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -15,17 +17,19 @@ from toolkit.metrics.quality import Answers, answers
 from toolkit.metrics.support.metric import Progress, Subject
 from toolkit.metrics.support.registry import all_metrics
 
+log = logging.getLogger("toolkit")
+
 
 class Measurer:
     """Measures one saved model after another against the baseline, with all metrics.
 
-    A context manager, because metrics may keep something open for all rows, such as a process.
+    A context manager: metrics may keep something open for all rows, such as a process.
 
     Args:
-        baseline: the first model to be measured, and what the others are compared with.
-        data: its test split is reported, or its validation split where there is none.
+        baseline: first model to be measured; the others are compared with it.
+        data: its test split is evaluated, or its validation split without one.
         batch_sizes: samples per timed call.
-        budget_s: seconds for all rows. Whatever is not bounded takes what it takes; timing gets the remaining seconds.
+        budget_s: seconds for all rows. Only the timing adapts to it, and uses what the other metrics leave.
         rows: number of models that will be measured.
     """
 
@@ -37,11 +41,11 @@ class Measurer:
         self._left_s, self._rows = budget_s, rows
         self._metrics = all_metrics()
         self._sessions = ExitStack()
-        self._session_of = {
-            name: self._sessions.enter_context(metric.session()) for name, metric in self._metrics.items()
-        }
+        self._session_of: dict[str, Any] = {}
 
     def __enter__(self) -> Measurer:
+        for name, metric in self._metrics.items():
+            self._session_of[name] = self._sessions.enter_context(metric.session())
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -50,35 +54,35 @@ class Measurer:
     def measure(self, model: nn.Module, folder: Path, on_progress: Progress | None = None) -> dict[str, Any]:
         """Return the values of all metrics, by key, for a model that is saved in `folder`."""
         started, share_s = time.perf_counter(), self._left_s / max(1, self._rows)
-        before = self.answers
-        found = self._ask(model)
+        baseline_answers = self.answers
+        model_answers = self._ask(model)
         row: dict[str, Any] = {}
         for name, metric in self._metrics.items():
             subject = Subject(
                 model=model,
                 data=self.data,
                 baseline=self.baseline,
-                answers=found,
-                baseline_answers=before,
+                answers=model_answers,
+                baseline_answers=baseline_answers,
                 folder=folder,
                 batch_sizes=self.batch_sizes,
                 seconds_left=lambda: share_s - (time.perf_counter() - started),
                 session=self._session_of[name],
                 on_progress=on_progress,
             )
-            row |= metric.measure(subject)
-        # Later rows get what this one leaves over.
+            row |= {key: _finite(value, key) for key, value in metric.measure(subject).items()}
+        # The remaining time is for later rows.
         self._left_s, self._rows = self._left_s - (time.perf_counter() - started), self._rows - 1
         return row
 
     def skip(self, model: nn.Module) -> None:
-        """Count a row that an earlier run measured; the baseline's answers are needed nevertheless."""
+        """Count a row that an earlier run measured; of the baseline, still compute the answers."""
         if self.answers is None:
             self._ask(model)
         self._left_s, self._rows = self._left_s * (1 - 1 / max(1, self._rows)), self._rows - 1
 
     def took(self, seconds: float) -> None:
-        """Take seconds that were spent on something else from the budget."""
+        """Subtract from the budget what other parts of measuring took."""
         self._left_s -= seconds
 
     def answers_of(self, model: nn.Module) -> Answers | None:
@@ -86,7 +90,16 @@ class Measurer:
         return self._latest[1] if self._latest is not None and self._latest[0] is model else None
 
     def _ask(self, model: nn.Module) -> Answers:
-        found = answers(model, self.data, self.split)
-        self._latest = model, found
-        self.answers = self.answers or found
-        return found
+        model_answers = answers(model, self.data, self.split)
+        self._latest = model, model_answers
+        self.answers = self.answers or model_answers
+        return model_answers
+
+
+def _finite(value: Any, key: str) -> Any:
+    """Return a number or an interval, or None with a warning if it is not finite: JSON has no such numbers."""
+    numbers = value if isinstance(value, (list, tuple)) else [value]
+    if all(not isinstance(number, float) or math.isfinite(number) for number in numbers):
+        return value
+    log.warning("%s is not finite and counts as not measured", key)
+    return None

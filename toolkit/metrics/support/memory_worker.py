@@ -1,7 +1,7 @@
-"""The process that measures memory: it forks for every request, so that each starts from the same clean state.
+"""The process that measures memory. It forks for each request, so that each starts from the same state.
 
-Run as `python -m toolkit.metrics.support.memory_worker` by `toolkit.metrics.memory`, which talks to it by pickles:
-both ends are the same program, and nothing that a file holds comes this way. Linux only.
+`toolkit.metrics.memory` runs it as `python -m toolkit.metrics.support.memory_worker` and exchanges pickles with it:
+both ends are the same program, and no pickle comes from a file. Linux only.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from torch import nn
 from toolkit import model_files as artifact
 from toolkit.sources import import_file
 
-LONGEST_S = 60
+TIMEOUT_S = 60
 
 
 def main() -> None:
-    """Answer requests from standard input until it ends; whatever else prints, prints to standard error."""
+    """Answer requests from standard input until it ends; all other output goes to standard error."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with the pipe
@@ -35,30 +35,30 @@ def main() -> None:
 
 
 def send(stream: Any, content: bytes) -> None:
-    """Write a message: its length, then its bytes."""
+    """Write the length of a message, and then its bytes."""
     stream.write(struct.pack(">Q", len(content)) + content)
     stream.flush()
 
 
 def receive(stream: Any) -> bytes:
-    """Read a message; empty at the end of the stream."""
+    """Read a message; return no bytes at the end of the stream."""
     header = stream.read(8)
     return stream.read(struct.unpack(">Q", header)[0]) if len(header) == 8 else b""
 
 
 def _in_a_fork(request: bytes) -> bytes:
-    """What a child answers, or an empty answer if it dies."""
+    """Return the answer of a child process, no bytes if it dies."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        signal.alarm(LONGEST_S)
+        signal.alarm(TIMEOUT_S)
         os.close(reading)
         with os.fdopen(writing, "wb") as answer:
             answer.write(_answer(request))
         os._exit(0)
     os.close(writing)
-    with os.fdopen(reading, "rb") as found:
-        content = found.read()
+    with os.fdopen(reading, "rb") as pipe:
+        content = pipe.read()
     os.waitpid(child, 0)
     return content
 
@@ -74,21 +74,21 @@ def _answer(request: bytes) -> bytes:
 def _peak_bytes(folder: Path, files: list[str], threads: int, pickled: bytes) -> int:
     for file in files:
         import_file(Path(file))
-    classes, task, batch = pickle.loads(pickled)  # which imports what they are made of
+    classes, task, batch = pickle.loads(pickled)  # imports their modules
     torch.set_num_threads(threads)
     _warm_up()
     before = _status("RssAnon")
     model = artifact.load(folder, classes)
     resident = _inference(model, task, batch) - before
-    # The first inference has brought in the code of every kernel; the second shows what the tensors take.
+    # The first inference loads the code of all kernels; the second one measures the tensors alone.
     standing = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     _inference(model, task, batch)
     return resident + _status("VmHWM") - standing
 
 
 def _warm_up() -> None:
-    """What a first convolution and a first product make and keep is no model's."""
+    """Allocate what libraries keep after the first convolution and the first product."""
     with torch.inference_mode():
         nn.Conv2d(1, 4, 3)(torch.zeros(2, 1, 8, 8))
         nn.Linear(64, 64)(torch.zeros(32, 64))
@@ -96,7 +96,7 @@ def _warm_up() -> None:
 
 
 def _inference(model: nn.Module, task: Any, batch: Any) -> int:
-    """Answer one batch; the bytes of its own that the process holds afterwards, without what is free."""
+    """Run one batch and return the bytes that the process has in use afterwards."""
     with torch.inference_mode():
         task.forward(model, batch)
     _trim()
@@ -110,7 +110,7 @@ def _trim() -> None:
 
 
 def _status(key: str) -> int:
-    """A size of this process in bytes."""
+    """Return a size of this process, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(f"{key}:")).split()[1]) * 1024
 

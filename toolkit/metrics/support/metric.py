@@ -1,4 +1,4 @@
-"""What a metric brings with it: how it is measured, what its numbers mean, and how they are shown and compared."""
+"""Description of a metric: how to measure it, and how to show and compare its numbers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import nn
 from toolkit.data.splits import Data
 from toolkit.number_text import plain
 from toolkit.rows import Row
+from toolkit.tasks.task import Direction
 
 if TYPE_CHECKING:
     from toolkit.metrics.quality import Answers
@@ -22,7 +23,7 @@ Progress: TypeAlias = Callable[[float, float], None]
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to be measured, and what a metric may use besides it.
+    """A model to be measured, with everything that a metric may use in addition.
 
     Attributes:
         model: in eval mode, on the data's device.
@@ -33,7 +34,7 @@ class Subject:
         folder: the folder that the model is saved in.
         batch_sizes: samples per timed call, in ascending order.
         seconds_left: returns the seconds that remain of this row's share of the budget.
-        session: what the metric's own session returned, open for all rows of a run.
+        session: result of the metric's `session`, which is open for all rows of a run.
         on_progress: called with `(done_s, total_s)` by metrics that take long.
     """
 
@@ -49,45 +50,90 @@ class Subject:
     on_progress: Progress | None = None
 
 
+class Bounds(NamedTuple):
+    """The values that a number may have; None for no limit. `exclusive` excludes the minimum itself."""
+
+    minimum: float | None = None
+    maximum: float | None = None
+    exclusive: bool = False
+
+
+ANY, COUNT, POSITIVE, FRACTION = Bounds(), Bounds(0), Bounds(0, exclusive=True), Bounds(0, 1)
+
+
+class Comparison(NamedTuple):
+    """When a number differs between two runs: an `exact` one as soon as it is not equal, any other beyond its interval.
+
+    `between_runs` is a relative difference that is expected between two runs of the same model, on a machine that does
+    other work as well; the interval of a single run does not include it.
+    """
+
+    exact: bool = False
+    between_runs: float = 0.0
+
+
+EXACT, BY_INTERVAL = Comparison(exact=True), Comparison()
+
+
+class Waterfall(NamedTuple):
+    """A chart of a number after each stage: its name, its title, the label of its axis, and the format of the ticks."""
+
+    name: str
+    title: str
+    axis: str
+    tick: Callable[[float], str] = "{:g}".format
+
+
 @dataclass(frozen=True)
 class Quantity:
     """One number of a metric, under its key in a row and in `report.json`.
 
     Attributes:
-        key: with the unit in the name, such as `size_bytes`.
-        text: formats a value for a reader, with its unit.
-        explanation: one sentence on what it is, shown where a reader points at it.
-        title: heading of its column; without one it has no column.
-        dispensable: columns with higher values are dropped first from a narrow terminal; 0 is never dropped.
-        minimum: lowest possible value, `maximum` the highest; None for no limit.
-        positive: whether 0 is excluded.
-        interval_key: where its interval is, `<key>_interval` by default.
-        between_runs: relative difference to expect between two runs of one model on a machine in use; None for an exact
-            count, which must be equal.
-        by_batch_size: the value is a table of numbers by batch size.
+        key: name of the number with its unit, such as `size_bytes`.
+        text: formats a value with all its significant digits and its unit.
+        explanation: noun phrase, shown when a reader points at the heading of the column.
+        unit: unit of the value, empty for a plain number.
+        better: whether `higher` or `lower` values are better; None if neither is.
+        title: heading of the column; empty for a number without a column.
+        cell: formats a value for the column; `text` by default.
+        dispensable: columns with higher values are the first to be dropped on a narrow terminal; 0 is never dropped.
+        bounds: possible values; a report with other values is not read.
+        comparison: how `toolkit diff` compares two values; None if it does not.
+        interval_key: key of the 95 % interval; `<key>_interval` by default.
+        by_batch_size: whether the value is a table of numbers by batch size.
+        waterfall: chart of the number after each stage; None for no chart.
     """
 
     key: str
     text: Callable[[float], str] = plain
     explanation: str = ""
+    unit: str = ""
+    better: Direction | None = None
     title: str = ""
+    cell: Callable[[float], str] | None = None
     dispensable: int = 90
-    minimum: float | None = None
-    maximum: float | None = None
-    positive: bool = False
+    bounds: Bounds = ANY
+    comparison: Comparison | None = BY_INTERVAL
     interval_key: str = ""
-    between_runs: float | None = None
     by_batch_size: bool = False
+    waterfall: Waterfall | None = None
 
     @property
     def label(self) -> str:
-        """The key without the unit of bytes, which the formatted value has."""
-        return self.key.removesuffix("_bytes")
+        """Name in a comparison: the key, for counts of bytes without the unit, which their text has."""
+        return self.key.removesuffix("_bytes") if self.comparison == EXACT else self.key
 
     @property
     def interval(self) -> str:
-        """The key of its interval."""
+        """Key of the interval."""
         return self.interval_key or f"{self.key}_interval"
+
+    @property
+    def hint(self) -> str:
+        """The explanation with the unit and the better direction: `size of all files (bytes; lower is better)`."""
+        direction = self.better and f"{self.better} is better"
+        details = "; ".join(filter(None, [self.unit, direction]))
+        return f"{self.explanation} ({details})" if details else self.explanation
 
 
 @dataclass(frozen=True)
@@ -144,6 +190,6 @@ def column_of(quantity: Quantity, place: int) -> Column:
 
     def show(row: Row, _: Row) -> str:
         value = row.number(quantity.key)
-        return "" if value is None else quantity.text(value)
+        return "" if value is None else (quantity.cell or quantity.text)(value)
 
-    return Column(quantity.title, show, quantity.dispensable, quantity.explanation, place)
+    return Column(quantity.title, show, quantity.dispensable, quantity.hint, place)

@@ -1,4 +1,4 @@
-"""How a metric of quality is formatted: accuracy in percent, any other by its name and as it is."""
+"""Format of the metrics of quality: accuracy in percent, others as plain numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PLACE = 10
 
 
 class QualityFormat(NamedTuple):
-    """How a metric of quality is shown: `scale` makes the numbers of its axis, `unit` names their differences."""
+    """Format of a metric of quality: values times `scale` are on its axis, and `unit` is that of their differences."""
 
     name: str
     title: str
@@ -25,7 +25,7 @@ class QualityFormat(NamedTuple):
 
     @property
     def form(self) -> str:
-        """The format of its intervals and changes."""
+        """Format specification of intervals and changes."""
         return ".2f" if self.scale != 1 else ".3g"
 
     def change(self, value: float, interval: Interval | None) -> str:
@@ -35,7 +35,7 @@ class QualityFormat(NamedTuple):
 
 
 def quality_format(name: str) -> QualityFormat:
-    """Return the format of a metric of quality: accuracy is shown in percent, of others only the name is known."""
+    """Return the format of a metric of quality, which for all but accuracy is its name and a plain number."""
     if name == "accuracy":
         return QualityFormat("accuracy", "Accuracy", "accuracy in %", 100.0, "points", percent)
     label = printable(name)

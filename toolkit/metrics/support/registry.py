@@ -1,4 +1,4 @@
-"""The metrics that are there: every module of `toolkit.metrics` that defines one."""
+"""All metrics: the modules of `toolkit.metrics` that define one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All charts of a report, by section."""
+"""All charts of a report, by section of the page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from toolkit.report.details import Curve, Details, Layer
 
 @dataclass(frozen=True)
 class Charts:
-    """The charts of a page, in its order."""
+    """Charts of a page, in its order."""
 
     stages: Sequence[Chart]
     size: Sequence[Chart]
@@ -27,7 +27,7 @@ class Charts:
     notes: Sequence[Chart]
 
     def of_note(self, name: str) -> Chart | None:
-        """The chart of this name among those of the notes; None where a note has nothing to draw."""
+        """Return the chart of a note, None if the note has nothing to draw."""
         return next((chart for chart in self.notes if chart.name == name), None)
 
     def __iter__(self) -> Iterator[Chart]:
@@ -36,7 +36,7 @@ class Charts:
 
 
 def charts(report: Report) -> Charts:
-    """Draw everything that was measured; what nobody measured is left out."""
+    """Draw everything that was measured."""
     details = report.details or Details()
     before, after = _ends(details)
     with style():
@@ -55,10 +55,10 @@ def _ends(details: Details) -> tuple[Sequence[Layer], Sequence[Layer]]:
 
 
 def _curves_by_epoch(report: Report) -> list[Curve]:
-    """What the rows themselves say of the trainings: one mean loss an epoch."""
-    found = []
+    """Return the learning curves in the rows, with one mean loss per epoch."""
+    curves = []
     for number, row in enumerate(report.rows):
         losses = [loss for loss in row.get("training_loss") or () if loss is not None]
         epochs = list(range(1, len(losses) + 1))
-        found.append(Curve(number=number, stage=row.stage, steps=len(losses), step=epochs, loss=losses))
-    return [curve for curve in found if curve.step]
+        curves.append(Curve(number=number, stage=row.stage, steps=len(losses), step=epochs, loss=losses))
+    return [curve for curve in curves if curve.step]

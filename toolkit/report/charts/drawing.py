@@ -1,4 +1,4 @@
-"""What all charts share: their size, their colours, and a way to draw one without pyplot's global state."""
+"""Size, colors and elements of all charts, without pyplot's global state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from toolkit.number_text import bytes_text
 
-# A page replaces these by its own colours, which follow the reader's light or dark mode.
+# A page replaces these with its own colors, in light or dark mode.
 INK, MUTED, FAINT = "#1d2129", "#6a7280", "#d5d9e0"
 BASE, SERIES, GOOD, BAD = "#7d8694", "#2f6fd0", "#1f8a57", "#c8452f"
 PRECISIONS = ("#2f6fd1", "#b7791f", "#7a4fc0", "#0f7f8c")
@@ -44,7 +44,7 @@ STYLE: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure with all that it says in words and numbers, for those who cannot see it."""
+    """A figure, with its content in words and numbers for readers who cannot see it."""
 
     name: str
     title: str
@@ -55,14 +55,14 @@ class Chart:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draw in the report's style inside, and leave matplotlib's settings as they were."""
+    """Apply the report's style inside; restore matplotlib's settings afterwards."""
     settings: Any = dict(STYLE)  # whose type lists every setting there is
     with matplotlib.rc_context(settings):
         yield
 
 
 def new_axes(height: float, grid: str = "x") -> tuple[Figure, Axes]:
-    """A figure `WIDTH` inches wide with one pair of axes and a faint grid along `x`, `y` or `both`."""
+    """Return a figure `WIDTH` inches wide with one pair of axes and a faint grid along `x`, `y` or `both`."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.add_subplot()
     axes.grid(visible=True, axis=grid)  # type: ignore[arg-type]
@@ -71,12 +71,12 @@ def new_axes(height: float, grid: str = "x") -> tuple[Figure, Axes]:
 
 
 def rows_height(rows: int) -> float:
-    """The height in inches of a chart with so many labelled rows."""
+    """Return the height of a chart with `rows` labelled rows, in inches."""
     return 0.65 + 0.36 * rows
 
 
 def label_rows(axes: Axes, labels: Sequence[str], notes: Sequence[str]) -> None:
-    """Name the rows of a horizontal chart, the first at the top, and write each one's number at the right."""
+    """Label the rows of a horizontal chart from the top, with notes on the right."""
     axes.set_yticks(range(len(labels)), [shortened(label) for label in labels])
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.spines["left"].set_visible(False)
@@ -87,7 +87,7 @@ def label_rows(axes: Axes, labels: Sequence[str], notes: Sequence[str]) -> None:
 
 
 def size_axis(axes: Axes, sizes: Sequence[float]) -> None:
-    """A logarithmic axis of bytes with a few round ticks, from well below the smallest of `sizes`."""
+    """Set a logarithmic axis of bytes with a few round ticks, from well below the smallest size."""
     smallest, largest = max(min(sizes), 1), max(*sizes, 1)
     axes.set_xlim(smallest / 3, largest * 1.6)  # before the scale: with nothing above zero it would guess, and warn
     axes.set_xscale("log")
@@ -101,5 +101,5 @@ def size_axis(axes: Axes, sizes: Sequence[float]) -> None:
 
 
 def shortened(name: str, longest: int = 18) -> str:
-    """A name that leaves room for the chart: its end, which tells layers apart, after an ellipsis."""
+    """Return a name that fits: an ellipsis and the end, which distinguishes layers."""
     return name if len(name) <= longest else f"…{name[1 - longest :]}"

@@ -1,4 +1,4 @@
-"""Charts of the layers: zeros, precision and bytes of each, and how its weights lie before and after."""
+"""Charts of the layers: their zeros, precision and bytes, and the distribution of their weights before and after."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from toolkit.report.charts.drawing import (
 from toolkit.report.details import Histogram, Layer
 from toolkit.report.layer_table import layer_table
 
-MOST_LAYERS = 24
-MOST_HISTOGRAMS = 9
+MAX_LAYERS = 24
+MAX_HISTOGRAMS = 9
 
 
 def layer_charts(before: Sequence[Layer], after: Sequence[Layer]) -> Iterator[Chart]:
-    """Zeros and bytes of every layer after the last stage, beside the baseline's of the same name."""
-    shown = _largest(after, MOST_LAYERS)
+    """Yield charts of zeros and bytes of the layers of the result, next to those of the baseline."""
+    shown = _largest(after, MAX_LAYERS)
     if shown:
         baseline = {layer.layer: layer for layer in before}
         yield _sparsity(baseline, shown)
@@ -33,15 +33,15 @@ def layer_charts(before: Sequence[Layer], after: Sequence[Layer]) -> Iterator[Ch
 
 
 def histograms(before: Sequence[Layer], after: Sequence[Layer]) -> Iterator[Chart]:
-    """The weights of the largest layers that baseline and result share by name."""
+    """Yield histograms of the weights of the largest layers that baseline and result share by name."""
     baseline = {layer.layer: layer for layer in before}
     named = [layer for layer in after if layer.histogram and layer.layer in baseline]
-    for place, layer in enumerate(_largest(named, MOST_HISTOGRAMS)):
+    for place, layer in enumerate(_largest(named, MAX_HISTOGRAMS)):
         yield _histogram(place, baseline[layer.layer], layer)
 
 
 def _largest(layers: Sequence[Layer], most: int) -> list[Layer]:
-    """The layers with most weights, in the order of the model."""
+    """Return the layers with the most weights, in the order of the model."""
     chosen = sorted(layers, key=lambda layer: layer.weights, reverse=True)[:most]
     return [layer for layer in layers if layer in chosen]
 
@@ -69,16 +69,18 @@ def _bytes(baseline: Mapping[str, Layer], layers: Sequence[Layer]) -> Chart:
         if layer.layer in baseline:
             size = baseline[layer.layer].size_bytes
             axes.barh(place, size, height=0.7, fill=False, edgecolor=BASE, linewidth=1)
-        colour = PRECISIONS[kinds.index(layer.precision) % len(PRECISIONS)]
-        axes.barh(place, layer.size_bytes, height=0.45, color=colour)
+        color = PRECISIONS[kinds.index(layer.precision) % len(PRECISIONS)]
+        axes.barh(place, layer.size_bytes, height=0.45, color=color)
     shown = [*layers, *(baseline[layer.layer] for layer in layers if layer.layer in baseline)]
     size_axis(axes, [layer.size_bytes for layer in shown])
     axes.set_xlabel("logarithmic; the outline is the baseline")
     notes = [f"{printable(layer.precision)} · {bytes_text(layer.size_bytes)}" for layer in layers]
     label_rows(axes, [printable(layer.layer) for layer in layers], notes)
-    told = ", ".join(f"{printable(layer.layer)} {note}" for layer, note in zip(layers, notes, strict=True))
+    description = ", ".join(f"{printable(layer.layer)} {note}" for layer, note in zip(layers, notes, strict=True))
     table = layer_table([*baseline.values()], layers)
-    return Chart("layers-bytes", "Precision and bytes by layer", f"Each layer of the result: {told}.", figure, table)
+    return Chart(
+        "layers-bytes", "Precision and bytes by layer", f"Each layer of the result: {description}.", figure, table
+    )
 
 
 def _histogram(place: int, before: Layer, after: Layer) -> Chart:
@@ -93,23 +95,23 @@ def _histogram(place: int, before: Layer, after: Layer) -> Chart:
         f"Distribution of the weights of {name} that are not zero: {_spread(before)} before, {_spread(after)} after; "
         f"{percent(before.sparsity, 1)} zeros before, {percent(after.sparsity, 1)} after."
     )
-    table = [_told("baseline", before), _told("result", after)]
+    table = [_record("baseline", before), _record("result", after)]
     return Chart(f"histogram-{place}", f"{name}: {percent(after.sparsity, 0)} zeros", text, figure, table)
 
 
-def _outline(axes, histogram: Histogram | None, colour: str, label: str, filled: bool) -> None:  # type: ignore[no-untyped-def]
+def _outline(axes, histogram: Histogram | None, color: str, label: str, filled: bool) -> None:  # type: ignore[no-untyped-def]
     if histogram is None:
         return
     bins, total = len(histogram.counts), sum(histogram.counts) or 1
     width = 2 * histogram.limit / bins
     edges = [-histogram.limit + width * place for place in range(bins + 1)]
     density = [count / total / width for count in histogram.counts]
-    axes.stairs(density, edges, color=colour, fill=filled, alpha=0.45 if filled else 1.0, linewidth=1.6, label=label)
+    axes.stairs(density, edges, color=color, fill=filled, alpha=0.45 if filled else 1.0, linewidth=1.6, label=label)
 
 
 def _spread(layer: Layer) -> str:
     return "none" if layer.histogram is None else f"within ±{layer.histogram.limit:.3g}"
 
 
-def _told(label: str, layer: Layer) -> dict[str, str]:
+def _record(label: str, layer: Layer) -> dict[str, str]:
     return {"": label, "weights": f"{layer.weights:,}", "zeros": percent(layer.sparsity, 1), "range": _spread(layer)}

@@ -1,4 +1,4 @@
-"""Quality against size: which stage is worth its bytes."""
+"""Chart of quality against size."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from toolkit.report import Report
 from toolkit.report.charts.drawing import BASE, MUTED, SERIES, Chart, new_axes, shortened, size_axis
 from toolkit.rows import Interval
 
-MOST_NAMED = 5
+MAX_NAMED_POINTS = 5
 
 
 class Point(NamedTuple):
-    """One row: its size in bytes, its quality and interval in units of the axis."""
+    """A row: its size in bytes, and its quality and interval in units of the axis."""
 
     number: int
     stage: str
@@ -28,44 +28,44 @@ class Point(NamedTuple):
 
 
 def quality_against_size(report: Report) -> Iterator[Chart]:
-    """One chart of the foremost metric, if two rows have it."""
+    """Yield a chart of the primary metric if at least two rows have it."""
     for metric in report.measured_qualities[:1]:
-        shown = quality_format(metric)
-        points = _points(report, metric, shown)
+        form = quality_format(metric)
+        points = _points(report, metric, form)
         if len(points) > 1:
-            yield _chart(points, shown)
+            yield _chart(points, form)
 
 
-def _points(report: Report, metric: str, shown: QualityFormat) -> list[Point]:
+def _points(report: Report, metric: str, form: QualityFormat) -> list[Point]:
     points = []
     for number, row in enumerate(report.rows):
         quality, size = row.number(metric), row.number("size_bytes")
         if quality is not None and size:
             around = row.interval(f"{metric}_interval")
-            scaled = around and (around[0] * shown.scale, around[1] * shown.scale)
-            points.append(Point(number, printable(row.stage), size, quality * shown.scale, scaled, shown.text(quality)))
+            scaled = around and (around[0] * form.scale, around[1] * form.scale)
+            points.append(Point(number, printable(row.stage), size, quality * form.scale, scaled, form.text(quality)))
     return points
 
 
-def _chart(points: Sequence[Point], shown: QualityFormat) -> Chart:
+def _chart(points: Sequence[Point], form: QualityFormat) -> Chart:
     figure, axes = new_axes(2.9, "both")
     for point in points:
-        colour = SERIES if point.number else BASE
+        color = SERIES if point.number else BASE
         if point.interval is not None:
-            axes.plot([point.size] * 2, point.interval, color=colour, linewidth=1.3, alpha=0.8)
-        axes.plot(point.size, point.quality, "o", color=colour, markersize=7)
+            axes.plot([point.size] * 2, point.interval, color=color, linewidth=1.3, alpha=0.8)
+        axes.plot(point.size, point.quality, "o", color=color, markersize=7)
     _scale(axes, [point.size for point in points])
     axes.margins(y=0.15)
     _name_points(axes, points)
     axes.tick_params(axis="y", labelcolor=MUTED)
-    axes.set_ylabel(shown.axis)
-    table = [{"stage": f"{p.number} {p.stage}", "size": bytes_text(p.size), shown.title: p.text} for p in points]
-    told = "; ".join(f"{line['stage']}: {line['size']}, {line[shown.title]}" for line in table)
-    return Chart("quality-size", f"{shown.title} against size", f"{told}.", figure, table)
+    axes.set_ylabel(form.axis)
+    table = [{"stage": f"{p.number} {p.stage}", "size": bytes_text(p.size), form.title: p.text} for p in points]
+    description = "; ".join(f"{line['stage']}: {line['size']}, {line[form.title]}" for line in table)
+    return Chart("quality-size", f"{form.title} against size", f"{description}.", figure, table)
 
 
 def _scale(axes: Axes, sizes: Sequence[float]) -> None:
-    """A logarithmic axis with room at both sides for the labels."""
+    """Set a logarithmic axis with room for labels on both sides."""
     size_axis(axes, sizes)
     smallest, largest = min(sizes), max(sizes)
     room = 1.6 * (largest / smallest) ** 0.45
@@ -74,7 +74,7 @@ def _scale(axes: Axes, sizes: Sequence[float]) -> None:
 
 
 def _name_points(axes: Axes, points: Sequence[Point]) -> None:
-    """Write the stages beside their points, the smallest at its left; those that (nearly) coincide share a label."""
+    """Write the stages next to their points, left of the smallest one; points that almost coincide share a label."""
     low, high = axes.get_ylim()
     groups: list[list[Point]] = []
     for point in points:
@@ -82,7 +82,7 @@ def _name_points(axes: Axes, points: Sequence[Point]) -> None:
         groups.append([point]) if near is None else near.append(point)
     smallest = min(point.size for point in points)
     for group in groups:
-        name = _name(group, named=len(points) <= MOST_NAMED)
+        name = _name(group, named=len(points) <= MAX_NAMED_POINTS)
         at = (group[0].size, sum(point.quality for point in group) / len(group))
         left = len(groups) > 1 and group[0].size == smallest
         side, place = ("right", (-8, 0)) if left else ("left", (8, 0))
@@ -90,7 +90,7 @@ def _name_points(axes: Axes, points: Sequence[Point]) -> None:
 
 
 def _name(group: Sequence[Point], named: bool) -> str:
-    """Where there are too many for names, the numbers by which every chart and table knows them."""
+    """Return the stages of points: numbers and names, or only numbers if there are too many points."""
     if named:
         return "\n".join(f"{point.number} {shortened(point.stage, 14)}" for point in group)
     return ", ".join(str(point.number) for point in group)

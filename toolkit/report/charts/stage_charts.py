@@ -1,4 +1,4 @@
-"""Waterfalls: what each stage did to quality, bytes and latency, with the intervals of these."""
+"""Waterfalls: the change of quality, size and latency in each stage, with intervals."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from toolkit.metrics import all_quantities
+from toolkit.metrics.support.metric import Quantity, Waterfall
 from toolkit.metrics.support.quality_format import quality_format
-from toolkit.number_text import bytes_text, milliseconds, plain, printable
+from toolkit.number_text import plain, printable
 from toolkit.report import Report
 from toolkit.report.charts.drawing import BAD, BASE, GOOD, INK, MUTED, Chart, label_rows, new_axes, rows_height
 from toolkit.report.verdicts import differs, speed
@@ -17,7 +19,7 @@ from toolkit.rows import Interval
 
 
 class Bar(NamedTuple):
-    """One row of a waterfall, in units of its axis: from `start` (None for the baseline) to `value`."""
+    """A row of a waterfall, from `start` (None for the baseline) to `value`, in units of the axis."""
 
     number: int
     label: str
@@ -26,11 +28,11 @@ class Bar(NamedTuple):
     interval: Interval | None
     text: str
     differs: bool | None = None
-    """Whether a better test than the interval says that this is another value."""
+    """Result of a test that is better than the interval, None without one."""
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether there is no change, or one within the interval."""
+        """Whether there is no change, or only one within the interval."""
         if self.start is None or self.start == self.value:
             return True
         if self.differs is not None:
@@ -39,7 +41,7 @@ class Bar(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """The axis of a waterfall: its unit, how the numbers become those of the axis, whether it begins at zero."""
+    """Axis of a waterfall: its label, the factor from numbers to the axis, and whether it begins at zero."""
 
     axis: str
     factor: float
@@ -49,39 +51,46 @@ class Scale(NamedTuple):
 
 
 def waterfalls(report: Report) -> Iterator[Chart]:
-    """One chart for each metric of quality, one for the bytes, one for the latency at each batch size."""
+    """Yield a chart for each metric of quality, and for each other number with a waterfall, by batch size if it has."""
     for metric in report.measured_qualities:
-        shown = quality_format(metric)
-        scale = Scale(shown.axis, shown.scale, False, report.quality[metric] == "lower")
-        steps = steps_of(report, scale, shown.text, metric, f"{metric}_interval")
-        yield from _waterfall(f"waterfall-{metric}", shown.title, steps, scale)
-    scale = Scale("size of the file", 1.0, True, True, bytes_text)
-    yield from _waterfall("waterfall-bytes", "Size", steps_of(report, scale, bytes_text, "size_bytes"), scale)
-    for size in report.baseline.get("latency_ms") or {}:
-        scale = Scale("ms, with the middle half of all calls", 1.0, True, True)
-        steps = steps_of(report, scale, milliseconds, "latency_ms", "latency_spread_ms", size)
-        steps = [_compared(report, step, size) for step in steps]
-        yield from _waterfall(f"waterfall-latency-{size}", f"Latency at batch {printable(size)}", steps, scale)
+        form = quality_format(metric)
+        scale = Scale(form.axis, form.scale, False, report.quality[metric] == "lower")
+        bars = bars_of(report, scale, form.text, metric, f"{metric}_interval")
+        yield from _chart(f"waterfall-{metric}", form.title, bars, scale)
+    for quantity in all_quantities().values():
+        if quantity.waterfall is not None:
+            yield from _of_quantity(report, quantity, quantity.waterfall)
 
 
-def _compared(report: Report, step: Bar, size: str) -> Bar:
-    """A latency whose ratio, timed in turn, says more about a change than the spread of all calls does."""
-    found = speed(report, report.start(step.number), step.number, size)
-    return step._replace(differs=None if found is None else differs(found))
+def _of_quantity(report: Report, quantity: Quantity, waterfall: Waterfall) -> Iterator[Chart]:
+    scale = Scale(waterfall.axis, 1.0, True, quantity.better == "lower", waterfall.tick)
+    for size in list(report.baseline.get(quantity.key) or {}) if quantity.by_batch_size else [""]:
+        bars = bars_of(report, scale, quantity.text, quantity.key, quantity.interval, size)
+        if quantity.key == "latency_ms":
+            bars = [_compared(report, bar, size) for bar in bars]
+        name = f"waterfall-{waterfall.name}" + (f"-{size}" if size else "")
+        title = waterfall.title + (f" at batch {printable(size)}" if size else "")
+        yield from _chart(name, title, bars, scale)
 
 
-def steps_of(
-    report: Report, scale: Scale, text: Callable[[float], str], name: str, interval: str = "", key: str = ""
+def _compared(report: Report, bar: Bar, size: str) -> Bar:
+    """Return a latency with the verdict of its ratio, which distinguishes smaller changes than the spread of calls."""
+    factor = speed(report, report.start(bar.number), bar.number, size)
+    return bar._replace(differs=None if factor is None else differs(factor))
+
+
+def bars_of(
+    report: Report, scale: Scale, text: Callable[[float], str], name: str, interval: str, size: str = ""
 ) -> list[Bar]:
-    """The rows in which `name` was measured, each beginning at the value of the row that it started from."""
-    steps = []
+    """Return a bar for each row that has `name`, from the value of the row that its stage started from."""
+    bars = []
     for number, row in enumerate(report.rows):
-        value = row.number(name, key)
+        value = row.number(name, size)
         if value is None:
             continue
-        before = report.rows[report.start(number)].number(name, key) if number else None
-        around = row.interval(interval, key) if interval else None
-        steps.append(
+        before = report.rows[report.start(number)].number(name, size) if number else None
+        around = row.interval(interval, size)
+        bars.append(
             Bar(
                 number,
                 f"{number} {printable(row.stage)}",
@@ -91,17 +100,17 @@ def steps_of(
                 text(value),
             )
         )
-    return steps
+    return bars
 
 
-def _waterfall(name: str, title: str, steps: Sequence[Bar], scale: Scale) -> Iterator[Chart]:
-    if not steps:
+def _chart(name: str, title: str, bars: Sequence[Bar], scale: Scale) -> Iterator[Chart]:
+    if not bars:
         return
-    figure, axes = new_axes(rows_height(len(steps)))
-    for place, step in enumerate(steps):
-        _bar(axes, place, step, scale)
-        if place + 1 < len(steps) and steps[place + 1].start == step.value:
-            axes.plot([step.value] * 2, [place + 0.25, place + 0.75], color=MUTED, linewidth=0.9, linestyle=":")
+    figure, axes = new_axes(rows_height(len(bars)))
+    for place, bar in enumerate(bars):
+        _draw(axes, place, bar, scale)
+        if place + 1 < len(bars) and bars[place + 1].start == bar.value:
+            axes.plot([bar.value] * 2, [place + 0.25, place + 0.75], color=MUTED, linewidth=0.9, linestyle=":")
     if scale.from_zero:
         axes.set_xlim(left=0)
     else:
@@ -109,23 +118,23 @@ def _waterfall(name: str, title: str, steps: Sequence[Bar], scale: Scale) -> Ite
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(lambda tick, _: scale.tick(tick))
     axes.set_xlabel(scale.axis)
-    label_rows(axes, [step.label for step in steps], [step.text for step in steps])
-    text = f"{title} after each stage: " + ", ".join(f"{step.label} {step.text}" for step in steps) + "."
-    yield Chart(name, title, text, figure, [_told(step, scale.axis.partition(",")[0]) for step in steps])
+    label_rows(axes, [bar.label for bar in bars], [bar.text for bar in bars])
+    text = f"{title} after each stage: " + ", ".join(f"{bar.label} {bar.text}" for bar in bars) + "."
+    yield Chart(name, title, text, figure, [_record(bar, scale.axis.partition(",")[0]) for bar in bars])
 
 
-def _bar(axes: Axes, place: int, step: Bar, scale: Scale) -> None:
-    """The change as a bar, its end as a stroke, the interval as a line with ends."""
-    start = step.start if step.start is not None else 0.0 if scale.from_zero else step.value
-    better = (step.value < start) == scale.lower_is_better
-    colour = BASE if step.is_unchanged else GOOD if better else BAD
-    axes.barh(place, step.value - start, left=start, height=0.5, color=colour)
-    axes.plot([step.value] * 2, [place - 0.25, place + 0.25], color=colour, linewidth=3)
-    if step.interval is not None:
-        axes.plot(step.interval, [place, place], color=INK, linewidth=1.1, marker="|", markersize=7)
+def _draw(axes: Axes, place: int, bar: Bar, scale: Scale) -> None:
+    """Draw the change as a bar, its end as a stroke, and the interval as a line with ends."""
+    start = bar.start if bar.start is not None else 0.0 if scale.from_zero else bar.value
+    is_better = (bar.value < start) == scale.lower_is_better
+    color = BASE if bar.is_unchanged else GOOD if is_better else BAD
+    axes.barh(place, bar.value - start, left=start, height=0.5, color=color)
+    axes.plot([bar.value] * 2, [place - 0.25, place + 0.25], color=color, linewidth=3)
+    if bar.interval is not None:
+        axes.plot(bar.interval, [place, place], color=INK, linewidth=1.1, marker="|", markersize=7)
 
 
-def _told(step: Bar, unit: str) -> dict[str, str]:
-    interval = "" if step.interval is None else f"{plain(step.interval[0])} … {plain(step.interval[1])}"
-    before = "" if step.start is None else plain(float(step.start))
-    return {"stage": step.label, f"before, {unit}": before, "after": plain(float(step.value)), "interval": interval}
+def _record(bar: Bar, unit: str) -> dict[str, str]:
+    interval = "" if bar.interval is None else f"{plain(bar.interval[0])} … {plain(bar.interval[1])}"
+    before = "" if bar.start is None else plain(float(bar.start))
+    return {"stage": bar.label, f"before, {unit}": before, "after": plain(float(bar.value)), "interval": interval}

@@ -1,4 +1,4 @@
-"""A chart as an inline SVG: no fixed size, the page's own colours and font, a title and a description."""
+"""A chart as an inline SVG of flexible size, with the colors and the font of the page, a title and a description."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from toolkit.report.charts import drawing
 from toolkit.report.charts.drawing import Chart, style
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
-# Every colour of the drawings by the name of the variable that the page gives it in light and in dark.
-COLOURS = {
+# Colors of the drawings, with the variable of the page that replaces each.
+COLORS = {
     drawing.INK: "ink",
     drawing.MUTED: "muted",
     drawing.FAINT: "faint",
@@ -22,13 +22,13 @@ COLOURS = {
     drawing.SERIES: "series",
     drawing.GOOD: "good",
     drawing.BAD: "bad",
-    **{colour: f"precision-{number}" for number, colour in enumerate(drawing.PRECISIONS)},
+    **{color: f"precision-{number}" for number, color in enumerate(drawing.PRECISIONS)},
 }
 _REFERENCE = re.compile(r"(?<=url\(#)|(?<=^#)")
 
 
 def inline_svg(chart: Chart) -> str:
-    """The chart's figure as an `<svg>` element whose ids no other chart of the page has."""
+    """Return the figure of a chart as an `<svg>` element with ids that are unique on the page."""
     ElementTree.register_namespace("", SVG)
     ElementTree.register_namespace("xlink", XLINK)
     root = ElementTree.fromstring(_drawn(chart.figure))
@@ -36,7 +36,7 @@ def inline_svg(chart: Chart) -> str:
         root.remove(metadata)
     _prefix_ids(root, f"{_identifier(chart.name)}-")
     _describe(root, chart)
-    return _coloured(ElementTree.tostring(root, encoding="unicode"))
+    return _with_variables(ElementTree.tostring(root, encoding="unicode"))
 
 
 def _drawn(figure: Figure) -> bytes:
@@ -56,7 +56,7 @@ def _prefix_ids(root: ElementTree.Element, prefix: str) -> None:
 
 
 def _describe(root: ElementTree.Element, chart: Chart) -> None:
-    """For those who hear the page: the role of a picture, its title, and what it shows in words."""
+    """Add a role, a title and a description for screen readers."""
     identifier = _identifier(chart.name)
     for attribute in ("width", "height"):
         root.attrib.pop(attribute, None)
@@ -68,12 +68,12 @@ def _describe(root: ElementTree.Element, chart: Chart) -> None:
         root.insert(place, element)
 
 
-def _coloured(svg: str) -> str:
-    for colour, variable in COLOURS.items():
-        svg = svg.replace(colour, f"var(--{variable})")
+def _with_variables(svg: str) -> str:
+    for color, variable in COLORS.items():
+        svg = svg.replace(color, f"var(--{variable})")
     return re.sub(r"font: ([^;\"]*?)'DejaVu Sans'", r"font: \1system-ui, sans-serif", svg)
 
 
 def _identifier(name: str) -> str:
-    """An id for any name, and another one for any other name."""
-    return "chart-" + re.sub(r"[^A-Za-z0-9-]", lambda found: f"_{ord(found[0]):x}_", name)
+    """Return an id that differs for different names."""
+    return "chart-" + re.sub(r"[^A-Za-z0-9-]", lambda match: f"_{ord(match[0]):x}_", name)

@@ -1,4 +1,4 @@
-"""The learning curve of every training of a run."""
+"""Learning curves of the trainings of a run."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from toolkit.number_text import printable
 from toolkit.report.charts.drawing import SERIES, Chart, new_axes
 from toolkit.report.details import Curve
 
-SMOOTHING = 12  # so many windows make the heavy line
+SMOOTHING = 12  # number of windows in the smoothed line
 LOGARITHMIC_FROM = 30  # largest / smallest loss
 
 
 def learning_curves(curves: Sequence[Curve]) -> Iterator[Chart]:
-    """One chart for every training: the loss as it was and smoothed."""
+    """Yield a chart for each training, with the loss and the smoothed loss."""
     for curve in curves:
         if curve.step and len(curve.step) == len(curve.loss):
             yield _learning_curve(curve)
@@ -34,11 +34,11 @@ def _learning_curve(curve: Curve) -> Chart:
     name = f"{curve.number} {printable(curve.stage)}"
     ends = f"from {curve.loss[0]:.4g} to {curve.loss[-1]:.4g} in {curve.step[-1]:,} steps"
     text = f"The loss in the training of {name} goes {ends}."
-    return Chart(f"curve-{curve.number}", name, text, figure, _told(curve))
+    return Chart(f"curve-{curve.number}", name, text, figure, _description(curve))
 
 
 def smoothed(values: Sequence[float], window: int) -> list[float]:
-    """The mean of the last `window` values at each place, of fewer at the beginning."""
+    """Return the mean of the last `window` values at each position, of fewer at the beginning."""
     means = []
     for end in range(1, len(values) + 1):
         last = values[max(0, end - window) : end]
@@ -46,8 +46,8 @@ def smoothed(values: Sequence[float], window: int) -> list[float]:
     return means
 
 
-def _told(curve: Curve, lines: int = 10) -> list[dict[str, str]]:
-    """About ten points of the curve, the last one among them."""
+def _description(curve: Curve, lines: int = 10) -> list[dict[str, str]]:
+    """Return about `lines` points of the curve, including the last one."""
     stride = max(1, len(curve.step) // lines)
     places = sorted({*range(stride - 1, len(curve.step), stride), len(curve.step) - 1})
     return [{"step": f"{curve.step[place]:,}", "loss": f"{curve.loss[place]:.4g}"} for place in places]

@@ -1,0 +1,63 @@
+"""ONNX: one file that ONNX Runtime, and much else, runs without PyTorch; layers of integers stay integers.
+
+Int8 weights are stored as such, with `DequantizeLinear` where they are multiplied in float; linear layers that round
+their inputs row by row become `MatMulInteger` with the scales that the model was measured with.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+import toolkit
+from toolkit_onnxruntime.arithmetic import arithmetic_note
+from toolkit_onnxruntime.exactness import signed_weights_are_exact
+from toolkit_onnxruntime.model import write_onnx
+
+FILE = "model.onnx"
+
+
+class Params(toolkit.Params):
+    opset: int = Field(default=21, ge=21, le=23, description="version of the ONNX operators")
+    int8_weights: Literal["auto", "signed", "unsigned"] = Field(
+        default="auto",
+        description="bytes of integer products: signed (fast, but inexact on x86 without VNNI), unsigned (exact "
+        "everywhere), or auto, signed if exact on this machine",
+    )
+
+
+@toolkit.hookimpl
+def export(model: Any, params: Params, example: Any, folder: Any) -> None:
+    signed = params.int8_weights == "signed" or (params.int8_weights == "auto" and signed_weights_are_exact())
+    write_onnx(model, example, folder / FILE, params.opset, signed)
+
+
+@toolkit.hookimpl
+def measure(folder: Any) -> dict[str, Any]:
+    return {"arithmetic": arithmetic_note(folder / FILE)}
+
+
+@toolkit.hookimpl
+def open(folder, params, threads):
+    # Runs in a process that has neither the toolkit nor this module.
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Weights in int8 that are multiplied in float are decoded once, when the file is opened, instead of at each call.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    session = onnxruntime.InferenceSession(f"{folder}/model.onnx", options, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+    keys = [value.name for value in session.get_outputs()]
+    returns_dictionary = session.get_modelmeta().custom_metadata_map.get("outputs") == "dictionary"
+
+    def run(*inputs, **named):
+        feed = named or dict(zip(names, inputs, strict=True))
+        outputs = session.run(None, {name: feed[name] for name in names})
+        if returns_dictionary:
+            return dict(zip(keys, outputs, strict=True))
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    return run

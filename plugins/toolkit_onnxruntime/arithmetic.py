@@ -1,0 +1,56 @@
+"""Which layers ONNX Runtime multiplies in integers, read from the graph that it runs."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+
+import toolkit
+from toolkit_onnxruntime.layer_names import read_layer_name
+
+FLOAT = {"Conv", "ConvTranspose", "FusedConv", "FusedGemm", "FusedMatMul", "GRU", "Gemm", "LSTM", "MatMul", "RNN"}
+INTEGER = {
+    *("ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "QGemm", "QLinearConv", "QLinearMatMul"),
+    *("DynamicQuantizeLSTM", "DynamicQuantizeMatMul"),
+}
+
+
+def arithmetic_note(file: Path) -> toolkit.Note:
+    """Return a note with the arithmetic of each layer, as this machine's ONNX Runtime optimizes the file."""
+    rows = [
+        {
+            "layer": read_layer_name(node),
+            "operation": node.op_type,
+            "arithmetic": "integers" if node.op_type in INTEGER else "float",
+        }
+        for node in products(optimized_graph(file))
+    ]
+    integer = sum(row["arithmetic"] == "integers" for row in rows)
+    layers = f"{len(rows)} layer" if len(rows) == 1 else f"{len(rows)} layers"
+    verb = "multiplies" if integer == 1 else "multiply"
+    return toolkit.Note(f"{integer} of {layers} {verb} in integers" if rows else "no layer with weights", rows)
+
+
+def products(graph: Any) -> list[Any]:
+    """Return the nodes that multiply by weights: products of two activations, as in attention, do not count."""
+    weights = {tensor.name for tensor in graph.initializer}
+    return [
+        node
+        for node in graph.node
+        if node.op_type in FLOAT | INTEGER and any(name in weights for name in node.input[1:2])
+    ]
+
+
+def optimized_graph(file: Path) -> Any:
+    """Return the graph that ONNX Runtime runs on this machine."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # a warning says that the optimized file suits this machine only
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        return onnx.load(options.optimized_model_filepath).graph

@@ -1,0 +1,102 @@
+"""A model as an ONNX file, by the exporter of PyTorch and with operators of integers where the model has them."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+from onnxscript.optimizer import optimize_ir
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from toolkit import TechniqueError, operators
+from toolkit_onnxruntime.layer_names import write_layer_names
+from toolkit_onnxruntime.problems import export_problem, exportable_outputs
+from toolkit_onnxruntime.translations import is_decoding, translations
+
+OUTPUTS = "outputs"  # key of the file's metadata that tells a dictionary from a tuple
+
+
+def write_onnx(model: nn.Module, example: Any, path: Path, opset: int, signed: bool) -> None:
+    """Write `model` as ONNX with a dynamic batch dimension.
+
+    Args:
+        model: in eval mode, on the CPU.
+        example: inputs of two samples or more: a tensor, a tuple of them, or a dictionary by argument.
+        path: the file.
+        opset: version of the operators.
+        signed: whether integer products take signed weights (`exactness`).
+
+    Raises:
+        TechniqueError: the model cannot be exported; names the operation where that is known.
+    """
+    args, kwargs = ((), dict(example)) if isinstance(example, Mapping) else (_tuple(example), {})
+    batch = torch.export.Dim("batch", min=1)
+    shapes = tree_map_only(Tensor, lambda _: {0: batch}, kwargs or args)
+    names = _output_names(exportable_outputs(model, args, kwargs))
+    with operators.exporting(), torch.no_grad(), _quiet():
+        try:
+            program = torch.onnx.export(
+                model,
+                args,
+                kwargs=kwargs,
+                dynamo=True,
+                opset_version=opset,
+                output_names=names,
+                dynamic_shapes=shapes,
+                custom_translation_table=translations(signed),
+                verbose=False,
+                optimize=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise TechniqueError(export_problem(model, args, kwargs, error)) from error
+    assert program is not None
+    optimize_ir(program.model, should_fold=lambda node: False if is_decoding(node) else None)
+    write_layer_names(program.model.graph)
+    _strip(program.model)
+    if names is not None:
+        program.model.metadata_props[OUTPUTS] = "dictionary"
+    program.save(path)
+
+
+def _strip(model: Any) -> None:
+    """Remove what the exporter notes about where each operation comes from: stack traces with paths of this machine."""
+    model.metadata_props.clear()
+    for graph in (model.graph, *(function.graph for function in model.functions.values())):
+        graph.metadata_props.clear()
+        for node in graph.all_nodes():
+            node.metadata_props.clear()
+            for value in node.outputs:
+                value.metadata_props.clear()
+        for value in (*graph.inputs, *graph.initializers.values()):
+            value.metadata_props.clear()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide what the exporter prints and logs: its errors are raised, too."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _output_names(outputs: Any) -> list[str] | None:
+    """Return the keys of a dictionary of tensors as names of the outputs; None for any other structure."""
+    if not isinstance(outputs, Mapping) or not all(isinstance(value, Tensor) for value in outputs.values()):
+        return None
+    return [str(key) for key in outputs]
+
+
+def _tuple(example: Any) -> tuple[Any, ...]:
+    return tuple(example) if isinstance(example, (tuple, list)) else (example,)

@@ -1,0 +1,257 @@
+"""Files of a runtime: written whole, opened in a clean process, accepted only if they match the model."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import toolkit
+from toolkit.errors import TechniqueError
+from toolkit.exports.files import export_model
+from toolkit.exports.judge import compare
+from toolkit.exports.portable import portable_source
+from toolkit.exports.process import OpenedFile
+from toolkit.exports.readme import readme
+from toolkit.hooks import loading
+from toolkit.metrics import answers
+from toolkit.recipe.read import PluginUse
+from toolkit.runner.exporting import ExportJob
+from toolkit.testing import toy_data, toy_mlp
+
+
+@toolkit.hookimpl
+def export(model, folder):
+    weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    np.savez(folder / "weights.npz", *weights.values())
+
+
+@toolkit.hookimpl
+def open(folder, params, threads):  # the hook's name and arguments
+    # An MLP in numpy alone.
+    import numpy
+
+    first, first_bias, second, second_bias = numpy.load(f"{folder}/weights.npz").values()
+
+    def run(inputs):
+        hidden = numpy.maximum(inputs.reshape(len(inputs), -1) @ first.T + first_bias, 0)
+        return hidden @ second.T + second_bias
+
+    return run
+
+
+def runtime(**hooks):
+    functions = {"export": export, "open": open, **hooks}
+    module = type("Module", (), {name: staticmethod(toolkit.hookimpl(hook)) for name, hook in functions.items()})
+    return loading.from_module(module, "numpy", "tests 1.0", "runtime")
+
+
+def opened(source, folder=Path(), blocked=()):
+    return OpenedFile(folder, source, {"factor": 3}, 1, blocked, "the file of numpy")
+
+
+def source_of(body):
+    return "def open(folder, params, threads):\n" + "".join(f"    {line}\n" for line in body.splitlines())
+
+
+@pytest.fixture
+def job():
+    data, baseline = toy_data(64), toy_mlp()
+    return ExportJob(data, baseline, answers(baseline, data, "test"), "test", [1], 0.01)
+
+
+def row(job, plugin, folder):
+    return job.row("numpy", PluginUse(plugin, plugin.params_class()), job.baseline, folder)
+
+
+@pytest.mark.smoke
+def test_a_file_is_measured_in_a_process_of_its_own(job, tmp_path):
+    result = row(job, runtime(), tmp_path / "numpy")
+    assert sorted(path.name for path in (tmp_path / "numpy").iterdir()) == ["README.md", "run.py", "weights.npz"]
+    assert result.runtime == "numpy"
+    assert result["size_bytes"] == (tmp_path / "numpy" / "weights.npz").stat().st_size
+    assert result["output_error"] < 1e-6
+    assert result["file_agreement"] == 1
+    assert result["latency_ratio"]["1"] > 0
+    assert result.interval("runtime_ratio_interval", "1")
+
+
+def run_readme(folder):
+    text = (folder / "README.md").read_text()
+    code = text.partition("```python\n")[2].partition("```")[0]
+    # Isolated as a user's process is: the folder is all there is.
+    script = f"import sys; sys.path.insert(0, '.')\n{code}\nprint(outputs)"
+    return text, subprocess.run([sys.executable, "-I", "-c", script], cwd=folder, capture_output=True, text=True)
+
+
+def test_the_lines_of_the_readme_run(tmp_path):
+    model, data = toy_mlp().eval(), toy_data(64)
+    export_model(runtime(), toolkit.Params(), model, data, tmp_path / "numpy")
+    text, process = run_readme(tmp_path / "numpy")
+    assert "- (N, 1, 8, 8) float32" in text
+    assert "- (N, 4) float32" in text
+    expected = model(torch.zeros(1, 1, 8, 8)).detach().numpy()
+    assert process.stdout.strip() == str(expected), process.stderr
+
+
+def test_the_readme_of_several_inputs(tmp_path):
+    inputs = {"tokens": torch.zeros(2, 5, dtype=torch.int64), "lengths": torch.zeros(2)}
+    for example, call in ((inputs, "**inputs"), (tuple(inputs.values()), "*inputs")):
+        (tmp_path / "README.md").write_text(readme("numpy", ["x"], {}, example, {"sum": torch.zeros(2)}))
+        arguments = "tokens, lengths"
+        (tmp_path / "run.py").write_text(
+            f"def open(*a, threads):\n    return lambda {arguments}: [tokens.shape, tokens.dtype.name, lengths.shape]"
+        )
+        text, process = run_readme(tmp_path)
+        assert f"model({call})" in text
+        assert "- `sum`: (N,) float32" in text
+        assert process.stdout.strip() == "[(1, 5), 'int64', (1,)]", process.stderr
+
+
+@pytest.mark.parametrize("name", ["toolkit", "toolkit_onnxruntime", "nets"])
+def test_nothing_of_the_toolkit_or_the_recipe_can_be_imported(name, tmp_path, monkeypatch):
+    (tmp_path / "nets.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(TechniqueError, match=f"No module named '{name}'"):
+        opened(source_of(f"import {name}"), blocked=["toolkit_onnxruntime"])
+
+
+def test_a_package_of_the_recipe_is_blocked():
+    with pytest.raises(TechniqueError, match="No module named 'tabulate'"):
+        opened(source_of("import tabulate"), blocked=["tabulate"])
+
+
+def test_a_hook_that_uses_its_module_is_refused():
+    def opens(folder, params, threads):
+        return lambda inputs: inputs * np.float32(len(folder))
+
+    with pytest.raises(TechniqueError, match="opens uses 'np' of its module, but runs in a process without it"):
+        portable_source(opens, "'x' (tests)")
+
+
+def test_annotations_and_decorators_are_dropped():
+    @toolkit.hookimpl
+    def opens(folder: Path, params: toolkit.Params, threads: int) -> object:
+        return lambda inputs: inputs
+
+    source = portable_source(opens, "'x' (tests)")
+    assert source.startswith("def opens(folder, params, threads):\n")
+    compile(source, "run.py", "exec")
+
+
+def test_inputs_and_outputs_keep_their_structure():
+    tensor = torch.arange(6, dtype=torch.int64).reshape(2, 3)
+    with opened(source_of("return lambda a, b: {'sum': a + b, 'both': (a, params.factor * b)}")) as file:
+        for outputs in (file(tensor, tensor), file(a=tensor, b=tensor), file((tensor, tensor))):
+            assert torch.equal(outputs["sum"], 2 * tensor)
+            assert torch.equal(outputs["both"][1], 3 * tensor)
+            assert outputs["both"][0].dtype == torch.int64
+    with opened(source_of("return lambda inputs: inputs > 0")) as file:
+        assert file(tensor).dtype == torch.bool
+        assert file(torch.zeros(0, 3)).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ("import os; os._exit(3)", "the file of numpy ended the process in which it was opened"),
+        ("raise ValueError('no\\nsuch model')", "the file of numpy cannot be opened: ValueError: no such model"),
+    ],
+)
+def test_a_runtime_that_does_not_open_a_file(body, sentence):
+    with pytest.raises(TechniqueError, match=f"^{sentence}$"):
+        opened(source_of(body))
+
+
+def test_a_runtime_that_ends_in_a_call():
+    with (
+        opened(source_of("import os\nreturn lambda inputs: os._exit(1)")) as file,
+        pytest.raises(TechniqueError, match="run"),
+    ):
+        file(torch.zeros(1))
+
+
+def test_what_a_runtime_prints_does_not_disturb_its_answers():
+    with opened(source_of("import os\nreturn lambda inputs: (os.write(1, b'hello'), inputs)[1]")) as file:
+        assert file(torch.ones(2)).tolist() == [1, 1]
+
+
+def test_a_runtime_that_writes_nothing_leaves_nothing(tmp_path):
+    def export(model):
+        pass
+
+    with pytest.raises(TechniqueError, match=r"'numpy' \(tests 1\.0\) wrote no file in export"):
+        export_model(runtime(export=export), toolkit.Params(), toy_mlp(), toy_data(64), tmp_path / "numpy")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_runtime_that_fails_halfway_leaves_the_files_of_before(tmp_path):
+    def fails(folder):
+        (folder / "half").write_text("")
+        raise ValueError("no")
+
+    export_model(runtime(), toolkit.Params(), toy_mlp(), toy_data(64), tmp_path / "numpy")
+    with pytest.raises(TechniqueError, match="failed in export with ValueError: no"):
+        export_model(runtime(export=fails), toolkit.Params(), toy_mlp(), toy_data(64), tmp_path / "numpy")
+    assert [path.name for path in tmp_path.iterdir()] == ["numpy"]
+    assert (tmp_path / "numpy" / "weights.npz").exists()
+
+
+def scaled(model, folder):
+    weights = [1.5 * tensor.numpy() for tensor in model.state_dict().values()]
+    np.savez(folder / "weights.npz", *weights)
+
+
+def truncated(model, folder):
+    export(model, folder)
+    os.truncate(folder / "weights.npz", 900)
+
+
+def missing_class(model, folder):
+    weights = [tensor.numpy() for tensor in model.state_dict().values()]
+    np.savez(folder / "weights.npz", *weights[:2], weights[2][:3], weights[3][:3])
+
+
+@pytest.mark.parametrize(
+    ("hook", "sentence"),
+    [
+        (scaled, "does not match the model: its outputs differ by"),
+        (truncated, "the file of numpy cannot be opened: "),
+        (missing_class, r"returns outputs of \(1, 3\), the model's are \(1, 4\)"),
+    ],
+)
+def test_a_file_that_is_not_the_model_is_removed(hook, sentence, job, tmp_path):
+    with pytest.raises(TechniqueError, match=sentence):
+        row(job, runtime(export=hook), tmp_path / "numpy")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_changed_after_the_export_is_not_accepted(job, tmp_path, monkeypatch):
+    def tampered(*arguments):
+        exported = export_model(*arguments)
+        path = exported.folder / "weights.npz"
+        np.savez(path, *[np.roll(array, 1) for array in np.load(path).values()])
+        return exported
+
+    monkeypatch.setattr("toolkit.runner.exporting.export_model", tampered)
+    with pytest.raises(TechniqueError, match="does not match the model"):
+        row(job, runtime(), tmp_path / "numpy")
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_wrong_answer_in_ten_is_found(tmp_path):
+    class Flipped(nn.Module):
+        def forward(self, inputs):
+            outputs = model(inputs)
+            outputs[::10] = -outputs[::10]
+            return outputs
+
+    model, data = toy_mlp().eval(), toy_data(64)
+    comparison = compare(Flipped(), model, data, "test")
+    assert not comparison.is_close
+    assert comparison.agreement < 0.99

@@ -1,0 +1,214 @@
+"""ONNX files: integers and outputs are those of the model, and errors name what cannot be exported."""
+
+from collections import Counter
+from importlib.util import find_spec
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from toolkit import operators
+from toolkit.errors import TechniqueError
+from toolkit.exports.files import export_model
+from toolkit.exports.judge import compare
+from toolkit.exports.process import OpenedFile
+from toolkit.hooks import loading
+from toolkit.masks import folded
+from toolkit.testing import TOY_MODELS, toy_data, toy_mlp
+from toolkit.testing.base import ContractBase
+
+ANY_DROP = {"max_drop": 100}  # the toys are not trained
+INT8 = {"dtype": "int8", "arithmetic": "int8", **ANY_DROP}
+DTYPES = {"float": None, "int8": INT8, "int4": {"dtype": "int4", **ANY_DROP}, "float16": {"dtype": "float16"}}
+# Layers of each toy: all, and those that are linear and can multiply integers.
+LAYERS = {"mlp": (2, 2), "cnn": (3, 1), "lstm": (2, 1), "transformer": (8, 8), "tied": (4, 4), "outputs": (3, 1)}
+
+
+@pytest.fixture
+def runtime():
+    return loading.load("onnxruntime", "runtime")
+
+
+def quantized(toy, params):
+    torch.manual_seed(0)
+    model = TOY_MODELS[toy]()
+    if params is None:
+        return model.eval()
+    stage = type("Quantizing", (ContractBase,), {"technique": "quantization", "params": params, "finetune": None})()
+    return stage._perform(model).model.eval()
+
+
+def exported(runtime, model, folder, **params):
+    return export_model(runtime, runtime.params_class(**params), model, toy_data(64), folder / "onnx")
+
+
+def opened(file):
+    return OpenedFile(file.folder, file.source, file.params, 1, ["toolkit_onnxruntime", "torch"], "the file")
+
+
+def nodes(file):
+    return Counter(node.op_type for node in onnx.load(file.folder / "model.onnx").graph.node)
+
+
+def check_file(runtime, toy, dtype, folder, **params):
+    """Export a toy, compare all outputs at unusual batch sizes, and return the counts of operations."""
+    model, data = quantized(toy, DTYPES[dtype]), toy_data(64)
+    file = exported(runtime, model, folder, **params)
+    with opened(file) as session, torch.no_grad():
+        assert compare(session, folded(model).eval(), data, "test").output_error < 1e-5
+        for size in (1, 7):
+            outputs, expected = session(data.example(size).inputs), model(data.example(size).inputs)
+            torch.testing.assert_close(outputs, expected, rtol=1e-5, atol=1e-5)
+    layers = runtime.call("measure", folder=file.folder, params=runtime.params_class())["arithmetic"]
+    integer = LAYERS[toy][1] if dtype == "int8" else 0
+    assert sum(row["arithmetic"] == "integers" for row in layers.table) == integer
+    # In float, attention multiplies by the weights of query, key and value at once.
+    assert len(layers.table) == (6 if toy == "transformer" and dtype != "int8" else LAYERS[toy][0])
+    return nodes(file), layers
+
+
+@pytest.mark.smoke
+def test_int8_is_multiplied_in_integers(runtime, tmp_path):
+    counts, note = check_file(runtime, "cnn", "int8", tmp_path)
+    assert counts["MatMulInteger"] == 1
+    assert counts["DequantizeLinear"] == 2
+    assert note.text == "1 of 3 layers multiplies in integers"
+    assert [row["layer"] for row in note.table] == ["0", "3", "6"]
+    assert [row["arithmetic"] for row in note.table] == ["float", "float", "integers"]
+
+
+@pytest.mark.parametrize(
+    ("toy", "dtype", "operation", "count"),
+    [("lstm", "int8", "DequantizeLinear", 2), ("mlp", "int4", "BitwiseAnd", 2), ("outputs", "float16", "Cast", 3)],
+)
+def test_outputs_are_those_of_the_model_and_weights_stay_as_stored(toy, dtype, operation, count, runtime, tmp_path):
+    counts, _ = check_file(runtime, toy, dtype, tmp_path)
+    assert counts[operation] == count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("toy", TOY_MODELS)
+def test_every_toy_in_every_dtype(toy, dtype, runtime, tmp_path):
+    check_file(runtime, toy, dtype, tmp_path)
+
+
+def test_a_tied_weight_is_stored_once(runtime, tmp_path):
+    file = exported(runtime, quantized("tied", INT8), tmp_path)
+    tensors = onnx.load(file.folder / "model.onnx").graph.initializer
+    stored = [tuple(tensor.dims) for tensor in tensors if tensor.data_type == onnx.TensorProto.INT8]
+    assert sorted(stored) == [(4, 16), (16, 16), (16, 64)]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4", "float16"])
+def test_large_weights_are_stored_in_few_bytes(dtype, runtime, tmp_path):
+    torch.manual_seed(0)
+    stage = {"technique": "quantization", "params": DTYPES[dtype], "finetune": None}
+    model = type("Quantizing", (ContractBase,), stage)()._perform(toy_mlp(1024)).model.eval()
+    weights = 1024 * 64 + 1024 * 4
+    bytes_each = {"int8": 1, "int4": 0.5 + 4 / 32, "float16": 2}[dtype]
+    assert exported(runtime, model, tmp_path).size_bytes < bytes_each * weights + 20_000
+
+
+class Int8(nn.Module):
+    """A linear layer of int8 with given integers, without scales to round."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("scale", torch.ones(len(weight)))
+
+    def forward(self, inputs):
+        return operators.int8_linear(inputs.flatten(1), self.weight, self.scale, None)
+
+
+@pytest.mark.parametrize("int8_weights", ["auto", "unsigned"])
+def test_sums_of_the_largest_integers_are_exact(int8_weights, runtime, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    weight = 127 * (2 * torch.randint(2, (32, 64), generator=generator) - 1).to(torch.int8)
+    weight[0] = 127
+    rows = 127.0 * (2 * torch.randint(2, (16, 64), generator=generator) - 1)
+    rows[0] = 127
+    file = exported(runtime, Int8(weight), tmp_path, int8_weights=int8_weights)
+    with opened(file) as session:
+        outputs = session(rows.reshape(-1, 1, 8, 8))
+    assert torch.equal(outputs.double(), rows.double() @ weight.double().t())
+
+
+class Branch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 4)
+
+    def forward(self, inputs):
+        outputs = self.layer(inputs.flatten(1))
+        return outputs if outputs.sum() > 0 else -outputs
+
+
+class Airy(nn.Module):
+    def forward(self, inputs):
+        return torch.special.airy_ai(inputs)
+
+
+def airy():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 4), Airy())
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (
+            Branch,
+            r"control flow depends on the values of its inputs \(test_onnxruntime.py, line \d+: return",
+        ),
+        (airy, "layer '2' uses the operation aten.special_airy_ai, which ONNX does not have"),
+        (
+            lambda: quantized("mlp", {"engine": "torch"}),
+            "layer '1' uses the arithmetic of engine 'torch', which no other runtime has; quantize with `engine` 'too",
+        ),
+    ],
+)
+def test_what_cannot_be_exported_is_said_in_a_sentence(make, sentence, runtime, tmp_path, capfd):
+    with pytest.raises(TechniqueError, match=sentence) as problem:
+        exported(runtime, make().eval(), tmp_path)
+    assert "\n" not in str(problem.value)
+    assert capfd.readouterr() == ("", "")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(find_spec("torchao") is None, reason="needs torchao")
+def test_torchao_is_named(runtime, tmp_path):
+    with pytest.raises(TechniqueError, match="uses the arithmetic of engine 'torchao'"):
+        exported(runtime, quantized("mlp", {"engine": "torchao"}), tmp_path)
+
+
+@pytest.mark.parametrize("opset", [20, 24, "new"])
+def test_an_opset_out_of_range(opset, runtime):
+    with pytest.raises(ValidationError, match="opset"):
+        runtime.params_class(opset=opset)
+
+
+@pytest.mark.parametrize("opset", [22, 23])
+def test_other_opsets(opset, runtime, tmp_path):
+    file = exported(runtime, quantized("mlp", INT8), tmp_path, opset=opset)
+    assert [entry.version for entry in onnx.load(file.folder / "model.onnx").opset_import if not entry.domain] == [
+        opset
+    ]
+    onnxruntime.InferenceSession(file.folder / "model.onnx")
+
+
+def test_the_file_says_nothing_of_this_machine(runtime, tmp_path):
+    file = exported(runtime, quantized("cnn", INT8), tmp_path)
+    content = (file.folder / "model.onnx").read_bytes()
+    assert b"site-packages" not in content
+    assert b".py" not in content
+
+
+def test_a_dictionary_is_returned_as_one(runtime, tmp_path):
+    file = exported(runtime, TOY_MODELS["outputs"]().eval(), tmp_path)
+    with opened(file) as session:
+        outputs = session(torch.zeros(3, 1, 8, 8))
+    assert {key: tuple(value.shape) for key, value in outputs.items()} == {"logits": (3, 4), "features": (3, 8)}

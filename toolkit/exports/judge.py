@@ -1,0 +1,83 @@
+"""Whether an exported file gives the answers of the model that it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from toolkit.data.splits import Data
+from toolkit.errors import TechniqueError
+from toolkit.tasks import Batch
+
+# Runtimes add in another order, and where a layer rounds to integers, a last bit decides between two of them.
+MAX_OUTPUT_ERROR = 0.01
+MIN_AGREEMENT = 0.99
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a file's outputs differ from the model's on the same samples.
+
+    `output_error` is the root mean square of the difference, relative to that of the model's outputs; `agreement` the
+    fraction of samples with the same answer, None for a task without discrete answers; `samples` how many there were.
+    """
+
+    output_error: float
+    agreement: float | None
+    samples: int
+
+    def __str__(self) -> str:
+        agreement = "" if self.agreement is None else f", and {self.agreement:.2%} of the answers agree"
+        return (
+            f"its outputs differ by {self.output_error:.2g} of their size (at most {MAX_OUTPUT_ERROR:g}){agreement} "
+            f"(at least {MIN_AGREEMENT:.0%}) on {self.samples:,} samples"
+        )
+
+    @property
+    def is_close(self) -> bool:
+        """Whether the file passes for the model."""
+        agrees = self.agreement is None or self.agreement >= MIN_AGREEMENT
+        return self.output_error <= MAX_OUTPUT_ERROR and agrees
+
+
+@torch.no_grad()
+def compare(file: nn.Module, model: nn.Module, data: Data, split: str) -> Comparison:
+    """Compare the outputs of a file and of its model over a whole split, and at unusual batch sizes.
+
+    Args:
+        file: the opened file.
+        model: in eval mode, on the CPU.
+        data: the task feeds the batches.
+        split: such as `test`.
+
+    Raises:
+        TechniqueError: the shapes of outputs differ.
+    """
+    squares = total = same = answered = samples = 0.0
+    for batch in _batches(data, split):
+        theirs, ours = data.task.forward(file, batch), data.task.forward(model, batch)
+        left, right = data.task.logits(theirs).double(), data.task.logits(ours).double()
+        if left.shape != right.shape:
+            raise TechniqueError(f"returns outputs of {tuple(left.shape)}, the model's are {tuple(right.shape)}")
+        squares, total = squares + float((left - right).square().sum()), total + float(right.square().sum())
+        agreeing = _agreeing(data.task.answers(theirs), data.task.answers(ours), len(batch))
+        if agreeing is not None:
+            same, answered = same + float(agreeing.sum()), answered + len(batch)
+        samples += len(batch)
+    error = (squares / total) ** 0.5 if total else squares**0.5
+    return Comparison(error, same / answered if answered else None, int(samples))
+
+
+def _batches(data: Data, split: str) -> Iterable[Batch]:
+    for size in (1, 7, data.batch_size + 1):
+        yield data.example(size)
+    yield from data.batches(split)
+
+
+def _agreeing(theirs: Tensor | None, ours: Tensor | None, samples: int) -> Tensor | None:
+    if theirs is None or ours is None:
+        return None
+    return (theirs == ours).reshape(samples, -1).all(dim=1)

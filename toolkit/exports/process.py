@@ -1,0 +1,132 @@
+"""An exported file, opened in a process of its own that has neither the toolkit nor the recipe's sources."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from toolkit.errors import TechniqueError
+from toolkit.exports import worker
+
+
+class OpenedFile(nn.Module):
+    """An exported file as a module: calling it runs the file in the other process.
+
+    A context manager, which ends that process. Inputs are tensors on the CPU, in a tuple or a dictionary where the
+    network takes several; outputs have the structure that the runtime returns, with tensors.
+
+    Args:
+        folder: the files.
+        source: the script that opens them, of `portable_source`.
+        params: the plugin's settings, plain values.
+        threads: for computing one call.
+        blocked: packages that cannot be imported there, besides the toolkit and its plugins.
+        what: the file, as errors begin.
+    """
+
+    def __init__(
+        self, folder: Path, source: str, params: Mapping[str, Any], threads: int, blocked: Collection[str], what: str
+    ) -> None:
+        super().__init__()
+        self._what = what
+        self._process = _start(threads)
+        request = {"folder": str(folder.resolve()), "source": source, "params": dict(params), "threads": threads}
+        self._resource: list[Any] = []
+        try:
+            self._ask("open", {**request, "blocked": sorted({"toolkit", *blocked})}, [])
+        except BaseException:
+            self._end()
+            raise
+
+    def keep(self, resource: Any) -> None:
+        """Keep something until the process ends, such as the temporary folder of the files."""
+        self._resource = [resource]
+
+    def __enter__(self) -> OpenedFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with suppress(OSError):  # what was not sent yet
+                    stream.close()
+        self._resource = []
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        structure, arrays = _packed(kwargs or (args[0] if len(args) == 1 else args))
+        reply, outputs = self._ask("answer", {"inputs": structure}, arrays)
+        return _tensors(reply["outputs"], outputs)
+
+    def seconds(self, calls: int, *args: Any, **kwargs: Any) -> float:
+        """Return the seconds that `calls` calls take in the other process, without what it costs to send inputs."""
+        structure, arrays = _packed(kwargs or (args[0] if len(args) == 1 else args))
+        reply, _ = self._ask("time", {"inputs": structure, "calls": calls}, arrays)
+        return float(reply["seconds"])
+
+    def _ask(self, do: str, header: Mapping[str, Any], arrays: list[Any]) -> tuple[dict[str, Any], list[Any]]:
+        try:
+            worker.send(self._process.stdin, {"do": do, **header}, arrays)
+            reply, found = worker.receive(self._process.stdout)
+        except (OSError, json.JSONDecodeError):
+            reply, found = None, []
+        if reply is None:
+            raise TechniqueError(f"{self._what} ended the process in which it was {_PAST[do]}")
+        if "error" in reply:
+            raise TechniqueError(f"{self._what} cannot be {_PAST[do]}: {reply['error']}")
+        return reply, found
+
+
+_PAST = {"open": "opened", "answer": "run", "time": "timed"}
+
+
+def _start(threads: int) -> subprocess.Popen[bytes]:
+    # Isolated: neither the working directory nor PYTHONPATH, where a recipe's sources may be, can be imported from.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    command = [sys.executable, "-I", str(Path(worker.__file__))]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, env=environment, **pipes)  # type: ignore[call-overload]
+
+
+def _packed(inputs: Any) -> tuple[Any, list[Any]]:
+    arrays: list[Any] = []
+    plain = {key: _array(value) for key, value in inputs.items()} if isinstance(inputs, Mapping) else inputs
+    return worker.packed(_array(plain), arrays), arrays
+
+
+def _array(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().cpu().numpy()
+    if isinstance(value, Mapping):
+        return {key: _array(item) for key, item in value.items()}
+    return [_array(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _tensors(structure: Any, arrays: list[Any]) -> Any:
+    value = worker.unpacked(structure, arrays)
+    return _as_tensors(value)
+
+
+def _as_tensors(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _as_tensors(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return tuple(_as_tensors(item) for item in value)
+    return torch.from_numpy(np.ascontiguousarray(value))

@@ -1,0 +1,83 @@
+"""The page next to an exported file: what the model takes and returns, and a script that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+
+def readme(runtime: str, files: Sequence[str], params: Mapping[str, Any], inputs: Any, outputs: Any) -> str:
+    """Return the page as Markdown.
+
+    Args:
+        runtime: name of the runtime.
+        files: names of the files that the runtime wrote.
+        params: settings of the runtime, plain values.
+        inputs: example of a batch: a tensor, a tuple of arguments or a dictionary of keywords.
+        outputs: what the model returns for it.
+    """
+    arrays, call = _example(inputs)
+    return "\n".join(
+        [
+            f"# Model for {runtime}",
+            "",
+            f"The model is in {', '.join(f'`{name}`' for name in files)}. `run.py` opens it with {runtime} alone, "
+            f"without the toolkit. N is the batch size.",
+            "",
+            "Inputs, prepared as in training:",
+            *_listing(inputs),
+            "",
+            "Outputs:",
+            *_listing(outputs),
+            "",
+            "To run the model from Python, in this folder:",
+            "",
+            "```python",
+            "from types import SimpleNamespace",
+            "",
+            "import numpy",
+            "import run",
+            "",
+            f"model = run.open('.', SimpleNamespace(**{dict(params)!r}), threads=1)",
+            *arrays,
+            f"outputs = model({call})",
+            "```",
+            "",
+        ]
+    )
+
+
+def _example(inputs: Any) -> tuple[list[str], str]:
+    """Return the lines that make inputs for one sample, and the arguments of the call."""
+    if isinstance(inputs, Mapping):
+        lines = [f"    {key!r}: {_zeros(value)}," for key, value in inputs.items()]
+        return ["inputs = {", *lines, "}"], "**inputs"
+    if isinstance(inputs, (list, tuple)):
+        return ["inputs = [", *(f"    {_zeros(value)}," for value in inputs), "]"], "*inputs"
+    return [f"inputs = {_zeros(inputs)}"], "inputs"
+
+
+def _zeros(value: Any) -> str:
+    return f"numpy.zeros({(1, *value.shape[1:])}, '{_dtype(value)}')"
+
+
+def _listing(value: Any) -> list[str]:
+    """Return a line with shape and dtype for each tensor."""
+    if isinstance(value, Tensor):
+        return [f"- {_shape(value)}"]
+    if isinstance(value, Mapping):
+        return [f"- `{key}`: {_shape(item)}" for key, item in value.items()]
+    return [f"- {_shape(item)}" for item in value] if isinstance(value, (list, tuple)) else [f"- {_shape(value)}"]
+
+
+def _shape(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    sizes = ["N", *map(str, value.shape[1:])]
+    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''}) {_dtype(value)}"
+
+
+def _dtype(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")

@@ -1,0 +1,114 @@
+"""How long an exported file takes for a call: against the baseline in PyTorch, and against the baseline's own file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from toolkit.data.splits import Data
+from toolkit.exports.process import OpenedFile
+from toolkit.statistics import median_interval
+from toolkit.tasks import Batch
+from toolkit.timing import median_ratio, ratio_interval, take_turns
+
+BLOCK_S = 0.01  # calls are timed together until they take this long
+MIN_ROUNDS, MAX_ROUNDS = 10, 80
+WIDTH = 0.03  # of the interval of the ratio, relative to the ratio: a narrower one ends the rounds
+
+
+def file_latency(
+    file: OpenedFile,
+    baseline: nn.Module,
+    baseline_file: OpenedFile | None,
+    data: Data,
+    sizes: Sequence[int],
+    budget_s: float,
+) -> dict[str, Any]:
+    """Time an opened file alternately with the baseline in PyTorch and with the baseline's file of the same runtime.
+
+    Args:
+        file: the file, in its own process.
+        baseline: the model that all ratios refer to, in eval mode on the CPU.
+        baseline_file: the baseline, exported to the same runtime; None if `file` is that.
+        data: the task feeds batches of the first training samples.
+        sizes: samples per call.
+        budget_s: seconds for all sizes; at least `MIN_ROUNDS` rounds are timed.
+
+    Returns:
+        The keys of the metric `latency`, by batch size, and `runtime_ratio` with `runtime_ratio_interval`: the time of
+        a call divided by that of the baseline's file.
+    """
+    values: dict[str, Any] = {}
+    for size in sizes:
+        batch = data.example(size)
+        blocks = [_in_process(file, data, batch), _in_torch(baseline, data, batch)]
+        blocks += [] if baseline_file is None else [_in_process(baseline_file, data, batch)]
+        deadline = time.perf_counter() + budget_s / len(sizes)
+        columns = np.array(take_turns(blocks, partial(_enough, deadline)), dtype=np.float64).T
+        _add(values, str(size), columns)
+    return values
+
+
+def _add(values: dict[str, Any], size: str, columns: Any) -> None:
+    seconds, baseline = columns[0], columns[1]
+    low, high = np.quantile(seconds, [0.25, 0.75]) * 1e3
+    of_size = {
+        "latency_ms": float(np.median(seconds)) * 1e3,
+        "latency_spread_ms": [float(low), float(high)],
+        "latency_ratio": median_ratio(seconds, baseline),
+        "latency_ratio_interval": list(ratio_interval(seconds, baseline)),
+    }
+    if len(columns) > 2:
+        of_size["runtime_ratio"] = median_ratio(seconds, columns[2])
+        of_size["runtime_ratio_interval"] = list(ratio_interval(seconds, columns[2]))
+    for key, value in of_size.items():
+        values.setdefault(key, {})[size] = value
+
+
+def _enough(deadline: float, rounds: list[list[float]]) -> bool:
+    if len(rounds) < MIN_ROUNDS:
+        return False
+    if len(rounds) >= MAX_ROUNDS or time.perf_counter() >= deadline:
+        return True
+    ratios = np.array([row[0] / row[1] for row in rounds])
+    low, high = median_interval(ratios)
+    return bool(high - low < WIDTH / 2 * np.median(ratios))
+
+
+def _in_torch(model: nn.Module, data: Data, batch: Batch) -> Callable[[], float]:
+    def block(calls: int) -> float:
+        start = time.perf_counter()
+        with torch.inference_mode():
+            for _ in range(calls):
+                data.task.forward(model, batch)
+        return time.perf_counter() - start
+
+    return _per_call(block)
+
+
+def _in_process(file: OpenedFile, data: Data, batch: Batch) -> Callable[[], float]:
+    return _per_call(lambda calls: float(data.task.forward(_Timed(file, calls), batch)))
+
+
+class _Timed(nn.Module):
+    """Stands for the network in a task, and returns the seconds that its calls take."""
+
+    def __init__(self, file: OpenedFile, calls: int) -> None:
+        super().__init__()
+        self._file, self._calls = [file], calls
+
+    def forward(self, *args: Any, **kwargs: Any) -> float:
+        return self._file[0].seconds(self._calls, *args, **kwargs)
+
+
+def _per_call(block: Callable[[int], float]) -> Callable[[], float]:
+    """Return a block of as many calls as take `BLOCK_S`, which returns the seconds of one of them."""
+    block(2)  # the first calls allocate
+    calls = max(1, min(1000, round(BLOCK_S / max(block(3) / 3, 1e-6))))
+    return lambda: block(calls) / calls

@@ -1,0 +1,89 @@
+"""A stage of a finished run, exported to a runtime and measured as an export of a recipe is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from toolkit import model_files
+from toolkit.errors import InputError, did_you_mean
+from toolkit.hooks import loading
+from toolkit.metrics import answers
+from toolkit.recipe.read import PluginUse
+from toolkit.report import Report
+from toolkit.report.reader import read_report
+from toolkit.runner.evaluation import class_of, data_of_run
+from toolkit.runner.exporting import ExportJob
+from toolkit.storage.run_directory import EXPORTS, STAGES
+
+
+def export_run(
+    directory: str | Path,
+    runtime: str,
+    stage: str | None = None,
+    *,
+    params: Mapping[str, Any] | None = None,
+    data: str | None = None,
+    task: str | None = None,
+    allow: Sequence[str] = (),
+    budget_s: float = 5.0,
+) -> Report:
+    """Write a stage's model into `exports/<runtime>` of its run directory; return the run's report with one more row.
+
+    Args:
+        directory: a run directory.
+        runtime: name of an installed runtime.
+        stage: name of a stage, or `baseline`; the last stage by default.
+        params: settings of the runtime.
+        data: data source instead of the run's; required if the run's is Python code.
+        task: task instead of the run's; required if the run's is Python code.
+        allow: sources of your own classes in the network, such as `nets.py:Net`.
+        budget_s: seconds for the timing.
+
+    Raises:
+        InputError: the runtime or the stage does not exist, or something cannot be read.
+        TechniqueError: the model cannot be exported, or the file does not match it.
+    """
+    folder = Path(directory)
+    use = _use(runtime, params or {})
+    report = read_report(folder)
+    number = _number(report, stage, folder)
+    classes = [class_of(source) for source in allow]
+    baseline, model = (model_files.load(_stage_folder(folder, row), classes) for row in (0, number))
+    samples = data_of_run(folder, data, task)
+    split = "test" if samples.test is not None else "validation"
+    packages = [source.partition(":")[0].partition(".")[0] for source in allow if ".py:" not in source]
+    batch_sizes = sorted({1, samples.batch_size})
+    job = ExportJob(samples, baseline, answers(baseline, samples, split), split, batch_sizes, budget_s, packages)
+    row = job.row(runtime, use, model, folder / EXPORTS / runtime)
+    starts = [report.start(index) for index in range(len(report.rows))]
+    return report.model_copy(update={"rows": (*report.rows, row), "starts": (*starts, number)})
+
+
+def _use(runtime: str, params: Mapping[str, Any]) -> PluginUse:
+    plugin = loading.load(runtime, "runtime")
+    try:
+        return PluginUse(plugin, plugin.params_class.model_validate(params))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise InputError(f"{runtime}: {place}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
+
+
+def _number(report: Report, stage: str | None, folder: Path) -> int:
+    names = [row.stage for row in report.rows if row.runtime is None]
+    if stage is None:
+        return len(names) - 1
+    if stage not in names:
+        raise InputError(f"{folder} has no stage '{stage}'{did_you_mean(stage, names)}; known: {', '.join(names)}")
+    return names.index(stage)
+
+
+def _stage_folder(folder: Path, number: int) -> Path:
+    matches = sorted((folder / STAGES).glob(f"{number}-*"))
+    if not matches:
+        raise InputError(f"{folder} has no files of stage {number}; run its recipe again")
+    return matches[0]

@@ -1,0 +1,96 @@
+"""Rows of exported files: each model is written, opened in a clean process, compared, timed and measured there."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from toolkit.data.splits import Data
+from toolkit.errors import TechniqueError
+from toolkit.exports.files import ExportedModel, export_model
+from toolkit.exports.judge import compare
+from toolkit.exports.process import OpenedFile
+from toolkit.exports.time_file import file_latency
+from toolkit.hooks.loading import installed
+from toolkit.masks import folded
+from toolkit.metrics import Answers, answers, quality
+from toolkit.recipe.read import PluginUse
+from toolkit.rows import Row
+from toolkit.runner.technique_numbers import named_measures_of_files
+
+
+@dataclass(frozen=True)
+class ExportJob:
+    """What the exports of one run have in common.
+
+    `blocked` are packages that cannot be imported where files are opened, besides the toolkit and its plugins.
+    """
+
+    data: Data
+    baseline: nn.Module
+    baseline_answers: Answers
+    split: str
+    batch_sizes: Sequence[int]
+    budget_s: float
+    blocked: Sequence[str] = ()
+
+    def row(self, name: str, use: PluginUse, model: nn.Module, folder: Path) -> Row:
+        """Export a model and return what was measured of its file.
+
+        Raises:
+            TechniqueError: the runtime rejects the model, or the file does not match it; no folder is left
+                then.
+        """
+        started = time.perf_counter()
+        exported = export_model(use.plugin, use.params, model, self.data, folder)
+        try:
+            values = self._measured(exported, use, folded(model).eval().cpu())
+        except BaseException:
+            exported.remove()
+            raise
+        return Row(name, {**values, "duration_s": time.perf_counter() - started}, runtime=use.plugin.name)
+
+    @torch.no_grad()
+    def _measured(self, exported: ExportedModel, use: PluginUse, model: nn.Module) -> dict[str, Any]:
+        with ExitStack() as stack:
+            file = stack.enter_context(self._opened(exported))
+            comparison = compare(file, model, self.data, self.split)
+            if not comparison.is_close:
+                raise TechniqueError(f"{use.plugin}: the exported file does not match the model: {comparison}")
+            float_file = stack.enter_context(self._float_file(use))
+            baseline = folded(self.baseline).eval().cpu()
+            return {
+                "size_bytes": exported.size_bytes,
+                **quality(answers(file, self.data, self.split), self.baseline_answers),
+                "output_error": comparison.output_error,
+                "file_agreement": comparison.agreement,
+                **file_latency(file, baseline, float_file, self.data, self.batch_sizes, self.budget_s),
+                **named_measures_of_files(use, exported.folder),
+            }
+
+    def _opened(self, exported: ExportedModel) -> OpenedFile:
+        plugins = [plugin.entry_point.module.partition(".")[0] for plugin in installed()]
+        return OpenedFile(
+            exported.folder,
+            exported.source,
+            exported.params,
+            torch.get_num_threads(),
+            [*plugins, *self.blocked],
+            f"the file of {exported.runtime}",
+        )
+
+    def _float_file(self, use: PluginUse) -> OpenedFile:
+        """Return the baseline's file of the same runtime, opened; the files are dropped with the process."""
+        folder = tempfile.TemporaryDirectory()
+        exported = export_model(use.plugin, use.params, self.baseline, self.data, Path(folder.name) / "baseline")
+        file = self._opened(exported)
+        file.keep(folder)
+        return file
