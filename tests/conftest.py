@@ -18,6 +18,9 @@ LEFT_OUT = {
     "memory": ("toolkit.metrics.memory._start", lambda: None),
     "cache": ("toolkit.runner.cache_folder", lambda: None),
 }
+# Autograd starts its threads with the first backward pass, one for each device that PyTorch knows by then. Once a model
+# was compiled or exported it knows of devices without hardware, and processes forked after that could not train.
+torch.ones(1, requires_grad=True).sum().backward()
 numbers = itertools.count()
 
 

@@ -240,7 +240,7 @@ def require_sentences(error):
         assert not re.search(r"Traceback|File \"|pydantic|\[type=|validation error", line), line
     for problem in problems or ():
         assert problem.message.strip()
-        assert problem.place or re.match("is (not TOML|empty|nested|not valid text)", problem.message), text
+        assert problem.place or re.match("is (not TOML|empty|nested|not valid (text|UTF-8))", problem.message), text
 
 
 def require_reads_back(recipe, folder):
