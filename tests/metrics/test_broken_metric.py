@@ -1,4 +1,4 @@
-"""A metric that fails is named, and before a long training."""
+"""A metric that fails is named, and before a long training; so is a module without a metric."""
 
 import sys
 from textwrap import dedent
@@ -6,6 +6,7 @@ from textwrap import dedent
 import pytest
 
 import toolkit.metrics
+from toolkit.metrics import all_metrics
 from toolkit.runner.first_batch import REMEDY
 from toolkit.testing import run_text
 
@@ -29,8 +30,8 @@ FAILS = "return {'broken': 1 / 0}"
 def add_metric(tmp_path, monkeypatch):
     """Adds the module `broken` to `toolkit.metrics`."""
 
-    def add_metric(body, options=""):
-        (tmp_path / "broken.py").write_text(dedent(MODULE).format(body=body, options=options))
+    def add_metric(body, options="", module=MODULE):
+        (tmp_path / "broken.py").write_text(dedent(module).format(body=body, options=options))
         monkeypatch.setattr(toolkit.metrics, "__path__", [*toolkit.metrics.__path__, str(tmp_path)])
 
     yield add_metric
@@ -75,3 +76,17 @@ def test_a_metric_that_takes_seconds_is_not_rehearsed(add_metric, tmp_path, monk
     error = run_text(STAGE, tmp_path).error
     assert error.startswith("stage 0 (baseline): the metric 'broken'")
     assert REMEDY not in error
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        ("metric = 1", "has no METRIC; define it, or move the module to toolkit.metrics.support"),
+        ("METRIC = (1, 2)", "METRIC must be a Metric, found tuple"),
+    ],
+)
+def test_a_module_without_a_metric_is_refused(add_metric, module, said):
+    add_metric("", module=module)
+    with pytest.raises(toolkit.ToolkitError) as caught:
+        all_metrics()
+    assert str(caught.value) == f"toolkit.metrics.broken: {said}"
