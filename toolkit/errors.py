@@ -47,6 +47,10 @@ class TechniqueRefusal(TechniqueError):
     """A technique raised an error on purpose: it cannot be applied to this model with these params."""
 
 
+class MetricError(ToolkitError):
+    """A metric cannot measure a model; the message names the metric, and the runner adds the stage."""
+
+
 class TrainingError(ToolkitError):
     """Training cannot continue, for example because the loss is not finite."""
 

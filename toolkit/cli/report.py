@@ -63,4 +63,4 @@ def evaluate(
     from toolkit.runner.evaluation import evaluate as evaluate_model
 
     report = evaluate_model(directory, data, task=task, allow=allow, batch_size=batch_size, budget_s=budget)
-    click.echo(as_text(report))
+    click.echo(as_text(report, shutil.get_terminal_size().columns))

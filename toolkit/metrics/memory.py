@@ -112,4 +112,5 @@ METRIC = Metric(
     order=40,
     place=50,
     session=MemoryMeter,
+    rehearsed=False,
 )
