@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from toolkit import masks, operators, patterns, scoring, testing, timing, training
+    from toolkit import masks, operators, patterns, rounding, scoring, testing, timing, training
     from toolkit.data.splits import Data
     from toolkit.errors import RecipeError, TechniqueError, ToolkitError
     from toolkit.hooks.specs import hookimpl
@@ -50,7 +50,7 @@ _HOME = {
     "stored_as": "stored_names",
 }
 
-_MODULES = ("masks", "operators", "patterns", "scoring", "testing", "timing", "training")
+_MODULES = ("masks", "operators", "patterns", "rounding", "scoring", "testing", "timing", "training")
 
 __all__ = [
     "Batch",
@@ -79,6 +79,7 @@ __all__ = [
     "masks",
     "operators",
     "patterns",
+    "rounding",
     "run",
     "scoring",
     "stored_as",

@@ -67,6 +67,7 @@ def test_the_hooks_of_a_technique_are_in_the_order_of_the_run():
             "toolkit.masks",
             "toolkit.operators",
             "toolkit.patterns",
+            "toolkit.rounding",
             "toolkit.scoring",
             "toolkit.testing",
             "toolkit.timing",
