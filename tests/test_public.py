@@ -108,8 +108,8 @@ def test_the_public_names_of_the_package():
         *("Batch", "Data", "Note", "Params", "Plot", "Recipe", "RecipeError", "Report", "Row", "Source", "Stage"),
         "Task",
         *("Classification", "MultiLabel", "Pooled", "Regression", "TokenClassification"),
-        *("TechniqueError", "ToolkitError", "TrainedAlong", "Training", "hookimpl", "load", "masks", "operators"),
-        *("patterns", "rounding", "run"),
+        *("TechniqueError", "ToolkitError", "TrainedAlong", "Training", "hookimpl", "layers", "load", "masks"),
+        *("operators", "patterns", "rounding", "run"),
         *("scoring", "stored_as", "testing", "timing", "training"),
     }
 

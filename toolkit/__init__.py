@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from toolkit.data.splits import Data
     from toolkit.errors import RecipeError, TechniqueError, ToolkitError
     from toolkit.hooks.specs import hookimpl
+    from toolkit.layer_selection import layers
     from toolkit.model_files import load
     from toolkit.params import Params
     from toolkit.recipe.read import Recipe, Stage
@@ -45,6 +46,7 @@ _HOME = {
     "TrainedAlong": "training",
     "Training": "training",
     "hookimpl": "hooks.specs",
+    "layers": "layer_selection",
     "load": "model_files",
     "run": "runner",
     "stored_as": "stored_names",
@@ -75,6 +77,7 @@ __all__ = [
     "TrainedAlong",
     "Training",
     "hookimpl",
+    "layers",
     "load",
     "masks",
     "operators",
