@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 import torch
 from pydantic import ValidationError
+from toolkit_onnxruntime.exactness import fast_products_are_exact
 from torch import nn
 
 from toolkit import operators
@@ -125,17 +126,48 @@ class Int8(nn.Module):
         return operators.int8_linear(inputs.flatten(1), self.weight, self.scale, None)
 
 
-@pytest.mark.parametrize("int8_weights", ["auto", "unsigned"])
-def test_sums_of_the_largest_integers_are_exact(int8_weights, runtime, tmp_path):
+@pytest.mark.parametrize(
+    "int8_products",
+    ["exact", pytest.param("fast", marks=pytest.mark.skipif(not fast_products_are_exact(), reason="needs VNNI"))],
+)
+def test_sums_of_the_largest_integers_are_exact(int8_products, runtime, tmp_path):
     generator = torch.Generator().manual_seed(0)
     weight = 127 * (2 * torch.randint(2, (32, 64), generator=generator) - 1).to(torch.int8)
     weight[0] = 127
     rows = 127.0 * (2 * torch.randint(2, (16, 64), generator=generator) - 1)
     rows[0] = 127
-    file = exported(runtime, Int8(weight), tmp_path, int8_weights=int8_weights)
+    file = exported(runtime, Int8(weight), tmp_path, int8_products=int8_products)
     with opened(file) as session:
         outputs = session(rows.reshape(-1, 1, 8, 8))
     assert torch.equal(outputs.double(), rows.double() @ weight.double().t())
+
+
+def test_no_byte_of_an_exact_product_can_overflow(runtime, tmp_path):
+    """Adds pairs of products in 16 bits, as x86 does without VNNI, on the bytes that the file multiplies."""
+    generator = torch.Generator().manual_seed(0)
+    weight = 127 * (2 * torch.randint(2, (32, 64), generator=generator) - 1).to(torch.int8)
+    weight[0] = -128
+    file = exported(runtime, Int8(weight), tmp_path)
+    model = onnx.load(file.folder / "model.onnx")
+    (product,) = [node for node in model.graph.node if node.op_type == "MatMulInteger"]
+    assert len(product.input) == 2  # a zero point would be subtracted after an overflow
+    model.graph.output.append(onnx.helper.make_tensor_value_info(product.input[0], onnx.TensorProto.UINT8, None))
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    rows = 255.0 * (2 * torch.randint(2, (16, 64), generator=generator) - 1)
+    rows[0] = 255
+    (name,) = [value.name for value in session.get_inputs()]
+    sent = session.run(None, {name: rows.reshape(-1, 1, 8, 8).numpy()})[-1].astype(int)
+    pairs = sent[:, None, :] * weight.numpy().astype(int)
+    pairs = pairs[..., ::2] + pairs[..., 1::2]
+    assert sent.max() == 127
+    assert pairs.min() >= -(2**15)
+    assert pairs.max() < 2**15
+
+
+def test_fast_products_are_refused_where_they_overflow(runtime, tmp_path, monkeypatch):
+    monkeypatch.setattr("toolkit_onnxruntime.fast_products_are_exact", lambda: False)
+    with pytest.raises(TechniqueError, match=r"'fast' overflows on this processor, .* VNNI .*; choose 'exact'"):
+        exported(runtime, quantized("mlp", INT8), tmp_path, int8_products="fast")
 
 
 class Branch(nn.Module):
