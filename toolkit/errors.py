@@ -56,7 +56,15 @@ class TrainingError(ToolkitError):
 
 
 class ArtifactError(InputError):
-    """A model cannot be loaded from disk, or cannot be saved."""
+    """A model cannot be loaded from disk, or cannot be saved.
+
+    Attributes:
+        unknown: names of classes in a file that the caller has to allow; empty if something else is wrong.
+    """
+
+    def __init__(self, message: str, unknown: Sequence[str] = ()) -> None:
+        self.unknown = tuple(unknown)
+        super().__init__(message)
 
 
 def described(error: BaseException) -> str:

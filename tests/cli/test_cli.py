@@ -604,7 +604,7 @@ class TestEvaluate:
         folder, reports = runs
         source = f"{folder / 'own.py'}:data"  # with the args that the run gave it
         allow = ["--allow", f"{folder / 'own.py'}:Net"]
-        assert self.refused(folder / "own", *allow) == (
+        assert errors(self.again(folder / "own", *allow)[1])[0] == (
             f"the run's data is Python code, which runs only if you name it; pass --data {source}"
         )
         code, output = self.again(folder / "own", "--data", source, *allow)
@@ -613,7 +613,7 @@ class TestEvaluate:
 
     def test_classes_of_ones_own_have_to_be_allowed(self, runs):
         folder, _ = runs
-        sentence = self.refused(folder / "own", "--data", f"{folder / 'own.py'}:data")
+        [sentence, _] = errors(self.again(folder / "own", "--data", f"{folder / 'own.py'}:data")[1])
         assert "it needs 'own" in sentence
         assert "Net', which is not known to be safe" in sentence
 

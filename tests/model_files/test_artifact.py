@@ -677,6 +677,16 @@ def test_only_modules_of_known_packages_are_allowed(name: str) -> None:
         resolve_globals([name], allowed(()))
 
 
+@pytest.mark.parametrize(("names", "unknown"), [(["own.Net"], ("own.Net",)), (["own.Net", "posix.system"], ())])
+def test_classes_are_not_proposed_if_a_file_names_more_than_classes(names: list[str], unknown: tuple[str, ...]) -> None:
+    from toolkit.model_files.parts import allowed
+    from toolkit.model_files.safe.allowed import resolve_globals
+
+    with pytest.raises(ArtifactError) as caught:
+        resolve_globals(names, allowed(()))
+    assert caught.value.unknown == unknown
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -25,7 +25,7 @@ def pack(directory: Path, output: Path | None, half: tuple[str, ...], norms: boo
     from toolkit.metrics import counts
     from toolkit.model_files.packed import pack, slimmed
     from toolkit.number_text import bytes_text
-    from toolkit.runner.evaluation import class_of
+    from toolkit.runner.saved_run import class_of
     from toolkit.storage.files import write_file
 
     model = artifact.load(directory, [class_of(source) for source in allow])

@@ -19,7 +19,7 @@ from torch.nn.utils.parametrizations import _OrthMaps
 
 from toolkit import stored_names
 from toolkit.errors import ArtifactError
-from toolkit.model_files.safe.refusal import refusal
+from toolkit.model_files.safe.refusal import refusal, suspect
 from toolkit.stored_names import CORE, MARK, path_of
 
 PACKAGES = ("torch.nn", "torchvision", "toolkit")
@@ -85,7 +85,7 @@ def resolve_globals(names: Iterable[str], allowed: Allowed) -> list[tuple[Callab
     resolved = {name: _resolve(name, allowed) for name in sorted(names) if not _is_known(name)}
     unsafe = [name for name, value in resolved.items() if value is None]
     if unsafe:
-        raise ArtifactError(refusal(unsafe))
+        raise ArtifactError(refusal(unsafe), () if suspect(unsafe) else unsafe)
     return [(_inert(value), name) for name, value in resolved.items()]
 
 

@@ -12,15 +12,19 @@ MAX_LISTED = 20  # names in a sentence
 
 def refusal(names: Sequence[str]) -> str:
     """One sentence about names that are not allowed, with what to do; `names` is not empty."""
-    for name in names:
-        if name.partition(".")[0] in {*sys.stdlib_module_names, "torch"}:
-            advice = "no network of the toolkit's consists of it, so ask where the file comes from"
-            return f"it needs '{name}', which is not known to be safe: {advice}"
+    for name in suspect(names):
+        advice = "no network of the toolkit's consists of it, so ask where the file comes from"
+        return f"it needs '{name}', which is not known to be safe: {advice}"
     listed = ", ".join(f"'{name.removeprefix(MARK)}'" for name in names[:MAX_LISTED])
     if len(names) > MAX_LISTED:
         listed += f" and {len(names) - MAX_LISTED} more"
     are = "which is" if len(names) == 1 else "which are"
     return f"it needs {listed}, {are} not known to be safe: {_advice(names)}"
+
+
+def suspect(names: Sequence[str]) -> list[str]:
+    """Return the names of Python's standard library and of torch, which no class of a user's has."""
+    return [name for name in names if name.partition(".")[0] in {*sys.stdlib_module_names, "torch"}]
 
 
 def _advice(names: Sequence[str]) -> str:

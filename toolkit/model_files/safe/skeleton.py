@@ -114,7 +114,7 @@ def open_skeleton(content: bytes, allowed: Allowed, where: str) -> nn.Module:
             module._non_persistent_buffers_set = set(module._non_persistent_buffers_set)
             _parametrize_again(module)
     except ArtifactError as error:
-        raise ArtifactError(f"{where} is not opened: {error}") from None
+        raise ArtifactError(f"{where} is not opened: {error}", error.unknown) from None
     except RefusedError as error:
         raise ArtifactError(f"{where} is damaged or not a skeleton: {error}") from error
     except Exception as error:  # whatever a made-up skeleton lacks
