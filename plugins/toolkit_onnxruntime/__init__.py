@@ -15,6 +15,7 @@ from pydantic import Field
 import toolkit
 from toolkit_onnxruntime.arithmetic import arithmetic_note
 from toolkit_onnxruntime.exactness import fast_products_are_exact
+from toolkit_onnxruntime.external_data import check_external_data
 from toolkit_onnxruntime.model import write_onnx
 
 FILE = "model.onnx"
@@ -37,6 +38,11 @@ def export(model: Any, params: Params, example: Any, folder: Any) -> None:
             "int8_products 'fast' overflows on this processor, which has no VNNI instructions; choose 'exact'"
         )
     write_onnx(model, example, folder / FILE, params.opset, fast)
+
+
+@toolkit.hookimpl
+def check(folder: Any) -> None:
+    check_external_data(folder / FILE)
 
 
 @toolkit.hookimpl

@@ -1,6 +1,8 @@
 """ONNX files: integers and outputs are those of the model, and errors name what cannot be exported."""
 
+import shutil
 from collections import Counter
+from dataclasses import replace
 from importlib.util import find_spec
 
 import onnx
@@ -15,7 +17,6 @@ from toolkit import operators
 from toolkit.errors import TechniqueError
 from toolkit.exports.files import export_model
 from toolkit.exports.judge import compare
-from toolkit.exports.process import OpenedFile
 from toolkit.hooks import loading
 from toolkit.masks import folded
 from toolkit.testing import TOY_MODELS, toy_data, toy_mlp
@@ -33,6 +34,17 @@ def runtime():
     return loading.load("onnxruntime", "runtime")
 
 
+@pytest.fixture(scope="module")
+def exported_once(tmp_path_factory):
+    return exported(loading.load("onnxruntime", "runtime"), toy_mlp().eval(), tmp_path_factory.mktemp("once"))
+
+
+@pytest.fixture
+def mlp_file(exported_once, tmp_path):
+    """A copy of an exported file, to be changed."""
+    return replace(exported_once, folder=shutil.copytree(exported_once.folder, tmp_path / "onnx"))
+
+
 def quantized(toy, params):
     torch.manual_seed(0)
     model = TOY_MODELS[toy]()
@@ -47,7 +59,7 @@ def exported(runtime, model, folder, **params):
 
 
 def opened(file):
-    return OpenedFile(file.folder, file.source, file.params, 1, ["toolkit_onnxruntime", "torch"], "the file")
+    return file.opened(1, ["toolkit_onnxruntime", "torch"])
 
 
 def nodes(file):
@@ -230,6 +242,46 @@ def test_other_opsets(opset, runtime, tmp_path):
         opset
     ]
     onnxruntime.InferenceSession(file.folder / "model.onnx")
+
+
+def with_external(file, location, place):
+    """Let a tensor of the file lie at `location`: an initializer, or a constant inside a function."""
+    path = file.folder / "model.onnx"
+    model = onnx.load(path)
+    tensor = model.graph.initializer[0]
+    if place == "function":
+        constant = onnx.helper.make_node("Constant", [], ["value"], value=tensor)
+        opset = [onnx.helper.make_opsetid("", 21)]
+        model.functions.append(onnx.helper.make_function("local", "f", [], ["value"], [constant], opset))
+        tensor = model.functions[0].node[0].attribute[0].t
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    path.write_bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("place", ["initializer", "function"])
+@pytest.mark.parametrize("location", ["/etc/passwd", "../secret", "..\\secret", "C:\\secret", "", "link", "missing"])
+def test_tensors_outside_the_folder_are_refused(location, place, mlp_file, runtime):
+    (mlp_file.folder.parent / "secret").write_bytes(bytes(10_000))
+    (mlp_file.folder / "link").symlink_to(mlp_file.folder.parent / "secret")
+    with_external(mlp_file, location, place)
+    with pytest.raises(
+        TechniqueError, match=r"refused in check: model.onnx reads the tensor '[^']+' from .* do not op"
+    ):
+        runtime.call("check", folder=mlp_file.folder)
+
+
+def test_tensors_inside_the_folder_pass(mlp_file, runtime):
+    (mlp_file.folder / "model.data").write_bytes(bytes(10_000))
+    with_external(mlp_file, "model.data", "initializer")
+    runtime.call("check", folder=mlp_file.folder)
+
+
+def test_a_file_that_is_not_onnx(runtime, tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"\xff" * 100)
+    with pytest.raises(TechniqueError, match=r"model\.onnx is not an ONNX file; export the model again"):
+        runtime.call("check", folder=tmp_path)
 
 
 def test_the_file_says_nothing_of_this_machine(runtime, tmp_path):
