@@ -201,7 +201,7 @@ def test_where_the_cache_lies(variables: dict[str, str], expected: str, monkeypa
 
 
 class Numbers(Dataset[Any]):
-    """A map-style data set whose samples are their positions."""
+    """A map-style dataset whose samples are their positions."""
 
     def __init__(self, count: int) -> None:
         self.count = count

@@ -54,6 +54,18 @@ def test_every_stage_is_run_and_estimated(check):
     assert [row[:2] for row in rows] == [["baseline", "28"], ["pruning", "48"], ["quantization", "0"]]  # steps
 
 
+def test_two_batches_are_no_reason_to_train_longer(caplog):
+    text = HEAD.replace("epochs = 7", "epochs = 7, lr = 1e-9") + PRUNING
+    rehearse(parse_recipe(text, "toy", Path()))
+    assert caplog.messages
+    assert "train longer" not in caplog.text
+
+
+def test_an_untrained_baseline_is_told_in_a_rehearsal(caplog):
+    rehearse(parse_recipe(HEAD.replace("training = { epochs = 7 }", "") + PRUNING, "toy", Path()))
+    assert "the baseline is not trained" in caplog.text
+
+
 def test_the_size_is_that_of_the_real_run(recipe_run):
     text = HEAD + PRUNING
     rehearsal = rehearse(parse_recipe(text, "toy", Path()))
@@ -123,7 +135,7 @@ def test_a_data_source_that_gives_no_data(check, tmp_path):
     assert "must return toolkit.Data, (train, test), " in result.stderr
 
 
-def test_data_sets_sorted_by_class_keep_all_classes(check, tmp_path):
+def test_datasets_sorted_by_class_keep_all_classes(check, tmp_path):
     (tmp_path / "own.py").write_text(
         "import torch, toolkit\n"
         "def data():\n"

@@ -205,7 +205,7 @@ class _Run:
         self._set_up(stage, result)
         self.stop.check()
         values = self.measuring.first(stage, outcome, watch)
-        values |= warn_about(stage, result.steps[:, 0], self.recipe.model, result.model, self.data, values)
+        values |= warn_about(stage, result.steps[:, 0], self.recipe, result.model, self.data, values)
         values["duration_s"] = time.perf_counter() - started
         return replace(result, values=values)
 
