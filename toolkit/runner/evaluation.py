@@ -13,6 +13,7 @@ from toolkit import model_files as artifact
 from toolkit.data.shapes import logits_shape
 from toolkit.data.splits import Data
 from toolkit.errors import InputError, RecipeError
+from toolkit.importing import absolute_source
 from toolkit.metrics.support.measurer import Measurer
 from toolkit.recipe.data_table import DataTable
 from toolkit.recipe.problems import problems_of
@@ -20,7 +21,6 @@ from toolkit.report import Report
 from toolkit.rows import Row
 from toolkit.runner.assembly import make_data
 from toolkit.runner.environment import describe
-from toolkit.sources import absolute_source, resolve
 from toolkit.storage import run_directory as runs
 
 
@@ -40,7 +40,7 @@ def evaluate(
         data: data source; None for the run's. Required if the run's is Python code, because code that only a run
             directory names is never executed.
         task: task; None for the run's. Required, like `data`, if the run's is Python code.
-        allow: sources of the custom classes in the network, e.g. `nets.py:Net`.
+        allow: what the network consists of, as for `toolkit.load`, e.g. `nets.py:Net`.
         batch_size: samples per batch; None for the run's.
         budget_s: time for the latency measurements, in seconds.
 
@@ -48,7 +48,7 @@ def evaluate(
         InputError: the model cannot be loaded, or data or task are missing or do not match it.
     """
     folder = Path(directory)
-    model = artifact.load(folder, [class_of(source) for source in allow])
+    model = artifact.load(folder, allow)
     samples = data_of_run(folder, data, task, batch_size)
     try:
         logits_shape(model, samples)
@@ -134,14 +134,3 @@ def _data(table: DataTable) -> Data:
         return make_data(table)
     except (InputError, ValueError) as error:
         raise InputError(f"data: {error}") from error
-
-
-def class_of(source: str) -> type:
-    """Return the class that a value of `--allow` names, in a file or an importable module."""
-    try:
-        target = resolve(absolute_source(source, Path()), "model")
-    except ValueError as error:
-        raise InputError(f"--allow: {error}") from error
-    if not isinstance(target, type):
-        raise InputError(f"--allow: '{source}' must be a class, found {type(target).__name__}")
-    return target

@@ -15,7 +15,7 @@ from toolkit.metrics import answers
 from toolkit.recipe.read import PluginUse
 from toolkit.report import Report
 from toolkit.report.reader import read_report
-from toolkit.runner.evaluation import class_of, data_of_run
+from toolkit.runner.evaluation import data_of_run
 from toolkit.runner.exporting import ExportJob
 from toolkit.storage.run_directory import EXPORTS, STAGES
 
@@ -40,7 +40,7 @@ def export_run(
         params: settings of the runtime.
         data: data source instead of the run's; required if the run's is Python code.
         task: task instead of the run's; required if the run's is Python code.
-        allow: sources of your own classes in the network, such as `nets.py:Net`.
+        allow: what the network consists of, as for `toolkit.load`, such as `nets.py:Net`.
         budget_s: seconds for the timing.
 
     Raises:
@@ -51,11 +51,10 @@ def export_run(
     use = _use(runtime, params or {})
     report = read_report(folder)
     number = _number(report, stage, folder)
-    classes = [class_of(source) for source in allow]
-    baseline, model = (model_files.load(_stage_folder(folder, row), classes) for row in (0, number))
+    baseline, model = (model_files.load(_stage_folder(folder, row), allow) for row in (0, number))
     samples = data_of_run(folder, data, task)
     split = "test" if samples.test is not None else "validation"
-    packages = [source.partition(":")[0].partition(".")[0] for source in allow if ".py:" not in source]
+    packages = [source.partition(":")[0].partition(".")[0] for source in allow if ".py" not in source]
     batch_sizes = sorted({1, samples.batch_size})
     job = ExportJob(samples, baseline, answers(baseline, samples, split), split, batch_sizes, budget_s, packages)
     row = job.row(runtime, use, model, folder / EXPORTS / runtime)
