@@ -620,12 +620,13 @@ class TestEvaluate:
     @pytest.mark.parametrize(
         ("source", "sentence"),
         [
-            ("own.py:Nett", "--allow: '{0}/own.py' has no 'Nett'; did you mean 'Net'?"),
-            ("own.py:data", "--allow: 'own.py:data' must be a class, found function"),
-            ("lenet5", "--allow: 'lenet5' must be a class, found function"),
+            ("own.py:Nett", "allow: '{0}/own.py' has no 'Nett'; did you mean 'Net'?"),
+            ("nowhere.py", "allow: cannot import 'nowhere.py': {0}/nowhere.py does not exist"),
+            ("lenet5", "allow: cannot import 'lenet5': ModuleNotFoundError: No module named 'lenet5'"),
+            ("os", "allow: 'os' cannot be allowed as a whole; name the class, as in 'os:Name'"),
         ],
     )
-    def test_what_is_allowed_is_a_class(self, runs, monkeypatch, source, sentence):
+    def test_what_is_allowed_exists(self, runs, monkeypatch, source, sentence):
         monkeypatch.chdir(runs[0])
         assert self.refused("own", "--allow", source) == sentence.format(runs[0])
 

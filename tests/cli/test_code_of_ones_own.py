@@ -74,7 +74,9 @@ def refusal(*words):
         ("evaluate", "runs/own"),
         ("evaluate", "runs/own/stages/1-pruning", "--allow", "own.py:Net"),
         ("export", "runs/own", "--runtime", "onnxruntime", "--stage", "baseline", "--set", "opset=22"),
-        ("export", "runs/own", "--runtime", "onnxruntime", "--data", "own.py:data"),
+        pytest.param(
+            ("export", "runs/own", "--runtime", "onnxruntime", "--data", "own.py:data"), marks=pytest.mark.slow
+        ),
     ],
     ids=["evaluate", "a class named", "export", "data named"],
 )
@@ -86,7 +88,7 @@ def test_one_error_has_all_that_is_missing_and_its_command_works(folder, monkeyp
     program, *words = shlex.split(last.partition("if the code is yours, run: ")[2])
     assert program == "toolkit"
     assert {*command} <= {*words}
-    assert words.count("--allow") == 2
+    assert words.count("--allow") == (2 if "--allow" in command else 1)  # one more class, or the file with all
     result = CliRunner().invoke(main, [*words, "--budget", "0.02"])
     assert result.exit_code == 0, result.output
 
@@ -98,4 +100,4 @@ def test_a_class_of_an_importable_module_is_named_by_it(folder, monkeypatch):
     toolkit.run("package.toml", output="runs/package")
     words = shlex.split(refusal("evaluate", "runs/package")[-1])
     allowed = [source for option, source in pairwise(words) if option == "--allow"]
-    assert allowed == ["own:Block", "own:Net"]
+    assert allowed == ["own"]

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from toolkit import model_files as artifact
+from toolkit.importing import import_file
 from toolkit.metrics import MemoryMeter
 from toolkit.models import lenet5
-from toolkit.sources import import_file
 from toolkit.tasks import Batch, Classification
 
 pytestmark = [

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from toolkit.importing import imported_files
 from toolkit.metrics.support.memory_worker import receive, send
 from toolkit.metrics.support.metric import COUNT, Comparison, Metric, Quantity, Subject
 from toolkit.number_text import bytes_text
-from toolkit.sources import imported_files
 from toolkit.tasks import Batch, Task
 
 log = logging.getLogger("toolkit")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from toolkit import masks
 from toolkit.errors import ArtifactError
+from toolkit.model_files.grants import Entry, granted
 from toolkit.model_files.safe.allowed import Allowed
 from toolkit.model_files.safe.finite import not_finite
 from toolkit.model_files.safe.skeleton import open_skeleton, pack_skeleton
@@ -49,13 +50,13 @@ def take_apart(model: nn.Module, fold: bool = True) -> Parts:
 
 
 def put_together(
-    parts: Parts, allow: Sequence[type] = (), trusted: Sequence[str] = (), where: str = "the model"
+    parts: Parts, allow: Sequence[Entry] = (), trusted: Sequence[str] = (), where: str = "the model"
 ) -> nn.Module:
     """The model that `take_apart` took apart, on the CPU.
 
     Args:
         parts: their tensors become the model's.
-        allow: classes that it may consist of besides those of torch.nn, torchvision, the toolkit and techniques.
+        allow: what it may consist of besides the classes of torch.nn, torchvision, the toolkit and techniques.
         trusted: names of imported modules whose own classes and functions are allowed as well.
         where: what an `ArtifactError` names.
     """
@@ -71,9 +72,10 @@ def put_together(
     return model
 
 
-def allowed(allow: Sequence[type], trusted: Sequence[str] = ()) -> Allowed:
+def allowed(allow: Sequence[Entry], trusted: Sequence[str] = ()) -> Allowed:
     """What a file may consist of: the layers of installed techniques, and what the caller allows or trusts."""
-    return Allowed(allow, trusted, import_technique_of)
+    grant = granted(allow)
+    return Allowed(grant.objects, trusted, import_technique_of, grant.packages)
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:

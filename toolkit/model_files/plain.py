@@ -11,6 +11,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from toolkit.errors import ArtifactError, InputError, newer_format
+from toolkit.model_files.grants import Entry
 from toolkit.model_files.parts import Parts, put_together, take_apart
 from toolkit.model_files.safe.pickle_scan import MAX_BYTES
 from toolkit.model_files.safe.safetensors_file import read_tensors
@@ -38,7 +39,7 @@ def pack(model: nn.Module) -> dict[str, bytes]:
     return {TENSORS: content, SKELETON: parts.skeleton}
 
 
-def open_plain(skeleton: Path, tensors: Path, allow: Sequence[type]) -> nn.Module:
+def open_plain(skeleton: Path, tensors: Path, allow: Sequence[Entry]) -> nn.Module:
     """The model in two files, on the CPU and in eval mode."""
     named, ties = _read_tensors(tensors)  # first, because it says the format of both
     return put_together(Parts(_read_skeleton(skeleton), named, ties), allow, where=str(skeleton)).eval()

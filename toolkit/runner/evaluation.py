@@ -30,7 +30,7 @@ def evaluate(
         data: data source; None for the run's. Required if the run's is Python code, because code that only a run
             directory names is never executed.
         task: task; None for the run's. Required, like `data`, if the run's is Python code.
-        allow: sources of the custom classes in the network, e.g. `nets.py:Net`.
+        allow: what the network consists of, as for `toolkit.load`, e.g. `nets.py:Net`.
         batch_size: samples per batch; None for the run's.
         budget_s: time for the latency measurements, in seconds.
 

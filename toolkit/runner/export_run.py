@@ -40,7 +40,7 @@ def export_run(
         params: settings of the runtime.
         data: data source instead of the run's; required if the run's is Python code.
         task: task instead of the run's; required if the run's is Python code.
-        allow: sources of your own classes in the network, such as `nets.py:Net`.
+        allow: what the network consists of, as for `toolkit.load`, such as `nets.py:Net`.
         budget_s: seconds for the timing.
 
     Raises:
@@ -55,7 +55,7 @@ def export_run(
     command = _command(folder, runtime, stage, params or {})
     [baseline, model], samples = open_run(folder, models, NamedCode(allow, data, task), command)
     split = "test" if samples.test is not None else "validation"
-    packages = [source.partition(":")[0].partition(".")[0] for source in allow if ".py:" not in source]
+    packages = [source.partition(":")[0].partition(".")[0] for source in allow if ".py" not in source]
     batch_sizes = sorted({1, samples.batch_size})
     job = ExportJob(samples, baseline, answers(baseline, samples, split), split, batch_sizes, budget_s, packages)
     row = job.row(runtime, use, model, folder / EXPORTS / runtime)

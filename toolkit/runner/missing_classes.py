@@ -10,30 +10,27 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import ArtifactError
-from toolkit.sources import FILE_MODULE
+from toolkit.model_files.safe.refusal import entries_for, is_importable
 from toolkit.storage.run_directory import RECIPE
-from toolkit.stored_names import MARK
 
 FILE_SOURCE = re.compile(r"(.*\.py):[\w.]+", re.DOTALL)
 
 
 def allow_options(refusals: Iterable[ArtifactError], folder: Path) -> list[str]:
-    """Return the options that allow the classes of some refusals; nothing for classes of techniques.
+    """Return the options that allow the classes of some refusals; nothing for classes that no source names.
 
     A class from a file is stored with the stem of the file. Its path is that of a file in the run's recipe.
     """
-    names = sorted({name for error in refusals for name in error.unknown if not name.startswith(MARK)})
+    names = sorted({name for error in refusals for name in error.unknown if is_importable(name)})
     files = [Path(path) for path in _files(folder)]
-    return [word for name in names for word in ("--allow", _source(name, files))]
+    return [word for entry in entries_for(names) for word in ("--allow", _located(entry, files))]
 
 
-def _source(name: str, files: Sequence[Path]) -> str:
-    module, _, path = name.partition(".")
-    if not FILE_MODULE.fullmatch(module):
-        return ":".join(name.rsplit(".", 1))
-    stem = module.rpartition("_py_")[0]
-    file = next((file for file in files if file.stem == stem), Path(f"{stem}.py"))
-    return f"{file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file}:{path}"
+def _located(entry: str, files: Sequence[Path]) -> str:
+    """Return an entry of `allow` with the path of its file, if it is one of these."""
+    name, colon, path = entry.partition(":")
+    file = next((file for file in files if file.name == name), Path(name))
+    return f"{file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file}{colon}{path}"
 
 
 def _files(folder: Path) -> Iterator[str]:

@@ -15,11 +15,11 @@ from torch import nn
 from toolkit import model_files as artifact
 from toolkit.data.splits import Data
 from toolkit.errors import ArtifactError, InputError, RecipeError
+from toolkit.importing import absolute_source
 from toolkit.recipe.data_table import DataTable
 from toolkit.recipe.problems import problems_of
 from toolkit.runner.assembly import make_data
 from toolkit.runner.missing_classes import allow_options
-from toolkit.sources import absolute_source, resolve
 from toolkit.storage import run_directory as runs
 
 
@@ -28,7 +28,7 @@ class NamedCode:
     """The Python code that a caller names, as sources; no other code of a run is executed.
 
     Attributes:
-        allow: classes in the network.
+        allow: what the networks consist of, as for `toolkit.load`.
         data: data source; None for the run's.
         task: task; None for the run's.
     """
@@ -61,8 +61,7 @@ def open_run(
         InputError: something cannot be read, or needs code that is not named. The error lists all such code, and ends
             with the command that names it.
     """
-    classes = [class_of(source) for source in named.allow]
-    opened, refusals = _open(models, classes)
+    opened, refusals = _open(models, named.allow)
     content = _content(folder, named.data)
     if named.task is not None:
         content["task"] = named.task
@@ -73,23 +72,12 @@ def open_run(
     return opened, _data(_table(content, folder, batch_size))
 
 
-def class_of(source: str) -> type:
-    """Return the class that a value of `--allow` names, in a file or an importable module."""
-    try:
-        target = resolve(absolute_source(source, Path()), "model")
-    except ValueError as error:
-        raise InputError(f"--allow: {error}") from error
-    if not isinstance(target, type):
-        raise InputError(f"--allow: '{source}' must be a class, found {type(target).__name__}")
-    return target
-
-
-def _open(paths: Sequence[Path], classes: Sequence[type]) -> tuple[list[nn.Module], list[ArtifactError]]:
+def _open(paths: Sequence[Path], allow: Sequence[str]) -> tuple[list[nn.Module], list[ArtifactError]]:
     """Return the models, and the errors of those with classes that are not allowed."""
     models, refusals = [], []
     for path in paths:
         try:
-            models.append(artifact.load(path, classes))
+            models.append(artifact.load(path, allow))
         except ArtifactError as error:
             if not error.unknown:
                 raise

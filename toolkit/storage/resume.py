@@ -13,9 +13,10 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import parametrize
 
+from toolkit.importing import imported_files
 from toolkit.interruption import Stop
 from toolkit.recipe.read import Recipe
-from toolkit.sources import imported_files, models_in
+from toolkit.sources import models_in
 from toolkit.storage.cache import Cache, mark_used
 from toolkit.storage.checkpoints import TrainingCheckpoints
 from toolkit.storage.identity import measuring_key, result_keys

@@ -1,13 +1,18 @@
-"""Why a file is not opened, by the names in it that are not known to be safe."""
+"""Why a file is not opened, by the names in it that are not known to be safe, and what to pass."""
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from toolkit.importing import FILE_MODULE
 from toolkit.stored_names import MARK
 
 MAX_LISTED = 20  # names in a sentence
+HASH_LENGTH = len("_py_12345678")
+NEVER = {*sys.stdlib_module_names, "torch"} - {"__main__"}
+PLAIN = re.compile(r"[\w.-]+")  # what a reader may copy into a shell
 
 
 def refusal(names: Sequence[str]) -> str:
@@ -23,16 +28,38 @@ def refusal(names: Sequence[str]) -> str:
 
 
 def suspect(names: Sequence[str]) -> list[str]:
-    """Return the names of Python's standard library and of torch, which no class of a user's has."""
-    return [name for name in names if name.partition(".")[0] in {*sys.stdlib_module_names, "torch"}]
+    """Return the names of the standard library and of torch, which no class of a user's has, and what is no name."""
+    return [name for name in names if name.partition(".")[0] in NEVER or not PLAIN.fullmatch(name.removeprefix(MARK))]
 
 
 def _advice(names: Sequence[str]) -> str:
-    own = ", ".join(name.rpartition(".")[2] for name in names[:MAX_LISTED])
-    it_is, source = ("it is", "its source") if len(names) == 1 else ("they are", "the source of each")
-    allow = f"if {it_is} yours, pass allow=[{own}], or --allow with {source} on the command line"
-    techniques = sorted({name.removeprefix(MARK).partition(".")[0] for name in names if name.startswith(MARK)})
+    objects = [name for name in names if not is_importable(name)]
+    entries = entries_for(name for name in names if name not in objects)
+    listed = ", ".join([*(name.rpartition(".")[2] for name in objects), *(f'"{entry}"' for entry in entries)])
+    allow = f"if you trust {'it' if len(names) == 1 else 'them'}, pass allow=[{listed}]"
+    if not objects:
+        allow += f", or {' '.join(f'--allow {entry}' for entry in entries)} on the command line"
+    techniques = sorted({name.removeprefix(MARK).partition(".")[0] for name in objects if name.startswith(MARK)})
     if not techniques:
         return allow
     missing = " and ".join(f"'{technique}'" for technique in techniques)
     return f"install or upgrade the technique {missing}; {allow}"
+
+
+def is_importable(name: str) -> bool:
+    """Whether a source can name it; a class with a stored name, or of the program itself, is passed as an object."""
+    return "." in name and not name.startswith((MARK, "__main__."))
+
+
+def entries_for(names: Iterable[str]) -> list[str]:
+    """The entries of `allow` that cover dotted names: the one class of a package or file, or all of it for several."""
+    places: dict[str, list[str]] = {}
+    for name in names:
+        module, _, own = name.rpartition(".")
+        places.setdefault(name.partition(".")[0], []).append(f"{_file(module)}:{own}")
+    return [sources[0] if len(sources) == 1 else _file(place) for place, sources in places.items()]
+
+
+def _file(module: str) -> str:
+    """`nets.py` for the name that a file has as a module; other names as they are."""
+    return f"{module[:-HASH_LENGTH]}.py" if FILE_MODULE.fullmatch(module) else module
