@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from toolkit import masks, operators, patterns, scoring, testing, timing, training
+    from toolkit import masks, operators, patterns, scoring, testing, timing, tracing, training
     from toolkit.data.splits import Data
     from toolkit.errors import RecipeError, TechniqueError, ToolkitError
     from toolkit.hooks.specs import hookimpl
@@ -50,7 +50,7 @@ _HOME = {
     "stored_as": "stored_names",
 }
 
-_MODULES = ("masks", "operators", "patterns", "scoring", "testing", "timing", "training")
+_MODULES = ("masks", "operators", "patterns", "scoring", "testing", "timing", "tracing", "training")
 
 __all__ = [
     "Batch",
@@ -84,6 +84,7 @@ __all__ = [
     "stored_as",
     "testing",
     "timing",
+    "tracing",
     "training",
 ]
 

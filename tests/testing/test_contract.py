@@ -104,6 +104,10 @@ class TestOnnxruntime(RuntimeContract):
     plugin = "onnxruntime"
 
 
+class TestPt2(RuntimeContract):
+    plugin = "pt2"
+
+
 def is_technique(name):
     try:
         return bool(load(name))
