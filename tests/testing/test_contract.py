@@ -104,6 +104,11 @@ class TestOnnxruntime(RuntimeContract):
     plugin = "onnxruntime"
 
 
+@pytest.mark.slow
+class TestAoti(RuntimeContract):
+    plugin = "aoti"
+
+
 class TestPt2(RuntimeContract):
     plugin = "pt2"
 
