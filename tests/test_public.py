@@ -28,7 +28,7 @@ PLUGINS = sorted(
 )
 MODULES = (
     *("toolkit", "toolkit.masks", "toolkit.operators", "toolkit.patterns", "toolkit.rounding", "toolkit.scoring"),
-    *("toolkit.testing", "toolkit.timing", "toolkit.training"),
+    *("toolkit.testing", "toolkit.timing", "toolkit.tracing", "toolkit.training"),
 )
 # Of 2026-11: an edit of a frozen file is no longer a test of compatibility. Write another one beside it.
 CHECKSUMS = {
@@ -110,7 +110,7 @@ def test_the_public_names_of_the_package():
         *("Classification", "MultiLabel", "Pooled", "Regression", "TokenClassification"),
         *("TechniqueError", "ToolkitError", "TrainedAlong", "Training", "hookimpl", "layers", "load", "masks"),
         *("operators", "patterns", "rounding", "run"),
-        *("scoring", "stored_as", "testing", "timing", "training"),
+        *("scoring", "stored_as", "testing", "timing", "tracing", "training"),
     }
 
 

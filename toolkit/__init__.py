@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from toolkit import masks, operators, patterns, rounding, scoring, testing, timing, training
+    from toolkit import masks, operators, patterns, rounding, scoring, testing, timing, tracing, training
     from toolkit.data.splits import Data
     from toolkit.errors import RecipeError, TechniqueError, ToolkitError
     from toolkit.hooks.specs import hookimpl
@@ -52,7 +52,7 @@ _HOME = {
     "stored_as": "stored_names",
 }
 
-_MODULES = ("masks", "operators", "patterns", "rounding", "scoring", "testing", "timing", "training")
+_MODULES = ("masks", "operators", "patterns", "rounding", "scoring", "testing", "timing", "tracing", "training")
 
 __all__ = [
     "Batch",
@@ -88,6 +88,7 @@ __all__ = [
     "stored_as",
     "testing",
     "timing",
+    "tracing",
     "training",
 ]
 

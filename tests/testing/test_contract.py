@@ -108,6 +108,15 @@ class TestOnnxruntime(RuntimeContract):
     plugin = "onnxruntime"
 
 
+@pytest.mark.slow
+class TestAoti(RuntimeContract):
+    plugin = "aoti"
+
+
+class TestPt2(RuntimeContract):
+    plugin = "pt2"
+
+
 def is_technique(name):
     try:
         return bool(load(name))
