@@ -72,12 +72,17 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
+def closest(word: str, available: Iterable[str]) -> str | None:
+    """Return the name that `word` probably is with a typing error, None if no name is close."""
+    close = difflib.get_close_matches(word, sorted(set(available)), n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
 def did_you_mean(word: str, available: Iterable[str]) -> str:
     """Return `; did you mean 'sparsity'?` for a close match, else the list of available names, else an empty string."""
     names = sorted(set(available))
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean '{close[0]}'?"
+    if close := closest(word, names):
+        return f"; did you mean '{close}'?"
     return f"; known: {', '.join(names)}" if names else ""
 
 
