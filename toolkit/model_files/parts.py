@@ -16,10 +16,11 @@ from toolkit import masks
 from toolkit.errors import ArtifactError
 from toolkit.model_files.grants import Entry, granted
 from toolkit.model_files.safe.allowed import Allowed
-from toolkit.model_files.safe.finite import not_finite
+from toolkit.model_files.safe.finite import not_finite, too_large
 from toolkit.model_files.safe.skeleton import open_skeleton, pack_skeleton
 from toolkit.model_files.techniques import import_technique_of
 from toolkit.model_files.unsavable import refuse_by_name
+from toolkit.replacements import replaced_layers
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,11 @@ def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _require_finite(model: nn.Module, where: str) -> None:
     problem = not_finite([*model.named_parameters(), *model.named_buffers()])
+    problem = problem or too_large(
+        (f"{layer.path}.{name}", buffer)
+        for layer in replaced_layers(model)
+        for name, buffer in layer.module.named_buffers()
+    )
     if problem is not None:
         raise ArtifactError(f"{where}: {problem}, so it is of no use")
 
