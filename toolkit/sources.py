@@ -91,11 +91,14 @@ class Source(SourceTable):
         Raises:
             InputError: the source fails or returns no module, or the weights do not match.
         """
+        from toolkit.model_files.origins import remember
         from toolkit.model_files.weights import load_weights
 
         model = self.call()
         if not isinstance(model, nn.Module):
             raise InputError(f"model '{self.source}' must return a torch.nn.Module, found {type(model).__name__}")
+        if ":" in self.source:
+            remember(model, self.source, self.args)
         if self.weights is not None:
             load_weights(model, Path(self.weights), self.weights_key)
         return model

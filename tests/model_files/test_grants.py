@@ -186,7 +186,6 @@ def test_a_name_that_nobody_should_copy_is_no_advice(name: str) -> None:
         (["nowhere.py"], "^allow: cannot import 'nowhere.py': .*nowhere.py does not exist$"),
         ([""], "^allow: cannot import '': "),
         (["torch.hub"], "^allow: 'torch.hub' cannot be allowed as a whole; name the class, as in 'torch.hub:Name'$"),
-        (["subprocess:run"], "^allow: 'subprocess' cannot be allowed as a whole"),
     ],
 )
 def test_a_mistake_of_the_caller_is_not_a_damaged_file(folder: Path, allow: Any, sentence: str) -> None:

@@ -86,11 +86,16 @@ def resolve_globals(names: Iterable[str], allowed: Allowed) -> list[tuple[Callab
     Raises:
         ArtifactError: a name is neither known to be safe nor `allowed`.
     """
-    resolved = {name: _resolve(name, allowed) for name in sorted(names) if not _is_known(name)}
+    resolved = _resolved(names, allowed)
     unsafe = [name for name, value in resolved.items() if value is None]
     if unsafe:
         raise ArtifactError(refusal(unsafe), () if suspect(unsafe) else unsafe)
     return [(_inert(value), name) for name, value in resolved.items()]
+
+
+def unknown_globals(names: Iterable[str], allowed: Allowed) -> list[str]:
+    """The names that are neither known to be safe nor `allowed`."""
+    return [name for name, value in _resolved(names, allowed).items() if value is None]
 
 
 def may_be_called(name: str, value: Any, allowed: Allowed) -> bool:
@@ -113,6 +118,10 @@ def _inert(value: Any) -> Any:
     if isinstance(value, type) and getattr(value, "__setstate__", None) is nn.RNNBase.__setstate__:
         return type(value.__name__, (value,), {"__setstate__": nn.Module.__setstate__, "_toolkit_inert": True})
     return value
+
+
+def _resolved(names: Iterable[str], allowed: Allowed) -> dict[str, Any]:
+    return {name: _resolve(name, allowed) for name in sorted(names) if not _is_known(name)}
 
 
 def _is_known(name: str) -> bool:

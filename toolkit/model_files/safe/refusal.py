@@ -15,6 +15,18 @@ NEVER = {*sys.stdlib_module_names, "torch"} - {"__main__"}
 PLAIN = re.compile(r"[\w.-]+")  # what a reader may copy into a shell
 
 
+def refusal_to_build(source: str, names: Sequence[str]) -> str:
+    """One sentence about a source that is not allowed to be called, and the names that are not allowed either."""
+    if source.partition(":")[0].partition(".")[0] in NEVER or not PLAIN.fullmatch(source.replace(":", ".", 1)):
+        return f"it is built by '{source}', which is not known to be safe: ask where the file comes from"
+    if any(not PLAIN.fullmatch(name) or "." not in name or name.partition(".")[0] in NEVER for name in names):
+        return refusal(names)
+    entries = list(dict.fromkeys([source, *entries_for(names)]))
+    listed, options = ", ".join(f'"{entry}"' for entry in entries), " ".join(f"--allow {entry}" for entry in entries)
+    advice = f"if you trust it, pass allow=[{listed}], or {options} on the command line"
+    return f"it is built by '{source}', which is not known to be safe: {advice}"
+
+
 def refusal(names: Sequence[str]) -> str:
     """One sentence about names that are not allowed, with what to do; `names` is not empty."""
     for name in suspect(names):
