@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 import toolkit
+from toolkit.data.images import Standardized
 from toolkit.errors import TechniqueError
 from toolkit.exports.files import export_model
 from toolkit.exports.judge import compare
 from toolkit.exports.portable import portable_source
 from toolkit.exports.process import OpenedFile
-from toolkit.exports.readme import readme
+from toolkit.exports.readme import Example, readme
 from toolkit.hooks import loading
 from toolkit.metrics import answers
 from toolkit.recipe.read import PluginUse
@@ -104,7 +105,7 @@ def test_the_lines_of_the_readme_run(tmp_path):
 def test_the_readme_of_several_inputs(tmp_path):
     inputs = {"tokens": torch.zeros(2, 5, dtype=torch.int64), "lengths": torch.zeros(2)}
     for example, call in ((inputs, "**inputs"), (tuple(inputs.values()), "*inputs")):
-        (tmp_path / "README.md").write_text(readme("numpy", ["x"], {}, example, {"sum": torch.zeros(2)}))
+        (tmp_path / "README.md").write_text(readme("numpy", ["x"], {}, Example(example, {"sum": torch.zeros(2)})))
         arguments = "tokens, lengths"
         (tmp_path / "run.py").write_text(
             f"def open(*a, threads):\n    return lambda {arguments}: [tokens.shape, tokens.dtype.name, lengths.shape]"
@@ -113,6 +114,35 @@ def test_the_readme_of_several_inputs(tmp_path):
         assert f"model({call})" in text
         assert "- `sum`: (N,) float32" in text
         assert process.stdout.strip() == "[(1, 5), 'int64', (1,)]", process.stderr
+
+
+def lowered(pixels):
+    return pixels - 1
+
+
+@pytest.mark.parametrize(
+    ("convert", "sentence"),
+    [
+        (None, "Inputs, prepared as in training:\n"),
+        (lowered, "Inputs, prepared by `lowered` as in training:\n"),
+        (
+            Standardized((0.5, 0.25), (0.125, 1.0)),
+            "Inputs, pixels from 0 to 1, minus the mean (0.5, 0.25), divided by the standard deviation (0.125, 1) of "
+            "each channel:\n",
+        ),
+    ],
+)
+def test_the_readme_says_how_inputs_are_prepared(convert, sentence):
+    assert sentence in readme("numpy", ["x"], {}, Example(torch.zeros(2, 3), torch.zeros(2), convert))
+
+
+def test_the_readme_has_the_sentence_of_the_runtime(tmp_path):
+    def named(model, folder):
+        export(model, folder)
+        return "The arrays are in the order of the layers."
+
+    export_model(runtime(export=named), toolkit.Params(), toy_mlp(), toy_data(64), tmp_path / "numpy")
+    assert "\n\nThe arrays are in the order of the layers.\n\n" in (tmp_path / "numpy" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["toolkit", "toolkit_onnxruntime", "nets"])
