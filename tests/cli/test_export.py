@@ -56,6 +56,33 @@ def test_another_stage_replaces_the_row_of_the_first_export(export, finished):
         assert "2 of 2 layers multiply in integers" not in text
 
 
+def evaluated(folder, *arguments):
+    options = ("--data", "toolkit.testing:toy_data", "--budget", "0.1")
+    return CliRunner().invoke(main, ["evaluate", str(folder), *options, *arguments])
+
+
+def test_an_exported_file_is_measured_again(export, finished):
+    export("--runtime", "onnxruntime")
+    folder = finished.directory / "exports" / "onnxruntime"
+    result = evaluated(folder)
+    assert result.exit_code == 0, result.output
+    assert f"{finished.rows[1]['accuracy']:.2%}".replace("%", " %") in result.output
+    (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:-1])
+    result = evaluated(folder, "--trust")
+    assert result.exit_code == 2
+    assert result.stderr.endswith("model.onnx has changed since it was exported; export the model again\n")
+
+
+def test_files_that_can_hold_code_are_not_measured_without_trust(export, finished, monkeypatch):
+    export("--runtime", "onnxruntime")
+    monkeypatch.setattr("toolkit.hooks.loading.Plugin.implements", lambda _, hook: hook != "check")
+    folder = finished.directory / "exports" / "onnxruntime"
+    result = evaluated(folder)
+    assert result.exit_code == 2
+    assert "can hold native code; pass --trust if you know their author" in result.stderr
+    assert evaluated(folder, "--trust").exit_code == 0
+
+
 def test_a_run_that_is_still_at_work(export, finished):
     with RunDirectory.at_rest(finished.directory):
         result = export("--runtime", "onnxruntime")

@@ -13,9 +13,8 @@ from toolkit.errors import InputError, did_you_mean
 from toolkit.hooks import loading
 from toolkit.metrics import answers
 from toolkit.recipe.read import PluginUse
-from toolkit.report import Report
+from toolkit.report import Report, writer
 from toolkit.report.reader import read_report
-from toolkit.report.writer import write_page, write_rows
 from toolkit.rows import Row
 from toolkit.runner.evaluation import class_of, data_of_run
 from toolkit.runner.exporting import ExportJob
@@ -68,8 +67,8 @@ def export_run(
     with RunDirectory.at_rest(folder) as run:
         row = job.row(runtime, use, model, folder / EXPORTS / runtime)
         report = _with_row(report, row, number)
-        write_rows(report, run)
-    write_page(report)
+        writer.write_rows(report, run)
+    writer.write_page(report)
     return report
 
 
