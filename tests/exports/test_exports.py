@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,13 +69,18 @@ def job():
 FILES = ["README.md", "manifest.json", "run.py", "weights.npz"]
 
 
+def use_of(plugin):
+    return PluginUse(plugin, plugin.params_class())
+
+
 def row(job, plugin, folder):
-    return job.row("numpy", PluginUse(plugin, plugin.params_class()), job.baseline, folder)
+    return job.row("numpy", use_of(plugin), job.baseline, folder)
 
 
 @pytest.mark.smoke
 def test_a_file_is_measured_in_a_process_of_its_own(job, tmp_path):
-    result = row(job, runtime(), tmp_path / "numpy")
+    baseline = replace(job, baseline=toy_mlp())
+    result = baseline.row("numpy", use_of(runtime()), job.baseline, tmp_path / "numpy")
     assert sorted(path.name for path in (tmp_path / "numpy").iterdir()) == FILES
     assert result.runtime == "numpy"
     assert result["size_bytes"] == (tmp_path / "numpy" / "weights.npz").stat().st_size
@@ -288,3 +294,18 @@ def test_one_wrong_answer_in_ten_is_found(tmp_path):
     comparison = compare(Flipped(), model, data, "test")
     assert not comparison.is_close
     assert comparison.agreement < 0.99
+
+
+def test_the_baseline_is_exported_once(job, tmp_path):
+    exports = []
+
+    def counted(model, folder):
+        exports.append(folder)
+        export(model, folder)
+
+    result = row(job, runtime(export=counted), tmp_path / "numpy")
+    assert len(exports) == 1
+    assert "runtime_ratio" not in result.values
+    other = replace(job, baseline=toy_mlp())
+    assert "runtime_ratio" in other.row("numpy", use_of(runtime(export=counted)), job.baseline, tmp_path / "x").values
+    assert len(exports) == 3

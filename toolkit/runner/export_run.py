@@ -58,7 +58,8 @@ def export_run(
     report = read_report(folder)
     number = _number(report, stage, folder)
     classes = [class_of(source) for source in allow]
-    baseline, model = (model_files.load(_stage_folder(folder, row), classes) for row in (0, number))
+    baseline = model_files.load(_stage_folder(folder, 0), classes)
+    model = model_files.load(_stage_folder(folder, number), classes) if number else baseline
     samples = data_of_run(folder, data, task)
     split = "test" if samples.test is not None else "validation"
     packages = [source.partition(":")[0].partition(".")[0] for source in allow if ".py:" not in source]
