@@ -17,6 +17,7 @@ from toolkit_onnxruntime.arithmetic import arithmetic_note
 from toolkit_onnxruntime.exactness import fast_products_are_exact
 from toolkit_onnxruntime.external_data import check_external_data
 from toolkit_onnxruntime.model import write_onnx
+from toolkit_onnxruntime.value_names import value_names
 
 FILE = "model.onnx"
 
@@ -31,13 +32,14 @@ class Params(toolkit.Params):
 
 
 @toolkit.hookimpl
-def export(model: Any, params: Params, example: Any, folder: Any) -> None:
+def export(model: Any, params: Params, example: Any, folder: Any) -> str:
     fast = params.int8_products == "fast"
     if fast and not fast_products_are_exact():
         raise toolkit.TechniqueError(
             "int8_products 'fast' overflows on this processor, which has no VNNI instructions; choose 'exact'"
         )
     write_onnx(model, example, folder / FILE, params.opset, fast)
+    return value_names(folder / FILE)
 
 
 @toolkit.hookimpl

@@ -6,7 +6,9 @@ import sys
 import pytest
 from click.testing import CliRunner
 
+import toolkit
 from toolkit.cli import main
+from toolkit.storage.run_directory import RunDirectory
 from toolkit.testing import run_text
 
 
@@ -32,16 +34,61 @@ def test_the_last_stage_is_exported_and_its_row_is_printed(export, finished):
     assert "2 of 2 layers multiply in integers" in result.output
     folder = finished.directory / "exports" / "onnxruntime"
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "manifest.json", "model.onnx", "run.py"]
+    assert "In `model.onnx`, the input is `input` and the output is `" in (folder / "README.md").read_text()
     code = (folder / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
     script = f"{code}\nprint(outputs.shape)"
     process = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True)
     assert process.stdout == "(1, 4)\n", process.stderr
 
 
-def test_another_stage(export):
+@pytest.mark.page
+def test_another_stage_replaces_the_row_of_the_first_export(export, finished):
+    export("--runtime", "onnxruntime")
     result = export("--runtime", "onnxruntime", "--stage", "baseline")
     assert "After an export to onnxruntime" in result.output
     assert "0 of 2 layers multiply in integers" in result.output
+    report = toolkit.Report.read(finished.directory)
+    assert [row.stage for row in report.rows] == ["baseline", "quantization", "onnxruntime"]
+    assert report.start(2) == 0
+    for page in ("report.md", "report.html"):
+        text = (finished.directory / page).read_text()
+        assert "0 of 2 layers multiply in integers" in text
+        assert "2 of 2 layers multiply in integers" not in text
+
+
+def evaluated(folder, *arguments):
+    options = ("--data", "toolkit.testing:toy_data", "--budget", "0.1")
+    return CliRunner().invoke(main, ["evaluate", str(folder), *options, *arguments])
+
+
+def test_an_exported_file_is_measured_again(export, finished):
+    export("--runtime", "onnxruntime")
+    folder = finished.directory / "exports" / "onnxruntime"
+    result = evaluated(folder)
+    assert result.exit_code == 0, result.output
+    assert f"{finished.rows[1]['accuracy']:.2%}".replace("%", " %") in result.output
+    (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:-1])
+    result = evaluated(folder, "--trust")
+    assert result.exit_code == 2
+    assert result.stderr.endswith("model.onnx has changed since it was exported; export the model again\n")
+
+
+def test_files_that_can_hold_code_are_not_measured_without_trust(export, finished, monkeypatch):
+    export("--runtime", "onnxruntime")
+    monkeypatch.setattr("toolkit.hooks.loading.Plugin.implements", lambda _, hook: hook != "check")
+    folder = finished.directory / "exports" / "onnxruntime"
+    result = evaluated(folder)
+    assert result.exit_code == 2
+    assert "can hold native code; pass --trust if you know their author" in result.stderr
+    assert evaluated(folder, "--trust").exit_code == 0
+
+
+def test_a_run_that_is_still_at_work(export, finished):
+    with RunDirectory.at_rest(finished.directory):
+        result = export("--runtime", "onnxruntime")
+    assert result.exit_code == 2
+    assert "is in use by process" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

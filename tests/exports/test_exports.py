@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,13 @@ import torch
 from torch import nn
 
 import toolkit
+from toolkit.data.images import Standardized
 from toolkit.errors import TechniqueError
 from toolkit.exports.files import export_model
 from toolkit.exports.judge import compare
 from toolkit.exports.portable import portable_source
 from toolkit.exports.process import OpenedFile
-from toolkit.exports.readme import readme
+from toolkit.exports.readme import Example, readme
 from toolkit.hooks import loading
 from toolkit.metrics import answers
 from toolkit.recipe.read import PluginUse
@@ -67,13 +69,18 @@ def job():
 FILES = ["README.md", "manifest.json", "run.py", "weights.npz"]
 
 
+def use_of(plugin):
+    return PluginUse(plugin, plugin.params_class())
+
+
 def row(job, plugin, folder):
-    return job.row("numpy", PluginUse(plugin, plugin.params_class()), job.baseline, folder)
+    return job.row("numpy", use_of(plugin), job.baseline, folder)
 
 
 @pytest.mark.smoke
 def test_a_file_is_measured_in_a_process_of_its_own(job, tmp_path):
-    result = row(job, runtime(), tmp_path / "numpy")
+    baseline = replace(job, baseline=toy_mlp())
+    result = baseline.row("numpy", use_of(runtime()), job.baseline, tmp_path / "numpy")
     assert sorted(path.name for path in (tmp_path / "numpy").iterdir()) == FILES
     assert result.runtime == "numpy"
     assert result["size_bytes"] == (tmp_path / "numpy" / "weights.npz").stat().st_size
@@ -104,7 +111,7 @@ def test_the_lines_of_the_readme_run(tmp_path):
 def test_the_readme_of_several_inputs(tmp_path):
     inputs = {"tokens": torch.zeros(2, 5, dtype=torch.int64), "lengths": torch.zeros(2)}
     for example, call in ((inputs, "**inputs"), (tuple(inputs.values()), "*inputs")):
-        (tmp_path / "README.md").write_text(readme("numpy", ["x"], {}, example, {"sum": torch.zeros(2)}))
+        (tmp_path / "README.md").write_text(readme("numpy", ["x"], {}, Example(example, {"sum": torch.zeros(2)})))
         arguments = "tokens, lengths"
         (tmp_path / "run.py").write_text(
             f"def open(*a, threads):\n    return lambda {arguments}: [tokens.shape, tokens.dtype.name, lengths.shape]"
@@ -113,6 +120,35 @@ def test_the_readme_of_several_inputs(tmp_path):
         assert f"model({call})" in text
         assert "- `sum`: (N,) float32" in text
         assert process.stdout.strip() == "[(1, 5), 'int64', (1,)]", process.stderr
+
+
+def lowered(pixels):
+    return pixels - 1
+
+
+@pytest.mark.parametrize(
+    ("convert", "sentence"),
+    [
+        (None, "Inputs, prepared as in training:\n"),
+        (lowered, "Inputs, prepared by `lowered` as in training:\n"),
+        (
+            Standardized((0.5, 0.25), (0.125, 1.0)),
+            "Inputs, pixels from 0 to 1, minus the mean (0.5, 0.25), divided by the standard deviation (0.125, 1) of "
+            "each channel:\n",
+        ),
+    ],
+)
+def test_the_readme_says_how_inputs_are_prepared(convert, sentence):
+    assert sentence in readme("numpy", ["x"], {}, Example(torch.zeros(2, 3), torch.zeros(2), convert))
+
+
+def test_the_readme_has_the_sentence_of_the_runtime(tmp_path):
+    def named(model, folder):
+        export(model, folder)
+        return "The arrays are in the order of the layers."
+
+    export_model(runtime(export=named), toolkit.Params(), toy_mlp(), toy_data(64), tmp_path / "numpy")
+    assert "\n\nThe arrays are in the order of the layers.\n\n" in (tmp_path / "numpy" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["toolkit", "toolkit_onnxruntime", "nets"])
@@ -258,3 +294,18 @@ def test_one_wrong_answer_in_ten_is_found(tmp_path):
     comparison = compare(Flipped(), model, data, "test")
     assert not comparison.is_close
     assert comparison.agreement < 0.99
+
+
+def test_the_baseline_is_exported_once(job, tmp_path):
+    exports = []
+
+    def counted(model, folder):
+        exports.append(folder)
+        export(model, folder)
+
+    result = row(job, runtime(export=counted), tmp_path / "numpy")
+    assert len(exports) == 1
+    assert "runtime_ratio" not in result.values
+    other = replace(job, baseline=toy_mlp())
+    assert "runtime_ratio" in other.row("numpy", use_of(runtime(export=counted)), job.baseline, tmp_path / "x").values
+    assert len(exports) == 3

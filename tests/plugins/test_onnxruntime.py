@@ -1,10 +1,13 @@
 """ONNX files: integers and outputs are those of the model, and errors name what cannot be exported."""
 
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from importlib.util import find_spec
 
+import numpy
 import onnx
 import onnxruntime
 import pytest
@@ -146,6 +149,28 @@ def test_no_byte_of_an_exact_product_can_overflow(runtime, tmp_path):
     assert sent.max() == 127
     assert pairs.min() >= -(2**15)
     assert pairs.max() < 2**15
+
+
+SUMS = """
+import sys
+import numpy, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1])
+rows, sums = numpy.load(sys.argv[2]).values()
+print(numpy.array_equal(session.run(None, {session.get_inputs()[0].name: rows})[0], sums))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind emulates a processor without VNNI")
+@pytest.mark.parametrize(("int8_products", "exact"), [("exact", "True"), ("fast", "False")])
+def test_sums_on_a_processor_without_vnni(int8_products, exact, runtime, tmp_path, monkeypatch):
+    monkeypatch.setattr("toolkit_onnxruntime.fast_products_are_exact", lambda: True)
+    weight, rows = torch.full((32, 64), 127, dtype=torch.int8), torch.full((16, 1, 8, 8), 127.0)
+    file = exported(runtime, Int8(weight), tmp_path, int8_products=int8_products)
+    numpy.savez(tmp_path / "sums.npz", rows.numpy(), (rows.flatten(1) @ weight.float().t()).numpy())
+    arguments = [sys.executable, "-c", SUMS, str(file.folder / "model.onnx"), str(tmp_path / "sums.npz")]
+    done = subprocess.run(["valgrind", "--tool=none", "-q", *arguments], capture_output=True, text=True)
+    assert done.stdout.strip() == exact, done.stderr
 
 
 def test_fast_products_are_refused_where_they_overflow(runtime, tmp_path, monkeypatch):

@@ -29,11 +29,12 @@ def export(
     """Write a stage of RUN as files of a runtime and compare them with the model.
 
     The files go to exports/NAME in the run directory, with a README.md that shows how to run them. A file that does
-    not give the model's answers is removed.
+    not give the model's answers is removed. The row of the file goes into report.json, report.md and report.html.
     """
     import shutil
 
     from toolkit.recipe.overrides import parse_settings
+    from toolkit.report.page import PAGE
     from toolkit.report.table import as_text
     from toolkit.runner.export_run import export_run
     from toolkit.storage.run_directory import EXPORTS
@@ -41,4 +42,4 @@ def export(
     params = parse_settings(settings)
     report = export_run(run, runtime, stage, params=params, data=data, task=task, allow=allow, budget_s=budget)
     click.echo(as_text(report, shutil.get_terminal_size().columns))
-    click.echo(f"\nThe files are in {run / EXPORTS / runtime}")
+    click.echo(f"\nThe files are in {run / EXPORTS / runtime}, their row in {run / PAGE}")

@@ -52,15 +52,24 @@ def diff(first: Path, second: Path, html: Path | None) -> None:
     show_default=True,
     help="Time for the latency, in s.",
 )
+@click.option("--trust", is_flag=True, help="Open exported files that can hold native code.")
 def evaluate(
-    directory: Path, data: str | None, task: str | None, allow: tuple[str, ...], batch_size: int | None, budget: float
+    directory: Path,
+    data: str | None,
+    task: str | None,
+    allow: tuple[str, ...],
+    batch_size: int | None,
+    budget: float,
+    trust: bool,
 ) -> None:
     """Measure accuracy, size and latency of the model in DIRECTORY.
 
-    DIRECTORY is a run directory, one of its stages, or a packed file.
+    DIRECTORY is a run directory, one of its stages or exports, or a packed file.
     """
     from toolkit.report.table import as_text
     from toolkit.runner.evaluation import evaluate as evaluate_model
 
-    report = evaluate_model(directory, data, task=task, allow=allow, batch_size=batch_size, budget_s=budget)
+    report = evaluate_model(
+        directory, data, task=task, allow=allow, batch_size=batch_size, budget_s=budget, trust=trust
+    )
     click.echo(as_text(report, shutil.get_terminal_size().columns))

@@ -20,7 +20,7 @@ from toolkit.exports.archives import check_archives
 from toolkit.exports.manifest import MANIFEST, check_files, write_manifest
 from toolkit.exports.portable import portable_source
 from toolkit.exports.process import OpenedFile
-from toolkit.exports.readme import readme
+from toolkit.exports.readme import Example, readme
 from toolkit.hooks.loading import Plugin
 from toolkit.masks import folded
 from toolkit.params import Params
@@ -98,12 +98,13 @@ def export_model(runtime: Plugin, params: Params, model: nn.Module, data: Data, 
     inputs, plain = data.example(2).inputs, params.model_dump(mode="json")
     temporary = folder.with_name(f".{folder.name}.part")
     with _written_whole(temporary, folder):
-        runtime.call("export", model=deployed, params=params, example=inputs, folder=temporary)
+        note = runtime.call("export", model=deployed, params=params, example=inputs, folder=temporary)
         if not any(temporary.iterdir()):
             raise TechniqueError(f"{runtime} wrote no file in export")
         files = sorted(path.name for path in temporary.iterdir())
         (temporary / SCRIPT).write_text(source, encoding="utf-8")
-        text = readme(runtime.name, files, plain, inputs, _outputs(deployed, data))
+        example = Example(inputs, _outputs(deployed, data), data.convert)
+        text = readme(runtime.name, files, plain, example, note)
         (temporary / README).write_text(text, encoding="utf-8")
         manifest = write_manifest(temporary, runtime.name, plain)
     return ExportedModel(folder, source, plain, runtime, manifest.files)

@@ -3,34 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from toolkit.data.images import Standardized
 
-def readme(runtime: str, files: Sequence[str], params: Mapping[str, Any], inputs: Any, outputs: Any) -> str:
+
+@dataclass(frozen=True)
+class Example:
+    """What a model takes and returns.
+
+    `inputs` are a batch: a tensor, a tuple of arguments or a dictionary of keywords. `outputs` are what the model
+    returns for it, `convert` the function that the data source prepares inputs with, None if it has none.
+    """
+
+    inputs: Any
+    outputs: Any
+    convert: Any = None
+
+
+def readme(
+    runtime: str, files: Sequence[str], params: Mapping[str, Any], example: Example, note: str | None = None
+) -> str:
     """Return the page as Markdown.
 
     Args:
         runtime: name of the runtime.
         files: names of the files that the runtime wrote.
         params: settings of the runtime, plain values.
-        inputs: example of a batch: a tensor, a tuple of arguments or a dictionary of keywords.
-        outputs: what the model returns for it.
+        example: inputs and outputs of the model.
+        note: a sentence of the runtime's.
     """
-    arrays, call = _example(inputs)
+    arrays, call = _example(example.inputs)
     return "\n".join(
         [
             f"# Model for {runtime}",
             "",
             f"The model is in {', '.join(f'`{name}`' for name in files)}. `run.py` opens it with {runtime} alone, "
             f"without the toolkit. N is the batch size.",
+            *([] if note is None else ["", str(note)]),
             "",
-            "Inputs, prepared as in training:",
-            *_listing(inputs),
+            f"Inputs, {_preparation(example.convert)}:",
+            *_listing(example.inputs),
             "",
             "Outputs:",
-            *_listing(outputs),
+            *_listing(example.outputs),
             "",
             "To run the model from Python, in this folder:",
             "",
@@ -47,6 +66,15 @@ def readme(runtime: str, files: Sequence[str], params: Mapping[str, Any], inputs
             "",
         ]
     )
+
+
+def _preparation(convert: Any) -> str:
+    """Return how the data source prepares inputs."""
+    if isinstance(convert, Standardized):
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in (convert.mean, convert.std))
+        return f"pixels from 0 to 1, minus the mean ({mean}), divided by the standard deviation ({std}) of each channel"
+    name = getattr(convert, "__qualname__", None)
+    return "prepared as in training" if name is None else f"prepared by `{name}` as in training"
 
 
 def _example(inputs: Any) -> tuple[list[str], str]:

@@ -24,7 +24,7 @@ WIDTH = 0.03  # of the interval of the ratio, relative to the ratio: a narrower 
 
 def file_latency(
     file: OpenedFile,
-    baseline: nn.Module,
+    baseline: nn.Module | None,
     baseline_file: OpenedFile | None,
     data: Data,
     sizes: Sequence[int],
@@ -34,7 +34,7 @@ def file_latency(
 
     Args:
         file: the file, in its own process.
-        baseline: the model that all ratios refer to, in eval mode on the CPU.
+        baseline: the model that all ratios refer to, in eval mode on the CPU; None for the file itself.
         baseline_file: the baseline, exported to the same runtime; None if `file` is that.
         data: the task feeds batches of the first training samples.
         sizes: samples per call.
@@ -47,7 +47,8 @@ def file_latency(
     values: dict[str, Any] = {}
     for size in sizes:
         batch = data.example(size)
-        blocks = [_in_process(file, data, batch), _in_torch(baseline, data, batch)]
+        blocks = [_in_process(file, data, batch)]
+        blocks += [] if baseline is None else [_in_torch(baseline, data, batch)]
         blocks += [] if baseline_file is None else [_in_process(baseline_file, data, batch)]
         deadline = time.perf_counter() + budget_s / len(sizes)
         columns = np.array(take_turns(blocks, partial(_enough, deadline)), dtype=np.float64).T
@@ -56,7 +57,7 @@ def file_latency(
 
 
 def _add(values: dict[str, Any], size: str, columns: Any) -> None:
-    seconds, baseline = columns[0], columns[1]
+    seconds, baseline = columns[0], columns[min(1, len(columns) - 1)]
     low, high = np.quantile(seconds, [0.25, 0.75]) * 1e3
     of_size = {
         "latency_ms": float(np.median(seconds)) * 1e3,
@@ -76,6 +77,8 @@ def _enough(deadline: float, rounds: list[list[float]]) -> bool:
         return False
     if len(rounds) >= MAX_ROUNDS or time.perf_counter() >= deadline:
         return True
+    if len(rounds[0]) == 1:
+        return False
     ratios = np.array([row[0] / row[1] for row in rounds])
     low, high = median_interval(ratios)
     return bool(high - low < WIDTH / 2 * np.median(ratios))

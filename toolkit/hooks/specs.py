@@ -137,13 +137,14 @@ class RuntimeHooks:
     """How a model becomes files of another runtime, and how these are run. `export` and `open` are required."""
 
     @hookspec(firstresult=True)
-    def export(self, model: nn.Module, params: Params, example: Any, folder: Path) -> None:
+    def export(self, model: nn.Module, params: Params, example: Any, folder: Path) -> str | None:
         """Write the model into `folder`, in files that need neither the toolkit nor the source code of the model.
 
         `model` is a copy on the CPU, in eval mode, without parametrizations; `example` has its inputs for two samples:
         a tensor, a tuple of tensors (arguments) or a dictionary (keywords). The number of samples must stay free.
         Raise `toolkit.TechniqueError` for a model that cannot be exported, and name the layer and the operation.
         Export inside `toolkit.operators.exporting()`: layers of integers then call operators that can be translated.
+        Return a sentence for the README next to the files, such as the names of inputs and outputs, or None.
         """
 
     @hookspec(firstresult=True)

@@ -44,13 +44,18 @@ class ReportWriter:
     @hookimpl
     def on_row(self, prepared: tuple[RunDirectory, Collector], report: Report) -> None:
         directory, collector = prepared
-        directory.write_json(REPORT, report.model_dump())
-        directory.write(TABLE, as_markdown(report))
+        write_rows(report, directory)
         directory.write(DETAILS, collector.details().model_dump_json(exclude_none=True) + "\n")
 
     @hookimpl
     def on_end(self, report: Report) -> None:
         write_page(report)
+
+
+def write_rows(report: Report, directory: RunDirectory) -> None:
+    """Write the rows as JSON and as Markdown."""
+    directory.write_json(REPORT, report.model_dump())
+    directory.write(TABLE, as_markdown(report))
 
 
 def write_page(report: Report) -> Path | None:

@@ -13,11 +13,12 @@ from toolkit.errors import InputError, did_you_mean
 from toolkit.hooks import loading
 from toolkit.metrics import answers
 from toolkit.recipe.read import PluginUse
-from toolkit.report import Report
+from toolkit.report import Report, writer
 from toolkit.report.reader import read_report
+from toolkit.rows import Row
 from toolkit.runner.exporting import ExportJob
 from toolkit.runner.saved_run import NamedCode, open_run
-from toolkit.storage.run_directory import EXPORTS, STAGES
+from toolkit.storage.run_directory import EXPORTS, STAGES, RunDirectory
 
 
 def export_run(
@@ -31,7 +32,9 @@ def export_run(
     allow: Sequence[str] = (),
     budget_s: float = 5.0,
 ) -> Report:
-    """Write a stage's model into `exports/<runtime>` of its run directory; return the run's report with one more row.
+    """Write a stage's model into `exports/<runtime>` of its run directory, and its row into the run's report.
+
+    An earlier export to the same runtime is replaced, files and row.
 
     Args:
         directory: a run directory.
@@ -43,24 +46,38 @@ def export_run(
         allow: what the network consists of, as for `toolkit.load`, such as `nets.py:Net`.
         budget_s: seconds for the timing.
 
+    Returns:
+        The report with the row.
+
     Raises:
-        InputError: the runtime or the stage does not exist, or something cannot be read.
+        InputError: the runtime or the stage does not exist, something cannot be read, or a run is still at work.
         TechniqueError: the model cannot be exported, or the file does not match it.
     """
     folder = Path(directory)
     use = _use(runtime, params or {})
     report = read_report(folder)
     number = _number(report, stage, folder)
-    models = [_stage_folder(folder, row) for row in (0, number)]
+    models = [_stage_folder(folder, row) for row in sorted({0, number})]
     command = _command(folder, runtime, stage, params or {})
-    [baseline, model], samples = open_run(folder, models, NamedCode(allow, data, task), command)
+    opened, samples = open_run(folder, models, NamedCode(allow, data, task), command)
+    baseline, model = opened[0], opened[-1]
     split = "test" if samples.test is not None else "validation"
     packages = [source.partition(":")[0].partition(".")[0] for source in allow if ".py" not in source]
     batch_sizes = sorted({1, samples.batch_size})
     job = ExportJob(samples, baseline, answers(baseline, samples, split), split, batch_sizes, budget_s, packages)
-    row = job.row(runtime, use, model, folder / EXPORTS / runtime)
-    starts = [report.start(index) for index in range(len(report.rows))]
-    return report.model_copy(update={"rows": (*report.rows, row), "starts": (*starts, number), "directory": None})
+    with RunDirectory.at_rest(folder) as run:
+        row = job.row(runtime, use, model, folder / EXPORTS / runtime)
+        report = _with_row(report, row, number)
+        writer.write_rows(report, run)
+    writer.write_page(report)
+    return report
+
+
+def _with_row(report: Report, row: Row, start: int) -> Report:
+    """Return the report with the row of an export, in place of an earlier one of this name."""
+    kept = [index for index, before in enumerate(report.rows) if before.stage != row.stage]
+    rows, starts = [report.rows[index] for index in kept], [report.start(index) for index in kept]
+    return report.model_copy(update={"rows": (*rows, row), "starts": (*starts, start)})
 
 
 def _use(runtime: str, params: Mapping[str, Any]) -> PluginUse:

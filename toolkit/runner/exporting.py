@@ -52,7 +52,7 @@ class ExportJob:
         started = time.perf_counter()
         exported = export_model(use.plugin, use.params, model, self.data, folder)
         try:
-            values = self._measured(exported, use, folded(model).eval().cpu())
+            values = self._measured(exported, use, model)
         except BaseException:
             exported.remove()
             raise
@@ -62,10 +62,10 @@ class ExportJob:
     def _measured(self, exported: ExportedModel, use: PluginUse, model: nn.Module) -> dict[str, Any]:
         with ExitStack() as stack:
             file = stack.enter_context(self._opened(exported))
-            comparison = compare(file, model, self.data, self.split)
+            comparison = compare(file, folded(model).eval().cpu(), self.data, self.split)
             if not comparison.is_close:
                 raise TechniqueError(f"{use.plugin}: the exported file does not match the model: {comparison}")
-            float_file = stack.enter_context(self._float_file(use))
+            float_file = None if model is self.baseline else stack.enter_context(self._float_file(use))
             baseline = folded(self.baseline).eval().cpu()
             return {
                 "size_bytes": exported.size_bytes,

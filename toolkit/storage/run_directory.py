@@ -63,6 +63,22 @@ class RunDirectory:
         except OSError as error:
             raise InputError(f"cannot create the run directory {path}: {error.strerror or error}") from error
 
+    @classmethod
+    @contextmanager
+    def at_rest(cls, path: Path) -> Iterator[RunDirectory]:
+        """Hold the lock on the directory of a run that no process works on.
+
+        Raises:
+            InputError: a process works on it, or it cannot be written.
+        """
+        try:
+            with locked(path / LOCK) as acquired:
+                if not acquired:
+                    raise InputError(f"{path} is in use by {_holder(path)}; wait until it ends")
+                yield cls(path)
+        except OSError as error:
+            raise InputError(f"cannot write to {path}: {error.strerror or error}") from error
+
     def _begin(self, identity: Any, overwrite: bool) -> RunDirectory:
         remove_partial_files(self.path)
         mark = _mark(self.path)
