@@ -16,6 +16,7 @@ from toolkit import model_files as artifact
 from toolkit.errors import ArtifactError, InputError
 from toolkit.importing import import_file
 from toolkit.model_files import put_together, take_apart
+from toolkit.model_files.packed import pack
 from toolkit.sources import Source
 
 # The shortcut without weights ("option A") of the ResNets for CIFAR-10, as it is often written.
@@ -147,6 +148,16 @@ def test_a_stage_is_taken_from_its_record(folder: Path, recipe_run: Any) -> None
     parts = take_apart(model, fold=False)
     again = put_together(parts, [f"{folder}/nets.py:resnet"], ["nothing"])
     assert torch.equal(again.eval()(INPUTS), model(INPUTS))
+
+
+def test_packed_it_comes_back_too(folder: Path) -> None:
+    model = built(folder, width=6)
+    (folder / "model.packed").write_bytes(pack(model))
+    assert torch.equal(toolkit.load(folder / "model.packed", allow=[SOURCE])(INPUTS), model(INPUTS))
+    assert pack(model)[:4] == b"TKP2"
+    assert pack(built(folder, "nets.py:plain"))[:4] == b"TKP1"
+    with pytest.raises(ArtifactError, match=r'pass allow=\["nets.py:resnet"'):
+        toolkit.load(folder / "model.packed")
 
 
 @pytest.mark.parametrize("allow", [[], ["nets.py"], ["nets.py:Block", "nets.py:LambdaLayer"]])

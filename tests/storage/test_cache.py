@@ -50,6 +50,17 @@ def numbers(report):
     ]
 
 
+def test_a_network_with_a_lambda_is_reused_and_opened(run, tmp_path):
+    nets = NETS.replace(
+        "return toy_mlp(16)", "model = toy_mlp(16)\n    model.halved = lambda x: x / 2\n    return model"
+    )
+    first, second = run(nets=nets), run(nets=nets)
+    assert reused(second) == [True] * 3
+    assert numbers(first) == numbers(second)
+    model = toolkit.load(tmp_path / "run1" / "stages" / "0-baseline", allow=[f"{tmp_path}/nets.py:net"])
+    assert model.halved(4) == 2
+
+
 @pytest.mark.smoke
 def test_everything_is_reused_and_is_the_same(run, tmp_path):
     first, second = run(), run()

@@ -69,8 +69,8 @@ def put_together(
         trusted: names of imported modules whose own classes and functions are allowed as well.
         where: what an `ArtifactError` names.
     """
-    known = allowed(allow, trusted)
-    model = open_skeleton(parts.skeleton, known, where, _completion(parts, allow, known, where))
+    complete = completion(parts.skeleton, parts.borrowed, allow, where, trusted)
+    model = open_skeleton(parts.skeleton, allowed(allow, trusted), where, complete)
     try:
         _fill(model, parts.tensors, parts.ties, where)
         _list_weights(model)
@@ -88,14 +88,15 @@ def allowed(allow: Sequence[Entry], trusted: Sequence[str] = ()) -> Allowed:
     return Allowed(grant.objects, trusted, import_technique_of, grant.packages)
 
 
-def _completion(parts: Parts, allow: Sequence[Entry], known: Allowed, where: str) -> Callable[[nn.Module], None]:
-    """Return the function that puts the borrowed parts into an opened skeleton."""
-    borrowed = parts.borrowed
+def completion(
+    skeleton: bytes, borrowed: Borrowed | None, allow: Sequence[Entry], where: str, trusted: Sequence[str] = ()
+) -> Callable[[nn.Module], None]:
+    """The function that puts the borrowed parts into an opened skeleton; an `ArtifactError` says what to allow."""
     if borrowed is None:
         return lambda _: None
     builder = granted(allow).builders.get(borrowed.source)
     if builder is None:
-        reason = refusal_to_build(borrowed.source, unknown_names(parts.skeleton, known))
+        reason = refusal_to_build(borrowed.source, unknown_names(skeleton, allowed(allow, trusted)))
         raise ArtifactError(f"{where} is not opened: {reason}")
     return partial(put_back, borrowed=borrowed, builder=builder)
 

@@ -87,7 +87,7 @@ def read_result(path: Path, key: str, allow: Sequence[Entry], trusted: Sequence[
         if content["key"] != key:
             raise DamagedError(f"{path} is the record of a different result")
         stored = {name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")}
-        borrowed = Borrowed.of(content["built"])
+        borrowed = Borrowed.of(content.get("built"))  # which records of 0.1 lack
         parts = artifact.Parts(base64.b64decode(content["skeleton"]), stored, content["ties"], borrowed)
         settings = content["settings"]
         return Result(
