@@ -1,5 +1,6 @@
 """The contracts of `toolkit.testing`, kept by every installed plugin."""
 
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import pytest
@@ -107,6 +108,11 @@ class TestOnnxruntime(RuntimeContract):
 @pytest.mark.slow
 class TestAoti(RuntimeContract):
     plugin = "aoti"
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="needs the extra openvino")
+class TestOpenvino(RuntimeContract):
+    plugin = "openvino"
 
 
 class TestPt2(RuntimeContract):
