@@ -1,7 +1,9 @@
 """ONNX: one file that ONNX Runtime, and much else, runs without PyTorch; layers of integers stay integers.
 
 Int8 weights are stored as such, with `DequantizeLinear` where they are multiplied in float; linear layers that round
-their inputs row by row become `MatMulInteger` with the scales that the model was measured with.
+their inputs row by row become `MatMulInteger` with the scales that the model was measured with. Their sums are exact on
+every processor: positive and negative inputs are multiplied apart, since x86 without VNNI adds pairs of larger products
+in too few bits.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from pydantic import Field
 
 import toolkit
 from toolkit_onnxruntime.arithmetic import arithmetic_note
-from toolkit_onnxruntime.exactness import signed_weights_are_exact
+from toolkit_onnxruntime.exactness import fast_products_are_exact
+from toolkit_onnxruntime.external_data import check_external_data
 from toolkit_onnxruntime.model import write_onnx
 
 FILE = "model.onnx"
@@ -20,17 +23,26 @@ FILE = "model.onnx"
 
 class Params(toolkit.Params):
     opset: int = Field(default=21, ge=21, le=23, description="version of the ONNX operators")
-    int8_weights: Literal["auto", "signed", "unsigned"] = Field(
-        default="auto",
-        description="bytes of integer products: signed (fast, but inexact on x86 without VNNI), unsigned (exact "
-        "everywhere), or auto, signed if exact on this machine",
+    int8_products: Literal["exact", "fast"] = Field(
+        default="exact",
+        description="integers in linear layers: exact on every processor, or fast, up to half the time, but sums "
+        "overflow on x86 without VNNI",
     )
 
 
 @toolkit.hookimpl
 def export(model: Any, params: Params, example: Any, folder: Any) -> None:
-    signed = params.int8_weights == "signed" or (params.int8_weights == "auto" and signed_weights_are_exact())
-    write_onnx(model, example, folder / FILE, params.opset, signed)
+    fast = params.int8_products == "fast"
+    if fast and not fast_products_are_exact():
+        raise toolkit.TechniqueError(
+            "int8_products 'fast' overflows on this processor, which has no VNNI instructions; choose 'exact'"
+        )
+    write_onnx(model, example, folder / FILE, params.opset, fast)
+
+
+@toolkit.hookimpl
+def check(folder: Any) -> None:
+    check_external_data(folder / FILE)
 
 
 @toolkit.hookimpl

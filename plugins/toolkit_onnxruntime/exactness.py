@@ -12,7 +12,7 @@ DEPTH = 64
 
 
 @cache
-def signed_weights_are_exact() -> bool:
+def fast_products_are_exact() -> bool:
     """Return whether ONNX Runtime adds the largest products of bytes exactly on this machine.
 
     Without VNNI instructions, x86 adds two products of unsigned and signed bytes in 16 bits, which saturate:

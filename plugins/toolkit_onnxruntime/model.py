@@ -18,7 +18,7 @@ from toolkit_onnxruntime.translations import is_decoding, translations
 OUTPUTS = "outputs"  # key of the file's metadata that tells a dictionary from a tuple
 
 
-def write_onnx(model: nn.Module, example: Any, path: Path, opset: int, signed: bool) -> None:
+def write_onnx(model: nn.Module, example: Any, path: Path, opset: int, fast: bool) -> None:
     """Write `model` as ONNX with a dynamic batch dimension.
 
     Args:
@@ -26,7 +26,7 @@ def write_onnx(model: nn.Module, example: Any, path: Path, opset: int, signed: b
         example: inputs of two samples or more: a tensor, a tuple of them, or a dictionary by argument.
         path: the file.
         opset: version of the operators.
-        signed: whether integer products take signed weights (`exactness`).
+        fast: whether integer products may be inexact on some processors (`exactness`).
 
     Raises:
         TechniqueError: the model cannot be exported; names the operation where that is known.
@@ -43,7 +43,7 @@ def write_onnx(model: nn.Module, example: Any, path: Path, opset: int, signed: b
                 opset_version=opset,
                 output_names=names,
                 dynamic_shapes=tracing.dynamic_batch(kwargs or args),
-                custom_translation_table=translations(signed),
+                custom_translation_table=translations(fast),
                 verbose=False,
                 optimize=False,
             )

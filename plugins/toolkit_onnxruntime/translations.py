@@ -13,7 +13,6 @@ from toolkit import operators
 
 op: Any = opset21  # its annotations do not know that a constant has a type
 ZERO_POINT = onnx.helper.make_tensor("zero_point", onnx.TensorProto.UINT8, [], [128])
-SHIFT = onnx.helper.make_tensor("shift", onnx.TensorProto.INT32, [], [128])
 FIFTEEN = onnx.helper.make_tensor("fifteen", onnx.TensorProto.UINT8, [], [15])
 FOUR = onnx.helper.make_tensor("four", onnx.TensorProto.UINT8, [], [4])
 UINT8, FLOAT = onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT
@@ -26,22 +25,33 @@ def dequantize(values: Any, scale: Any) -> Any:
 
 
 def int8_linear(inputs: Any, weight: Any, scale: Any, bias: Any = None) -> Any:
-    """Round each row with its own scale, and multiply bytes: unsigned rows, for which there are fast kernels."""
-    return _scaled_products(inputs, weight, scale, bias, ())
+    """Round each row with its own scale, and multiply positive and negative values apart: exact on any processor.
+
+    Without VNNI, x86 adds two products of unsigned and signed bytes in 16 bits. Bytes up to 255 overflow there; those
+    up to 127 do not, as 2 · 127 · 128 is less than 32,768.
+    """
+    row_scale, rounded = _rounded_rows(inputs)
+    rows = op.Cast(op.Relu(op.Concat(rounded, op.Neg(rounded), axis=0)), to=UINT8)
+    products = op.MatMulInteger(rows, op.Transpose(weight, perm=[1, 0]))
+    positive, negative = op.Split(products, axis=0, num_outputs=2)
+    return _scaled(op.Sub(positive, negative), row_scale, scale, bias)
 
 
-def int8_linear_unsigned(inputs: Any, weight: Any, scale: Any, bias: Any = None) -> Any:
-    """Do the same with unsigned weights, computed when the file is opened: exact on any processor, but slower."""
-    shifted = op.Add(op.Cast(weight, to=onnx.TensorProto.INT32), op.Constant(value=SHIFT))
-    return _scaled_products(inputs, op.Cast(shifted, to=UINT8), scale, bias, (op.Constant(value=ZERO_POINT),))
+def int8_linear_fast(inputs: Any, weight: Any, scale: Any, bias: Any = None) -> Any:
+    """Do the same in one product of bytes up to 255."""
+    row_scale, rounded = _rounded_rows(inputs)
+    rows = op.Cast(op.Add(rounded, op.Constant(value_float=128.0)), to=UINT8)
+    products = op.MatMulInteger(rows, op.Transpose(weight, perm=[1, 0]), op.Constant(value=ZERO_POINT))
+    return _scaled(products, row_scale, scale, bias)
 
 
-def _scaled_products(inputs: Any, weight: Any, scale: Any, bias: Any, zero_point: tuple[Any, ...]) -> Any:
+def _rounded_rows(inputs: Any) -> tuple[Any, Any]:
     largest = op.ReduceMax(op.Abs(inputs), op.Constant(value_ints=[-1]), keepdims=1)
     row_scale = op.Div(op.Max(largest, op.Constant(value_float=SMALLEST)), op.Constant(value_float=127.0))
-    shifted = op.Add(op.Round(op.Div(inputs, row_scale)), op.Constant(value_float=128.0))
-    rows = op.Cast(shifted, to=UINT8)
-    products = op.MatMulInteger(rows, op.Transpose(weight, perm=[1, 0]), op.Constant(value=ZERO_POINT), *zero_point)
+    return row_scale, op.Round(op.Div(inputs, row_scale))
+
+
+def _scaled(products: Any, row_scale: Any, scale: Any, bias: Any) -> Any:
     outputs = op.Mul(op.Mul(op.Cast(products, to=FLOAT), scale), row_scale)
     return outputs if bias is None else op.Add(outputs, bias)
 
@@ -73,11 +83,11 @@ def is_decoding(node: Any) -> bool:
     return node.op_type == "Cast" and str(node.inputs[0].dtype) in ("FLOAT16", "BFLOAT16")
 
 
-def translations(signed: bool) -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Return the translation of each operator; `signed` says how the weights of integer products are multiplied."""
+def translations(fast: bool) -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Return the translation of each operator; `fast` allows products that are inexact on some processors."""
     return {
         operators.dequantize._opoverload: dequantize,
         operators.dequantize_int4._opoverload: dequantize_int4,
         operators.widen._opoverload: widen,
-        operators.int8_linear._opoverload: int8_linear if signed else int8_linear_unsigned,
+        operators.int8_linear._opoverload: int8_linear_fast if fast else int8_linear,
     }

@@ -31,7 +31,7 @@ def test_the_last_stage_is_exported_and_its_row_is_printed(export, finished):
     assert "After one stage and an export to onnxruntime" in result.output
     assert "2 of 2 layers multiply in integers" in result.output
     folder = finished.directory / "exports" / "onnxruntime"
-    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "model.onnx", "run.py"]
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "manifest.json", "model.onnx", "run.py"]
     code = (folder / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
     script = f"{code}\nprint(outputs.shape)"
     process = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True)

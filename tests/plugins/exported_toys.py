@@ -32,7 +32,7 @@ def exported(runtime: Plugin, model: nn.Module, folder, **params) -> ExportedMod
 
 
 def opened(file: ExportedModel, *blocked: str, threads: int = 1) -> OpenedFile:
-    return OpenedFile(file.folder, file.source, file.params, threads, [f"toolkit_{file.runtime}", *blocked], "the file")
+    return file.opened(threads, [f"toolkit_{file.runtime}", *blocked])
 
 
 @torch.no_grad()

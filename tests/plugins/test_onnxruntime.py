@@ -1,6 +1,8 @@
 """ONNX files: integers and outputs are those of the model, and errors name what cannot be exported."""
 
+import shutil
 from collections import Counter
+from dataclasses import replace
 from importlib.util import find_spec
 
 import onnx
@@ -9,6 +11,7 @@ import pytest
 import torch
 from exported_toys import DTYPES, INT8, check_answers, exported, opened, perform, quantized
 from pydantic import ValidationError
+from toolkit_onnxruntime.exactness import fast_products_are_exact
 from torch import nn
 
 from toolkit import operators
@@ -23,6 +26,17 @@ LAYERS = {"mlp": (2, 2), "cnn": (3, 1), "lstm": (2, 1), "transformer": (8, 8), "
 @pytest.fixture
 def runtime():
     return loading.load("onnxruntime", "runtime")
+
+
+@pytest.fixture(scope="module")
+def exported_once(tmp_path_factory):
+    return exported(loading.load("onnxruntime", "runtime"), toy_mlp().eval(), tmp_path_factory.mktemp("once"))
+
+
+@pytest.fixture
+def mlp_file(exported_once, tmp_path):
+    """A copy of an exported file, to be changed."""
+    return replace(exported_once, folder=shutil.copytree(exported_once.folder, tmp_path / "onnx"))
 
 
 def nodes(file):
@@ -96,17 +110,48 @@ class Int8(nn.Module):
         return operators.int8_linear(inputs.flatten(1), self.weight, self.scale, None)
 
 
-@pytest.mark.parametrize("int8_weights", ["auto", "unsigned"])
-def test_sums_of_the_largest_integers_are_exact(int8_weights, runtime, tmp_path):
+@pytest.mark.parametrize(
+    "int8_products",
+    ["exact", pytest.param("fast", marks=pytest.mark.skipif(not fast_products_are_exact(), reason="needs VNNI"))],
+)
+def test_sums_of_the_largest_integers_are_exact(int8_products, runtime, tmp_path):
     generator = torch.Generator().manual_seed(0)
     weight = 127 * (2 * torch.randint(2, (32, 64), generator=generator) - 1).to(torch.int8)
     weight[0] = 127
     rows = 127.0 * (2 * torch.randint(2, (16, 64), generator=generator) - 1)
     rows[0] = 127
-    file = exported(runtime, Int8(weight), tmp_path, int8_weights=int8_weights)
+    file = exported(runtime, Int8(weight), tmp_path, int8_products=int8_products)
     with opened(file, "torch") as session:
         outputs = session(rows.reshape(-1, 1, 8, 8))
     assert torch.equal(outputs.double(), rows.double() @ weight.double().t())
+
+
+def test_no_byte_of_an_exact_product_can_overflow(runtime, tmp_path):
+    """Adds pairs of products in 16 bits, as x86 does without VNNI, on the bytes that the file multiplies."""
+    generator = torch.Generator().manual_seed(0)
+    weight = 127 * (2 * torch.randint(2, (32, 64), generator=generator) - 1).to(torch.int8)
+    weight[0] = -128
+    file = exported(runtime, Int8(weight), tmp_path)
+    model = onnx.load(file.folder / "model.onnx")
+    (product,) = [node for node in model.graph.node if node.op_type == "MatMulInteger"]
+    assert len(product.input) == 2  # a zero point would be subtracted after an overflow
+    model.graph.output.append(onnx.helper.make_tensor_value_info(product.input[0], onnx.TensorProto.UINT8, None))
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    rows = 255.0 * (2 * torch.randint(2, (16, 64), generator=generator) - 1)
+    rows[0] = 255
+    (name,) = [value.name for value in session.get_inputs()]
+    sent = session.run(None, {name: rows.reshape(-1, 1, 8, 8).numpy()})[-1].astype(int)
+    pairs = sent[:, None, :] * weight.numpy().astype(int)
+    pairs = pairs[..., ::2] + pairs[..., 1::2]
+    assert sent.max() == 127
+    assert pairs.min() >= -(2**15)
+    assert pairs.max() < 2**15
+
+
+def test_fast_products_are_refused_where_they_overflow(runtime, tmp_path, monkeypatch):
+    monkeypatch.setattr("toolkit_onnxruntime.fast_products_are_exact", lambda: False)
+    with pytest.raises(TechniqueError, match=r"'fast' overflows on this processor, .* VNNI .*; choose 'exact'"):
+        exported(runtime, quantized("mlp", INT8), tmp_path, int8_products="fast")
 
 
 class Branch(nn.Module):
@@ -169,6 +214,46 @@ def test_other_opsets(opset, runtime, tmp_path):
         opset
     ]
     onnxruntime.InferenceSession(file.folder / "model.onnx")
+
+
+def with_external(file, location, place):
+    """Let a tensor of the file lie at `location`: an initializer, or a constant inside a function."""
+    path = file.folder / "model.onnx"
+    model = onnx.load(path)
+    tensor = model.graph.initializer[0]
+    if place == "function":
+        constant = onnx.helper.make_node("Constant", [], ["value"], value=tensor)
+        opset = [onnx.helper.make_opsetid("", 21)]
+        model.functions.append(onnx.helper.make_function("local", "f", [], ["value"], [constant], opset))
+        tensor = model.functions[0].node[0].attribute[0].t
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    path.write_bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("place", ["initializer", "function"])
+@pytest.mark.parametrize("location", ["/etc/passwd", "../secret", "..\\secret", "C:\\secret", "", "link", "missing"])
+def test_tensors_outside_the_folder_are_refused(location, place, mlp_file, runtime):
+    (mlp_file.folder.parent / "secret").write_bytes(bytes(10_000))
+    (mlp_file.folder / "link").symlink_to(mlp_file.folder.parent / "secret")
+    with_external(mlp_file, location, place)
+    with pytest.raises(
+        TechniqueError, match=r"refused in check: model.onnx reads the tensor '[^']+' from .* do not op"
+    ):
+        runtime.call("check", folder=mlp_file.folder)
+
+
+def test_tensors_inside_the_folder_pass(mlp_file, runtime):
+    (mlp_file.folder / "model.data").write_bytes(bytes(10_000))
+    with_external(mlp_file, "model.data", "initializer")
+    runtime.call("check", folder=mlp_file.folder)
+
+
+def test_a_file_that_is_not_onnx(runtime, tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"\xff" * 100)
+    with pytest.raises(TechniqueError, match=r"model\.onnx is not an ONNX file; export the model again"):
+        runtime.call("check", folder=tmp_path)
 
 
 def test_the_file_says_nothing_of_this_machine(runtime, tmp_path):

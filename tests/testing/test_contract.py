@@ -1,4 +1,4 @@
-"""The contracts of `toolkit.testing`, kept by every installed plugin."""
+"""The contracts of `toolkit.testing`, kept by every installed plugin; some with other params in the slow tests."""
 
 from importlib.util import find_spec
 from typing import Any, ClassVar
@@ -25,6 +25,7 @@ class TestCodebook(TechniqueContract):
     technique = "codebook"
 
 
+@pytest.mark.slow
 class TestCodebookWithinABudget(TechniqueContract):
     technique = "codebook"
     params: ClassVar[dict[str, Any]] = {"budget_bytes": 100_000, "bits": 3, "values": "float32"}
@@ -74,6 +75,7 @@ class TestQuantization(TechniqueContract):
     technique = "quantization"
 
 
+@pytest.mark.slow
 class TestTorchQuantization(TechniqueContract):
     technique = "quantization"
     params: ClassVar[dict[str, Any]] = {"engine": "torch"}
@@ -83,6 +85,7 @@ class TestRewind(TechniqueContract):
     technique = "rewind"
 
 
+@pytest.mark.slow
 class TestRedrawing(TechniqueContract):
     technique = "rewind"
     params: ClassVar[dict[str, Any]] = {"to": "random"}
@@ -92,6 +95,7 @@ class TestTensorboard(ObserverContract):
     plugin = "tensorboard"
 
 
+@pytest.mark.slow
 class TestMlflow(ObserverContract):
     plugin = "mlflow"
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,27 +15,56 @@ import torch
 from torch import nn
 
 from toolkit.data.splits import Data
-from toolkit.errors import TechniqueError
+from toolkit.errors import TechniqueError, ToolkitError
+from toolkit.exports.archives import check_archives
+from toolkit.exports.manifest import MANIFEST, check_files, write_manifest
 from toolkit.exports.portable import portable_source
+from toolkit.exports.process import OpenedFile
 from toolkit.exports.readme import readme
 from toolkit.hooks.loading import Plugin
 from toolkit.masks import folded
 from toolkit.params import Params
 
 SCRIPT, README = "run.py", "README.md"
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
 @dataclass(frozen=True)
 class ExportedModel:
     """A model in the files of a runtime.
 
-    `folder` has the files, `source` is the script that opens them, `params` are the runtime's settings.
+    `folder` has the files, `source` is the script that opens them, `params` are the runtime's settings, `files` the
+    checksums of all files but the manifest.
     """
 
     folder: Path
     source: str
     params: Mapping[str, Any]
-    runtime: str
+    plugin: Plugin
+    files: Mapping[str, str]
+
+    @property
+    def runtime(self) -> str:
+        """Name of the runtime."""
+        return self.plugin.name
+
+    def opened(self, threads: int, blocked: Collection[str] = ()) -> OpenedFile:
+        """Examine the files, and open them in a process of their own.
+
+        Args:
+            threads: for computing one call.
+            blocked: packages that cannot be imported there, besides the toolkit.
+
+        Raises:
+            InputError: a file has changed, or is not safe to open.
+            TechniqueError: the runtime does not open the files.
+        """
+        check_files(self.folder, self.files)
+        check_archives(self.folder)
+        if self.plugin.implements("check"):
+            self.plugin.call("check", folder=self.folder)
+        what = f"the file of {self.runtime}"
+        return OpenedFile(self.folder, self.source, self.params, threads, blocked, what, self.files)
 
     def remove(self) -> None:
         """Delete the folder."""
@@ -41,7 +73,9 @@ class ExportedModel:
     @property
     def size_bytes(self) -> int:
         """The bytes that are needed to run the model: those of the runtime's files."""
-        paths = (path for path in self.folder.rglob("*") if path.is_file() and path.name not in (SCRIPT, README))
+        paths = (
+            path for path in self.folder.rglob("*") if path.is_file() and path.name not in (SCRIPT, README, MANIFEST)
+        )
         return sum(path.stat().st_size for path in paths)
 
 
@@ -57,14 +91,13 @@ def export_model(runtime: Plugin, params: Params, model: nn.Module, data: Data, 
 
     Raises:
         TechniqueError: the runtime rejects the model, or fails.
+        ToolkitError: the files cannot be written.
     """
     source = portable_source(runtime.module.open, str(runtime))
     deployed = folded(model).eval().cpu()
     inputs, plain = data.example(2).inputs, params.model_dump(mode="json")
     temporary = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    with _written_whole(temporary, folder):
         runtime.call("export", model=deployed, params=params, example=inputs, folder=temporary)
         if not any(temporary.iterdir()):
             raise TechniqueError(f"{runtime} wrote no file in export")
@@ -72,11 +105,30 @@ def export_model(runtime: Plugin, params: Params, model: nn.Module, data: Data, 
         (temporary / SCRIPT).write_text(source, encoding="utf-8")
         text = readme(runtime.name, files, plain, inputs, _outputs(deployed, data))
         (temporary / README).write_text(text, encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
+        manifest = write_manifest(temporary, runtime.name, plain)
+    return ExportedModel(folder, source, plain, runtime, manifest.files)
+
+
+@contextmanager
+def _written_whole(temporary: Path, folder: Path) -> Iterator[None]:
+    """Rename `temporary` to `folder` if all goes well inside, else remove it; a full disk is a sentence."""
+    old = folder.with_name(f".{folder.name}.old.part")
+    try:
+        for path in (temporary, old):
+            shutil.rmtree(path, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield
+        if folder.exists():
+            folder.rename(old)  # deleting takes longer, and might be interrupted
         temporary.rename(folder)
+    except (OSError, TechniqueError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if isinstance(cause, OSError) and cause.errno in NO_SPACE:
+            raise ToolkitError(f"cannot write {folder}: {os.strerror(cause.errno)}") from error
+        raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return ExportedModel(folder, source, plain, runtime.name)
+        for path in (temporary, old):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @torch.no_grad()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from toolkit.errors import TechniqueError
 from toolkit.exports import worker
+
+MAX_ANSWER_S = 600.0  # a runtime that takes longer for one call hangs
 
 
 class OpenedFile(nn.Module):
@@ -33,15 +35,24 @@ class OpenedFile(nn.Module):
         threads: for computing one call.
         blocked: packages that cannot be imported there, besides the toolkit and its plugins.
         what: the file, as errors begin.
+        files: checksums (SHA-256) by path, which the other process compares before it opens anything.
     """
 
     def __init__(
-        self, folder: Path, source: str, params: Mapping[str, Any], threads: int, blocked: Collection[str], what: str
+        self,
+        folder: Path,
+        source: str,
+        params: Mapping[str, Any],
+        threads: int,
+        blocked: Collection[str],
+        what: str,
+        files: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         self._what = what
         self._process = _start(threads)
-        request = {"folder": str(folder.resolve()), "source": source, "params": dict(params), "threads": threads}
+        place = {"folder": str(folder.resolve()), "files": dict(files)}
+        request = {**place, "source": source, "params": dict(params), "threads": threads}
         self._resource: list[Any] = []
         try:
             self._ask("open", {**request, "blocked": sorted({"toolkit", *blocked})}, [])
@@ -82,16 +93,36 @@ class OpenedFile(nn.Module):
         return float(reply["seconds"])
 
     def _ask(self, do: str, header: Mapping[str, Any], arrays: list[Any]) -> tuple[dict[str, Any], list[Any]]:
-        try:
-            worker.send(self._process.stdin, {"do": do, **header}, arrays)
-            reply, found = worker.receive(self._process.stdout)
-        except (OSError, json.JSONDecodeError):
-            reply, found = None, []
+        with self._killed_after(MAX_ANSWER_S) as killed:
+            try:
+                worker.send(self._process.stdin, {"do": do, **header}, arrays)
+                reply, found = worker.receive(self._process.stdout)
+            except (OSError, ValueError):  # what a process that ends leaves half-written
+                reply, found = None, []
+        if killed.is_set():
+            raise TechniqueError(f"{self._what} was not {_PAST[do]} within {MAX_ANSWER_S:g} s; its runtime hangs")
         if reply is None:
             raise TechniqueError(f"{self._what} ended the process in which it was {_PAST[do]}")
         if "error" in reply:
             raise TechniqueError(f"{self._what} cannot be {_PAST[do]}: {reply['error']}")
         return reply, found
+
+    @contextmanager
+    def _killed_after(self, seconds: float) -> Iterator[threading.Event]:
+        """End the other process after a time, which ends the wait for its answer; the event tells."""
+        killed = threading.Event()
+
+        def kill() -> None:
+            killed.set()
+            self._process.kill()
+
+        timer = threading.Timer(seconds, kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield killed
+        finally:
+            timer.cancel()
 
 
 _PAST = {"open": "opened", "answer": "run", "time": "timed"}

@@ -5,6 +5,7 @@ input, and answers likewise. It imports numpy, and what the runtime's own code i
 the recipe's sources cannot be imported in it.
 """
 
+import hashlib
 import importlib.abc
 import json
 import os
@@ -75,6 +76,14 @@ def unpacked(structure: Any, arrays: list[Any]) -> Any:
     return [unpacked(item, arrays) for item in structure["list"]]
 
 
+def check(folder: str, files: dict[str, str]) -> None:
+    """Compare files with their checksums."""
+    for name, expected in files.items():
+        with open(os.path.join(folder, name), "rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != expected:
+                raise ValueError(f"{name} has changed since it was exported")
+
+
 def call(run: Any, inputs: Any) -> Any:
     if isinstance(inputs, dict):
         return run(**inputs)
@@ -88,6 +97,7 @@ class Server:
         self.run: Any = None
 
     def open(self, header: dict[str, Any], _: list[Any]) -> tuple[dict[str, Any], list[Any]]:
+        check(header["folder"], header["files"])
         sys.meta_path.insert(0, Blocked(set(header["blocked"])))
         scope: dict[str, Any] = {}
         exec(compile(header["source"], "run.py", "exec"), scope)

@@ -156,5 +156,13 @@ class RuntimeHooks:
         """
 
     @hookspec(firstresult=True)
+    def check(self, folder: Path) -> None:
+        """Raise `toolkit.TechniqueError` if opening the files would read or run anything but them; open nothing.
+
+        It is called before `open`, with files that somebody else may have written. A runtime without it has files that
+        can hold code: those of an earlier run are opened with `--trust` only.
+        """
+
+    @hookspec(firstresult=True)
     def measure(self, folder: Path, params: Params) -> dict[str, float | Note]:
         """Return numbers or notes about the files: what the runtime does with each layer, for example."""

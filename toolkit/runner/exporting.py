@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from toolkit.data.splits import Data
-from toolkit.errors import TechniqueError
+from toolkit.errors import InputError, TechniqueError
 from toolkit.exports.files import ExportedModel, export_model
 from toolkit.exports.judge import compare
 from toolkit.exports.process import OpenedFile
@@ -78,14 +78,10 @@ class ExportJob:
 
     def _opened(self, exported: ExportedModel) -> OpenedFile:
         plugins = [plugin.entry_point.module.partition(".")[0] for plugin in installed()]
-        return OpenedFile(
-            exported.folder,
-            exported.source,
-            exported.params,
-            torch.get_num_threads(),
-            [*plugins, *self.blocked],
-            f"the file of {exported.runtime}",
-        )
+        try:
+            return exported.opened(torch.get_num_threads(), [*plugins, *self.blocked])
+        except InputError as error:
+            raise TechniqueError(f"{exported.plugin}: {error}") from error
 
     def _float_file(self, use: PluginUse) -> OpenedFile:
         """Return the baseline's file of the same runtime, opened; the files are dropped with the process."""

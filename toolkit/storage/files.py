@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 PARTIAL_SUFFIX = ".part"
@@ -30,9 +31,12 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Remove the temporary files of a killed process; call this only while you hold the lock of the folder."""
-    for path in folder.rglob(f".*{PARTIAL_SUFFIX}"):
-        path.unlink(missing_ok=True)
+    """Remove the temporary files and folders of a killed process; call this only while you hold the folder's lock."""
+    for path in sorted(folder.rglob(f".*{PARTIAL_SUFFIX}")):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _flush_folder(folder: Path) -> None:

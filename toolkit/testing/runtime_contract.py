@@ -15,7 +15,6 @@ from toolkit.errors import TechniqueRefusal
 from toolkit.exports.files import ExportedModel, export_model
 from toolkit.exports.judge import compare
 from toolkit.exports.portable import portable_source
-from toolkit.exports.process import OpenedFile
 from toolkit.hooks import loading
 from toolkit.params import Params
 from toolkit.testing.base import same, state_of, traces
@@ -59,7 +58,7 @@ class RuntimeContract:
         except TechniqueRefusal:
             return
         blocked = [plugin.entry_point.module.partition(".")[0] for plugin in loading.installed()]
-        with OpenedFile(exported.folder, exported.source, exported.params, 1, blocked, self.plugin) as file:
+        with exported.opened(1, blocked) as file:
             comparison = compare(file, model, data, "test")
         assert comparison.is_close, f"{comparison}"
 

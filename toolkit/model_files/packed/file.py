@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from toolkit.errors import ArtifactError, newer_format
 from toolkit.masks import folded
 from toolkit.model_files import plain
+from toolkit.model_files.grants import Entry
 from toolkit.model_files.packed import layers, tensors
 from toolkit.model_files.packed.streams import DamagedError, Reader, Writer
 from toolkit.model_files.parts import Parts, allowed, named_tensors, put_together, take_apart
@@ -56,12 +57,12 @@ def pack(model: nn.Module) -> bytes:
     return packed
 
 
-def open_packed(path: str | Path, allow: Sequence[type] = ()) -> nn.Module:
+def open_packed(path: str | Path, allow: Sequence[Entry] = ()) -> nn.Module:
     """The model in a file that `pack` made, on the CPU and in eval mode; executes nothing in the file.
 
     Args:
         path: of the file.
-        allow: your own classes that the network consists of.
+        allow: what the network consists of, as for `toolkit.load`.
 
     Raises:
         ArtifactError: the file is damaged, was written by a newer version, asks for a class that is not allowed, or for
