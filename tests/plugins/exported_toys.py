@@ -36,11 +36,11 @@ def opened(file: ExportedModel, *blocked: str, threads: int = 1) -> OpenedFile:
 
 
 @torch.no_grad()
-def check_answers(file: ExportedModel, model: nn.Module, *blocked: str) -> None:
+def check_answers(file: ExportedModel, model: nn.Module, *blocked: str, tolerance: float = 1e-5) -> None:
     """Compare all outputs of a file with the model's, also at unusual batch sizes."""
     model, data = folded(model).eval(), toy_data(64)
     with opened(file, *blocked) as session:
-        assert compare(session, model, data, "test").output_error < 1e-5
+        assert compare(session, model, data, "test").output_error < tolerance
         for size in (1, 7):
             outputs, expected = session(data.example(size).inputs), model(data.example(size).inputs)
-            torch.testing.assert_close(outputs, expected, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(outputs, expected, rtol=tolerance, atol=tolerance)

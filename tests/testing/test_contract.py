@@ -1,5 +1,6 @@
 """The contracts of `toolkit.testing`, kept by every installed plugin; some with other params in the slow tests."""
 
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import pytest
@@ -111,6 +112,11 @@ class TestOnnxruntime(RuntimeContract):
 @pytest.mark.slow
 class TestAoti(RuntimeContract):
     plugin = "aoti"
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="needs the extra openvino")
+class TestOpenvino(RuntimeContract):
+    plugin = "openvino"
 
 
 class TestPt2(RuntimeContract):
