@@ -90,6 +90,12 @@ def test_a_file_is_measured_in_a_process_of_its_own(job, tmp_path):
     assert result.interval("runtime_ratio_interval", "1")
 
 
+def test_files_of_a_run_on_another_device(job, tmp_path):
+    elsewhere = replace(job, data=replace(job.data, device=torch.device("meta")))
+    assert row(elsewhere, runtime(), tmp_path / "numpy")["output_error"] < 1e-6
+    export_model(runtime(), toolkit.Params(), toy_mlp(), replace(job.data, device=torch.device("meta")), tmp_path / "x")
+
+
 def run_readme(folder):
     text = (folder / "README.md").read_text()
     code = text.partition("```python\n")[2].partition("```")[0]

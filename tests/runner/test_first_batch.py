@@ -81,6 +81,13 @@ def test_all_mistakes_are_told_at_once(refusal):
     assert "'nowhere'" in errors[1]
 
 
+def test_a_model_that_cannot_be_exported_is_refused_before_the_baseline_trains(refusal):
+    stages = '[[stages]]\ntechnique = "quantization"\nparams = { engine = "torch", max_drop = 100 }\n'
+    (error,) = refusal(stages + '[[exports]]\nruntime = "onnxruntime"\n')
+    assert error.startswith("export 'onnxruntime': 'onnxruntime' (")
+    assert "uses the arithmetic of engine 'torch', which no other runtime has" in error
+
+
 def test_stages_after_a_student_that_fails_are_not_blamed(refusal):
     student = '{ source = "toolkit.testing:toy_mlp" }'
     stages = LEARNING + f'{{ student = {student}, hints = [{{ teacher = "0", student = "nowhere" }}] }}\n'

@@ -105,6 +105,10 @@ class Data:
         """Return the same data without `augment`; a `Dataset` may still change its samples."""
         return replace(self, augment=None)
 
+    def on_cpu(self) -> Data:
+        """Return the same data with batches on the CPU."""
+        return replace(self, device=torch.device("cpu"))
+
     def without_test(self) -> Data:
         """Return the same data without its test split, as `prepare`, `optimize` and `finetune` receive it."""
         return replace(self, test=None)

@@ -95,6 +95,7 @@ def export_model(runtime: Plugin, params: Params, model: nn.Module, data: Data, 
     """
     source = portable_source(runtime.module.open, str(runtime))
     deployed = folded(model).eval().cpu()
+    data = data.on_cpu()
     inputs, plain = data.example(2).inputs, params.model_dump(mode="json")
     temporary = folder.with_name(f".{folder.name}.part")
     with _written_whole(temporary, folder):

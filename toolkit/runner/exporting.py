@@ -42,6 +42,10 @@ class ExportJob:
     budget_s: float
     blocked: Sequence[str] = ()
 
+    def __post_init__(self) -> None:
+        # Files are opened and timed on the CPU, wherever the run trains.
+        object.__setattr__(self, "data", self.data.on_cpu())
+
     def row(self, name: str, use: PluginUse, model: nn.Module, folder: Path) -> Row:
         """Export a model and return what was measured of its file.
 

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from toolkit import masks
 from toolkit import model_files as artifact
 from toolkit.data.splits import Data
 from toolkit.errors import ToolkitError
+from toolkit.exports.files import export_model
 from toolkit.metrics import all_metrics
 from toolkit.metrics.support.measurer import Measurer
 from toolkit.promises import Promises
@@ -109,10 +111,23 @@ class _FirstBatch:
                 model, promises = self._after_failure(stage)
             self._models.append(model)
             self._promises.append(promises)
+        errors += self._export_errors()
         if errors:
             return errors
         self._output.check_patterns()
         return self._metric_errors()
+
+    def _export_errors(self) -> Iterator[ToolkitError]:
+        """Write the files of every export whose model is there; whether they match needs a trained model."""
+        for number, export in enumerate(self._recipe.exports, start=len(self._models)):
+            model, stage = self._models[export.start], Stage(number, export.name, start=export.start)
+            if model is None:
+                continue
+            try:
+                with errors_located_in(stage, f"export '{export.name}'"), TemporaryDirectory() as folder:
+                    export_model(export.use.plugin, export.use.params, model, self._data, Path(folder) / "files")
+            except ToolkitError as error:
+                yield error
 
     def _run(self, stage: Stage) -> tuple[nn.Module | None, Promises]:
         settings = stage.finetune and _one_epoch(stage.finetune)
