@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from toolkit.metrics.latency import MIN_ROUNDS, Timing
+from toolkit.metrics.support.rounds import MIN_ROUNDS, Timing
 from toolkit.statistics import (
     mcnemar_p,
     mean_interval,

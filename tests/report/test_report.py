@@ -130,6 +130,13 @@ class TestVerdict:
         assert stage_verdicts(report(bare)) == ["1 a: no significant change"]
         assert "as fast" not in verdict(report(bare))
 
+    def test_a_ratio_of_too_few_timings_is_no_verdict_but_said(self):
+        few = row("few", ratio={"1": 0.5}, latency_ms={"1": 1.0, "64": 9.0})
+        assert verdict(report(few)).endswith(
+            "There were too few timings for a ratio at batch 64: use a quiet machine, or a larger `budget`."
+        )
+        assert "9 ×?" in as_text(report(few), 200)
+
     @pytest.mark.parametrize(("ratio", "reach"), [(0.8, 0.25), (1.3, 0.4), (1.01, 0.005), (1.0, 0.01)])
     def test_speed_is_not_said_to_differ_within_its_interval_or_by_next_to_nothing(self, ratio, reach):
         [line] = stage_verdicts(report(row("a", ratio={"1": ratio}, ratio_reach=reach)))

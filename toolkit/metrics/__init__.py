@@ -28,11 +28,12 @@ definition of a correct answer in a `Task`.
 """
 
 from toolkit.metrics.counts import counts
-from toolkit.metrics.latency import Timing, latency, timings
+from toolkit.metrics.latency import latency, timings
 from toolkit.metrics.macs import macs
 from toolkit.metrics.memory import MemoryMeter
 from toolkit.metrics.quality import Answers, answers, quality
 from toolkit.metrics.support.registry import all_metrics, all_quantities
+from toolkit.metrics.support.rounds import Timing
 
 __all__ = [
     "Answers",

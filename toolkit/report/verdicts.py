@@ -22,7 +22,7 @@ def verdict(report: Report) -> str:
         return "Only the baseline was measured."
     gains = _gains(report, 0, len(report.rows) - 1)
     gain = f"the model is {_listed(gains)}" if gains else "size and speed show no significant change"
-    return " ".join([f"After {_steps(report)}, {gain}.", *_cost(report)])
+    return " ".join([f"After {_steps(report)}, {gain}.", *_cost(report), *_untimed(report.final)])
 
 
 def _steps(report: Report) -> str:
@@ -35,6 +35,14 @@ def _steps(report: Report) -> str:
         number, stages = report.start(number), stages + 1
     export = f"an export to {printable(final.runtime)}"
     return f"{_counted(stages)} and {export}" if stages else export
+
+
+def _untimed(row: Row) -> Iterator[str]:
+    """Yield a sentence on the batch sizes that were timed too few times for a ratio."""
+    unknown = [printable(size) for size in row.get("latency_ms") or {} if row.number("latency_ratio", size) is None]
+    if unknown:
+        sizes = " and ".join(unknown)
+        yield f"There were too few timings for a ratio at batch {sizes}: use a quiet machine, or a larger `budget`."
 
 
 def _counted(stages: int) -> str:

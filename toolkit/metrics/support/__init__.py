@@ -1,1 +1,1 @@
-"""What several metrics need: a model as it is deployed, the process that measures memory."""
+"""What several metrics need: a model as it is deployed, rounds of timings, the process that measures memory."""
