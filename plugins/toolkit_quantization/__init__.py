@@ -1,7 +1,7 @@
 """Dynamic quantization: stores weights in few bits; int8 layers round their inputs row by row. No training.
 
 Rounding is symmetric, so that a zero weight stays zero, and the result of a row depends on that row alone. The cost is
-measured on the validation split (train without one): layers that cost too much are returned to float.
+measured on the validation split (on train if there is none): layers that cost too much are returned to float.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Findings:
 
 
 def convert(model: nn.Module, params: Params) -> nn.Module:
-    """A copy with all selected layers quantized, whatever that costs; layers that shared weights still share them."""
+    """Return a copy with all selected layers quantized, whatever that costs; shared weights stay shared."""
     engine = ENGINES[params.engine]
     dtypes = select(model, params, engine)
     conversion = Conversion(model, dtypes, engine, arithmetic.choose(model, dtypes, params))
@@ -96,7 +96,7 @@ def resolve(params: Params, prepared: Findings) -> Params:
 
 @hookimpl
 def measure(model: nn.Module, params: Params, prepared: Findings) -> dict[str, float | Note]:
-    """The number of quantized layers, what they cost, and which layers stay in float and why."""
+    """Return the number of quantized layers, what they cost, and which layers stay in float and why."""
     engine = ENGINES[prepared.engine or params.engine]
     inner = model.model if isinstance(model, Compiled) else model
     why = reasons(inner, params, engine)

@@ -20,7 +20,7 @@ MAX_COMPARED = 256  # samples whose outputs are kept and compared, in whole batc
 
 
 def relative_error(outputs: Tensor, reference: Tensor) -> float:
-    """The norm of the difference over the norm of the reference; equal infinities do not differ."""
+    """Return the norm of the difference over the norm of the reference; equal infinities do not differ."""
     difference = torch.where(outputs == reference, 0.0, outputs - reference)
     size = reference[reference.isfinite()].norm().clamp_min(torch.finfo(reference.dtype).tiny)
     return (difference.norm() / size).item()
@@ -42,7 +42,7 @@ class Verdict(NamedTuple):
 
 
 def share(cost: float | None, bound: float | None) -> float:
-    """The share of a bound that is used up; infinite for a cost that is NaN."""
+    """Return the share of a bound that is used up; infinite for a cost that is NaN."""
     if cost is None or bound is None:
         return 0.0
     if math.isnan(cost):
@@ -68,7 +68,7 @@ class Judge:
         self.bounds = self._bounds(params)
 
     def __call__(self, model: nn.Module) -> Verdict:
-        """The verdict on a converted model, even on one that does not run."""
+        """Return the verdict on a converted model, even on one that does not run."""
         try:
             score, outputs = self._run(model)
             error = relative_error(outputs, self._outputs)
@@ -77,15 +77,15 @@ class Judge:
         return Verdict(None if self.metric is None else self._drop(score), error)
 
     def severity(self, verdict: Verdict) -> float:
-        """The share of a bound that is used up, the larger one of drop and error; above 1 is too much."""
+        """Return the share of a bound that is used up, the larger one of drop and error; above 1 is too much."""
         return max(share(verdict.drop, self.bounds.drop), share(verdict.error, self.bounds.error))
 
     def accepts(self, verdict: Verdict) -> bool:
-        """Whether a conversion is within the bounds."""
+        """Return whether a conversion is within the bounds."""
         return self.severity(verdict) <= 1
 
     def complaint(self, verdict: Verdict) -> str:
-        """What is wrong with a conversion that is not accepted: the beginning of a sentence."""
+        """Return what is wrong with a conversion that is not accepted: the beginning of a sentence."""
         if verdict.failure:
             return f"the model fails with {self._what} layers, exclude those at fault: {verdict.failure}"
         wrong = []
@@ -111,7 +111,7 @@ class Judge:
         return Bounds(drop, params.max_error or MAX_ERROR)
 
     def _run(self, model: nn.Module) -> tuple[scoring.Score, Tensor]:
-        """The score of a model, and its outputs on the first samples, in float64 and flattened."""
+        """Return the score of a model, and its outputs on the first samples, in float64 and flattened."""
         parts: list[Tensor] = []
 
         def keep_outputs(outputs: Any, _: Batch) -> None:

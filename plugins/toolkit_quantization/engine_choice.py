@@ -32,12 +32,12 @@ class Chosen:
 
 
 def by_name(model: nn.Module, params: Params, judge: Judge) -> Chosen:
-    """The conversion by the engine that the recipe names; a `TechniqueError` if it fails."""
+    """Return the conversion by the engine that the recipe names; a `TechniqueError` if it fails."""
     return Chosen(params.engine, _made(model, params, ENGINES[params.engine], judge))
 
 
 def fastest(model: nn.Module, params: Params, data: Data, judge: Judge) -> Chosen:
-    """The conversion by the engine that is the fastest on this machine, of those that keep within the bounds."""
+    """Return the conversion by the engine that is the fastest on this machine, of those that keep within the bounds."""
     made: dict[str, Guarded] = {}
     refused: dict[str, str] = {}
     for name, engine in ENGINES.items():
@@ -78,12 +78,12 @@ def _as_run(made: Mapping[str, Guarded], params: Params) -> dict[str, nn.Module]
 
 
 def batch_sizes(params: Params, data: Data) -> list[int]:
-    """The batch sizes at which to time models: the recipe's, or 1 and the data's."""
+    """Return the batch sizes at which to time models: the recipe's, or 1 and the data's."""
     return params.batch_sizes or sorted({1, min(data.batch_size, data.samples("train"))})
 
 
 def geometric_mean(ratios: Mapping[int, float]) -> float:
-    """The geometric mean of ratios by batch size; unlike the arithmetic one, it inverts with the ratios."""
+    """Return the geometric mean of ratios by batch size; unlike the arithmetic one, it inverts with the ratios."""
     return math.exp(sum(map(math.log, ratios.values())) / len(ratios))
 
 
@@ -94,7 +94,7 @@ def _note(
     refused: Mapping[str, str],
     judge: Judge,
 ) -> Note:
-    """What each engine costs, and its time relative to the float model."""
+    """Return what each engine costs, and its time relative to the float model."""
     rows: list[dict[str, Any]] = []
     for name, guarded in made.items():
         cost = {} if judge.metric is None else {f"drop of {judge.metric} ({judge.unit})": guarded.verdict.drop}

@@ -66,13 +66,13 @@ def guard(conversion: Conversion, judge: Judge, scan: bool = False) -> Guarded:
 
 
 def sensitivity(conversion: Conversion, judge: Judge) -> dict[Layers, Verdict]:
-    """The verdict on each layer quantized alone, the most harmful first."""
+    """Return the verdict on each layer quantized alone, the most harmful first."""
     verdicts = {layers: judge(conversion.of(layers)) for layers in conversion.groups}
     return dict(sorted(verdicts.items(), key=lambda item: -judge.severity(item[1])))
 
 
 def fewest(most: int, fits: Callable[[int], bool]) -> int | None:
-    """The smallest number from 1 to `most` that fits, None if `most` does not.
+    """Return the smallest number from 1 to `most` that fits, None if `most` does not.
 
     Searches by doubling, then by bisection. If some number fits and a larger one does not, the result may not be the
     smallest, but the number before it does not fit.
@@ -89,7 +89,7 @@ def fewest(most: int, fits: Callable[[int], bool]) -> int | None:
 
 
 def scan_note(guarded: Guarded, judge: Judge) -> Note:
-    """The sensitivity scan as a table: for each layer the drop, the output error, and whether it stays in float."""
+    """Return the sensitivity scan as a table: drop and output error of each layer, and whether it stays in float."""
     drop = f"drop of {judge.metric} ({judge.unit})"
     rows = []
     for layers, verdict in guarded.scan.items():
