@@ -15,7 +15,7 @@ from toolkit_quantization import arithmetic, layers
 from toolkit_quantization.arithmetic import Choice
 from toolkit_quantization.compile_choice import choose_compiled
 from toolkit_quantization.conversion import Conversion
-from toolkit_quantization.conversion_cost import Judge, relative_error
+from toolkit_quantization.conversion_cost import CostMeter, relative_error
 from toolkit_quantization.engine_choice import Chosen, by_name, fastest
 from toolkit_quantization.engines import ENGINES
 from toolkit_quantization.float_fallback import scan_note
@@ -57,10 +57,10 @@ def prepare(params: Params, data: Data) -> Findings:
 @hookimpl
 def optimize(model: nn.Module, params: Params, data: Data, prepared: Findings) -> nn.Module:
     """Quantize as many layers as the bounds allow, with the engine that the recipe names, or with the fastest."""
-    judge = Judge(model, data, params)
+    meter = CostMeter(model, data, params)
     auto = params.engine == "auto"
-    choice = fastest(model.eval(), params, data, judge) if auto else by_name(model, params, judge)
-    _note(choice, judge, prepared)
+    choice = fastest(model.eval(), params, data, meter) if auto else by_name(model, params, meter)
+    _note(choice, meter, prepared)
     if not params.compile or not ENGINES[choice.engine].compiles:
         return choice.guarded.model
     compiled = choose_compiled(choice.guarded.model, params, data)
@@ -68,17 +68,17 @@ def optimize(model: nn.Module, params: Params, data: Data, prepared: Findings) -
     return compiled.model
 
 
-def _note(choice: Chosen, judge: Judge, findings: Findings) -> None:
+def _note(choice: Chosen, meter: CostMeter, findings: Findings) -> None:
     guarded = choice.guarded
     findings.choices = dict(guarded.choices)
     if choice.engine == "toolkit":
         findings.values["arithmetic"] = Note("", arithmetic.table(guarded.model, guarded.choices))
     findings.engine, findings.returned = choice.engine, guarded.returned
-    findings.values["output_error"] = guarded.verdict.error
-    if guarded.verdict.drop is not None:
-        findings.values["drop"] = guarded.verdict.drop
+    findings.values["output_error"] = guarded.cost.error
+    if guarded.cost.drop is not None:
+        findings.values["drop"] = guarded.cost.drop
     if guarded.scan:
-        findings.values["scan"] = scan_note(guarded, judge)
+        findings.values["scan"] = scan_note(guarded, meter)
     if choice.note is not None:
         findings.values["engine"] = choice.note
 
