@@ -2,8 +2,8 @@
 
 A student that was distilled without samples of a class hardly ever predicts that class, because its bias is far too
 low: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, section 3. They chose the offset on
-the test set; this technique takes the one with the fewest errors on the validation split (train without one). It also
-corrects other classes that are rare in training: Menon et al., "Long-tail learning via logit adjustment", 2021.
+the test set; this technique takes the one with the fewest errors on the validation split (on train if there is none).
+It also corrects other classes that are rare in training: Menon et al., "Long-tail learning via logit adjustment", 2021.
 
 Give it a stage of its own after the training and without `finetune`, which would move the biases again. Put that stage
 before quantization, whose layers have no parameters.
@@ -34,7 +34,7 @@ class Params(toolkit.Params):
         default=[0], min_length=1, description="numbers of the classes whose biases are shifted"
     )
     layer: str | None = Field(
-        default=None, description="name of the last layer; found by what its bias does to the logits unless given"
+        default=None, description="name of the last layer (default: found by what its bias does to the logits)"
     )
 
     @field_validator("classes")
@@ -58,7 +58,7 @@ class Findings:
 
 
 def best_offset(logits: Tensor, targets: Tensor, classes: Sequence[int]) -> float:
-    """The offset to the logits of some classes that gives the fewest errors, exactly, in O(n log n).
+    """Return the offset to the logits of some classes that gives the fewest errors, exactly, in O(n log n).
 
     As the offset grows, the answer to a sample changes once, from the best of the other classes to the best of these;
     it is right on one side of this threshold, or never. Between two neighbouring thresholds the number of errors is
@@ -103,7 +103,7 @@ def add_to_bias(model: nn.Module, path: str, classes: Sequence[int], offset: flo
 
 
 def find_bias(model: nn.Module, params: Params, data: toolkit.Data) -> str:
-    """The path of the bias that adds to the logits; a `TechniqueError` that lists all biases if there is not one."""
+    """Return the path of the bias that adds to the logits; a `TechniqueError` lists all biases if there is none."""
     biases = {weight.path: weight for weight in masks.named_weights(model) if weight.attribute == "bias"}
     asked = _each_once(biases) if params.layer is None else [f"{params.layer}.bias".lstrip(".")]
     if params.layer is not None and asked[0] not in biases:
@@ -150,7 +150,7 @@ def optimize(model: nn.Module, params: Params, data: toolkit.Data, prepared: Fin
 def measure(
     model: nn.Module, params: Params, data: toolkit.Data, prepared: Findings
 ) -> dict[str, float | toolkit.Note]:
-    """The offset, how it was chosen, and what it changed on test: values with it, and without it as `_before`.
+    """Return the offset, how it was chosen, and what it changed on test: values with it, and without it as `_before`.
 
     These values are the share of right answers on the samples of each class, and the errors on all other samples.
     """
@@ -218,7 +218,7 @@ def _adds_to_logits(model: nn.Module, bias: masks.Weight, classes: Sequence[int]
 
 
 def _each_once(biases: Mapping[str, masks.Weight]) -> list[str]:
-    """The paths, without those of layers that share the bias of an earlier layer."""
+    """Return the paths, without those of layers that share the bias of an earlier layer."""
     first: dict[int, str] = {}
     for path, bias in biases.items():
         first.setdefault(id(bias.parameter), path)

@@ -37,9 +37,9 @@ class Params(toolkit.Params):
     """Where to log, and how often."""
 
     tracking_uri: str | None = Field(
-        default=None, description="URI of a server or database; a file in the run directory unless given"
+        default=None, description="URI of a server or database (default: a file in the run directory)"
     )
-    experiment: str | None = Field(default=None, description="name of the MLflow experiment; the recipe's unless given")
+    experiment: str | None = Field(default=None, description="MLflow experiment (default: name of the recipe)")
     every: int = Field(default=10, ge=1, description="training steps between two points of a curve")
     flush_s: float = Field(default=2.0, ge=0, description="seconds until logged points can be read")
     artifact: bool = Field(default=True, description="copy the model and the report into MLflow")
@@ -68,7 +68,7 @@ class Tracker:
 
 
 def flattened(table: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """Every value of nested tables by its place, such as `stages.1.params.sparsity`; lists count from 1."""
+    """Yield every value of nested tables by its place, such as `stages.1.params.sparsity`; lists count from 1."""
     if isinstance(table, dict) or (isinstance(table, list) and any(isinstance(item, dict) for item in table)):
         for key, value in table.items() if isinstance(table, dict) else enumerate(table, start=1):
             yield from flattened(value, f"{place}.{key}" if place else str(key))

@@ -78,7 +78,7 @@ class Recorder:
 
 
 def operators(recorded: Any) -> list[dict[str, Any]]:
-    """A row for each of the operators that take most of the time, not counting the operators that they call."""
+    """Return a row for each of the operators that take most of the time, not counting the operators that they call."""
     averages = [average for average in recorded.key_averages() if not average.key.startswith("Profiler")]
     averages.sort(key=_own_time_us, reverse=True)
     total = sum(map(_own_time_us, averages)) or 1.0

@@ -61,7 +61,7 @@ def optimize(model: nn.Module, params: Params, prepared: Findings) -> nn.Module:
 
 @hookimpl
 def measure(prepared: Findings) -> dict[str, float]:
-    """The number of weights that no mask holds at zero, and how far the weights moved, relative to their norm."""
+    """The number of weights that no mask sets to zero, and how far the weights moved, relative to their norm."""
     return prepared.values
 
 
@@ -91,7 +91,7 @@ def rewind(model: nn.Module, source: nn.Module) -> None:
 
 
 def redrawn(model: nn.Module) -> nn.Module:
-    """A copy on the CPU, without masks, whose layers have drawn new weights from the global generator.
+    """Return a copy on the CPU, without masks, whose layers have drawn new weights from the global generator.
 
     On the CPU, so that a seed gives the same weights on every device. Buffers of layers that draw nothing stay as they
     were.
@@ -127,7 +127,7 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _weights(model: nn.Module, every: bool = False) -> dict[str, Tensor]:
-    """Each parameter as its layers see it, by path; a shared one once, or under `every` name."""
+    """Return each parameter as its layers see it, by path; a shared one once, or under `every` name."""
     weights = {weight.path: weight for weight in masks.named_weights(model)}
     first = {id(weight.parameter): path for path, weight in reversed(weights.items())}
     return {path: weight.value for path, weight in weights.items() if every or first[id(weight.parameter)] == path}

@@ -31,13 +31,13 @@ def exporting() -> Iterator[None]:
 
 
 def is_exporting() -> bool:
-    """Whether a model is being exported."""
+    """Return whether a model is being exported."""
     return _exporting.get()
 
 
 @torch.library.custom_op("toolkit::dequantize", mutates_args=())
 def dequantize(values: Tensor, scale: Tensor) -> Tensor:
-    """The floats that integers stand for: `values` (rows, …) int8 times `scale` (rows,) float32."""
+    """Return the floats that integers stand for: `values` (rows, …) int8 times `scale` (rows,) float32."""
     return values.float() * scale.view(-1, *[1] * (values.dim() - 1))
 
 
@@ -48,7 +48,7 @@ def _(values: Tensor, scale: Tensor) -> Tensor:  # noqa: ARG001  # the operator'
 
 @torch.library.custom_op("toolkit::dequantize_int4", mutates_args=())
 def dequantize_int4(packed: Tensor, scale: Tensor, shape: list[int]) -> Tensor:
-    """The floats of `shape` that int4 in groups stands for.
+    """Return the floats of `shape` that int4 in groups stands for.
 
     `packed` (rows, groups, group / 2) uint8 holds the integers plus 8, two in a byte, the first in its lower half;
     `scale` (rows, groups) of any float dtype. Values beyond a row's inputs, in its last group, are dropped.
@@ -76,7 +76,7 @@ def _(values: Tensor) -> Tensor:
 
 @torch.library.custom_op("toolkit::int8_linear", mutates_args=())
 def int8_linear(inputs: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-    """A linear layer that rounds each row of its inputs to int8 with a scale of its own and multiplies integers.
+    """Apply a linear layer that rounds each row of its inputs to int8 with its own scale and multiplies integers.
 
     Inputs (…, in) float32, weight (out, in) int8, scale (out,) float32, bias (out,) float32 give (…, out) float32.
     """

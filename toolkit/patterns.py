@@ -22,7 +22,7 @@ Value = TypeVar("Value")
 
 
 def match(names: Iterable[str], patterns: Iterable[str]) -> bool:
-    """Whether any of the patterns matches any of the names of one thing.
+    """Return whether any of the patterns matches any of the names of one thing.
 
     Raises:
         TypeError: `names` or `patterns` is a string, not a list of strings.
@@ -32,12 +32,12 @@ def match(names: Iterable[str], patterns: Iterable[str]) -> bool:
 
 
 def unmatched(names: Iterable[str], patterns: Iterable[str], shown: Sequence[str] = (), what: str = "layer") -> str:
-    """A sentence about the first pattern that matches none of the names; empty if every pattern matches.
+    """Return a sentence about the first pattern that matches none of the names; empty if every pattern matches.
 
     Args:
         names: everything that a pattern could match.
         patterns: as the recipe gives them.
-        shown: the names to suggest: the closest ones, or the first ten; `names` unless given.
+        shown: the names to suggest: the closest ones, or the first ten; `names` by default.
         what: the kind of thing that the names name.
 
     Raises:
@@ -66,7 +66,7 @@ def require_match(
 
 
 def most_exact(names: Sequence[str], table: Mapping[str, Value], place: str) -> Value | None:
-    """The value of the matching pattern with the most literal characters, None if no pattern matches.
+    """Return the value of the matching pattern with the most literal characters, None if no pattern matches.
 
     The order of the table does not count: two recipes with the same keys mean the same.
 

@@ -39,7 +39,7 @@ class Score:
         return len(self.values)
 
     def drop_from(self, before: Score) -> float:
-        """How much worse this score is than another one of the same metric; negative where it is better."""
+        """Return how much worse this score is than another one of the same metric; negative where it is better."""
         return before.value - self.value if self.better == "higher" else self.value - before.value
 
 
@@ -55,7 +55,7 @@ def score(
     Args:
         model: on `data.device`.
         data: its task and metrics say what the primary metric is.
-        max_samples: samples to score, spread evenly over the split, which may be sorted by class; all unless given.
+        max_samples: samples to score, spread evenly over the split, which may be sorted by class; all by default.
             Scores of one data source with the same `max_samples` are of the same samples.
         on_batch: called with the outputs and the batch, for what else is needed of the same pass.
 
@@ -80,7 +80,7 @@ def score(
 
 
 def one_per_sample(value: Any, batch: Batch, name: str) -> Tensor | Pooled:
-    """What a metric gives for a batch, if it is one value or, `Pooled`, one row of parts per sample.
+    """Return what a metric gives for a batch, if it is one value or, `Pooled`, one row of parts per sample.
 
     Raises:
         ToolkitError: it is neither.
@@ -94,7 +94,7 @@ def one_per_sample(value: Any, batch: Batch, name: str) -> Tensor | Pooled:
 
 
 def require_one_per_sample(value: Any, batch: Batch, name: str) -> Tensor:
-    """What a metric gives for a batch, if it is a tensor (N,).
+    """Return what a metric gives for a batch, if it is a tensor (N,).
 
     Raises:
         ToolkitError: it is not.
@@ -106,7 +106,7 @@ def require_one_per_sample(value: Any, batch: Batch, name: str) -> Tensor:
 
 
 def joined(parts: Sequence[Tensor | Pooled]) -> Tensor:
-    """One value per sample of all batches, (N,) float64 on the CPU."""
+    """Return one value per sample of all batches, (N,) float64 on the CPU."""
     pooled = [part for part in parts if isinstance(part, Pooled)]
     if pooled:
         return Pooled.joined(pooled).values()

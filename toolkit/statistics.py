@@ -15,13 +15,13 @@ Floats = npt.NDArray[np.float64]
 
 
 def share_interval(successes: int, samples: int) -> Interval:
-    """The Wilson interval of a share, such as an accuracy (Wilson 1927)."""
+    """Return the Wilson interval of a share, such as an accuracy (Wilson 1927)."""
     interval = stats.binomtest(successes, samples).proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)
 
 
 def paired_change_interval(gained: int, lost: int, samples: int) -> Interval:
-    """The interval of the difference of two shares on the same samples: Bonett and Price 2012, adjusted Wald.
+    """Return the interval of the difference of two shares on the same samples: Bonett and Price 2012, adjusted Wald.
 
     Args:
         gained: samples that only the new model gets right.
@@ -34,12 +34,12 @@ def paired_change_interval(gained: int, lost: int, samples: int) -> Interval:
 
 
 def mcnemar_p(gained: int, lost: int) -> float:
-    """The exact two-sided p-value that two models are equally often right (McNemar 1947): 1 if they never differ."""
+    """Return the exact two-sided p-value that two models are right equally often (McNemar 1947); 1 if they agree."""
     return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
 def mean_interval(values: Floats) -> Interval:
-    """The interval of the mean of (N,) independent values, by Student's t; both ends the mean of fewer than 2."""
+    """Return the interval of the mean of (N,) independent values, by Student's t; of one value, the value twice."""
     mean = float(np.mean(values))
     if len(values) < 2:
         return mean, mean
@@ -48,7 +48,7 @@ def mean_interval(values: Floats) -> Interval:
 
 
 def bootstrap_median_interval(values: Floats) -> Interval:
-    """The interval of the median of (n,) values, by percentiles of its bootstrap (Efron 1979), always the same ones.
+    """Return the interval of the median of (n,) values, by percentiles of a seeded bootstrap (Efron 1979).
 
     The percentiles are expanded for small n (Hesterberg 2015). Of fewer than `FEWEST_RESAMPLED` values resampling
     covers too little nevertheless (91 % of 10), and order statistics are taken.
@@ -70,7 +70,7 @@ def bootstrap_median_interval(values: Floats) -> Interval:
 
 
 def median_interval(values: Floats) -> Interval:
-    """The interval of the median of (n,) values, by order statistics: quick enough to be asked after every value.
+    """Return the interval of the median of (n,) values by order statistics, which is quick enough for every round.
 
     How many of n values lie below the median is binomial whatever their distribution, so nothing is assumed about
     the noise. Of fewer than 6 values it is the smallest and the largest, and less than 95 %.

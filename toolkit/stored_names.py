@@ -51,22 +51,22 @@ def stored_as(name: str) -> Callable[[Layer], Layer]:
 
 
 def path_of(layer: type) -> str:
-    """The module path of a class, by which pickle names it."""
+    """Return the module path of a class, which is its name in a pickle."""
     return f"{layer.__module__}.{layer.__qualname__}"
 
 
 def _is_imported_again(known: type, layer: type) -> bool:
-    """Whether two classes are one piece of source: a module was reloaded, or imported under a second name."""
+    """Return whether two classes are one piece of source: a module was reloaded, or imported under a second name."""
     files = [getattr(sys.modules.get(each.__module__), "__file__", None) for each in (known, layer)]
     is_same_module = known.__module__ == layer.__module__ or (files[0] is not None and files[0] == files[1])
     return is_same_module and known.__qualname__ == layer.__qualname__
 
 
 def name_of(path: str) -> str | None:
-    """The stored name of the class at a module path, None if it has none."""
+    """Return the stored name of the class at a module path, None if it has none."""
     return _names.get(path)
 
 
 def class_of(name: str) -> type[nn.Module] | None:
-    """The class with this stored name, None if no imported module has one. Imports nothing."""
+    """Return the class with this stored name, None if no imported module has one. Imports nothing."""
     return _classes.get(name)

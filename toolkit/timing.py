@@ -25,15 +25,15 @@ class Timings(Generic[Name]):
     seconds: Mapping[Name, Floats]
 
     def median_s(self, name: Name) -> float:
-        """The median seconds of a call."""
+        """Return the median seconds of a call."""
         return float(np.median(self.seconds[name]))
 
     def ratio(self, name: Name, reference: Name) -> float:
-        """The median over the rounds of one callable's time over another's: below 1 is faster than `reference`."""
+        """Return the median over the rounds of a callable's time divided by that of `reference`; below 1 is faster."""
         return median_ratio(self.seconds[name], self.seconds[reference])
 
     def ratio_interval(self, name: Name, reference: Name) -> Interval:
-        """The 95 % interval of `ratio`."""
+        """Return the 95 % interval of `ratio`."""
         return ratio_interval(self.seconds[name], self.seconds[reference])
 
     @property
@@ -57,7 +57,7 @@ def time_in_turn(
         calls: by name. Call each of them beforehand if its first call does more than later ones.
         budget_s: seconds after which no further round begins, once there were `min_rounds`.
         min_rounds: rounds, however long they take.
-        max_rounds: rounds, however little they take; no limit unless given.
+        max_rounds: rounds, however little they take; no limit by default.
         warm_up: make an untimed call right before each timed one, because the callable before it filled the caches.
         device: an accelerator to wait for after each call, so that the work is timed and not its submission.
     """
@@ -82,7 +82,7 @@ def time_in_turn(
 
 
 def take_turns(blocks: Sequence[Callable[[], float]], enough: Callable[[list[list[float]]], bool]) -> list[list[float]]:
-    """What each block returns, in rounds: one row a round.
+    """Return what each block returns, in rounds: one row a round.
 
     Always in the same order: each block then follows another one, and none finds its data still in the cache. (With
     every second round backwards, the intervals of two equal models were twice as wide.)
@@ -94,7 +94,7 @@ def take_turns(blocks: Sequence[Callable[[], float]], enough: Callable[[list[lis
 
 
 def median_ratio(seconds: Floats, reference: Floats) -> float:
-    """The median of the ratios of two times, (rounds,) each, taken in the same rounds.
+    """Return the median of the ratios of two times, (rounds,) each, taken in the same rounds.
 
     The two times of a round were taken within milliseconds: what slows the machine down slows both and cancels out, in
     the ratio and in its interval. A median, because an interruption hits only one of them.
@@ -103,7 +103,7 @@ def median_ratio(seconds: Floats, reference: Floats) -> float:
 
 
 def ratio_interval(seconds: Floats, reference: Floats) -> Interval:
-    """The 95 % interval of `median_ratio`, by the bootstrap."""
+    """Return the 95 % interval of `median_ratio`, by the bootstrap."""
     return bootstrap_median_interval(seconds / reference)
 
 

@@ -43,7 +43,7 @@ def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if field.is_required():
         # A recipe without a name is given its file's before it is checked.
-        return "" if field.annotation is str and "unless given" in (field.description or "") else "required"
+        return "" if field.annotation is str and "(default: " in (field.description or "") else "required"
     return "" if value is None or isinstance(value, BaseModel) else markdown.code(json.dumps(value))
 
 

@@ -51,7 +51,7 @@ def optimize(model: nn.Module, params: Params, prepared: Findings) -> nn.Module:
 
 @hookimpl
 def measure(model: nn.Module, prepared: Findings) -> dict[str, float | Note]:
-    """The entropy of the weights, in bytes and in bits per entry, and how many values each of them has."""
+    """Return the entropy of the weights, in bytes and in bits per entry, and how many values each of them has."""
     weights = {weight.path: weight.value for weight in masks.named_weights(model)}
     rows = [_row(path, weights[path], bits) for path, bits in prepared.bits.items() if path in weights]
     if not rows:  # a later technique of the stage replaced the model

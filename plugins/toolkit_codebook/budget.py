@@ -33,7 +33,7 @@ def cost(weight: Tensor, bits: int, initialisation: Initialisation) -> Cost:
 def choose_bits(
     weights: Mapping[str, Tensor], most: Mapping[str, int], budget_bytes: int, initialisation: Initialisation
 ) -> dict[str, int]:
-    """The bits of each weight, from 1 to its entry in `most`, added greedily where a byte lowers the error most.
+    """Return the bits of each weight, from 1 to its entry in `most`, added greedily where a byte lowers the error most.
 
     Raises:
         TechniqueError: even one bit per weight exceeds the budget.
@@ -60,6 +60,6 @@ def choose_bits(
 
 
 def _step(costs: list[Cost], bits: int) -> Cost:
-    """What one more bit costs, and the error that it saves."""
+    """Return what one more bit costs, and the error that it saves."""
     before, after = costs[bits - 1], costs[bits]
     return Cost(after.size_bytes - before.size_bytes, before.error - after.error)

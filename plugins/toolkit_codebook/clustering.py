@@ -48,7 +48,7 @@ def kmeans(values: Tensor, count: int, initialisation: Initialisation = "linear"
 
 
 def _ends(ordered: Tensor, centroids: Tensor) -> Tensor:
-    """The end of each cluster among the ordered values; clusters of numbers are intervals."""
+    """Return the end of each cluster among the ordered values; clusters of numbers are intervals."""
     middles = (centroids[1:] + centroids[:-1]) / 2
     return torch.cat([torch.searchsorted(ordered, middles), torch.tensor([len(ordered)], device=ordered.device)])
 
@@ -60,7 +60,7 @@ def _means(totals: Tensor, ends: Tensor, centroids: Tensor) -> Tensor:
 
 
 def cluster(weight: Tensor, count: int, initialisation: Initialisation = "linear") -> Tensor:
-    """The cluster of each entry of a weight, int64 of its shape: 0 for zeros, 1 to `count` for all others.
+    """Return the cluster of each entry of a weight, int64 of its shape: 0 for zeros, 1 to `count` for all others.
 
     With at most `count` distinct values, each value is a cluster of its own.
     """
@@ -73,7 +73,7 @@ def cluster(weight: Tensor, count: int, initialisation: Initialisation = "linear
 
 
 def cluster_means(weight: Tensor, clusters: Tensor, count: int) -> Tensor:
-    """The mean of each cluster's nonzero entries, (count + 1,) of the weight's dtype; cluster 0 has mean 0.
+    """Return the mean of each cluster's nonzero entries, (count + 1,) of the weight's dtype; cluster 0 has mean 0.
 
     Computed in float64, so that the mean of equal numbers is that number.
     """
@@ -85,7 +85,7 @@ def cluster_means(weight: Tensor, clusters: Tensor, count: int) -> Tensor:
 
 
 def entropy_bytes(clusters: Tensor) -> float:
-    """The fewest bytes that an entropy coder needs for the clusters of a weight (Shannon 1948)."""
+    """Return the fewest bytes that an entropy coder needs for the clusters of a weight (Shannon 1948)."""
     counts = clusters.flatten().bincount()
     counts = counts[counts > 0].double()
     return float((counts * (counts.sum() / counts).log2()).sum()) / 8

@@ -73,7 +73,7 @@ def share(model: nn.Module, path: str, clusters: Tensor, count: int, half: bool 
 
 
 def shared(model: nn.Module, path: str) -> Shared | None:
-    """The parametrization that makes the weight at `path` share values, None without one."""
+    """Return the parametrization that makes the weight at `path` share values, None without one."""
     prefix, _, attribute = path.rpartition(".")
     module = model.get_submodule(prefix)
     if not parametrize.is_parametrized(module, attribute):

@@ -17,7 +17,7 @@ POOLING: dict[int, Any] = {3: F.adaptive_avg_pool1d, 4: F.adaptive_avg_pool2d, 5
 
 
 def fitnets_loss(projected: Tensor, teacher: Tensor) -> Tensor:
-    """The mean squared difference: Romero et al., "FitNets: hints for thin deep nets", 2015, equation 3.
+    """Return the mean squared difference: Romero et al., "FitNets: hints for thin deep nets", 2015, equation 3.
 
     Args:
         projected: the student's features, projected to the teacher's number of channels: (N, C, …).
@@ -27,7 +27,7 @@ def fitnets_loss(projected: Tensor, teacher: Tensor) -> Tensor:
 
 
 def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """The squared distance between the attention maps: a sum over positions, averaged over the samples, 0 to 4.
+    """Return the squared distance between the attention maps: a sum over positions, averaged over the samples, 0 to 4.
 
     Zagoruyko and Komodakis, "Paying more attention to attention", 2017: a map is the sum of squared activations over
     the channels, scaled to norm 1. Their code takes the mean over P positions and a weight of β / 2: use

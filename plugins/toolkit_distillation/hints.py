@@ -72,12 +72,12 @@ class Hints(nn.Module):
                 self._caught = None
 
     def forward(self, lessons: Sequence[Lesson | None]) -> Tensor:
-        """The weighted sum over the hints."""
+        """Return the weighted sum over the hints."""
         weighted = [hint.weight * loss for hint, loss in zip(self.hints, self.losses(lessons), strict=True)]
         return torch.stack(weighted).sum()
 
     def losses(self, lessons: Sequence[Lesson | None]) -> list[Tensor]:
-        """A scalar for each hint; teachers without a hint need no lesson."""
+        """Return a scalar for each hint; teachers without a hint need no lesson."""
         assert self._caught is not None, "features are caught by watching()"
         features = arranged(*self._caught)
         losses = []
@@ -89,7 +89,7 @@ class Hints(nn.Module):
 
 
 def make_hints(hints: Sequence[Hint], student: nn.Module, teachers: Sequence[nn.Module], data: toolkit.Data) -> Hints:
-    """The hints for these models, tested on three samples; a `TechniqueError` lists every problem at once."""
+    """Return the hints for these models, tested on three samples; a `TechniqueError` lists every problem at once."""
     ours = probe(student, data, _each(hint.student for hint in hints), "the student")
     theirs = [
         probe(teacher, data, paths_of(hints, number), f"teacher {number}" if len(teachers) > 1 else "the teacher")
@@ -108,12 +108,12 @@ def make_hints(hints: Sequence[Hint], student: nn.Module, teachers: Sequence[nn.
 
 
 def paths_of(hints: Iterable[Hint], number: int) -> list[str]:
-    """The modules to watch in the teacher of this number; numbers start at 1."""
+    """Return the modules to watch in the teacher of this number; numbers start at 1."""
     return _each(hint.teacher for hint in hints if hint.of == number)
 
 
 def distances(hints: Hints, student: nn.Module, teachers: Sequence[Teacher], data: toolkit.Data) -> list[float]:
-    """The loss of each hint on one batch of the selection split, in eval mode."""
+    """Return the loss of each hint on one batch of the selection split, in eval mode."""
     batch = next(iter(data.batches(data.selection_split)))
     with evaluated(student), hints.watching(student):
         data.task.forward(student, batch)
@@ -130,7 +130,7 @@ class Hinting(NamedTuple):
     before: list[float]
 
     def note(self, student: nn.Module, data: toolkit.Data) -> toolkit.Note:
-        """Each hint with its loss before and after."""
+        """Return each hint with its loss before and after."""
         after = distances(self.hints, student, self.teachers, data)
         rows = [
             {**hint.model_dump(), "before": before, "after": now}

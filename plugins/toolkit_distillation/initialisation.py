@@ -53,7 +53,7 @@ def copy_tensors(student: nn.Module, teacher: nn.Module, layers: Mapping[str, st
 
 
 def _in_teacher(name: str, layers: Mapping[str, str]) -> str:
-    """The teacher's name of a tensor, by the innermost of the mapped layers around it."""
+    """Return the teacher's name of a tensor, by the innermost of the mapped layers around it."""
     around = [path for path in layers if name.startswith(f"{path}.")]
     innermost = max(around, key=len, default="")
     return layers[innermost] + name[len(innermost) :] if innermost else name

@@ -18,7 +18,7 @@ def likeness(model: nn.Module, teacher: nn.Module, data: toolkit.Data) -> tuple[
 
 @torch.no_grad()
 def _of_batch(model: nn.Module, teacher: nn.Module, task: toolkit.Task, batch: toolkit.Batch) -> tuple[str, float, int]:
-    """The name of the measure, its sum over the batch, and the number of its terms."""
+    """Return the name of the measure, its sum over the batch, and the number of its terms."""
     outputs = [task.forward(network, batch) for network in (model, teacher)]
     own, other = (task.answers(each) for each in outputs)
     if own is None or other is None:

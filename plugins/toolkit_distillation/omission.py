@@ -13,13 +13,13 @@ from toolkit_distillation.teachers import logits_of
 
 
 def positions_without(targets: Tensor, classes: Sequence[int]) -> Tensor:
-    """The positions of targets, int (N,), that are none of the classes: int64 (M,), ascending."""
+    """Return the positions of targets, int (N,), that are none of the classes: int64 (M,), ascending."""
     left_out = torch.tensor(classes, dtype=targets.dtype, device=targets.device)
     return (~torch.isin(targets, left_out)).nonzero().flatten()
 
 
 def samples_without(classes: Sequence[int], model: nn.Module, data: toolkit.Data) -> Tensor:
-    """The positions of the training samples of all other classes, int64 (M,) on the CPU.
+    """Return the positions of the training samples of all other classes, int64 (M,) on the CPU.
 
     Raises:
         TechniqueError: the task has no classes, the model does not have one of these, or no sample is left.

@@ -16,7 +16,7 @@ class Params(toolkit.Params):
 
     student: toolkit.Source | None = Field(
         default=None,
-        description="the model that replaces the present one; unless given, the present one learns",
+        description="model that replaces the present one (default: the present one learns)",
     )
     teacher: Choice | None = Field(
         default=None,
@@ -26,7 +26,7 @@ class Params(toolkit.Params):
     teachers: list[Choice] = Field(default=[], max_length=100, description="several teachers, instead of `teacher`")
     shares: list[Annotated[float, Field(gt=0, le=1e6)]] = Field(
         default=[],
-        description="share of each of the `teachers` in the soft targets, in their order; equal unless given",
+        description="share of each of the `teachers` in the soft targets, in their order (default: equal)",
     )
     temperature: float = Field(
         default=4.0,

@@ -19,7 +19,7 @@ def soft_loss(
     shares: Sequence[float],
     temperature: float,
 ) -> Tensor:
-    """The mean of the distances to all teachers, weighted by their shares.
+    """Return the mean of the distances to all teachers, weighted by their shares.
 
     For outputs that are distributions, its gradient is that of the distance to the mean of the softened distributions.
     """

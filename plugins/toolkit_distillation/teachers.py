@@ -50,7 +50,7 @@ class Teacher(nn.Module):
 
 
 def make_teacher(choice: Choice, model: nn.Module, reference: nn.Module, device: torch.device) -> nn.Module:
-    """The chosen model, frozen and in eval mode: built from its source, or a copy of `model` or `reference`."""
+    """Return the chosen model, frozen and in eval mode: built from its source, or a copy of `model` or `reference`."""
     if isinstance(choice, toolkit.Source):
         teacher = choice.build()
     else:

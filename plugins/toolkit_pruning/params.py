@@ -43,8 +43,8 @@ class Params(toolkit.Params):
     )
     scan: bool = Field(
         default=False,
-        description="prune each layer alone to several sparsities, measure the quality on the validation split (train "
-        "without one), and plot it in the report",
+        description="prune each layer alone to several sparsities, measure the quality on the validation split (on "
+        "train if there is none), and plot it in the report",
     )
     layers: list[str] = Field(
         default=["*"], min_length=1, description="name patterns of the layers to prune, such as 'fc*'"

@@ -17,7 +17,7 @@ RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
 def prunable_names(shared: Sequence[masks.Weight]) -> list[str]:
-    """The names of one tensor as something to prune; none if it cannot be pruned.
+    """Return the names of one tensor as something to prune; none if it cannot be pruned.
 
     A layer with one weight goes by the layer's name, such as `fc`; in other layers each weight goes by its own, such as
     `lstm.weight_hh_l0`.
@@ -39,18 +39,18 @@ def _is_one_of_several(module: nn.Module, attribute: str) -> bool:
 
 
 def only_weight(layer: str) -> str:
-    """The path of the weight of a layer that has only one."""
+    """Return the path of the weight of a layer that has only one."""
     return f"{layer}.weight".lstrip(".")
 
 
 def kind_of(weight: masks.Weight) -> str:
-    """The class of the layer, without what masking makes of it."""
+    """Return the class of the layer, without what masking makes of it."""
     kind: Any = parametrize.type_before_parametrizations(weight.module)
     return str(kind.__name__)
 
 
 def inputs_of(weight: masks.Weight) -> tuple[int, int]:
-    """The dimension of a weight that runs over the layer's inputs, and the number of inputs in a group."""
+    """Return the dimension of a weight that runs over the layer's inputs, and the number of inputs in a group."""
     module: Any = weight.module
     if isinstance(module, TRANSPOSED):
         return 0, module.in_channels // module.groups
@@ -58,7 +58,7 @@ def inputs_of(weight: masks.Weight) -> tuple[int, int]:
 
 
 def match(names: Sequence[str], asked: Sequence[str]) -> bool:
-    """Whether a pattern matches one of the names, or the layer that a named weight belongs to."""
+    """Return whether a pattern matches one of the names, or the layer that a named weight belongs to."""
     return patterns.match(_with_layers(names), asked)
 
 

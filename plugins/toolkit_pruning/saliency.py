@@ -1,4 +1,4 @@
-"""How much each weight matters: the scores by which weights are ranked. Tensors in, tensors out."""
+"""Scores that rank weights by how much they matter. Tensors in, tensors out."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from toolkit_pruning.params import Criterion
 
 
 def magnitude_scores(weight: Tensor) -> Tensor:
-    """The absolute values (Han et al. 2015), in the weight's shape and dtype."""
+    """Return the absolute values (Han et al. 2015), in the weight's shape and dtype."""
     return weight.abs()
 
 
 def lamp_scores(weight: Tensor) -> Tensor:
-    """The square of each weight over the sum of the squares of all that are not smaller, itself among them.
+    """Return the square of each weight over the sum of the squares of all that are not smaller, itself among them.
 
     Within a layer this is the order of the magnitudes. Scores of different layers compare, because each says how much
     pruning the weight, after all smaller ones, distorts its layer. The largest weight of every layer has score 1, so

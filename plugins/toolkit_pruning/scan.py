@@ -39,7 +39,7 @@ def scan_note(model: nn.Module, layers: Sequence[str], params: Params, data: too
 
 
 def cost_name(before: Score) -> str:
-    """What `cost` is, in words: `drop of accuracy (points)`, `rise of loss (%)`."""
+    """Return what `cost` is, in words: `drop of accuracy (points)`, `rise of loss (%)`."""
     direction = "drop" if before.better == "higher" else "rise"
     return f"{direction} of {before.metric} ({'points' if _is_fraction(before) else '%'})"
 

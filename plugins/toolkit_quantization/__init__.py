@@ -1,7 +1,7 @@
 """Dynamic quantization: stores weights in few bits; int8 layers round their inputs row by row. No training.
 
 Rounding is symmetric, so that a zero weight stays zero, and the result of a row depends on that row alone. The cost is
-measured on the validation split (train without one): layers that cost too much are returned to float.
+measured on the validation split (on train if there is none): layers that cost too much are returned to float.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from toolkit_quantization import arithmetic, layers
 from toolkit_quantization.arithmetic import Choice
 from toolkit_quantization.compile_choice import choose_compiled
 from toolkit_quantization.conversion import Conversion
-from toolkit_quantization.conversion_cost import Judge, relative_error
+from toolkit_quantization.conversion_cost import CostMeter, relative_error
 from toolkit_quantization.engine_choice import Chosen, by_name, fastest
 from toolkit_quantization.engines import ENGINES
 from toolkit_quantization.float_fallback import scan_note
@@ -39,7 +39,7 @@ class Findings:
 
 
 def convert(model: nn.Module, params: Params) -> nn.Module:
-    """A copy with all selected layers quantized, whatever that costs; layers that shared weights still share them."""
+    """Return a copy with all selected layers quantized, whatever that costs; shared weights stay shared."""
     engine = ENGINES[params.engine]
     dtypes = select(model, params, engine)
     conversion = Conversion(model, dtypes, engine, arithmetic.choose(model, dtypes, params))
@@ -57,10 +57,10 @@ def prepare(params: Params, data: Data) -> Findings:
 @hookimpl
 def optimize(model: nn.Module, params: Params, data: Data, prepared: Findings) -> nn.Module:
     """Quantize as many layers as the bounds allow, with the engine that the recipe names, or with the fastest."""
-    judge = Judge(model, data, params)
+    meter = CostMeter(model, data, params)
     auto = params.engine == "auto"
-    choice = fastest(model.eval(), params, data, judge) if auto else by_name(model, params, judge)
-    _note(choice, judge, prepared)
+    choice = fastest(model.eval(), params, data, meter) if auto else by_name(model, params, meter)
+    _note(choice, meter, prepared)
     if not params.compile or not ENGINES[choice.engine].compiles:
         return choice.guarded.model
     compiled = choose_compiled(choice.guarded.model, params, data)
@@ -68,17 +68,17 @@ def optimize(model: nn.Module, params: Params, data: Data, prepared: Findings) -
     return compiled.model
 
 
-def _note(choice: Chosen, judge: Judge, findings: Findings) -> None:
+def _note(choice: Chosen, meter: CostMeter, findings: Findings) -> None:
     guarded = choice.guarded
     findings.choices = dict(guarded.choices)
     if choice.engine == "toolkit":
         findings.values["arithmetic"] = Note("", arithmetic.table(guarded.model, guarded.choices))
     findings.engine, findings.returned = choice.engine, guarded.returned
-    findings.values["output_error"] = guarded.verdict.error
-    if guarded.verdict.drop is not None:
-        findings.values["drop"] = guarded.verdict.drop
+    findings.values["output_error"] = guarded.cost.error
+    if guarded.cost.drop is not None:
+        findings.values["drop"] = guarded.cost.drop
     if guarded.scan:
-        findings.values["scan"] = scan_note(guarded, judge)
+        findings.values["scan"] = scan_note(guarded, meter)
     if choice.note is not None:
         findings.values["engine"] = choice.note
 
@@ -96,7 +96,7 @@ def resolve(params: Params, prepared: Findings) -> Params:
 
 @hookimpl
 def measure(model: nn.Module, params: Params, prepared: Findings) -> dict[str, float | Note]:
-    """The number of quantized layers, what they cost, and which layers stay in float and why."""
+    """Return the number of quantized layers, what they cost, and which layers stay in float and why."""
     engine = ENGINES[prepared.engine or params.engine]
     inner = model.model if isinstance(model, Compiled) else model
     why = reasons(inner, params, engine)

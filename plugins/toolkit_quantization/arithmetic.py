@@ -37,7 +37,7 @@ class Choice(NamedTuple):
 def choose(
     model: nn.Module, dtypes: Mapping[str, Dtype], params: Params, run: Callable[[], Any] | None = None
 ) -> dict[str, Choice]:
-    """The arithmetic of each layer, by name: on `auto` the faster one, for layers that have a choice.
+    """Return the arithmetic of each layer, by name: on `auto` the faster one, for layers that have a choice.
 
     Args:
         model: has the layers.
@@ -61,7 +61,7 @@ def choose(
 
 
 def resolved(params: Params, choices: Mapping[str, Choice]) -> Literal["auto", "int8", "float"] | dict[str, Arithmetic]:
-    """The value of `Params.arithmetic` that repeats these choices without measuring."""
+    """Return the value of `Params.arithmetic` that repeats these choices without measuring."""
     measured = {path: choice.arithmetic for path, choice in choices.items() if choice.ratio is not None}
     if params.arithmetic != "auto" or not measured:
         return params.arithmetic
@@ -72,7 +72,7 @@ def resolved(params: Params, choices: Mapping[str, Choice]) -> Literal["auto", "
 
 @torch.no_grad()
 def first_calls(modules: Mapping[str, nn.Module], run: Callable[[], Any]) -> dict[str, Call]:
-    """The first call of each module while `run` runs the model; modules that are not called are left out.
+    """Return the first call of each module while `run` runs the model; modules that are not called are left out.
 
     A module may be read instead of called, when the module around it uses its weight.
     """
@@ -90,7 +90,7 @@ def first_calls(modules: Mapping[str, nn.Module], run: Callable[[], Any]) -> dic
 
 @torch.no_grad()
 def measure(module: nn.Module, call: Call) -> Choice:
-    """The faster arithmetic on this machine for a layer that is stored in int8 and called with these arguments."""
+    """Return the faster arithmetic on this machine for a layer that is stored in int8 and called in this way."""
     candidates: dict[Arithmetic, nn.Module] = {name: successor(module, "int8", name) for name in ("float", "int8")}
     timed: list[tuple[str, nn.Module]] = [("before", module), *candidates.items()]
     calls = {name: partial(each, *call.args, **call.kwargs) for name, each in timed}
@@ -103,7 +103,7 @@ def measure(module: nn.Module, call: Call) -> Choice:
 
 
 def table(model: nn.Module, choices: Mapping[str, Choice]) -> list[dict[str, Any]]:
-    """A row for every quantized layer: its kind, dtype and arithmetic, and its time relative to the float layer's."""
+    """Return a row for every quantized layer: kind, dtype, arithmetic, and time relative to the float layer."""
     rows = []
     for path, module in converted(model):
         choice = choices.get(path, Choice("float"))

@@ -45,7 +45,7 @@ class Int8Attention(nn.Module):
         return torch.cat([bias for bias in biases if bias is not None]) if biases[0] is not None else None
 
     def dense_weights(self) -> dict[str, Tensor | None]:
-        """The parameters that the attention would have, in floats, by name."""
+        """Return the parameters that the attention would have, in floats, by name."""
         weights = [self._projection(name).dense_weight() for name in IN]
         if self._qkv_same_embed_dim:
             inputs = {"in_proj_weight": torch.cat(weights)}
@@ -107,7 +107,7 @@ class Int8Attention(nn.Module):
 
 
 def _joined_masks(attention: Tensor | None, padding: Tensor | None, query: Tensor) -> Tensor | None:
-    """The mask to add to the scores, in a shape that broadcasts to (batch, heads, length, key length)."""
+    """Return the mask to add to the scores, in a shape that broadcasts to (batch, heads, length, key length)."""
     masks = []
     if attention is not None:
         attention = _additive(attention, query.dtype)

@@ -25,7 +25,7 @@ class CompileChoice:
 
 
 def choose_compiled(model: nn.Module, params: Params, data: Data) -> CompileChoice:
-    """The model wrapped to compile itself; on `compile = "auto"` only if that is faster over all batch sizes.
+    """Return the model wrapped to compile itself; on `compile = "auto"` only if that is faster over all batch sizes.
 
     Raises:
         TechniqueError: the model cannot be compiled on this machine, but the recipe demands it.

@@ -37,7 +37,7 @@ class Conversion:
             }
 
     def of(self, names: Collection[str]) -> nn.Module:
-        """A copy of the model in which these layers are quantized; all copies share the successors."""
+        """Return a copy of the model in which these layers are quantized; all copies share the successors."""
         twin = masks.clone(self.model)
         successors = {twin.get_submodule(name): self._successors[name] for name in names}
         return layers.replace(twin, successors).eval()

@@ -20,7 +20,7 @@ MAX_COMPARED = 256  # samples whose outputs are kept and compared, in whole batc
 
 
 def relative_error(outputs: Tensor, reference: Tensor) -> float:
-    """The norm of the difference over the norm of the reference; equal infinities do not differ."""
+    """Return the norm of the difference over the norm of the reference; equal infinities do not differ."""
     difference = torch.where(outputs == reference, 0.0, outputs - reference)
     size = reference[reference.isfinite()].norm().clamp_min(torch.finfo(reference.dtype).tiny)
     return (difference.norm() / size).item()
@@ -33,8 +33,8 @@ class Bounds(NamedTuple):
     error: float
 
 
-class Verdict(NamedTuple):
-    """What a conversion costs: `drop` in the judge's unit, None without a metric; `failure` if it does not run."""
+class Cost(NamedTuple):
+    """What a conversion costs: `drop` in the meter's unit, None without a metric; `failure` if it does not run."""
 
     drop: float | None
     error: float
@@ -42,7 +42,7 @@ class Verdict(NamedTuple):
 
 
 def share(cost: float | None, bound: float | None) -> float:
-    """The share of a bound that is used up; infinite for a cost that is NaN."""
+    """Return the share of a bound that is used up; infinite for a cost that is NaN."""
     if cost is None or bound is None:
         return 0.0
     if math.isnan(cost):
@@ -50,7 +50,7 @@ def share(cost: float | None, bound: float | None) -> float:
     return cost / bound if bound > 0 else (math.inf if cost > 0 else 0.0)
 
 
-class Judge:
+class CostMeter:
     """Compares converted models with the model before them, on the same samples of the selection split.
 
     `metric` is the primary metric, None for a task that has only a loss; `unit` is that of a drop: points (hundredths)
@@ -67,33 +67,33 @@ class Judge:
         self.unit = "points" if self._before.is_fraction else "%"
         self.bounds = self._bounds(params)
 
-    def __call__(self, model: nn.Module) -> Verdict:
-        """The verdict on a converted model, even on one that does not run."""
+    def __call__(self, model: nn.Module) -> Cost:
+        """Return the cost of a converted model, even on one that does not run."""
         try:
             score, outputs = self._run(model)
             error = relative_error(outputs, self._outputs)
         except Exception as problem:  # of a network that a converted layer does not fit into
-            return Verdict(None, math.nan, " ".join(f"{type(problem).__name__}: {problem}".split()))
-        return Verdict(None if self.metric is None else self._drop(score), error)
+            return Cost(None, math.nan, " ".join(f"{type(problem).__name__}: {problem}".split()))
+        return Cost(None if self.metric is None else self._drop(score), error)
 
-    def severity(self, verdict: Verdict) -> float:
-        """The share of a bound that is used up, the larger one of drop and error; above 1 is too much."""
-        return max(share(verdict.drop, self.bounds.drop), share(verdict.error, self.bounds.error))
+    def severity(self, cost: Cost) -> float:
+        """Return the share of a bound that is used up, the larger one of drop and error; above 1 is too much."""
+        return max(share(cost.drop, self.bounds.drop), share(cost.error, self.bounds.error))
 
-    def accepts(self, verdict: Verdict) -> bool:
-        """Whether a conversion is within the bounds."""
-        return self.severity(verdict) <= 1
+    def accepts(self, cost: Cost) -> bool:
+        """Return whether a conversion is within the bounds."""
+        return self.severity(cost) <= 1
 
-    def complaint(self, verdict: Verdict) -> str:
-        """What is wrong with a conversion that is not accepted: the beginning of a sentence."""
-        if verdict.failure:
-            return f"the model fails with {self._what} layers, exclude those at fault: {verdict.failure}"
+    def complaint(self, cost: Cost) -> str:
+        """Return what is wrong with a conversion that is not accepted: the beginning of a sentence."""
+        if cost.failure:
+            return f"the model fails with {self._what} layers, exclude those at fault: {cost.failure}"
         wrong = []
-        if share(verdict.drop, self.bounds.drop) > 1:
-            cost = f"costs {verdict.drop:.3g} {self.unit} of {self.metric} on the {self.data.selection_split} split"
-            wrong.append(f"{cost}, more than {self.bounds.drop:.3g}")
-        if share(verdict.error, self.bounds.error) > 1:
-            wrong.append(f"changes the outputs by {verdict.error:.2g} of their size, more than {self.bounds.error:.3g}")
+        if share(cost.drop, self.bounds.drop) > 1:
+            drop = f"costs {cost.drop:.3g} {self.unit} of {self.metric} on the {self.data.selection_split} split"
+            wrong.append(f"{drop}, more than {self.bounds.drop:.3g}")
+        if share(cost.error, self.bounds.error) > 1:
+            wrong.append(f"changes the outputs by {cost.error:.2g} of their size, more than {self.bounds.error:.3g}")
         return f"{self._what} {' and '.join(wrong)}"
 
     def _drop(self, score: scoring.Score) -> float:
@@ -111,7 +111,7 @@ class Judge:
         return Bounds(drop, params.max_error or MAX_ERROR)
 
     def _run(self, model: nn.Module) -> tuple[scoring.Score, Tensor]:
-        """The score of a model, and its outputs on the first samples, in float64 and flattened."""
+        """Return the score of a model, and its outputs on the first samples, in float64 and flattened."""
         parts: list[Tensor] = []
 
         def keep_outputs(outputs: Any, _: Batch) -> None:

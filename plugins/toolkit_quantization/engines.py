@@ -40,13 +40,13 @@ class Engine:
     compiles: bool = True
 
     def successor(self, module: nn.Module, dtype: Dtype, arithmetic: Arithmetic, encodings: Encodings) -> nn.Module:
-        """The layer that replaces `module`, for which `why_float` must be None."""
+        """Return the layer that replaces `module`, for which `why_float` must be None."""
         if self.int8_linear is not None and dtype == "int8":
             return self.int8_linear(module, encodings)
         return layers.successor(module, dtype, arithmetic, encodings)
 
     def why_float(self, module: nn.Module, dtype: Dtype) -> str | None:
-        """The reason why a layer stays in float, None if it can be replaced."""
+        """Return the reason why a layer stays in float, None if it can be replaced."""
         reason = layers.why_float(module, dtype)
         if reason is not None or self.int8_linear is None or dtype != "int8":
             return reason
@@ -57,7 +57,7 @@ class Engine:
         return f"{kind}: engine '{self.name}' has int8 for Linear layers only"
 
     def why_unavailable(self, device: torch.device) -> str | None:
-        """The reason why the engine cannot be used on this device, None if it can."""
+        """Return the reason why the engine cannot be used on this device, None if it can."""
         if find_spec(self.package) is None:
             return f"'{self.package}' is not installed: pip install 'torch-optimization-toolkit[{self.package}]'"
         if self.runs_on and device.type not in self.runs_on:

@@ -10,69 +10,69 @@ from torch import nn
 from toolkit import Note, TechniqueError
 from toolkit_quantization.arithmetic import Choice
 from toolkit_quantization.conversion import Conversion
-from toolkit_quantization.conversion_cost import Judge, Verdict
+from toolkit_quantization.conversion_cost import Cost, CostMeter
 
 Layers = tuple[str, ...]  # layers that share a weight; usually only one
 
 
 @dataclass(frozen=True)
-class Guarded:
+class GuardedModel:
     """A model within the bounds, the layers that are quantized in it, and what they cost.
 
-    `returned` are the layers that went back to float; `scan` has the verdict on each layer quantized alone, the most
+    `returned` are the layers that went back to float; `scan` has the cost of each layer quantized alone, the most
     harmful first, and is empty unless it was needed or asked for; `choices` has the arithmetic of every candidate.
     """
 
     model: nn.Module
     layers: Layers
-    verdict: Verdict
+    cost: Cost
     returned: Layers = ()
-    scan: Mapping[Layers, Verdict] = field(default_factory=dict)
+    scan: Mapping[Layers, Cost] = field(default_factory=dict)
     choices: Mapping[str, Choice] = field(default_factory=dict)
 
 
-def guard(conversion: Conversion, judge: Judge, scan: bool = False) -> Guarded:
+def guard(conversion: Conversion, meter: CostMeter, scan: bool = False) -> GuardedModel:
     """Quantize all layers, except for as few as possible that have to stay in float.
 
     Args:
         conversion: the layers that can be quantized.
-        judge: measures what a model costs.
-        scan: judge every layer alone, even if no layer has to return to float.
+        meter: measures what a model costs.
+        scan: measure every layer alone, even if no layer has to return to float.
 
     Raises:
         TechniqueError: the cost exceeds the bounds whichever layers return to float.
     """
     every = _names(conversion.groups)
     model = conversion.of(every)
-    verdict = judge(model)
-    if judge.accepts(verdict):
-        verdicts = sensitivity(conversion, judge) if scan else {}
-        return Guarded(model, every, verdict, scan=verdicts, choices=conversion.choices)
-    verdicts = sensitivity(conversion, judge) if len(conversion.groups) > 1 else {}
-    order = list(verdicts)
-    accepted: list[Guarded] = []
+    cost = meter(model)
+    if meter.accepts(cost):
+        costs = sensitivity(conversion, meter) if scan else {}
+        return GuardedModel(model, every, cost, scan=costs, choices=conversion.choices)
+    costs = sensitivity(conversion, meter) if len(conversion.groups) > 1 else {}
+    order = list(costs)
+    accepted: list[GuardedModel] = []
 
     def fits(count: int) -> bool:
         layers = _names(order[count:])
         model = conversion.of(layers)
-        verdict = judge(model)
-        if judge.accepts(verdict):
-            accepted[:] = [Guarded(model, layers, verdict, _names(order[:count]), verdicts, conversion.choices)]
-        return judge.accepts(verdict)
+        cost = meter(model)
+        if meter.accepts(cost):
+            accepted[:] = [GuardedModel(model, layers, cost, _names(order[:count]), costs, conversion.choices)]
+        return meter.accepts(cost)
 
     if fewest(len(order) - 1, fits) is None:
-        raise TechniqueError(f"{judge.complaint(verdict)}{_remedy(len(order))}")
+        raise TechniqueError(f"{meter.complaint(cost)}{_remedy(len(order))}")
     return accepted[0]
 
 
-def sensitivity(conversion: Conversion, judge: Judge) -> dict[Layers, Verdict]:
-    """The verdict on each layer quantized alone, the most harmful first."""
-    verdicts = {layers: judge(conversion.of(layers)) for layers in conversion.groups}
-    return dict(sorted(verdicts.items(), key=lambda item: -judge.severity(item[1])))
+def sensitivity(conversion: Conversion, meter: CostMeter) -> dict[Layers, Cost]:
+    """Return the cost of each layer quantized alone, the most harmful first."""
+    costs = {layers: meter(conversion.of(layers)) for layers in conversion.groups}
+    return dict(sorted(costs.items(), key=lambda item: -meter.severity(item[1])))
 
 
 def fewest(most: int, fits: Callable[[int], bool]) -> int | None:
-    """The smallest number from 1 to `most` that fits, None if `most` does not.
+    """Return the smallest number from 1 to `most` that fits, None if `most` does not.
 
     Searches by doubling, then by bisection. If some number fits and a larger one does not, the result may not be the
     smallest, but the number before it does not fit.
@@ -88,15 +88,15 @@ def fewest(most: int, fits: Callable[[int], bool]) -> int | None:
     return high
 
 
-def scan_note(guarded: Guarded, judge: Judge) -> Note:
-    """The sensitivity scan as a table: for each layer the drop, the output error, and whether it stays in float."""
-    drop = f"drop of {judge.metric} ({judge.unit})"
+def scan_note(guarded: GuardedModel, meter: CostMeter) -> Note:
+    """Return the sensitivity scan as a table: drop and output error of each layer, and whether it stays in float."""
+    drop = f"drop of {meter.metric} ({meter.unit})"
     rows = []
-    for layers, verdict in guarded.scan.items():
-        cost = {} if judge.metric is None else {drop: verdict.drop}
+    for layers, cost in guarded.scan.items():
+        of_drop = {} if meter.metric is None else {drop: cost.drop}
         kept = layers[0] in guarded.returned
-        rows.append({"layer": ", ".join(layers), **cost, "output error": verdict.error, "kept in float": kept})
-    text = f"each layer quantized alone, on {judge.samples} samples of {judge.data.selection_split}"
+        rows.append({"layer": ", ".join(layers), **of_drop, "output error": cost.error, "kept in float": kept})
+    text = f"each layer quantized alone, on {meter.samples} samples of {meter.data.selection_split}"
     if guarded.returned:
         text = f"{text}; {len(guarded.returned)} returned to float, the most harmful first"
     return Note(text, rows)

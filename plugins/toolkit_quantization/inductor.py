@@ -58,7 +58,7 @@ class UncompiledInt8Linear(nn.Module):
 
 
 def compiled(model: nn.Module) -> Callable[..., Any]:
-    """A function that runs a compiled copy of the model, in eval mode and without gradients.
+    """Return a function that runs a compiled copy of the model, in eval mode and without gradients.
 
     It compiles on the first call with inputs of each size, for up to nine sizes; this takes from seconds to a minute,
     mostly to choose among kernels. Where oneDNN's product saturates, int8 layers that have another kernel stay

@@ -34,7 +34,7 @@ _engine = threading.Lock()
 
 
 def scaled_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The result of `quantize_rows` for rows (N, K) float32 on the CPU, with the same bits, but before rounding.
+    """Return the result of `quantize_rows` for rows (N, K) float32 on the CPU, with the same bits, but before rounding.
 
     The scale of a row with infinity is NaN, because kernels turn what cannot be rounded into an arbitrary number.
     """
@@ -67,7 +67,7 @@ def _adds_and_multiplies_alike() -> bool:
 
 
 def fbgemm_packed(weight: Tensor, scale: Tensor) -> Packed:
-    """The weight (out, in) int8 with scale (out,) for the kernels of FBGEMM, which round as `torch.round`."""
+    """Return the weight (out, in) int8 with scale (out,) for the kernels of FBGEMM, which round as `torch.round`."""
     return _fbgemm(weight, scale, UINT8_ZERO)
 
 
@@ -97,12 +97,12 @@ def fbgemm_signs_packed(weight: Tensor, scale: Tensor) -> Packed:
 
 
 def _sum_of_integers(terms: Iterable[Tensor]) -> Tensor:
-    """The sum of integers in float32, rounded once: in float32 each addition might round."""
+    """Return the sum of integers in float32, rounded once: in float32 each addition might round."""
     return torch.stack([term.int() for term in terms]).sum(0, dtype=torch.int32).float()
 
 
 def _parts(rows: Tensor) -> Tensor:
-    """The positive parts of rows (N, in) and, below them, the negated negative parts: (2 N, in)."""
+    """Return the positive parts of rows (N, in) and, below them, the negated negative parts: (2 N, in)."""
     parts = rows.new_empty(2 * len(rows), rows.shape[1])
     positive, negative = parts.chunk(2)
     torch.clamp_min(rows, 0, out=positive)
@@ -118,7 +118,7 @@ def _fbgemm(weight: Tensor, scale: Tensor, zero: int) -> Packed:
 
 
 def onednn_packed(weight: Tensor, scale: Tensor) -> Packed:
-    """The weight (out, in) int8 with scale (out,) for the kernels of oneDNN, which do not round."""
+    """Return the weight (out, in) int8 with scale (out,) for the kernels of oneDNN, which do not round."""
     packed, zeros = torch.ops.onednn.qlinear_prepack(weight, None), torch.zeros(len(weight), dtype=torch.int32)
     scale = scale.float()
 
@@ -188,7 +188,7 @@ class BufferCache:
         ]
 
     def is_of(self, buffers: Mapping[str, Any]) -> bool:
-        """Whether it was computed from these buffers in their present state."""
+        """Return whether it was computed from these buffers in their present state."""
         for name, buffer, version in self._of:
             if buffers[name] is not buffer or (version is not None and buffer._version != version):
                 return False
@@ -196,7 +196,7 @@ class BufferCache:
 
 
 def packing_pays(rows: int) -> bool:
-    """Whether a packed weight speeds up the product with so many rows.
+    """Return whether a packed weight speeds up the product with so many rows.
 
     It always does on processors without instructions for bytes, where `_int_mm` is dozens of times slower than float.
     """

@@ -44,7 +44,7 @@ class Encodings:
         self._made: dict[tuple[int, str], tuple[Tensor, Tensor, Any]] = {}
 
     def of(self, weight: masks.Weight, make: Callable[[Tensor], Made], name: str) -> Made:
-        """The result of `make` for a weight as its layer sees it; `name` identifies `make`."""
+        """Return the result of `make` for a weight as its layer sees it; `name` identifies `make`."""
         key, value = (id(weight.parameter), name), weight.value
         known = self._made.get(key)
         if known is None or not torch.equal(known[1], value):  # only one of two sharing layers may be masked
@@ -60,7 +60,7 @@ def kind_of(module: nn.Module) -> type[nn.Module] | None:
 
 
 def why_float(module: nn.Module, dtype: Dtype = "int8") -> str | None:
-    """Why a layer cannot be stored in fewer bits; None if it can, or if it is lazy and has no weights yet."""
+    """Return why a layer cannot be stored in fewer bits; None if it can, or if it is lazy and has no weights yet."""
     own: Any = parametrize.type_before_parametrizations(module)
     kind: Any = kind_of(module)
     if kind is None:
@@ -83,7 +83,7 @@ def why_float(module: nn.Module, dtype: Dtype = "int8") -> str | None:
 
 
 def can_multiply_int8(module: nn.Module) -> bool:
-    """Whether a layer for which `why_float` is None has int8 products."""
+    """Return whether a layer for which `why_float` is None has int8 products."""
     if isinstance(module, nn.Linear):
         return module.in_features <= MAX_INPUTS
     if isinstance(module, nn.MultiheadAttention):
@@ -95,7 +95,7 @@ def can_multiply_int8(module: nn.Module) -> bool:
 def successor(
     module: nn.Module, dtype: Dtype = "int8", arithmetic: Arithmetic = "float", encodings: Encodings | None = None
 ) -> nn.Module:
-    """The layer that replaces a layer, which does not change.
+    """Return the layer that replaces a layer, which does not change.
 
     Args:
         module: a layer for which `why_float` is None; of a parametrized weight, the value that the layer sees counts.
@@ -128,7 +128,7 @@ def wholes(model: nn.Module) -> dict[nn.Module, str]:
 
 
 def converted(model: nn.Module) -> Iterator[tuple[str, Stored | Int8Linear | Int8Attention]]:
-    """The layers that are stored in fewer bits, with their paths."""
+    """Yield the layers that are stored in fewer bits, with their paths."""
     inside: set[nn.Module] = set()
     for path, module in model.named_modules():
         if isinstance(module, Stored | Int8Linear | Int8Attention) and module not in inside:
@@ -161,7 +161,7 @@ def _is_encoded(path: str) -> bool:
 
 
 def _names(module: Any) -> set[str]:
-    """The paths of the parameters that a layer of its kind can have."""
+    """Return the paths of the parameters that a layer of its kind can have."""
     if isinstance(module, nn.MultiheadAttention):
         return _ATTENTION
     if isinstance(module, nn.RNNBase):

@@ -15,7 +15,7 @@ MAX_ROUNDS = 200
 
 
 def time_models(models: Mapping[str, nn.Module], data: Data, batch_sizes: Iterable[int]) -> dict[int, dict[str, float]]:
-    """The median seconds of a call of each model, by batch size, on the first training samples.
+    """Return the median seconds of a call of each model, by batch size, on the first training samples.
 
     The models must be in eval mode. Each batch size takes about a second, and at least five rounds.
     """

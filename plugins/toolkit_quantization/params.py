@@ -26,8 +26,8 @@ class Params(toolkit.Params):
     max_drop: float = Field(
         default=0.5,
         ge=0,
-        description="largest accepted drop of the primary metric on the validation split (train without one): in "
-        "points (hundredths) if the metric is a fraction, as accuracy is, else in percent of its value; one answer "
+        description="largest accepted drop of the primary metric on the validation split (on train if there is none): "
+        "in points (hundredths) if the metric is a fraction, as accuracy is, else in percent of its value; one answer "
         "is always accepted, unless this is 0",
     )
     max_error: float | None = Field(
@@ -47,7 +47,7 @@ class Params(toolkit.Params):
     )
     batch_sizes: list[Annotated[int, Field(ge=1)]] = Field(
         default=[],
-        description="batch sizes at which engine = auto and compile = auto are timed; 1 and the data's unless given",
+        description="batch sizes at which engine = auto and compile = auto are timed (default: 1 and that of the data)",
     )
     arithmetic: Literal["auto", "int8", "float"] | dict[str, Arithmetic] = Field(
         default="auto",

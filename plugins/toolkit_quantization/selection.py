@@ -17,7 +17,7 @@ from toolkit_quantization.params import Params
 
 
 def weights_by_layer(model: nn.Module) -> dict[str, dict[str, masks.Weight]]:
-    """The weights of every layer, by the layer's first name and by their path within it."""
+    """Return the weights of every layer, by the layer's first name and by their path within it."""
     by_layer: dict[str, dict[str, masks.Weight]] = {}
     wholes = layers.wholes(model)
     for weight in masks.named_weights(model):
@@ -27,19 +27,19 @@ def weights_by_layer(model: nn.Module) -> dict[str, dict[str, masks.Weight]]:
 
 
 def dtype_of(layer: str, params: Params) -> Dtype:
-    """The dtype that the recipe gives a layer."""
+    """Return the dtype that the recipe gives a layer."""
     return patterns.most_exact([layer], params.overrides, "overrides") or params.dtype
 
 
 def arithmetic_of(layer: str, params: Params) -> Arithmetic | Literal["auto"]:
-    """The arithmetic that the recipe gives a layer."""
+    """Return the arithmetic that the recipe gives a layer."""
     if isinstance(params.arithmetic, str):
         return params.arithmetic
     return patterns.most_exact([layer], params.arithmetic, "arithmetic") or "int8"
 
 
 def why_not_asked(layer: str, params: Params) -> str | None:
-    """The reason why the recipe leaves a layer in float, None if it does not."""
+    """Return the reason why the recipe leaves a layer in float, None if it does not."""
     if excluded := [pattern for pattern in params.exclude if patterns.match([layer], [pattern])]:
         return f"excluded by '{excluded[0]}'"
     if not patterns.match([layer], params.layers):
@@ -48,7 +48,7 @@ def why_not_asked(layer: str, params: Params) -> str | None:
 
 
 def reasons(model: nn.Module, params: Params, engine: Engine) -> dict[str, str | None]:
-    """The reason why each layer with weights stays in float, None if it is quantized."""
+    """Return the reason why each layer with weights stays in float, None if it is quantized."""
     why: dict[str, str | None] = {}
     for layer in weights_by_layer(model):
         why_float = engine.why_float(model.get_submodule(layer), dtype_of(layer, params))
@@ -57,7 +57,7 @@ def reasons(model: nn.Module, params: Params, engine: Engine) -> dict[str, str |
 
 
 def select(model: nn.Module, params: Params, engine: Engine) -> dict[str, Dtype]:
-    """The dtype of each layer to quantize, by name.
+    """Return the dtype of each layer to quantize, by name.
 
     Raises:
         TechniqueError: a pattern matches nothing, no layer is left, or a weight is not initialized or not finite.

@@ -54,7 +54,7 @@ class Stored(nn.Module):
         return next(part.precision for part in self.modules() if isinstance(part, Encoded))
 
     def dense_weights(self) -> dict[str, Tensor]:
-        """The layer's former parameters, in floats, by their paths within it."""
+        """Return the layer's former parameters, in floats, by their paths within it."""
         return {name: _read(self.layer, name) for name in self.names}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -99,7 +99,7 @@ class StoredWeight(Stored):
     """A layer that has one weight, `weight`, and at most a bias."""
 
     def dense_weight(self) -> Tensor:
-        """The weight in floats."""
+        """Return the weight in floats."""
         return _read(self.layer, "weight")
 
 
@@ -143,7 +143,7 @@ def _read(layer: nn.Module, name: str) -> Tensor:
 
 
 def _decoded(layer: nn.Module) -> nn.Module:
-    """A second layer with the same parts, and floats in place of the encoded weights.
+    """Return a second layer with the same parts, and floats in place of the encoded weights.
 
     The layer itself may be running in several threads, and must not hold the floats.
     """

@@ -32,6 +32,11 @@ def test_every_key_of_every_table_of_a_recipe_is_there():
         assert field_keys(table) <= set(lines_of(page))
 
 
+def test_the_name_of_a_recipe_is_not_required():
+    [line] = [line for line in GENERATED["recipe"]().splitlines() if "| name of the run (" in line]
+    assert "required" not in line
+
+
 def field_keys(table):
     return {f"`{field.alias or name}`" for name, field in table.model_fields.items()}
 

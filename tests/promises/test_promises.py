@@ -509,7 +509,7 @@ def test_a_model_inside_another_one_keeps_its_promises(install, keeps, stops):
 def test_examining_leaves_the_promises_as_they_were():
     model = nn.Sequential(nn.Linear(4, 4))
     masks.apply(model, {"0.weight": torch.eye(4) == 1})
-    promises = Promises().and_of(model, "stage 1 (a)")
+    promises = Promises().extended_by(model, "stage 1 (a)")
     assert int(promises.zeros["0.weight"]["stage 1 (a)"].sum()) == 12
     plain = masks.folded(model)
     plain[0].weight.data.fill_(1.0)

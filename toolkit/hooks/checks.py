@@ -94,12 +94,12 @@ def checked_params(module: Any, plugin: str) -> type[Params]:
 
 
 def hook_names(specification: type) -> set[str]:
-    """The names of the hooks that a class specifies."""
+    """Return the names of the hooks that a class specifies."""
     return {name for name, value in vars(specification).items() if hasattr(value, f"{PROJECT}_spec")}
 
 
 def arguments_of(hook: Callable[..., Any]) -> list[str]:
-    """The arguments that a hook is passed."""
+    """Return the arguments that a hook is passed."""
     return [name for name in inspect.signature(hook).parameters if name != "self"]
 
 

@@ -47,7 +47,7 @@ def diagnose(plugins: Iterable[Installed] | None = None) -> Iterator[Diagnosis]:
 
 
 def _loaded(name: str, roles: Collection[Role]) -> tuple[dict[Role, Plugin], str]:
-    """What a plugin can be used as, or why it can be used as neither kind."""
+    """Return what a plugin can be used as, or why it can be used as neither kind."""
     usable: dict[Role, Plugin] = {}
     problems: dict[Role, str] = {}
     for role in KINDS:

@@ -98,12 +98,12 @@ class Plugin:
         return f"'{self.name}' ({self.distribution})"
 
     def implements(self, hook: str) -> bool:
-        """Whether the plugin implements the hook."""
+        """Return whether the plugin implements the hook."""
         caller = getattr(self.hooks, hook, None)
         return caller is not None and bool(caller.get_hookimpls())
 
     def takes(self, hook: str, argument: str) -> bool:
-        """Whether the plugin has this hook and takes this argument in it."""
+        """Return whether the plugin has this hook and takes this argument in it."""
         caller = getattr(self.hooks, hook, None)
         return caller is not None and any(argument in found.argnames for found in caller.get_hookimpls())
 
@@ -122,12 +122,12 @@ class Plugin:
 
 
 def installed() -> list[Installed]:
-    """All installed plugins, sorted by name; none is imported."""
+    """Return all installed plugins, sorted by name; none is imported."""
     return sorted((Installed(point) for point in entry_points(group=GROUP)), key=lambda plugin: plugin.name)
 
 
 def find(name: str, role: Role = "technique") -> Installed:
-    """The installed plugin of this name; an `InputError` if there is none, or more than one."""
+    """Return the installed plugin of this name; an `InputError` if there is none, or more than one."""
     plugins = installed()
     matches = [plugin for plugin in plugins if plugin.name == name]
     if not matches:
@@ -164,7 +164,7 @@ def _imported(plugin: Installed) -> ModuleType:
 
 
 def _import_remedy(plugin: Installed, error: BaseException) -> str:
-    """What to do about a plugin that cannot be imported; what it alone needs is in an extra of its name."""
+    """Return what to do about a plugin that cannot be imported; what it alone needs is in an extra of its name."""
     dist = plugin.entry_point.dist
     if dist is None:
         return "uninstall it"
@@ -175,7 +175,7 @@ def _import_remedy(plugin: Installed, error: BaseException) -> str:
 
 
 def remedy_for(error: BaseException, passed: Collection[str | None]) -> str:
-    """The advice that ends a sentence about an error in a plugin."""
+    """Return the advice that ends a sentence about an error in a plugin."""
     if isinstance(error, NameError) and error.name in passed:
         return f"take '{error.name}' as an argument"
     if isinstance(error, SystemExit):

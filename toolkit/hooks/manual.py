@@ -15,7 +15,7 @@ from toolkit.params import Params
 
 
 def manual(name: str) -> str:
-    """The page that `toolkit techniques NAME` prints."""
+    """Return the page that `toolkit techniques NAME` prints."""
     plugin = find(name)
     technique = _loaded(name)
     about = inspect.getdoc(technique.module) or plugin.summary
@@ -23,7 +23,7 @@ def manual(name: str) -> str:
 
 
 def parameters(params: type[Params]) -> str:
-    """A table of the params (type or choices, range, default, description), and one for each table among them."""
+    """Return a table of the params (type, range, default, description), and one for each table among them."""
     if not params.model_fields:
         return "It has no params."
     inner = [
@@ -41,7 +41,7 @@ def _table(params: type[Params], title: str) -> str:
 
 
 def tables_in(annotation: Any) -> Iterator[type[Params]]:
-    """The tables of settings that a field of this type holds."""
+    """Yield the tables of settings in a field of this type."""
     if isinstance(annotation, type) and issubclass(annotation, Params):
         yield annotation
     for argument in get_args(annotation):

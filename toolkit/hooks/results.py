@@ -13,7 +13,7 @@ from toolkit.training import Training
 
 
 def require_model(technique: Plugin, made: Any, hook: str = "optimize") -> nn.Module:
-    """The return value of `optimize` or `finish`, which must be a model."""
+    """Return the return value of `optimize` or `finish`, which must be a model."""
     if isinstance(made, nn.Module):
         return made
     remedy = "return it alone" if isinstance(made, tuple) else "end it with 'return model'"
@@ -21,7 +21,7 @@ def require_model(technique: Plugin, made: Any, hook: str = "optimize") -> nn.Mo
 
 
 def require_training(technique: Plugin, made: Any) -> Training:
-    """The return value of `finetune`, which must be a training."""
+    """Return the return value of `finetune`, which must be a training."""
     if isinstance(made, Training):
         return made
     remedy = "the runner does the training" if isinstance(made, nn.Module) else "or training unchanged"
@@ -29,7 +29,7 @@ def require_training(technique: Plugin, made: Any) -> Training:
 
 
 def require_params(technique: Plugin, made: Any) -> Params:
-    """The return value of `resolve`, which must be params of the technique."""
+    """Return the return value of `resolve`, which must be params of the technique."""
     wanted = technique.params_class
     if not isinstance(made, wanted):
         remedy = 'return params.model_copy(update={"…": …})'

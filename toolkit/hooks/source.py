@@ -21,7 +21,7 @@ class Source:
 
 
 def read_source(module: str) -> Source:
-    """What the module of this dotted name says; nothing where its source is missing, compiled or cannot be parsed."""
+    """Return docstring and hooks of the module with this dotted name; empty if its source cannot be read or parsed."""
     try:
         tree = ast.parse(_text(module))
     except Exception:  # of a finder or a file that is somebody else's: importing it says what is wrong
@@ -30,7 +30,7 @@ def read_source(module: str) -> Source:
 
 
 def first_paragraph(docstring: str | None) -> str:
-    """The first paragraph of a docstring on one line; empty without one."""
+    """Return the first paragraph of a docstring on one line; empty without one."""
     return " ".join((docstring or "").strip().partition("\n\n")[0].split())
 
 
@@ -43,7 +43,7 @@ def _text(module: str) -> str:
 
 
 def _spec(module: str) -> ModuleSpec:
-    """Where a module lies. Unlike `importlib.util.find_spec`, this does not import the packages around it."""
+    """Return where a module lies. Unlike `importlib.util.find_spec`, this does not import the packages around it."""
     path: Sequence[str] | None = None
     for name in accumulate(module.split("."), "{}.{}".format):
         specs = (finder.find_spec(name, path) for finder in sys.meta_path)

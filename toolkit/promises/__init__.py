@@ -59,7 +59,7 @@ class Promises:
     def __bool__(self) -> bool:
         return bool(self.zeros or self.kinds)
 
-    def and_of(self, model: nn.Module, maker: str) -> Promises:
+    def extended_by(self, model: nn.Module, maker: str) -> Promises:
         """Return these promises and those that the model shows in addition, which `maker` achieved."""
         zeros = dict(self.zeros)
         for path, mask in masks.current(model).items():
@@ -71,7 +71,7 @@ class Promises:
         shown = {path: replace(kind, maker=maker) for path, kind in kinds_of(model).items() if kind.replaces}
         return Promises(zeros, {**shown, **self.kinds})
 
-    def before(self, maker: str, places: Collection[str] | None = None) -> Promises:
+    def without(self, maker: str, places: Collection[str] | None = None) -> Promises:
         """Return these promises without those of `maker`, or without those of `maker` at the paths in `places`."""
 
         def is_own(path: str, owner: str) -> bool:

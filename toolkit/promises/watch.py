@@ -44,7 +44,7 @@ class Watch:
         self.stage, self.data, self.trained_by = stage, data, trained_by
         self._breaches = Breaches(stage.label, on_breach)
         self._shape = self._shape_of(incoming, stage.technique_names)
-        self.promises = promises if promises is not None else Promises().and_of(incoming, "an earlier stage")
+        self.promises = promises if promises is not None else Promises().extended_by(incoming, "an earlier stage")
         self._trainable: dict[str, int] | None = trainable_weights(incoming)
         self._is_intact, self._blamed = True, stage.technique_names
         self._guarded: dict[str, tuple[nn.Module, Fingerprint]] = {}
@@ -69,7 +69,7 @@ class Watch:
             self._breaches.end("another model replaced this one", self.promises)
             self.promises, self._trainable = Promises(), None
         self._check_promises(who, model)
-        self.promises = self.promises.and_of(model, self.stage.label)
+        self.promises = self.promises.extended_by(model, self.stage.label)
 
     def after_training(self, model: nn.Module) -> None:
         """Check the guarded models and the outputs; promises are checked at the end."""
@@ -89,7 +89,7 @@ class Watch:
         """Check the promises of earlier stages; the stage may have moved its own zeros while it trained."""
         self.promises = self._binding_promises(model)
         self._check_promises(self._blamed, model)
-        self.promises = self.promises.and_of(model, self.stage.label)
+        self.promises = self.promises.extended_by(model, self.stage.label)
         self._check_trainable(self._blamed, model)
 
     def before_measure(self, model: nn.Module) -> None:
@@ -126,7 +126,7 @@ class Watch:
 
     def _binding_promises(self, model: nn.Module) -> Promises:
         shown = [*masks.current(model), *(path for path, kind in kinds_of(model).items() if kind.replaces)]
-        return self.promises.before(self.stage.label, shown if len(self.stage.uses) > 1 else None)
+        return self.promises.without(self.stage.label, shown if len(self.stage.uses) > 1 else None)
 
     def _keeps_promises(self, model: nn.Module) -> bool:
         is_frozen = self.trained_by is not None and frozen(self._trainable, model)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 IMAGE_DATASETS = "torchvision.datasets."
 DATASET_CLASS_KEYS = ("train_args", "test_args", "transform", "train_transform")
-# The parameters by which classes of torchvision choose a split, with their values for train and test.
+# The parameters with which classes of torchvision choose a split, with their values for train and test.
 SPLIT_PARAMETERS: dict[str, tuple[Any, Any]] = {"train": (True, False), "split": ("train", "test")}
 
 

@@ -1,4 +1,4 @@
-"""A JSON Schema of recipes, by which editors complete keys, show descriptions and underline what is wrong.
+"""A JSON Schema of recipes: editors use it to complete keys, show descriptions and underline mistakes.
 
 It has what the tables and each plugin's `Params` declare: keys, types, ranges, choices. What only a validator or the
 order of the stages shows (a missing file, a stage that cannot be trained) is left to `toolkit check`.
@@ -54,7 +54,7 @@ def recipe_schema(plugins: Iterable[Installed] | None = None) -> dict[str, Any]:
         params = {params: tables[params, "validation"] for params in classes}
         _add_choices(definitions[table], role, key, diagnoses, params)
     recipe = definitions.pop(tables[RecipeTable, "validation"]["$ref"].rpartition("/")[2])
-    recipe["required"].remove("name")  # the file's, unless given
+    recipe["required"].remove("name")  # by default that of the file
     whole = {**_for_toml(recipe), "title": "A recipe of torch-optimization-toolkit", "$defs": _for_toml(definitions)}
     return {"$schema": DIALECT, **whole}
 

@@ -199,7 +199,7 @@ class _Run:
             later = tuple(successors(self.recipe.stages, stage))
             outcome = perform(stage, incoming, self.reference, self.data, on_step, watch, checkpoints, later)
             self.models.append(outcome.model)
-        promises = watch.promises if watch is not None else Promises().and_of(outcome.model, "the baseline")
+        promises = watch.promises if watch is not None else Promises().extended_by(outcome.model, "the baseline")
         params = tuple(None if resolved is None else as_table(resolved) for resolved in outcome.params)
         result = Result(outcome.model, {}, promises, as_steps(steps), outcome.settings, params=params)
         self._set_up(stage, result)

@@ -158,7 +158,7 @@ class _FirstBatch:
         if settings is not None:
             train(model, Training(settings, data.task.loss), data)
         self._check_files(model, 0)
-        return model, Promises().and_of(model, "the baseline")
+        return model, Promises().extended_by(model, "the baseline")
 
     def _check_files(self, model: nn.Module, number: int) -> None:
         artifact.take_apart(model, fold=False)  # the checkpoint of the stage

@@ -1,4 +1,4 @@
-"""The cache of stage results in the user's cache directory, by which runs reuse each other's results."""
+"""The cache of stage results in the user's cache directory: runs reuse each other's results."""
 
 from __future__ import annotations
 

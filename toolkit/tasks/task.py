@@ -22,7 +22,7 @@ class Batch:
     Args:
         inputs: tensor, or a tuple or dictionary of tensors, with the samples along dimension 0.
         targets: targets in the form that the loss of the task expects.
-        index: (N,) int64, position of each sample in its split, by which per-sample values can be cached.
+        index: (N,) int64, position of each sample in its split, a key for caching per-sample values.
         augmented: whether `inputs` were changed at random, so that values computed from them must not be cached.
     """
 

@@ -8,7 +8,7 @@ import pytest
 import toolkit_quantization
 import torch
 from toolkit_quantization import Findings, Params, float_fallback, selection
-from toolkit_quantization.conversion_cost import MAX_ERROR_ALONE, Judge, Verdict
+from toolkit_quantization.conversion_cost import MAX_ERROR_ALONE, Cost, CostMeter
 from toolkit_quantization.engines import ENGINES
 from toolkit_quantization.float_fallback import fewest
 from toolkit_quantization.int8 import Int8Linear
@@ -98,7 +98,7 @@ def test_a_broken_guard_would_be_noticed(broken, monkeypatch):
     if broken == "order":
         monkeypatch.setattr(float_fallback, "sensitivity", lambda *given: dict(reversed(found(*given).items())))
     else:
-        monkeypatch.setattr(Judge, "accepts", lambda judge, verdict: True)
+        monkeypatch.setattr(CostMeter, "accepts", lambda meter, cost: True)
     with pytest.raises((AssertionError, TechniqueError)):
         check_that_only_the_fragile_layer_is_float(5)
 
@@ -332,21 +332,21 @@ def test_a_task_without_a_metric_is_guarded_by_its_outputs():
 def test_a_metric_of_the_recipe_is_foremost_where_nothing_is_right():
     model, data = regression(OnlyLoss(), noise=0.5)
     data = replace(data, metrics={"first": lambda outputs, batch: outputs[:, 0]})
-    judge = Judge(model, data, Params())
-    assert (judge.metric, judge.unit) == ("first", "%")
+    meter = CostMeter(model, data, Params())
+    assert (meter.metric, meter.unit) == ("first", "%")
     inputs = data.split("validation")[0]
     worse = nn.Sequential(model, nn.ReLU())
     with torch.no_grad():
         values = model(inputs)[:, 0].double()
         expected = 100 * (values.mean() - worse(inputs)[:, 0].double().mean()) / values.mean().abs()
-    assert judge(worse).drop == pytest.approx(expected.item())
+    assert meter(worse).drop == pytest.approx(expected.item())
 
 
 def test_a_metric_that_is_no_mean_over_samples_is_taken_of_all_of_them_together():
     """R² of batches of seven is not that of all, and its shares of single samples leave 0 to 1."""
     model, data = regression(OnlyLoss(), noise=0.5)
     r2 = {"r2": lambda outputs, batch: Regression().scores(outputs, batch)["r2"]}
-    judge = Judge(model, replace(data, batch_size=7, metrics=r2), Params())
+    meter = CostMeter(model, replace(data, batch_size=7, metrics=r2), Params())
     pair: Any = data.validation
     inputs, targets = pair
 
@@ -357,8 +357,8 @@ def test_a_metric_that_is_no_mean_over_samples_is_taken_of_all_of_them_together(
 
     worse = nn.Sequential(model, nn.ReLU())
     assert 0 < explained(model) < 1
-    assert (judge.metric, judge.unit) == ("r2", "points")
-    assert judge(worse).drop == pytest.approx(100 * (explained(model) - explained(worse)))
+    assert (meter.metric, meter.unit) == ("r2", "points")
+    assert meter(worse).drop == pytest.approx(100 * (explained(model) - explained(worse)))
 
 
 def test_the_samples_are_spread_over_the_deciding_split():
@@ -370,13 +370,13 @@ def test_the_samples_are_spread_over_the_deciding_split():
             return super().correct(outputs, batch)
 
     data = replace(DATA, task=Counting())
-    Judge(toy_mlp(), data, Params(samples=11))
+    CostMeter(toy_mlp(), data, Params(samples=11))
     assert torch.cat(seen).tolist() == [255 * position // 10 for position in range(11)]
     seen.clear()
-    Judge(toy_mlp(), data, Params())
+    CostMeter(toy_mlp(), data, Params())
     assert torch.cat(seen).tolist() == list(range(256))
     seen.clear()
-    Judge(toy_mlp(), replace(data, validation=None), Params(samples=5000))
+    CostMeter(toy_mlp(), replace(data, validation=None), Params(samples=5000))
     assert torch.cat(seen).tolist() == list(range(1024))
 
 
@@ -396,26 +396,26 @@ def test_the_test_split_is_not_looked_at():
 
 def test_one_answer_is_allowed_where_fewer_samples_could_not_show_it():
     few = replace(DATA, validation=(DATA.validation[0][:50], DATA.validation[1][:50]))
-    judge = Judge(toy_mlp(), few, Params())
-    assert judge.accepts(Verdict(drop=2.0, error=0.1))
-    assert not judge.accepts(Verdict(drop=4.0, error=0.1))
-    assert not Judge(toy_mlp(), few, Params(max_drop=0.0)).accepts(Verdict(drop=2.0, error=0.1))
-    assert Judge(toy_mlp(), few, Params(max_drop=0.0)).accepts(Verdict(drop=0.0, error=0.1))
+    meter = CostMeter(toy_mlp(), few, Params())
+    assert meter.accepts(Cost(drop=2.0, error=0.1))
+    assert not meter.accepts(Cost(drop=4.0, error=0.1))
+    assert not CostMeter(toy_mlp(), few, Params(max_drop=0.0)).accepts(Cost(drop=2.0, error=0.1))
+    assert CostMeter(toy_mlp(), few, Params(max_drop=0.0)).accepts(Cost(drop=0.0, error=0.1))
 
 
 @pytest.mark.parametrize(
-    ("verdict", "accepted"),
+    ("cost", "accepted"),
     [
-        (Verdict(0.5, 0.5), True),
-        (Verdict(0.51, 0.1), False),
-        (Verdict(-3.0, 0.51), False),
-        (Verdict(math.nan, 0.1), False),
-        (Verdict(0.1, math.nan), False),
-        (Verdict(None, math.nan, "it fails"), False),
+        (Cost(0.5, 0.5), True),
+        (Cost(0.51, 0.1), False),
+        (Cost(-3.0, 0.51), False),
+        (Cost(math.nan, 0.1), False),
+        (Cost(0.1, math.nan), False),
+        (Cost(None, math.nan, "it fails"), False),
     ],
 )
-def test_both_bounds_hold(verdict, accepted):
-    assert Judge(toy_mlp(), DATA, Params()).accepts(verdict) == accepted
+def test_both_bounds_hold(cost, accepted):
+    assert CostMeter(toy_mlp(), DATA, Params()).accepts(cost) == accepted
 
 
 # Dtypes by name

@@ -61,7 +61,7 @@ def describe(model: nn.Module) -> bytes | None:
 
 
 def build(content: bytes) -> nn.Module:
-    """The described module on `meta`, in eval mode; a `DamagedError` says why it cannot be built."""
+    """Return the described module on `meta`, in eval mode; a `DamagedError` says why it cannot be built."""
     try:
         with torch.device("meta"):
             return _Builder().module(json.loads(content), 0).eval()
@@ -96,7 +96,7 @@ def _signature(kind: type[nn.Module]) -> list[tuple[str, Any]]:
 
 
 def _argument(module: nn.Module, name: str) -> Any:
-    """The argument that a layer was made with, read from its attribute; equal sizes of a convolution as one."""
+    """Return the argument that a layer was made with, read from its attribute; equal sizes of a convolution as one."""
     value = getattr(module, name, _NotPlainError)
     if value is _NotPlainError:
         raise _NotPlainError
@@ -136,7 +136,7 @@ class _Builder:
 
 
 def _plain(value: Any) -> Any:
-    """An argument of a layer: a number, text or None as it is, a short list of integers as a tuple."""
+    """Return an argument of a layer: a number, text or None as it is, a short list of integers as a tuple."""
     if isinstance(value, list):
         if len(value) > MAX_SIZES or not all(isinstance(size, int) for size in value):
             raise DamagedError("a layer in it has a list for an argument that no layer takes")

@@ -27,7 +27,7 @@ class Plan(NamedTuple):
 
 
 def plan(bits: Bits) -> Plan:
-    """The shorter plan for bits (rows, columns): the same chance for all entries, or levels."""
+    """Return the shorter plan for bits (rows, columns): the same chance for all entries, or levels."""
     single = Plan(None, None, 2 + _cost(bits.reshape(-1), _chances_by_class(bits, _classes(bits.shape, None, None))))
     if min(bits.shape) < 2:
         return single
@@ -54,7 +54,7 @@ def write_head(writer: Writer, bits: Bits, plan: Plan) -> NDArray[np.uint16]:
 
 
 def read_head(reader: Reader, shape: tuple[int, int], levelled: bool) -> NDArray[np.uint16]:
-    """The chances that `write_head` wrote."""
+    """Return the chances that `write_head` wrote."""
     rows = reader.nibbles(shape[0]) if levelled else None
     columns = reader.nibbles(shape[1]) if levelled else None
     classes = _classes(shape, rows, columns)

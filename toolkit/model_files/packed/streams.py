@@ -74,7 +74,7 @@ class Reader:
         self._coder: Any = None
 
     def raw(self, length: int) -> bytes:
-        """The next bytes; a `DamagedError` if fewer are left."""
+        """Return the next bytes; a `DamagedError` if fewer are left."""
         end = self._position + length
         if end > len(self._content):
             raise DamagedError(f"{length} bytes should follow, but {len(self._content) - self._position} do")
@@ -82,7 +82,7 @@ class Reader:
         return part
 
     def number(self) -> int:
-        """The next integer."""
+        """Return the next integer."""
         value = 0
         for place in range(MAX_VARINT_BYTES):
             (byte,) = self.raw(1)
@@ -92,7 +92,7 @@ class Reader:
         raise DamagedError("a number in it has no end")
 
     def nibbles(self, count: int) -> NDArray[np.uint8]:
-        """The next `count` integers from 0 to 15."""
+        """Return the next `count` integers from 0 to 15."""
         packed = np.frombuffer(self.raw((count + 1) // 2), dtype=np.uint8)
         return np.stack([packed & 15, packed >> 4], axis=1).reshape(-1)[:count]
 
@@ -104,7 +104,7 @@ class Reader:
         self._coder = _constriction().stream.queue.RangeDecoder(np.frombuffer(rest, dtype="<u4").astype(np.uint32))
 
     def bits(self, chances: NDArray[np.uint16]) -> NDArray[np.bool_]:
-        """The next bits, one for each chance."""
+        """Return the next bits, one for each chance."""
         model = _constriction().stream.model.Bernoulli(perfect=False)
         bits = np.zeros(len(chances), dtype=np.bool_)
         for part in _parts(len(chances)):
@@ -112,7 +112,7 @@ class Reader:
         return bits
 
     def symbols(self, count: int, levels: NDArray[Any]) -> NDArray[np.int32]:
-        """The next `count` symbols."""
+        """Return the next `count` symbols."""
         model = _categorical(levels)
         symbols = np.zeros(count, dtype=np.int32)
         for part in _parts(count):
@@ -121,13 +121,13 @@ class Reader:
 
 
 def levels_of(counts: NDArray[Any]) -> NDArray[np.int64]:
-    """The level of each symbol, from 0 to `LEVELS` - 1, by how often it occurs."""
+    """Return the level of each symbol, from 0 to `LEVELS` - 1, by how often it occurs."""
     levels = np.round(2 * np.log2(counts / counts.max())) + LEVELS - 1
     return np.clip(levels, 0, LEVELS - 1).astype(np.int64)
 
 
 def bits_of(counts: NDArray[Any], levels: NDArray[Any]) -> float:
-    """How many bits symbols of these levels take, if they occur as often as `counts` says."""
+    """Return how many bits symbols of these levels take, if they occur as often as `counts` says."""
     shares = WEIGHTS[levels] / WEIGHTS[levels].sum()
     return float(-(counts * np.log2(shares)).sum())
 

@@ -17,7 +17,7 @@ _LOCATOR, _LOCATOR_BYTES, _END64_BYTES = b"PK\x06\x07", 20, 56
 
 
 def write_pickle(pickled: bytes) -> bytes:
-    """The archive that `torch.load` opens, with nothing in it but this pickle."""
+    """Return the archive that `torch.load` opens, with nothing in it but this pickle."""
     file = io.BytesIO()
     writer = torch._C.PyTorchFileWriter(file)
     writer.write_record("data.pkl", pickled, len(pickled))
@@ -26,7 +26,7 @@ def write_pickle(pickled: bytes) -> bytes:
 
 
 def read_pickle(file: IO[bytes]) -> bytes:
-    """The pickle in an archive; a `RefusedError` says what about the archive is not as torch.save writes it."""
+    """Return the pickle in an archive; a `RefusedError` says what about the archive is not as torch.save writes it."""
     size = file.seek(0, 2)
     _check_ends(file, size)
     try:

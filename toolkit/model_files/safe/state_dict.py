@@ -50,7 +50,7 @@ def read_state_dict(path: Path) -> Any:
 
 
 def _legacy_scans(file: IO[bytes]) -> list[Scan]:
-    """The pickles in a file from before torch 1.6, where they lie one after the other, before the data."""
+    """Return the pickles in a file from before torch 1.6, where they lie one after the other, before the data."""
     scans = [scan(file) for _ in range(_LEGACY_PICKLES)]
     if file.tell() > MAX_BYTES:
         raise ValueError(f"its pickles are longer than {MAX_BYTES >> 20} MiB")
@@ -70,7 +70,7 @@ def _check(contents: Scan, size: int) -> None:
 
 
 def _is_value(name: str) -> bool:
-    """Whether the name is a dtype's or a storage class's, neither of which is called."""
+    """Return whether the name is a dtype's or a storage class's, neither of which is called."""
     if name.endswith("Storage"):
         return name.startswith(("torch.", "torch.storage."))
     return name.startswith("torch.") and isinstance(vars(torch).get(name.removeprefix("torch.")), _VALUES)

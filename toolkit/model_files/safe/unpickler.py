@@ -15,7 +15,7 @@ _lock = threading.Lock()
 
 
 def load(file: str | os.PathLike[str] | IO[bytes], allowed: Sequence[Any] = (), **options: Any) -> Any:
-    """What `torch.load` reads from a file with `weights_only`; imports and executes nothing that the file names.
+    """Return what `torch.load` reads from a file with `weights_only`; imports and executes nothing that the file names.
 
     Args:
         file: a path, or an open file.
