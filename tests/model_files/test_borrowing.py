@@ -191,6 +191,21 @@ def test_a_lambda_of_unknown_origin_is_refused_as_before(folder: Path) -> None:
         artifact.pack(model)
 
 
+def test_one_function_in_several_places_comes_back_to_each(folder: Path) -> None:
+    source = "def shared():\n    model = plain()\n    model.one = lambda x: x / 2\n    model.several = [model.one, 3]\n"
+    (folder / "nets.py").write_text(f"{NETS}\n\n{source}    return model\n")
+    again = toolkit.load(save(built(folder, "nets.py:shared"), folder / "model"), allow=["nets.py:shared"])
+    assert again.one(4) == 2  # type: ignore[operator]
+    assert again.several == [again.one, 3]
+
+
+def test_a_lambda_that_a_stage_added_is_refused_by_its_own_name(folder: Path) -> None:
+    model = built(folder)
+    model[2].added = lambda x: x
+    with pytest.raises(ArtifactError, match="Flatten '2' holds a lambda or inner function in 'added'"):
+        artifact.pack(model)
+
+
 def test_older_versions_say_that_the_format_is_newer(folder: Path) -> None:
     assert b'\\"format\\": 2' in artifact.pack(built(folder))[artifact.TENSORS]
     assert b'\\"format\\": 1' in artifact.pack(built(folder, "nets.py:plain"))[artifact.TENSORS]

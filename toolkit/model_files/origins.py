@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -27,10 +27,14 @@ class Build(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A part of a network: the attribute of the module at a path, or the class of that module if it is empty."""
+    """A part of a network: the attribute of the module at a path, or the class of that module if it is empty.
+
+    `is_whole` is False if the part is one of several values in that attribute.
+    """
 
     path: str
     attribute: str = ""
+    is_whole: bool = True
 
     def __str__(self) -> str:
         return f"{self.path}:{self.attribute}"
@@ -43,7 +47,7 @@ class Place(NamedTuple):
 
 
 # By the part. Functions and classes are the same objects in every copy of a network.
-_origins: WeakKeyDictionary[Any, dict[Build, Place]] = WeakKeyDictionary()
+_origins: WeakKeyDictionary[Any, dict[Build, list[Place]]] = WeakKeyDictionary()
 
 
 def remember(model: nn.Module, source: str, args: Mapping[str, Any]) -> None:
@@ -54,7 +58,13 @@ def remember(model: nn.Module, source: str, args: Mapping[str, Any]) -> None:
         return
     for place, part in unnamed_parts(model):
         if not _holds_state(part):
-            _origins.setdefault(part, {})[build] = place
+            places = _origins.setdefault(part, {}).setdefault(build, [])
+            places += [place] if place not in places else []
+
+
+def has_origin(part: Any) -> bool:
+    """Whether a known call builds a function or class that no file can name."""
+    return part in _origins
 
 
 def origin_of(model: nn.Module) -> tuple[Build, dict[Place, Place]] | None:
@@ -64,10 +74,19 @@ def origin_of(model: nn.Module) -> tuple[Build, dict[Place, Place]] | None:
     """
     parts = list(unnamed_parts(model))
     calls = [_origins.get(part, {}) for _, part in parts]
-    build = next((build for build in (calls[0] if calls else {}) if all(build in call for call in calls)), None)
-    if build is None:
-        return None
-    return build, {place: call[build] for (place, _), call in zip(parts, calls, strict=True)}
+    for build in calls[0] if calls else ():
+        originals = [_original(place, call.get(build, [])) for (place, _), call in zip(parts, calls, strict=True)]
+        if None not in originals:
+            pairs = zip(parts, originals, strict=True)
+            return build, {place: original for (place, _), original in pairs if original is not None}
+    return None
+
+
+def _original(place: Place, originals: Sequence[Place]) -> Place | None:
+    """The place that a part is taken from: the same one, or at least an attribute of the same name and form."""
+    alike = (each for each in originals if (each.attribute, each.is_whole) == (place.attribute, place.is_whole))
+    others = (each for each in originals if each.is_whole and place.is_whole)
+    return place if place in originals else next(alike, next(others, None))
 
 
 def unnamed_parts(model: nn.Module) -> Iterator[tuple[Place, Any]]:
@@ -78,7 +97,7 @@ def unnamed_parts(model: nn.Module) -> Iterator[tuple[Place, Any]]:
             yield Place(path), kind
         for name, value in vars(module).items():
             if name not in MODULE_ATTRIBUTES:
-                yield from ((Place(path, name), leaf) for leaf in tree_leaves(value) if is_unnamed(leaf))
+                yield from ((Place(path, name, leaf is value), leaf) for leaf in tree_leaves(value) if is_unnamed(leaf))
 
 
 def is_unnamed(value: Any) -> bool:
