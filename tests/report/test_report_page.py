@@ -562,3 +562,14 @@ class TestInABrowser:
                 assert contrast(colour, found["card"]) >= 4.5, chart
         assert contrast(found["ink"], found["paper"]) >= 7
         assert (contrast(found["paper"], "rgb(0, 0, 0)") < 2) == dark
+
+
+def test_warnings_and_broken_promises_are_near_the_top():
+    breach = Note("the stage undid 3 zeros", [{"layer": "fc", "before": 3}])
+    warning = Note(table=[{"warning": "train <longer>"}])
+    rows = (Row("baseline", {"warnings": warning}), Row("a", {"promises": breach}))
+    page = render(Report(name="r", seed=0, rows=rows, environment={}))
+    assert sections(page)[:3] == ["verdict", "warnings", "table"]
+    [section] = [element for element in parsed(page).iter(f"{XHTML}section") if element.get("id") == "warnings"]
+    lines = [item.text for item in section.iter(f"{XHTML}li")]
+    assert lines == ["0 baseline: train <longer>", "1 a: the stage undid 3 zeros"]
