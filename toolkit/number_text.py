@@ -57,6 +57,11 @@ def milliseconds(time: float) -> str:
     return f"{_three_digits(time)} ms"
 
 
+def times(factor: float) -> str:
+    """Return a factor: `2.00×`, `18.7×`."""
+    return f"{factor:.1f}×" if factor >= 9.95 else f"{factor:.2f}×"
+
+
 def seconds(time: float) -> str:
     """Return a duration: `42 s`, `3 min 05 s`, `2 h 10 min`."""
     whole = round(time)

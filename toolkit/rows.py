@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 MAX_INTEGER = 10**300
+WARNINGS, BREACHES = "warnings", "promises"  # names of the notes of the core about what is wrong with a row
 Interval: TypeAlias = tuple[float, float]
 Pair: TypeAlias = Annotated[list[float], Field(min_length=2, max_length=2)]
 

@@ -399,6 +399,41 @@ def test_a_change_within_its_interval_is_grey():
     assert colours("waterfall-latency-1") == [BASE, GOOD, BASE, BAD]
 
 
+def test_bars_are_what_is_left_and_the_change_of_the_stage_stands_beside_them():
+    sizes, ratios, accuracies = (1000, 500, 500, 600), (1.0, 0.5, 0.75, 0.75), (0.99, 0.98, 0.98, 0.99)
+    rows = tuple(
+        Row(
+            f"s{number}",
+            {
+                "accuracy": accuracy,
+                "size_bytes": size,
+                "latency_ms": {"1": 2 * ratio},
+                "latency_ratio": {"1": ratio},
+                "latency_ratio_interval": {"1": [ratio - 0.001, ratio + 0.001]},
+            },
+        )
+        for number, (size, ratio, accuracy) in enumerate(zip(sizes, ratios, accuracies, strict=True))
+    )
+    drawn_charts = {chart.name: chart for chart in charts(Report(name="r", seed=0, rows=rows, environment={}))}
+
+    def bars(name):
+        patches = drawn_charts[name].figure.axes[0].patches
+        assert {bar.get_x() for bar in patches} == {0.0}
+        return [round(bar.get_width(), 6) for bar in patches]
+
+    def changes(name):
+        return [line["change by the stage"] for line in drawn_charts[name].table]
+
+    assert bars("waterfall-bytes") == [1000, 500, 500, 600]
+    assert bars("waterfall-latency-1") == [2, 1, 1.5, 1.5]
+    assert bars("waterfall-accuracy") == [1, 2, 2, 1]
+    assert changes("waterfall-bytes") == ["", "2.00× smaller", "no change", "1.20× larger"]
+    assert changes("waterfall-latency-1") == ["", "2.00× as fast", "1.50× slower", "no change"]
+    assert changes("waterfall-accuracy") == ["", "+1.00 points", "no change", "−1.00 points"]
+    notes = [text.get_text() for text in drawn_charts["waterfall-bytes"].figure.axes[0].child_axes[0].get_yticklabels()]
+    assert notes == ["1 kB", "500 B\n2.00× smaller", "500 B\nno change", "600 B\n1.20× larger"]
+
+
 def test_matplotlib_is_imported_only_to_draw():
     code = """
 import sys
@@ -528,3 +563,14 @@ class TestInABrowser:
                 assert contrast(colour, found["card"]) >= 4.5, chart
         assert contrast(found["ink"], found["paper"]) >= 7
         assert (contrast(found["paper"], "rgb(0, 0, 0)") < 2) == dark
+
+
+def test_warnings_and_broken_promises_are_near_the_top():
+    breach = Note("the stage undid 3 zeros", [{"layer": "fc", "before": 3}])
+    warning = Note(table=[{"warning": "train <longer>"}])
+    rows = (Row("baseline", {"warnings": warning}), Row("a", {"promises": breach}))
+    page = render(Report(name="r", seed=0, rows=rows, environment={}))
+    assert sections(page)[:3] == ["verdict", "warnings", "table"]
+    [section] = [element for element in parsed(page).iter(f"{XHTML}section") if element.get("id") == "warnings"]
+    lines = [item.text for item in section.iter(f"{XHTML}li")]
+    assert lines == ["0 baseline: train <longer>", "1 a: the stage undid 3 zeros"]

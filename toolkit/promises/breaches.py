@@ -10,7 +10,7 @@ from toolkit.errors import TechniqueError
 from toolkit.promises import Promises
 from toolkit.promises.examine import listed, summary
 from toolkit.promises.fingerprint import Change
-from toolkit.rows import Note
+from toolkit.rows import BREACHES, Note
 
 OnBreach = Literal["stop", "warn"]
 
@@ -49,7 +49,7 @@ class Breaches:
         """Return the breaches as `promises` and the ended promises as `ended`."""
         notes = {}
         if self._sentences:
-            notes["promises"] = Note("; ".join(self._sentences), [change._asdict() for change in self._changes])
+            notes[BREACHES] = Note("; ".join(self._sentences), [change._asdict() for change in self._changes])
         if self._endings:
             rows = [{"layer": change.layer, "ended": change.before} for change in self._ended]
             notes["ended"] = Note("; ".join(self._endings), rows)

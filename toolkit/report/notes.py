@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from toolkit.number_text import plain, printable
 from toolkit.report import Report
-from toolkit.rows import Note
+from toolkit.rows import BREACHES, WARNINGS, Note
 
 MAX_TABLE_ROWS = 100  # on the page; report.md has all rows
 
@@ -36,7 +36,23 @@ def notes_of(report: Report) -> list[PageNote]:
         _page_note(number, row.stage, name, note)
         for number, row in enumerate(report.rows)
         for name, note in row.notes.items()
+        if name != WARNINGS  # which are at the top of the page
     ]
+
+
+def warnings_of(report: Report) -> list[str]:
+    """Return the warnings about rows and the broken promises, each with the stage of its row."""
+    return [
+        printable(f"{number} {row.stage}: {message}")
+        for number, row in enumerate(report.rows)
+        for name in (WARNINGS, BREACHES)
+        if name in row.notes
+        for message in _messages(row.notes[name])
+    ]
+
+
+def _messages(note: Note) -> list[str]:
+    return [note.text] if note.text else [plain(line.get("warning")) for line in note.table if "warning" in line]
 
 
 def plugin_numbers(report: Report) -> list[PageNumber]:

@@ -15,7 +15,7 @@ from toolkit.number_text import bytes_text, plain, printable, seconds
 from toolkit.report import Report
 from toolkit.report.details import Details
 from toolkit.report.layer_table import layer_table
-from toolkit.report.notes import notes_of, plugin_numbers
+from toolkit.report.notes import notes_of, plugin_numbers, warnings_of
 from toolkit.report.table import REUSED_MEANS, cells
 from toolkit.report.verdicts import stage_verdicts, verdict
 from toolkit.storage.run_directory import RECIPE
@@ -37,6 +37,7 @@ def render(report: Report) -> str:
         layers=layers,
         lost=details.lost,
         notes=notes_of(report),
+        warnings=warnings_of(report),
         numbers=plugin_numbers(report),
         environment=_environment_table(report.environment),
         recipe=_recipe(report),

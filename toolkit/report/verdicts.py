@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from toolkit.metrics.support.quality_format import quality_format
 from toolkit.number_text import bytes_text, half_width, percent, printable
 from toolkit.report import Report
+from toolkit.report.change_text import factor_text, speed_text
 from toolkit.rows import Interval, Row
 
 MIN_SIZE_CHANGE = 0.02  # names and headers in a file account for as much
@@ -119,8 +120,7 @@ def _size(before: Row, after: Row) -> list[str]:
     old, new = before.number("size_bytes"), after.number("size_bytes")
     if not old or not new or abs(old / new - 1) < MIN_SIZE_CHANGE:
         return []
-    change = f"{_times(old / new)} smaller" if new < old else f"{_times(new / old)} larger"
-    return [f"{change} ({bytes_text(old)} → {bytes_text(new)})"]
+    return [f"{factor_text(('smaller', 'larger'), old, new)} ({bytes_text(old)} → {bytes_text(new)})"]
 
 
 def _speeds(report: Report, before: int, after: int) -> list[str]:
@@ -129,8 +129,8 @@ def _speeds(report: Report, before: int, after: int) -> list[str]:
         factor = speed(report, before, after, size)
         if factor is not None and differs(factor):
             is_slower = factor[0] < 1
-            change = f"{_times(1 / factor[0])} slower" if is_slower else f"{_times(factor[0])} as fast"
-            speeds.append(f"{change} at batch {printable(size)}" + (" on this machine" if is_slower else ""))
+            where = f"at batch {printable(size)}" + (" on this machine" if is_slower else "")
+            speeds.append(f"{speed_text(factor[0])} {where}")
     return speeds
 
 
@@ -195,10 +195,6 @@ def _agreement(row: Row) -> Iterator[str]:
     agreement = row.number("agreement")
     if agreement is not None:
         yield f"{percent(1 - agreement)} of the answers differ from the baseline's"
-
-
-def _times(factor: float) -> str:
-    return f"{factor:.1f}×" if factor >= 9.95 else f"{factor:.2f}×"
 
 
 def _listed(parts: list[str]) -> str:

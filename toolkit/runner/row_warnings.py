@@ -17,14 +17,13 @@ from toolkit.data.splits import Data
 from toolkit.number_text import percent
 from toolkit.recipe.read import Recipe, Stage
 from toolkit.recipe.tables import ModelTable
-from toolkit.rows import Note
+from toolkit.rows import WARNINGS, Note
 from toolkit.seeding import preserve_generators
 from toolkit.tasks import Classification, Task
 from toolkit.tasks.outputs import unnamed_logits
 
 log = logging.getLogger("toolkit")
 
-KEY = "warnings"  # of the note in a row
 MIN_STEPS = 50  # of a training whose loss is judged: ten in each fifth
 MIN_FALL = 0.2  # of the loss, in the last fifth of the steps
 MIN_FALL_OF_ALL = 0.1  # the same, as a fraction of what the loss has fallen in total: a loss near 0 may halve
@@ -52,7 +51,7 @@ def warn_about(
         messages += baseline_warnings(recipe.model, model, data, {} if recipe.is_rehearsal else values)
     for message in messages:
         log.warning("%s: %s", stage.label, message)
-    return {KEY: Note(table=tuple({"warning": message} for message in messages))} if messages else {}
+    return {WARNINGS: Note(table=tuple({"warning": message} for message in messages))} if messages else {}
 
 
 def baseline_warnings(table: ModelTable, model: nn.Module, data: Data, values: Mapping[str, Any]) -> list[str]:

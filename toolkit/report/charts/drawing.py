@@ -70,9 +70,9 @@ def new_axes(height: float, grid: str = "x") -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def rows_height(rows: int) -> float:
-    """Return the height of a chart with `rows` labelled rows, in inches."""
-    return 0.65 + 0.36 * rows
+def rows_height(rows: int, lines: int = 1) -> float:
+    """Return the height of a chart with `rows` labelled rows whose notes have `lines` lines, in inches."""
+    return 0.65 + (0.36 if lines == 1 else 0.44) * rows
 
 
 def label_rows(axes: Axes, labels: Sequence[str], notes: Sequence[str]) -> None:
@@ -81,7 +81,7 @@ def label_rows(axes: Axes, labels: Sequence[str], notes: Sequence[str]) -> None:
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.spines["left"].set_visible(False)
     right = axes.secondary_yaxis("right")
-    right.set_yticks(range(len(notes)), [shortened(note, 22) for note in notes])
+    right.set_yticks(range(len(notes)), ["\n".join(shortened(line, 22) for line in note.split("\n")) for note in notes])
     right.tick_params(length=0, labelcolor=MUTED, labelsize=9.5)
     right.spines["right"].set_visible(False)
 
