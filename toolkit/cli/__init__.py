@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from toolkit.cli import cache, completion, export, new, pack, report, run
+from toolkit.cli import bench, cache, completion, export, new, pack, report, run
 from toolkit.cli import list as listing
 from toolkit.errors import ToolkitError
 
@@ -46,7 +46,7 @@ for _command in (
     *(listing.techniques, listing.recipes),
     *(report.report, report.diff, report.evaluate),
     *(new.new, new.schema, new.doctor),
-    *(pack.pack, export.export, cache.cache),
+    *(pack.pack, export.export, bench.bench, cache.cache),
 ):
     main.add_command(_command)
 completion.complete_arguments(main.commands)

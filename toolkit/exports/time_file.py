@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from toolkit.data.splits import Data
 from toolkit.exports.process import OpenedFile
-from toolkit.statistics import median_interval
+from toolkit.statistics import Floats, median_interval
 from toolkit.tasks import Batch
 from toolkit.timing import median_ratio, ratio_interval, take_turns
 
@@ -54,6 +54,29 @@ def file_latency(
         columns = np.array(take_turns(blocks, partial(_enough, deadline)), dtype=np.float64).T
         _add(values, str(size), columns)
     return values
+
+
+def times_in_turn(
+    files: Mapping[str, OpenedFile], model: nn.Module, data: Data, size: int, budget_s: float
+) -> list[Floats]:
+    """Return the seconds of a call of the model in PyTorch and of each file, (rounds,) each, taken in turn.
+
+    Args:
+        files: in processes of their own.
+        model: in eval mode on the CPU.
+        data: the task feeds a batch of the first training samples.
+        size: samples per call.
+        budget_s: seconds; at least `MIN_ROUNDS` rounds are timed.
+    """
+    batch = data.example(size)
+    blocks = [_in_torch(model, data, batch), *(_in_process(file, data, batch) for file in files.values())]
+    deadline = time.perf_counter() + budget_s
+
+    def enough(rounds: list[list[float]]) -> bool:
+        return len(rounds) >= MIN_ROUNDS and (time.perf_counter() > deadline or len(rounds) >= MAX_ROUNDS)
+
+    rounds = take_turns(blocks, enough)
+    return list(np.array(rounds, dtype=np.float64).T)
 
 
 def _add(values: dict[str, Any], size: str, columns: Any) -> None:

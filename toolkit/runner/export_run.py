@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from torch import nn
 
+from toolkit.data.splits import Data
 from toolkit.errors import InputError, did_you_mean
 from toolkit.hooks import loading
 from toolkit.metrics import answers
@@ -95,6 +97,13 @@ def _command(folder: Path, runtime: str, stage: str | None, params: Mapping[str,
     of_stage = [] if stage is None else ["--stage", stage]
     settings = [word for place, value in params.items() for word in ("--set", f"{place}={json.dumps(value)}")]
     return ["toolkit", "export", str(folder), "--runtime", runtime, *of_stage, *settings]
+
+
+def open_stage(folder: Path, stage: str | None, named: NamedCode, command: Sequence[str]) -> tuple[nn.Module, Data]:
+    """Return the model of a stage, by default of the last one, and the data of its run."""
+    number = _number(read_report(folder), stage, folder)
+    [model], data = open_run(folder, [_stage_folder(folder, number)], named, command)
+    return model, data
 
 
 def _number(report: Report, stage: str | None, folder: Path) -> int:
