@@ -16,7 +16,7 @@ from toolkit.hooks import loading as techniques
 LEFT_OUT = {
     "page": ("toolkit.report.writer.write_page", lambda report: None),
     "memory": ("toolkit.metrics.memory._start", lambda: None),
-    "cache": ("toolkit.runner.cache_folder", lambda: None),
+    "cache": ("toolkit.runner.stages_folder", lambda: None),
 }
 # Autograd starts its threads with the first backward pass, one for each device that PyTorch knows by then. Once a model
 # was compiled or exported it knows of devices without hardware, and processes forked after that could not train.

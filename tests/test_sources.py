@@ -4,7 +4,8 @@ import pytest
 from torch import nn
 
 from toolkit.errors import InputError
-from toolkit.sources import Source, import_file, resolve
+from toolkit.importing import import_file
+from toolkit.sources import Source, resolve
 
 NETS = """
 from torch import nn

@@ -22,6 +22,7 @@ NEVER_STORED = {
     *("toolkit_distillation.DistillationLoss", "toolkit_distillation.hints.Hints"),
     "toolkit_distillation.teachers.Teacher",
     *("toolkit.exports.process.OpenedFile", "toolkit.exports.time_file._Timed"),
+    "toolkit.tracing._PlainOutputs",
     *("toolkit_quantization.inductor.CompilableInt8Linear", "toolkit_quantization.inductor.UncompiledInt8Linear"),
     "toolkit_quantization.codecs.Encoded",  # the base class of others
 }

@@ -7,10 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from toolkit import masks, operators, patterns, scoring, testing, timing, training
+    from toolkit import masks, operators, patterns, rounding, scoring, testing, timing, tracing, training
     from toolkit.data.splits import Data
     from toolkit.errors import RecipeError, TechniqueError, ToolkitError
     from toolkit.hooks.specs import hookimpl
+    from toolkit.layer_selection import layers
     from toolkit.model_files import load
     from toolkit.params import Params
     from toolkit.recipe.read import Recipe, Stage
@@ -45,12 +46,13 @@ _HOME = {
     "TrainedAlong": "training",
     "Training": "training",
     "hookimpl": "hooks.specs",
+    "layers": "layer_selection",
     "load": "model_files",
     "run": "runner",
     "stored_as": "stored_names",
 }
 
-_MODULES = ("masks", "operators", "patterns", "scoring", "testing", "timing", "training")
+_MODULES = ("masks", "operators", "patterns", "rounding", "scoring", "testing", "timing", "tracing", "training")
 
 __all__ = [
     "Batch",
@@ -75,15 +77,18 @@ __all__ = [
     "TrainedAlong",
     "Training",
     "hookimpl",
+    "layers",
     "load",
     "masks",
     "operators",
     "patterns",
+    "rounding",
     "run",
     "scoring",
     "stored_as",
     "testing",
     "timing",
+    "tracing",
     "training",
 ]
 

@@ -47,12 +47,24 @@ class TechniqueRefusal(TechniqueError):
     """A technique raised an error on purpose: it cannot be applied to this model with these params."""
 
 
+class MetricError(ToolkitError):
+    """A metric cannot measure a model; the message names the metric, and the runner adds the stage."""
+
+
 class TrainingError(ToolkitError):
     """Training cannot continue, for example because the loss is not finite."""
 
 
 class ArtifactError(InputError):
-    """A model cannot be loaded from disk, or cannot be saved."""
+    """A model cannot be loaded from disk, or cannot be saved.
+
+    Attributes:
+        unknown: names of classes in a file that the caller has to allow; empty if something else is wrong.
+    """
+
+    def __init__(self, message: str, unknown: Sequence[str] = ()) -> None:
+        self.unknown = tuple(unknown)
+        super().__init__(message)
 
 
 def described(error: BaseException) -> str:
@@ -60,12 +72,17 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
+def closest(word: str, available: Iterable[str]) -> str | None:
+    """Return the name that `word` probably is with a typing error, None if no name is close."""
+    close = difflib.get_close_matches(word, sorted(set(available)), n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
 def did_you_mean(word: str, available: Iterable[str]) -> str:
     """Return `; did you mean 'sparsity'?` for a close match, else the list of available names, else an empty string."""
     names = sorted(set(available))
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean '{close[0]}'?"
+    if close := closest(word, names):
+        return f"; did you mean '{close}'?"
     return f"; known: {', '.join(names)}" if names else ""
 
 

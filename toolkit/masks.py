@@ -156,7 +156,8 @@ def folded(model: nn.Module) -> nn.Module:
     """
     plain = clone(model)
     for module in list(plain.modules()):
-        fold(module)
+        if parametrize.is_parametrized(module):
+            fold(module)
     with torch.no_grad():
         for substitute in substitutes_in(model):
             plain.get_parameter(substitute.path).copy_(substitute.tensor).add_(0.0)
@@ -164,14 +165,28 @@ def folded(model: nn.Module) -> nn.Module:
 
 
 def fold(module: nn.Module) -> None:
-    """Turn the parametrized weights of one layer into plain parameters, in place; shared weights stay shared."""
+    """Turn the parametrized weights of one layer into plain parameters, in place; shared weights stay shared.
+
+    Raises:
+        ToolkitError: the module is a model with parametrized layers, not one of these layers.
+    """
     if not parametrize.is_parametrized(module):
+        _refuse_model(module)
         return
     lists: Any = module.parametrizations
     for attribute in list(lists):
         parametrize.remove_parametrizations(module, attribute, leave_parametrized=True)
         with torch.no_grad():
             getattr(module, attribute).add_(0.0)  # a mask turns negative weights into -0.0
+
+
+def _refuse_model(module: nn.Module) -> None:
+    inner = next((path for path, part in module.named_modules() if parametrize.is_parametrized(part)), None)
+    if inner is not None:
+        raise ToolkitError(
+            f"masks.fold takes one layer, and {type(module).__name__} is a model with the parametrized layer "
+            f"'{inner}'; fold that layer, or take a plain copy by masks.folded(model)"
+        )
 
 
 def _found(weights: Mapping[str, Weight], path: str) -> Weight:

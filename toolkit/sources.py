@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
 import inspect
 import os
-import re
-import sys
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 from torch import nn
 
 from toolkit.errors import InputError, described, did_you_mean
+from toolkit.importing import absolute_source, object_named
 from toolkit.params import Params, Table
 
 Kind = Literal["model", "data", "task", "augmentation"]
-FILE_MODULE = re.compile(r".*_py_[0-9a-f]{8}", re.DOTALL)  # module names from `import_file`
 
 
 class SourceTable(Table):
@@ -98,11 +91,14 @@ class Source(SourceTable):
         Raises:
             InputError: the source fails or returns no module, or the weights do not match.
         """
+        from toolkit.model_files.origins import remember
         from toolkit.model_files.weights import load_weights
 
         model = self.call()
         if not isinstance(model, nn.Module):
             raise InputError(f"model '{self.source}' must return a torch.nn.Module, found {type(model).__name__}")
+        if ":" in self.source:
+            remember(model, self.source, self.args)
         if self.weights is not None:
             load_weights(model, Path(self.weights), self.weights_key)
         return model
@@ -110,7 +106,7 @@ class Source(SourceTable):
 
 def resolve(source: str, kind: Kind) -> Callable[..., Any]:
     """Return the callable that `source` names; raise a `ValueError` if there is none."""
-    target = _named(source) if ":" in source else _built_in(source, kind)
+    target = object_named(source) if ":" in source else _built_in(source, kind)
     if not callable(target):
         raise ValueError(f"'{source}' must be callable, found {type(target).__name__}")
     return target
@@ -119,14 +115,6 @@ def resolve(source: str, kind: Kind) -> Callable[..., Any]:
 def directory_of(info: ValidationInfo) -> Path:
     """Return the folder of the recipe that is being validated."""
     return (info.context or {}).get("directory", Path())
-
-
-def absolute_source(source: str, directory: Path) -> str:
-    """Return the source with an absolute path, if it names a file; a relative one starts at `directory`."""
-    place, _, name = source.rpartition(":")
-    if not place.endswith(".py") or "\0" in place:
-        return source
-    return f"{os.path.realpath(directory / place)}:{name}"  # Path.resolve raises for circular links
 
 
 def _built_in(name: str, kind: Kind) -> Any:
@@ -144,55 +132,6 @@ def _built_in(name: str, kind: Kind) -> Any:
         forms = "" if hint.endswith("?") else ", 'package.module:name', 'file.py:name'"
         raise ValueError(f"unknown {kind} '{name}'{hint}{forms}")
     return table[name]
-
-
-def _named(source: str) -> Any:
-    place, _, name = source.rpartition(":")
-    try:
-        module = import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-    except (Exception, SystemExit) as error:
-        reason = str(error) if isinstance(error, FileNotFoundError) else described(error)
-        raise ValueError(f"cannot import '{place}': {reason}") from error
-    target: Any = module
-    for part in name.split("."):
-        try:
-            target = getattr(target, part)
-        except AttributeError:
-            public = [attribute for attribute in getattr(target, "__dict__", ()) if not attribute.startswith("_")]
-            names = getattr(target, "__all__", None) or public
-            hint = did_you_mean(part, names) if len(names) < 30 else ""
-            raise ValueError(f"'{place}' has no '{name}'{hint}") from None
-        except Exception as error:  # from a module that imports lazily
-            raise ValueError(f"cannot import '{name}' from '{place}': {described(error)}") from error
-    return target
-
-
-def imported_files() -> list[str]:
-    """Return the Python files that were imported by their path and still exist."""
-    paths = [str(module.__file__) for name, module in list(sys.modules.items()) if FILE_MODULE.fullmatch(name)]
-    return [path for path in paths if os.path.isfile(path)]
-
-
-@cache
-def import_file(path: Path) -> ModuleType:
-    """Execute a Python file once, as a separate module; meanwhile it can import the files next to it."""
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"{path} does not exist")
-    # The stem alone is not enough: `datasets.py` would replace a package with that name.
-    name = f"{path.stem}_py_{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent))
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    finally:
-        sys.path.remove(str(path.parent))
-    return module
 
 
 def check_arguments(target: Callable[..., Any], args: dict[str, Any], before: int = 0) -> None:

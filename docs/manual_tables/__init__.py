@@ -1,6 +1,7 @@
 """A Sphinx extension: the parts of the reference that are made of the code, so that they cannot go stale.
 
-A line `<!-- generated: NAME -->` of a page is replaced by the Markdown that the function of this name returns.
+A line `<!-- generated: NAME -->` of a page is replaced by the Markdown that the function of this name returns. A quote
+that begins with "This file is a source of the manual" is for readers of the file, and is left out.
 """
 
 from __future__ import annotations
@@ -32,11 +33,13 @@ GENERATED: Mapping[str, Callable[[], str]] = {
         unusable,
     )
 }
+FOR_READERS_OF_THE_FILE = re.compile(r"^> This file is a source of the manual(?:.+\n)+\n", flags=re.MULTILINE)
 
 
 def filled(text: str) -> str:
     """A page with its generated parts; a `KeyError` for one that nothing makes."""
-    return re.sub(r"^<!-- generated: (\w+) -->$", lambda found: GENERATED[found[1]](), text, flags=re.MULTILINE)
+    page = FOR_READERS_OF_THE_FILE.sub("", text)
+    return re.sub(r"^<!-- generated: (\w+) -->$", lambda found: GENERATED[found[1]](), page, flags=re.MULTILINE)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import toolkit
+from toolkit_distillation.layout import channels_dim
 
 PROBED_SAMPLES = 3  # unlikely to be the length of a sequence, too
-# Modules whose three-dimensional outputs are (N, C, L); those of all others are (N, L, C).
-CHANNELS_FIRST = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d)
 
 
 class Probe(NamedTuple):
@@ -56,21 +55,22 @@ def probe(model: nn.Module, data: toolkit.Data, paths: Collection[str], who: str
     problems = missing(paths, names, who)
     with evaluated(model), catching(model, [path for path in paths if path in names]) as caught:
         data.task.forward(model, data.example(PROBED_SAMPLES))
-        wrong = {path: problem for path, outputs in caught.items() if (problem := _problem(outputs))}
+        wrong = {path: problem for path, outputs in caught.items() if (problem := _problem(model, path, outputs))}
         right = {path: outputs for path, outputs in caught.items() if path not in wrong}
         shapes = {path: features.shape for path, features in arranged(model, right).items()}
     return Probe(shapes, problems + [f"'{path}' of {who} {problem}" for path, problem in wrong.items()])
 
 
 def arranged(model: nn.Module, caught: Mapping[str, list[Any]]) -> dict[str, Tensor]:
-    """The features caught in one pass as (N, C, …), by path: sequences (N, L, C) become (N, C, L)."""
+    """The features caught in one pass as (N, C, …), by path: (N, L, C) becomes (N, C, L), (N, H, W, C) (N, C, H, W)."""
     features: dict[str, Tensor] = {}
     for path, outputs in caught.items():
         if problem := _not_one(outputs):
             raise toolkit.TechniqueError(f"'{path}' {problem}")
-        tensor = outputs[0]
-        is_sequence = tensor.dim() == 3 and not isinstance(model.get_submodule(path), CHANNELS_FIRST)
-        features[path] = tensor.transpose(1, 2) if is_sequence else tensor
+        channels = channels_dim(model.get_submodule(path), model, outputs[0].shape)
+        if channels is None:
+            raise toolkit.TechniqueError(f"'{path}' {_no_channels(outputs[0])}")
+        features[path] = outputs[0].movedim(channels, 1)
     return features
 
 
@@ -119,11 +119,16 @@ def _not_one(outputs: list[Any]) -> str:
     return "" if outputs[0] is not None else "returns no tensor"
 
 
-def _problem(outputs: list[Any]) -> str:
+def _no_channels(features: Tensor) -> str:
+    shape = tuple(features.shape)[1:]
+    return f"returns {shape} per sample, and its channels may be the first or the last dimension: name another module"
+
+
+def _problem(model: nn.Module, path: str, outputs: list[Any]) -> str:
     """As `_not_one`, or why the tensor does not hold features of each sample."""
     if problem := _not_one(outputs):
         return problem
     shape = tuple(outputs[0].shape)
     if 2 <= len(shape) <= 5 and shape[0] == PROBED_SAMPLES and 0 not in shape:
-        return ""
+        return _no_channels(outputs[0]) if channels_dim(model.get_submodule(path), model, shape) is None else ""
     return f"returns {shape} for {PROBED_SAMPLES} samples, but the samples must come first, each with values"

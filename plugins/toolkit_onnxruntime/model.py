@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
-from toolkit import TechniqueError, operators
+from toolkit import TechniqueError, operators, tracing
 from toolkit_onnxruntime.layer_names import write_layer_names
-from toolkit_onnxruntime.problems import export_problem, exportable_outputs
+from toolkit_onnxruntime.problems import export_problem
 from toolkit_onnxruntime.translations import is_decoding, translations
 
 OUTPUTS = "outputs"  # key of the file's metadata that tells a dictionary from a tuple
@@ -36,11 +31,9 @@ def write_onnx(model: nn.Module, example: Any, path: Path, opset: int, fast: boo
     Raises:
         TechniqueError: the model cannot be exported; names the operation where that is known.
     """
-    args, kwargs = ((), dict(example)) if isinstance(example, Mapping) else (_tuple(example), {})
-    batch = torch.export.Dim("batch", min=1)
-    shapes = tree_map_only(Tensor, lambda _: {0: batch}, kwargs or args)
-    names = _output_names(exportable_outputs(model, args, kwargs))
-    with operators.exporting(), torch.no_grad(), _quiet():
+    args, kwargs = tracing.arguments(example)
+    names = _output_names(tracing.checked_outputs(model, args, kwargs))
+    with operators.exporting(), torch.no_grad(), tracing.quiet():
         try:
             program = torch.onnx.export(
                 model,
@@ -49,7 +42,7 @@ def write_onnx(model: nn.Module, example: Any, path: Path, opset: int, fast: boo
                 dynamo=True,
                 opset_version=opset,
                 output_names=names,
-                dynamic_shapes=shapes,
+                dynamic_shapes=tracing.dynamic_batch(kwargs or args),
                 custom_translation_table=translations(fast),
                 verbose=False,
                 optimize=False,
@@ -78,25 +71,8 @@ def _strip(model: Any) -> None:
             value.metadata_props.clear()
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide what the exporter prints and logs: its errors are raised, too."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-
-
 def _output_names(outputs: Any) -> list[str] | None:
     """Return the keys of a dictionary of tensors as names of the outputs; None for any other structure."""
     if not isinstance(outputs, Mapping) or not all(isinstance(value, Tensor) for value in outputs.values()):
         return None
     return [str(key) for key in outputs]
-
-
-def _tuple(example: Any) -> tuple[Any, ...]:
-    return tuple(example) if isinstance(example, (tuple, list)) else (example,)

@@ -107,4 +107,4 @@ def measure(model: nn.Module, params: Params, prepared: Findings) -> dict[str, f
     }
     table = [{"layer": layer, "weights": sizes[layer], "reason": why[layer]} for layer in sizes]
     count = sum(1 for _ in layers.converted(inner))
-    return {"layers": count, **prepared.values, "float": Note("" if table else "no layer with weights", table)}
+    return {"layers": count, **prepared.values, "float": Note("" if table else "no layer stays in float", table)}

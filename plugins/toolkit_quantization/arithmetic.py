@@ -107,11 +107,10 @@ def table(model: nn.Module, choices: Mapping[str, Choice]) -> list[dict[str, Any
     rows = []
     for path, module in converted(model):
         choice = choices.get(path, Choice("float"))
-        ratio = None if choice.ratio is None else round(choice.ratio, 2)
+        time = None if choice.ratio is None else f"×{choice.ratio:.2f}"
         kept, arithmetic = (module.precision, "float") if isinstance(module, Stored) else ("int8", "int8")
-        rows.append(
-            {"layer": path, "kind": module.replaces, "dtype": kept, "arithmetic": arithmetic, "time to float": ratio}
-        )
+        layer = {"layer": path, "kind": module.replaces, "dtype": kept, "arithmetic": arithmetic}
+        rows.append({**layer, "time relative to float": time})
     return rows
 
 

@@ -10,42 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from toolkit import operators, stored_as
+from toolkit import operators, rounding, stored_as
 from toolkit_quantization.int8 import quantize_per_channel
 
 Dtype = Literal["int8", "int4", "float16", "bfloat16"]
-GROUP = 32  # inputs that share a scale in int4
-INT4_RANGE = 8
-
-
-def quantize_groups(rows: Tensor, group: int = GROUP) -> tuple[Tensor, Tensor]:
-    """Round each group of a row's inputs to int4 with its own scale: `rows ≈ values * scale`.
-
-    The largest value of a group becomes -8, with a negative scale if it is positive. With ±7 for the largest, only 15
-    of 16 integers would be used, and the error would be an eighth larger. An equally large value of the other sign
-    becomes 7.
-
-    Rows (N, K) may have any float dtype; `group` must be even. Returns the integers plus 8, two per byte with the first
-    in the lower half, (N, G, group / 2) uint8 with zeros at the end of the last group, and the scale (N, G) bfloat16,
-    never zero. As in Dettmers and Zettlemoyer, "The case for 4-bit precision", 2023, without a zero point.
-    """
-    groups = F.pad(rows.float(), (0, -rows.shape[1] % group)).unflatten(1, (-1, group))
-    extreme = groups.gather(2, groups.abs().argmax(dim=2, keepdim=True)).squeeze(2)
-    smallest = torch.finfo(torch.bfloat16).tiny  # a subnormal scale would be too coarse
-    scale = (extreme / -INT4_RANGE).bfloat16()
-    scale = torch.where(scale.abs() < smallest, smallest, scale)
-    values = (groups / scale.float().unsqueeze(2)).round_().clamp_(-INT4_RANGE, INT4_RANGE - 1)
-    low, high = (values + INT4_RANGE).to(torch.uint8).unflatten(2, (-1, 2)).unbind(3)
-    return low | (high << 4), scale
-
-
-def dequantize_groups(packed: Tensor, scale: Tensor, inputs: int) -> Tensor:
-    """The rows (N, inputs) float32 that `packed` and `scale` from `quantize_groups` represent."""
-    values = torch.stack((packed & 15, packed >> 4), dim=3).flatten(2).float().sub_(INT4_RANGE)
-    return values.mul_(scale.float().unsqueeze(2)).flatten(1)[:, :inputs]
 
 
 class Encoded(nn.Module):
@@ -112,7 +82,7 @@ class Int8(Encoded):
 
 @stored_as("quantization.Int4")
 class Int4(Encoded):
-    """A weight in int4, two values a byte, with a bfloat16 scale for every `GROUP` inputs of a row."""
+    """A weight in int4, two values a byte, with a bfloat16 scale for every 32 inputs of a row."""
 
     precision = "int4"
     values: Tensor
@@ -121,12 +91,12 @@ class Int4(Encoded):
     def __init__(self, weight: Tensor) -> None:
         super().__init__(weight)
         self.inputs = weight[0].numel()
-        for name, tensor in zip(("values", "scale"), quantize_groups(weight.flatten(1)), strict=True):
+        for name, tensor in zip(("values", "scale"), rounding.quantize_groups(weight.flatten(1)), strict=True):
             self.register_buffer(name, tensor)
 
     def _decoded(self, *parts: Tensor) -> Tensor:
         packed, scale = parts
-        return dequantize_groups(packed, scale, self.inputs)
+        return rounding.dequantize_groups(packed, scale, self.inputs)
 
     def _exported(self, *parts: Tensor) -> Tensor:
         return operators.dequantize_int4(*parts, list(self.shape))

@@ -1,4 +1,4 @@
-"""Rounding of weights and activations to int8, and the layers that multiply them."""
+"""Linear layers that round their inputs to int8 and multiply them with int8 weights."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from toolkit import TechniqueError, operators, stored_as
+from toolkit.rounding import quantize_rows
 from toolkit_quantization import kernels
-from toolkit_quantization.kernels import INT8_MAX, MIN_ROW_MAX
+from toolkit_quantization.kernels import INT8_MAX
 
 MAX_INPUTS = (2**31 - 1) // INT8_MAX**2  # the sum of more products might overflow int32
 MAX_PACKED_INPUTS = MAX_INPUTS // 2  # packed kernels add 128 to the activations
@@ -19,18 +20,6 @@ MAX_PACKED_INPUTS = MAX_INPUTS // 2  # packed kernels add 128 to the activations
 # Tested on import, because torch.export cannot trace the test.
 _EXTREME = torch.full((16, 64), INT8_MAX, dtype=torch.int8, device="cpu")
 INT_MM_IS_EXACT = bool((torch._int_mm(_EXTREME, _EXTREME.t()) == 64 * INT8_MAX**2).all())
-
-
-def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Round each row to int8 with its own scale: `rows ≈ values * scale`, at most half a scale off.
-
-    Rows (N, K) of any float dtype give values (N, K) int8 within ±127 and scale (N, 1) float32, above zero for
-    zeros too; for a row with NaN or infinity, NaN or infinity. As in Dettmers et al., "LLM.int8()", 2022.
-    """
-    rows = rows.float()
-    scale = rows.abs().amax(dim=1, keepdim=True).clamp_(min=MIN_ROW_MAX).div_(INT8_MAX)
-    # Given unusual strides, be it those of a single row, `_int_mm` returns uninitialized memory (pytorch#195066).
-    return (rows / scale).round_().to(torch.int8, memory_format=torch.contiguous_format), scale
 
 
 def quantize_per_channel(weight: Tensor) -> tuple[Tensor, Tensor]:

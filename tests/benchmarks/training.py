@@ -23,7 +23,8 @@ from torchvision import transforms
 from torchvision.datasets import MNIST
 
 from toolkit.data.augmentation import affine
-from toolkit.data.mnist import MEAN, STANDARD_DEVIATION, cache_directory, mnist
+from toolkit.data.cache_folder import cache_folder
+from toolkit.data.mnist import MEAN, STANDARD_DEVIATION, mnist
 from toolkit.data.splits import Data
 from toolkit.models import lenet5, lenet_300_100
 from toolkit.training import Precision, Training, TrainingSettings, fit
@@ -61,7 +62,7 @@ def by_hand(model: nn.Module, data: Data) -> None:
 def by_loader(model: nn.Module) -> None:
     """What a tutorial shows: a DataLoader over torchvision's transforms, AdamW as it comes."""
     standardize = transforms.Compose([transforms.ToTensor(), transforms.Normalize((MEAN,), (STANDARD_DEVIATION,))])
-    digits = Subset(MNIST(str(cache_directory()), train=True, transform=standardize), range(SAMPLES))
+    digits = Subset(MNIST(str(cache_folder()), train=True, transform=standardize), range(SAMPLES))
     optimizer = AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
     model.train()
     for inputs, targets in DataLoader(digits, batch_size=BATCH, shuffle=True):

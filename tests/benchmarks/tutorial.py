@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import MNIST
 
-from toolkit.data.mnist import MEAN, STANDARD_DEVIATION, cache_directory
+from toolkit.data.cache_folder import cache_folder
+from toolkit.data.mnist import MEAN, STANDARD_DEVIATION
 from toolkit.models import lenet5
 
 TEMPERATURE, ALPHA = 4.0, 0.7
@@ -27,7 +28,7 @@ TEMPERATURE, ALPHA = 4.0, 0.7
 
 def loader(train: bool) -> DataLoader[tuple[Tensor, Tensor]]:
     standardize = transforms.Compose([transforms.ToTensor(), transforms.Normalize((MEAN,), (STANDARD_DEVIATION,))])
-    digits = MNIST(str(cache_directory()), train=train, transform=standardize)
+    digits = MNIST(str(cache_folder()), train=train, transform=standardize)
     return DataLoader(digits, batch_size=128, shuffle=train)
 
 

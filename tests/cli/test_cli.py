@@ -604,7 +604,7 @@ class TestEvaluate:
         folder, reports = runs
         source = f"{folder / 'own.py'}:data"  # with the args that the run gave it
         allow = ["--allow", f"{folder / 'own.py'}:Net"]
-        assert self.refused(folder / "own", *allow) == (
+        assert errors(self.again(folder / "own", *allow)[1])[0] == (
             f"the run's data is Python code, which runs only if you name it; pass --data {source}"
         )
         code, output = self.again(folder / "own", "--data", source, *allow)
@@ -613,19 +613,20 @@ class TestEvaluate:
 
     def test_classes_of_ones_own_have_to_be_allowed(self, runs):
         folder, _ = runs
-        sentence = self.refused(folder / "own", "--data", f"{folder / 'own.py'}:data")
+        [sentence, _] = errors(self.again(folder / "own", "--data", f"{folder / 'own.py'}:data")[1])
         assert "it needs 'own" in sentence
         assert "Net', which is not known to be safe" in sentence
 
     @pytest.mark.parametrize(
         ("source", "sentence"),
         [
-            ("own.py:Nett", "--allow: '{0}/own.py' has no 'Nett'; did you mean 'Net'?"),
-            ("own.py:data", "--allow: 'own.py:data' must be a class, found function"),
-            ("lenet5", "--allow: 'lenet5' must be a class, found function"),
+            ("own.py:Nett", "allow: '{0}/own.py' has no 'Nett'; did you mean 'Net'?"),
+            ("nowhere.py", "allow: cannot import 'nowhere.py': {0}/nowhere.py does not exist"),
+            ("lenet5", "allow: cannot import 'lenet5': ModuleNotFoundError: No module named 'lenet5'"),
+            ("os", "allow: 'os' cannot be allowed as a whole; name the class, as in 'os:Name'"),
         ],
     )
-    def test_what_is_allowed_is_a_class(self, runs, monkeypatch, source, sentence):
+    def test_what_is_allowed_exists(self, runs, monkeypatch, source, sentence):
         monkeypatch.chdir(runs[0])
         assert self.refused("own", "--allow", source) == sentence.format(runs[0])
 

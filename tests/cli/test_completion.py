@@ -70,7 +70,7 @@ class TestManyPlugins:
             source = "import toolkit\n@toolkit.hookimpl\ndef optimize(model): return model\n"
             (folder / f"dummy_plugin_{number}.py").write_text(source)
         (tmp_path / "toy.toml").write_text(
-            '[model]\nsource = "toolkit.testing.toys:toy_mlp"\n[data]\nsource = "toolkit.testing.toys:toy_data"\n'
+            '[model]\nsource = "toolkit.testing:toy_mlp"\n[data]\nsource = "toolkit.testing.toys:toy_data"\n'
             '[[stages]]\ntechnique = "dummy7"\n'
         )
 

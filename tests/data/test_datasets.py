@@ -14,7 +14,8 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 
 from toolkit import Data
 from toolkit.data.built_in import DATASETS, with_validation
-from toolkit.data.mnist import CHECKSUMS, cache_directory, mnist
+from toolkit.data.cache_folder import cache_folder
+from toolkit.data.mnist import CHECKSUMS, mnist
 from toolkit.errors import InputError
 
 TRAIN_COUNTS = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
@@ -194,14 +195,14 @@ def test_where_the_cache_lies(variables: dict[str, str], expected: str, monkeypa
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert cache_directory() == Path(expected)
+    assert cache_folder() == Path(expected)
 
 
 # The validation split.
 
 
 class Numbers(Dataset[Any]):
-    """A map-style data set whose samples are their positions."""
+    """A map-style dataset whose samples are their positions."""
 
     def __init__(self, count: int) -> None:
         self.count = count

@@ -1,4 +1,4 @@
-"""Data as users have it: functions that return splits, loaders, folders of pictures, data sets that others made."""
+"""Data as users have it: functions that return splits, loaders, folders of pictures, datasets that others made."""
 
 import errno
 import gzip
@@ -336,7 +336,7 @@ def test_a_folder_lies_beside_the_recipe(tmp_path):
     assert make_data(table).samples("train") == 15, "one of 16 is held out for validation"
 
 
-# Data sets of torchvision, and of others.
+# Datasets of torchvision, and of others.
 
 MORE = """
 import torch

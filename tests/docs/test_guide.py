@@ -10,7 +10,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 
+import toolkit
+from toolkit import rounding
 from toolkit.hooks import loading as techniques
 from toolkit.hooks.checks import hook_names
 from toolkit.hooks.specs import ObserverHooks, RuntimeHooks, TechniqueHooks
@@ -67,6 +70,7 @@ def test_the_hooks_of_a_technique_are_in_the_order_of_the_run():
             "toolkit.masks",
             "toolkit.operators",
             "toolkit.patterns",
+            "toolkit.rounding",
             "toolkit.scoring",
             "toolkit.testing",
             "toolkit.timing",
@@ -107,7 +111,7 @@ def project(tmp_path, monkeypatch):
     write_distribution(
         tmp_path,
         "more",
-        {"half": "toolkit_half", "rows": "toolkit_rows", "hint": "toolkit_hint", "plain": "toolkit_plain"},
+        {name: f"toolkit_{name}" for name in ("half", "rows", "hint", "plain", "rounded")},
     )
     monkeypatch.syspath_prepend(tmp_path)
     techniques.load.cache_clear()
@@ -121,6 +125,7 @@ def test_every_module_of_it_is_one_of_the_project():
     assert set(FILES) == {
         *("toolkit_channels.py", "pyproject.toml", "test_channels.py", "recipe.toml"),
         *("toolkit_hint.py", "toolkit_half.py", "toolkit_rows.py", "toolkit_plain.py"),
+        *("toolkit_rounded.py", "rounded.toml"),
     }
 
 
@@ -140,7 +145,7 @@ def test_the_commands_work_as_they_stand(project):
     assert "passed" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["channels", "hint", "half", "rows", "plain"])
+@pytest.mark.parametrize("name", ["channels", "hint", "half", "rows", "plain", "rounded"])
 def test_its_plugins_keep_the_contract(project, name):
     verdicts = list(check_contract(name))
     assert len(verdicts) >= 5
@@ -157,6 +162,26 @@ def test_its_plugins_work_together(project, recipe_run):
     lines = (outcome.directory / "plugins" / "rows" / "rows.csv").read_text().splitlines()
     assert [line.split(";")[0] for line in lines] == ["baseline", *stages]
     assert outcome.rows[3]["size_bytes"] < outcome.rows[2]["size_bytes"]
+
+
+def test_its_technique_rounds_as_the_later_stage_does(project, recipe_run, monkeypatch):
+    seen = {}
+    straight_through = rounding.round_straight_through
+
+    def watched(weight, dtype):
+        seen[weight.shape] = dtype
+        return straight_through(weight, dtype)
+
+    monkeypatch.setattr(rounding, "round_straight_through", watched)
+    outcome = recipe_run(FILES["rounded.toml"])
+    assert outcome.error == ""
+    assert seen == {(32, 64): "int4", (4, 32): "int8"}
+    assert len(FILES["toolkit_rounded.py"].splitlines()) <= 25
+    trained = toolkit.load(outcome.directory / "stages" / "1-rounded")
+    stored = dict(outcome.model.named_modules())
+    for path, dtype in (("1", "int4"), ("3", "int8")):
+        weight = rounding.round_to(trained.get_submodule(path).weight, dtype)
+        assert torch.equal(stored[path].dense_weight(), weight)
 
 
 def test_the_number_of_inherited_tests_is_about_what_it_says():

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 from examples import Block, blocks_of, follow, inside
+from manual_tables import filled
 from pictures import shortened, with_outputs
 
 import toolkit
@@ -127,6 +128,18 @@ def test_the_pictures_that_the_tutorial_shows_are_there():
         assert picture.startswith("<svg")
         assert "var(--" not in re.sub(r"<style>.*?</style>", "", picture) or "--ink:" in picture
         assert len(picture) < 40_000
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_work_outside_sphinx(page):
+    for link in re.findall(r"\]\((?!https?:)([^)]*)\)", PAGES[page]):
+        assert (DOCS / page).parent.joinpath(link.partition("#")[0]).is_file(), link
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("reference/")])
+def test_a_page_that_is_generated_says_so_only_in_its_file(page):
+    assert "\n> This file is a source of the manual" in PAGES[page]
+    assert "This file is" not in filled(PAGES[page])
 
 
 def test_outputs_are_put_below_their_commands():

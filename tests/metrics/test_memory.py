@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from toolkit import model_files as artifact
+from toolkit.importing import import_file
 from toolkit.metrics import MemoryMeter
 from toolkit.models import lenet5
-from toolkit.sources import import_file
 from toolkit.tasks import Batch, Classification
 
 pytestmark = [
@@ -46,7 +46,8 @@ def test_weights_and_activations_are_counted(meter, tmp_path):
     assert weights < found < weights + 2 * MEGABYTE
     outputs = 2000 * 4000 * 4
     found = peak(meter, nn.Sequential(nn.Linear(1000, 4000)), tmp_path, batch(2000, 1000))
-    assert weights + outputs < found < weights + outputs + 4 * MEGABYTE
+    # MKL keeps the working space of a product: 3.4 MB with AVX2, 6.8 MB with AVX-512 and AMX.
+    assert weights + outputs < found < weights + outputs + 8 * MEGABYTE
 
 
 def test_what_is_freed_during_the_inference_is_in_the_peak(meter, tmp_path):

@@ -480,14 +480,14 @@ def test_a_class_of_the_users_own_has_to_be_allowed(tmp_path: Path) -> None:
     save(Net(), tmp_path)
     message = opened_error(tmp_path)
     assert f"'{__name__}.Net'" in message
-    assert "allow=[Net]" in message
+    assert f'pass allow=["{__name__}:Net"], or --allow {__name__}:Net on the command line' in message
     assert type(artifact.load(tmp_path, allow=[Net])) is Net
 
 
 def test_what_a_class_of_the_users_own_holds_has_to_be_allowed_too(tmp_path: Path) -> None:
     model = with_attribute(Settings(3))
     save(model, tmp_path)
-    assert "allow=[Settings]" in opened_error(tmp_path)
+    assert f'allow=["{__name__}:Settings"]' in opened_error(tmp_path)
     loaded: Any = artifact.load(tmp_path, allow=[Settings])
     assert loaded[1].extra.value == 3
 
@@ -499,7 +499,7 @@ def test_a_class_from_a_file_that_a_recipe_names_has_to_be_allowed(tmp_path: Pat
     source = sources.Source.model_validate({"source": "own_nets.py:FileNet"}, context={"directory": tmp_path})
     model = source.build()
     save(model, tmp_path)
-    assert "allow=[FileNet]" in opened_error(tmp_path)
+    assert 'pass allow=["own_nets.py:FileNet"]' in opened_error(tmp_path)
     assert_same(model, artifact.load(tmp_path, allow=[type(model)]), torch.randn(2, 64))
 
 
@@ -627,7 +627,7 @@ class Unpickled(nn.Module):
 
 def test_no_code_of_a_class_that_is_not_allowed_runs(directory: Path) -> None:
     (directory / artifact.SKELETON).write_bytes(saved_by_torch(nn.Sequential(Unpickled())))
-    assert "allow=[Unpickled]" in opened_error(directory)
+    assert f'allow=["{__name__}:Unpickled"]' in opened_error(directory)
 
 
 def test_nothing_that_a_file_names_is_imported(
@@ -675,6 +675,16 @@ def test_only_modules_of_known_packages_are_allowed(name: str) -> None:
 
     with pytest.raises(ArtifactError, match="not known to be safe"):
         resolve_globals([name], allowed(()))
+
+
+@pytest.mark.parametrize(("names", "unknown"), [(["own.Net"], ("own.Net",)), (["own.Net", "posix.system"], ())])
+def test_classes_are_not_proposed_if_a_file_names_more_than_classes(names: list[str], unknown: tuple[str, ...]) -> None:
+    from toolkit.model_files.parts import allowed
+    from toolkit.model_files.safe.allowed import resolve_globals
+
+    with pytest.raises(ArtifactError) as caught:
+        resolve_globals(names, allowed(()))
+    assert caught.value.unknown == unknown
 
 
 @pytest.mark.parametrize(

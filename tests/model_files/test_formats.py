@@ -60,9 +60,9 @@ def test_a_newer_plain_format_says_so(ahead: int, tmp_path: Path) -> None:
     assert f"{artifact.TENSORS} {message}" in error(plain(tmp_path, newer))
 
 
-@pytest.mark.parametrize("mark", [b"TKP2", b"TKP9"])
+@pytest.mark.parametrize("mark", [b"TKP3", b"TKP9"])
 def test_a_newer_packed_format_says_so(mark: bytes, tmp_path: Path) -> None:
-    assert UPGRADE.format(mark[3:].decode(), 1) in error(packed(tmp_path, mark))
+    assert UPGRADE.format(mark[3:].decode(), 2) in error(packed(tmp_path, mark))
 
 
 @pytest.mark.parametrize("file_format", [0, -1, "2", 2.0, None, True, [2]])

@@ -365,7 +365,7 @@ class Own(nn.Module):
 
 def test_a_class_of_ones_own_has_to_be_allowed(tmp_path: Path) -> None:
     content = pack(Own())
-    with pytest.raises(ArtifactError, match=r"pass allow=\[Own\]"):
+    with pytest.raises(ArtifactError, match=rf'pass allow=\["{__name__}:Own"\]'):
         opened(content, tmp_path)
     assert isinstance(opened(content, tmp_path, allow=[Own]), Own)
 

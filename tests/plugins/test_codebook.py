@@ -240,7 +240,7 @@ def test_a_budget_is_kept_and_used() -> None:
         ({"layers": ["fc9"]}, "no layer matches 'fc9'; known: "),
         ({"overrides": {"fc9": 2}}, "no layer matches 'fc9'"),
         ({"overrides": {"1*": 2, "*1": 3}}, r"'\*1' and '1\*' in overrides disagree about '1.weight'"),
-        ({"exclude": ["*"]}, "every selected weight is excluded"),
+        ({"exclude": ["*"]}, "every selected layer is excluded"),
     ],
 )
 def test_what_cannot_be_done_is_said(params: Any, message: str) -> None:
@@ -249,7 +249,7 @@ def test_what_cannot_be_done_is_said(params: Any, message: str) -> None:
 
 
 def test_a_model_without_weights_is_refused() -> None:
-    with pytest.raises(TechniqueError, match="no float weight of two or more"):
+    with pytest.raises(TechniqueError, match="no layer with a float weight of two or more"):
         shared_by(nn.Sequential(nn.BatchNorm1d(3)))
 
 

@@ -12,22 +12,16 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from exported_toys import DTYPES, INT8, check_answers, exported, opened, perform, quantized
 from pydantic import ValidationError
 from toolkit_onnxruntime.exactness import fast_products_are_exact
 from torch import nn
 
 from toolkit import operators
 from toolkit.errors import TechniqueError
-from toolkit.exports.files import export_model
-from toolkit.exports.judge import compare
 from toolkit.hooks import loading
-from toolkit.masks import folded
-from toolkit.testing import TOY_MODELS, toy_data, toy_mlp
-from toolkit.testing.base import ContractBase
+from toolkit.testing import TOY_MODELS, toy_mlp
 
-ANY_DROP = {"max_drop": 100}  # the toys are not trained
-INT8 = {"dtype": "int8", "arithmetic": "int8", **ANY_DROP}
-DTYPES = {"float": None, "int8": INT8, "int4": {"dtype": "int4", **ANY_DROP}, "float16": {"dtype": "float16"}}
 # Layers of each toy: all, and those that are linear and can multiply integers.
 LAYERS = {"mlp": (2, 2), "cnn": (3, 1), "lstm": (2, 1), "transformer": (8, 8), "tied": (4, 4), "outputs": (3, 1)}
 
@@ -48,36 +42,15 @@ def mlp_file(exported_once, tmp_path):
     return replace(exported_once, folder=shutil.copytree(exported_once.folder, tmp_path / "onnx"))
 
 
-def quantized(toy, params):
-    torch.manual_seed(0)
-    model = TOY_MODELS[toy]()
-    if params is None:
-        return model.eval()
-    stage = type("Quantizing", (ContractBase,), {"technique": "quantization", "params": params, "finetune": None})()
-    return stage._perform(model).model.eval()
-
-
-def exported(runtime, model, folder, **params):
-    return export_model(runtime, runtime.params_class(**params), model, toy_data(64), folder / "onnx")
-
-
-def opened(file):
-    return file.opened(1, ["toolkit_onnxruntime", "torch"])
-
-
 def nodes(file):
     return Counter(node.op_type for node in onnx.load(file.folder / "model.onnx").graph.node)
 
 
 def check_file(runtime, toy, dtype, folder, **params):
     """Export a toy, compare all outputs at unusual batch sizes, and return the counts of operations."""
-    model, data = quantized(toy, DTYPES[dtype]), toy_data(64)
+    model = quantized(toy, DTYPES[dtype])
     file = exported(runtime, model, folder, **params)
-    with opened(file) as session, torch.no_grad():
-        assert compare(session, folded(model).eval(), data, "test").output_error < 1e-5
-        for size in (1, 7):
-            outputs, expected = session(data.example(size).inputs), model(data.example(size).inputs)
-            torch.testing.assert_close(outputs, expected, rtol=1e-5, atol=1e-5)
+    check_answers(file, model, "torch")
     layers = runtime.call("measure", folder=file.folder, params=runtime.params_class())["arithmetic"]
     integer = LAYERS[toy][1] if dtype == "int8" else 0
     assert sum(row["arithmetic"] == "integers" for row in layers.table) == integer
@@ -122,8 +95,7 @@ def test_a_tied_weight_is_stored_once(runtime, tmp_path):
 @pytest.mark.parametrize("dtype", ["int8", "int4", "float16"])
 def test_large_weights_are_stored_in_few_bytes(dtype, runtime, tmp_path):
     torch.manual_seed(0)
-    stage = {"technique": "quantization", "params": DTYPES[dtype], "finetune": None}
-    model = type("Quantizing", (ContractBase,), stage)()._perform(toy_mlp(1024)).model.eval()
+    model = perform(toy_mlp(1024), "quantization", DTYPES[dtype])
     weights = 1024 * 64 + 1024 * 4
     bytes_each = {"int8": 1, "int4": 0.5 + 4 / 32, "float16": 2}[dtype]
     assert exported(runtime, model, tmp_path).size_bytes < bytes_each * weights + 20_000
@@ -152,7 +124,7 @@ def test_sums_of_the_largest_integers_are_exact(int8_products, runtime, tmp_path
     rows = 127.0 * (2 * torch.randint(2, (16, 64), generator=generator) - 1)
     rows[0] = 127
     file = exported(runtime, Int8(weight), tmp_path, int8_products=int8_products)
-    with opened(file) as session:
+    with opened(file, "torch") as session:
         outputs = session(rows.reshape(-1, 1, 8, 8))
     assert torch.equal(outputs.double(), rows.double() @ weight.double().t())
 
@@ -318,6 +290,6 @@ def test_the_file_says_nothing_of_this_machine(runtime, tmp_path):
 
 def test_a_dictionary_is_returned_as_one(runtime, tmp_path):
     file = exported(runtime, TOY_MODELS["outputs"]().eval(), tmp_path)
-    with opened(file) as session:
+    with opened(file, "torch") as session:
         outputs = session(torch.zeros(3, 1, 8, 8))
     assert {key: tuple(value.shape) for key, value in outputs.items()} == {"logits": (3, 4), "features": (3, 8)}

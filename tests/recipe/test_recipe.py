@@ -177,9 +177,14 @@ class TestFile:
         [
             ("[model\n", "is not TOML: Expected ']' at the end of a table declaration (at line 1, column 7)"),
             ("seed = 1\nname = = 2\n", "is not TOML: Invalid value (at line 2, column 8)"),
-            ("seed = 1\nname = ", "is not TOML: Invalid value (at the end: line 2, column 8)"),
+            ("seed = 1\nname = ", "is not TOML: 'name' has no value in line 2; write one, or remove the line"),
             ("seed = [1,\n2,\n", "is not TOML: Invalid value (at the end: line 3, column 1)"),
-            ("seed = yes\n", "is not TOML: Invalid value (at line 1, column 8)"),
+            ("seed = # later\n", "is not TOML: 'seed' has no value in line 1; write one, or remove the line"),
+            (
+                "seed = yes\n",
+                "is not TOML: Invalid value (at line 1, column 8); "
+                "put text in quotes, and write truth values as true or false",
+            ),
             ("", "is empty; add [model], [data] and at least one [[stages]]"),
             ("# nothing yet\n\n", "is empty; add [model], [data] and at least one [[stages]]"),
             ("x = " + "[" * 3000 + "]" * 3000, "is nested too deeply"),
@@ -187,7 +192,7 @@ class TestFile:
             ("x" + ".a" * 5000 + " = 1", "is nested too deeply"),
             (edited("[data]", "args.hidden" + ".a" * 150 + " = 1\n[data]"), "is nested too deeply"),
         ],
-        ids=range(11),
+        ids=range(12),
     )
     @pytest.mark.smoke
     def test_what_is_no_recipe_at_all(self, text, sentence):
@@ -232,6 +237,13 @@ class TestFile:
 
 UNKNOWN_KEYS = [
     ("seed = 3", "sed = 3", "sed", "is not a known key; did you mean 'seed'?"),
+    ("[data]", "[dat]", "dat", "is not a known key; did you mean 'data'?"),
+    (
+        'source = "toolkit.testing:toy_mlp',
+        'sorce = "toolkit.testing:toy_mlp',
+        "model.sorce",
+        "is not a known key; did you mean 'source'?",
+    ),
     ("[measure]", "[mesure]", "mesure", "is not a known key; did you mean 'measure'?"),
     ("training =", "trainig =", "model.trainig", "is not a known key; did you mean 'training'?"),
     ("epochs = 1", "epoch = 1", "model.training.epoch", "is not a known key; did you mean 'epochs'?"),
@@ -651,7 +663,6 @@ class TestTechniquesOfOthers:
         )
         assert [place for place, _ in problems(text)] == [
             "stages.1.params.models.2.source",
-            "stages.1.params.models.3.source",
             "stages.1.params.models.3.sauce",
         ]
 

@@ -5,6 +5,7 @@ import io
 import json
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -215,8 +216,16 @@ class TestTable:
         for fewer, more in pairwise(titles):
             assert set(fewer) <= set(more)
 
+    def test_columns_without_room_are_listed(self):
+        full = report(row("a", change=0.0))
+        assert as_text(full).split("\n\n")[1] == "3 more columns on a wider terminal: zeros, nonzero, MACs"
+        assert any("\n1 more column on a wider terminal: MACs\n" in as_text(full, width) for width in range(80, 120))
+        assert "more column" not in as_text(full, 200)
+        of_a_run = as_text(report(directory=Path("run")), 60)
+        assert "\n4 more columns in report.html: ms @64, zeros, nonzero, MACs\n" in of_a_run
+
     def test_it_begins_with_a_plain_table_and_verdicts_follow(self):
-        table, _, rest = as_text(report(row("a", change=-0.01))).partition("\n\n")
+        table, _, rest = as_text(report(row("a", change=-0.01)), 200).partition("\n\n")
         assert len(table.splitlines()) == 4
         assert rest.startswith("After one stage, ")
         assert "\n1 a: loses 1.00 ± 0.10 points" in rest

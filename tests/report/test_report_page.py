@@ -145,6 +145,7 @@ class TestOfARun:
             text = ElementTree.tostring(svg, encoding="unicode")
             assert not set(re.findall(r"#[0-9a-f]{6}", text)), "a colour that no mode changes"
             assert "var(--ink)" in text or "var(--muted)" in text
+            assert "DejaVu" not in text
         used = set(re.findall(r"var\(--([a-z0-9-]+)\)", page))
         assert used <= set(re.findall(r"--([a-z0-9-]+):", page))
 

@@ -14,10 +14,10 @@ from toolkit.runner.rehearsal import rehearse
 
 HEAD = """
 [model]
-source = "toolkit.testing.toys:toy_cnn"
+source = "toolkit.testing:toy_cnn"
 training = { epochs = 7 }
 [data]
-source = "toolkit.testing.toys:toy_data"
+source = "toolkit.testing:toy_data"
 [measure]
 budget = 0.4
 """
@@ -52,6 +52,18 @@ def test_every_stage_is_run_and_estimated(check):
     assert result.stdout.startswith("toy.toml: ok; expect a run of about ")
     rows = [line.split() for line in result.stdout.splitlines()[4:] if line]
     assert [row[:2] for row in rows] == [["baseline", "28"], ["pruning", "48"], ["quantization", "0"]]  # steps
+
+
+def test_two_batches_are_no_reason_to_train_longer(caplog):
+    text = HEAD.replace("epochs = 7", "epochs = 7, lr = 1e-9") + PRUNING
+    rehearse(parse_recipe(text, "toy", Path()))
+    assert caplog.messages
+    assert "train longer" not in caplog.text
+
+
+def test_an_untrained_baseline_is_told_in_a_rehearsal(caplog):
+    rehearse(parse_recipe(HEAD.replace("training = { epochs = 7 }", "") + PRUNING, "toy", Path()))
+    assert "the baseline is not trained" in caplog.text
 
 
 def test_the_size_is_that_of_the_real_run(recipe_run):
@@ -118,12 +130,12 @@ def test_a_mistake_in_the_file_is_reported_as_without_rehearsal(check):
 
 def test_a_data_source_that_gives_no_data(check, tmp_path):
     (tmp_path / "own.py").write_text("def data(): return 5\n")
-    result = check(PRUNING, HEAD.replace("toolkit.testing.toys:toy_data", "own.py:data"))
+    result = check(PRUNING, HEAD.replace("toolkit.testing:toy_data", "own.py:data"))
     assert result.exit_code == 2
     assert "must return toolkit.Data, (train, test), " in result.stderr
 
 
-def test_data_sets_sorted_by_class_keep_all_classes(check, tmp_path):
+def test_datasets_sorted_by_class_keep_all_classes(check, tmp_path):
     (tmp_path / "own.py").write_text(
         "import torch, toolkit\n"
         "def data():\n"
@@ -134,14 +146,14 @@ def test_data_sets_sorted_by_class_keep_all_classes(check, tmp_path):
     few = _few_batches(tmp_path)
     assert torch.bincount(few.train[1]).min() > 50
     assert [few.samples(name) for name in ("train", "validation", "test")] == [256, 200, 256]
-    result = check(PRUNING, HEAD.replace("toolkit.testing.toys:toy_data", "own.py:data"))
+    result = check(PRUNING, HEAD.replace("toolkit.testing:toy_data", "own.py:data"))
     assert result.exit_code == 0, result.stderr
 
 
 def _few_batches(folder):
     from toolkit.runner.rehearsal import _ReducedData
 
-    recipe = parse_recipe(HEAD.replace("toolkit.testing.toys:toy_data", "own.py:data") + PRUNING, "toy", folder)
+    recipe = parse_recipe(HEAD.replace("toolkit.testing:toy_data", "own.py:data") + PRUNING, "toy", folder)
     few = _ReducedData.model_construct(**dict(recipe.data))
     few._batch_size = few.batch_size
     return few.call()

@@ -14,7 +14,7 @@ from toolkit.cli import main
 from toolkit.interruption import Interrupted, Stop
 from toolkit.recipe.read import parse_recipe
 from toolkit.report.reader import read_report
-from toolkit.storage.cache import cache_folder, entries
+from toolkit.storage.cache import entries, stages_folder
 from toolkit.storage.lock import locked
 
 pytestmark = pytest.mark.cache
@@ -48,6 +48,17 @@ def numbers(report):
         {key: value for key, value in row.model_dump(mode="json").items() if not key.startswith(TIMES)}
         for row in report.rows
     ]
+
+
+def test_a_network_with_a_lambda_is_reused_and_opened(run, tmp_path):
+    nets = NETS.replace(
+        "return toy_mlp(16)", "model = toy_mlp(16)\n    model.halved = lambda x: x / 2\n    return model"
+    )
+    first, second = run(nets=nets), run(nets=nets)
+    assert reused(second) == [True] * 3
+    assert numbers(first) == numbers(second)
+    model = toolkit.load(tmp_path / "run1" / "stages" / "0-baseline", allow=[f"{tmp_path}/nets.py:net"])
+    assert model.halved(4) == 2
 
 
 @pytest.mark.smoke
@@ -113,7 +124,7 @@ def test_other_measuring_is_done_again_on_the_same_models(run):
 
 def test_a_damaged_entry_is_computed_again_and_replaced(run, caplog):
     first = run()
-    for entry in entries(cache_folder()):
+    for entry in entries(stages_folder()):
         content = bytearray(entry.path.read_bytes())
         content[-50] ^= 1
         entry.path.write_bytes(content)
@@ -126,7 +137,7 @@ def test_a_damaged_entry_is_computed_again_and_replaced(run, caplog):
 
 def test_without_the_cache_nothing_is_taken_or_kept(run):
     run(cache=False)
-    assert not list(entries(cache_folder()))
+    assert not list(entries(stages_folder()))
     run()
     assert reused(run(cache=False)) == [False] * 3
 
@@ -164,9 +175,9 @@ class Releasing(logging.Handler):
 
 def test_a_run_that_waits_reports_it_once(run, tmp_path):
     run()
-    for entry in list(entries(cache_folder())):
+    for entry in list(entries(stages_folder())):
         entry.path.unlink()
-    locks = [FileLock(path, thread_local=False) for path in (cache_folder() / "locks").glob("*.lock")]
+    locks = [FileLock(path, thread_local=False) for path in (stages_folder() / "locks").glob("*.lock")]
     for lock in locks:
         lock.acquire()
     handler = Releasing(locks)
@@ -193,11 +204,11 @@ def test_the_command_lists_and_trims(run):
     run()
     listed = CliRunner().invoke(main, ["cache"]).output
     assert all(name in listed for name in ("toy: baseline", "toy: pruning", "toy: quantization", "3 results"))
-    largest = max(entry.size_bytes for entry in entries(cache_folder()))
+    largest = max(entry.size_bytes for entry in entries(stages_folder()))
     CliRunner().invoke(main, ["cache", "prune", "--max-size", str(largest)])
-    assert sum(entry.size_bytes for entry in entries(cache_folder())) <= largest
+    assert sum(entry.size_bytes for entry in entries(stages_folder())) <= largest
     CliRunner().invoke(main, ["cache", "prune", "--max-size", "0"])
-    assert not list(entries(cache_folder()))
+    assert not list(entries(stages_folder()))
     refused = CliRunner().invoke(main, ["cache", "prune", "--max-size", "much"])
     assert refused.exit_code == 2
     assert "must be a size, found 'much'; pass e.g. 500MB or 5GB" in refused.output

@@ -104,11 +104,10 @@ def test_a_signal_stops_with_a_checkpoint_and_the_same_command_goes_on(undisturb
     assert_same(outcome(tmp_path / "run"), expected)
 
 
-def test_steps_go_on_where_they_were_left(undisturbed, tmp_path):
+def test_steps_go_on_where_they_were_left(undisturbed, stopped, tmp_path):
     """The training under way is not repeated: a stop at step 20 leaves a checkpoint of 20 steps."""
     recipe, expected, _ = undisturbed
-    seen = interrupted_at(recipe, tmp_path / "run", stage=2, step=20)
-    assert seen[-1] == (2, 20)
+    shutil.copytree(stopped, tmp_path / "run")
     _, content = newest(tmp_path / "run")
     assert content["done"] == 20
     toolkit.run(recipe, output=tmp_path / "run", cache=False)
@@ -141,10 +140,20 @@ def interrupted_at(recipe, output, stage, step):
     return seen
 
 
+@pytest.fixture(scope="module")
+def stopped(undisturbed, tmp_path_factory):
+    """The directory of a run that was interrupted in its second training; tests damage copies of it."""
+    recipe, *_ = undisturbed
+    run = tmp_path_factory.mktemp("stopped") / "run"
+    seen = interrupted_at(recipe, run, stage=2, step=20)
+    assert seen[-1] == (2, 20)
+    return run
+
+
 class TestDamage:
-    def test_the_newest_intact_state_is_used(self, undisturbed, tmp_path):
+    def test_the_newest_intact_state_is_used(self, undisturbed, stopped, tmp_path):
         recipe, expected, _ = undisturbed
-        interrupted_at(recipe, tmp_path / "run", stage=2, step=20)
+        shutil.copytree(stopped, tmp_path / "run")
         for path in sorted((tmp_path / "run" / "checkpoint").iterdir())[-1:]:
             content = bytearray(path.read_bytes())
             content[len(content) // 2] ^= 1
@@ -155,9 +164,9 @@ class TestDamage:
         assert_same(outcome(tmp_path / "run"), expected)
 
     @pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "foreign"])
-    def test_a_damaged_row_is_computed_again(self, undisturbed, tmp_path, damage):
+    def test_a_damaged_row_is_computed_again(self, undisturbed, stopped, tmp_path, damage):
         recipe, expected, _ = undisturbed
-        interrupted_at(recipe, tmp_path / "run", stage=2, step=5)
+        shutil.copytree(stopped, tmp_path / "run")
         path = tmp_path / "run" / "checkpoint" / "row-1.record"
         content = path.read_bytes()
         if damage == "missing":
@@ -298,7 +307,7 @@ def faults(tmp_path, every: int) -> None:
 
 
 def test_a_write_that_fails_leaves_the_old_or_the_new_state(tmp_path):
-    faults(tmp_path, every=13)
+    faults(tmp_path, every=19)
 
 
 @pytest.mark.slow

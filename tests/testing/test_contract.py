@@ -1,5 +1,6 @@
-"""The contracts of `toolkit.testing`, kept by every installed plugin."""
+"""The contracts of `toolkit.testing`, kept by every installed plugin; some with other params in the slow tests."""
 
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import pytest
@@ -24,6 +25,7 @@ class TestCodebook(TechniqueContract):
     technique = "codebook"
 
 
+@pytest.mark.slow
 class TestCodebookWithinABudget(TechniqueContract):
     technique = "codebook"
     params: ClassVar[dict[str, Any]] = {"budget_bytes": 100_000, "bits": 3, "values": "float32"}
@@ -73,6 +75,7 @@ class TestQuantization(TechniqueContract):
     technique = "quantization"
 
 
+@pytest.mark.slow
 class TestTorchQuantization(TechniqueContract):
     technique = "quantization"
     params: ClassVar[dict[str, Any]] = {"engine": "torch"}
@@ -82,6 +85,7 @@ class TestRewind(TechniqueContract):
     technique = "rewind"
 
 
+@pytest.mark.slow
 class TestRedrawing(TechniqueContract):
     technique = "rewind"
     params: ClassVar[dict[str, Any]] = {"to": "random"}
@@ -91,6 +95,7 @@ class TestTensorboard(ObserverContract):
     plugin = "tensorboard"
 
 
+@pytest.mark.slow
 class TestMlflow(ObserverContract):
     plugin = "mlflow"
 
@@ -102,6 +107,20 @@ class TestProfile(ObserverContract):
 @pytest.mark.slow
 class TestOnnxruntime(RuntimeContract):
     plugin = "onnxruntime"
+
+
+@pytest.mark.slow
+class TestAoti(RuntimeContract):
+    plugin = "aoti"
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="needs the extra openvino")
+class TestOpenvino(RuntimeContract):
+    plugin = "openvino"
+
+
+class TestPt2(RuntimeContract):
+    plugin = "pt2"
 
 
 def is_technique(name):

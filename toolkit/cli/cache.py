@@ -24,9 +24,9 @@ def cache(context: click.Context) -> None:
 
     from toolkit.cli.cache_listing import age_text, stage_title
     from toolkit.number_text import bytes_text
-    from toolkit.storage.cache import cache_folder, entries
+    from toolkit.storage.cache import entries, stages_folder
 
-    folder = cache_folder()
+    folder = stages_folder()
     results = list(entries(folder))
     if not results:
         click.echo(f"The cache {folder} is empty.")
@@ -42,10 +42,10 @@ def cache(context: click.Context) -> None:
 def prune(max_size: str) -> None:
     """Remove the least recently used results."""
     from toolkit.number_text import bytes_text
-    from toolkit.storage.cache import cache_folder
     from toolkit.storage.cache import prune as prune_cache
+    from toolkit.storage.cache import stages_folder
 
-    removed = prune_cache(cache_folder(), _parse_bytes(max_size))
+    removed = prune_cache(stages_folder(), _parse_bytes(max_size))
     total = bytes_text(sum(entry.size_bytes for entry in removed))
     click.echo(f"{len(removed)} results removed, {total}")
 

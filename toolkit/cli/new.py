@@ -112,7 +112,7 @@ def new_recipe(
 def new_technique(name: str, output: Path | None) -> None:
     """Write an installable distribution with a working technique NAME.
 
-    The distribution contains hooks, tests, a recipe and a method card.
+    The distribution contains hooks, tests, a recipe and a README that describes the method.
     """
     from toolkit.scaffold.techniques import new_technique as write
 

@@ -12,7 +12,7 @@ import click
 @click.option("--output", type=click.Path(path_type=Path), help="File.", show_default="DIRECTORY/model.packed")
 @click.option("--half", multiple=True, metavar="PATTERN", help="Tensors to round to float16, e.g. '*bias'; repeatable.")
 @click.option("--norms", is_flag=True, help="Reduce each batch norm to a scale and a shift.")
-@click.option("--allow", multiple=True, metavar="SOURCE", help="Class to load, e.g. nets.py:Net; repeatable.")
+@click.option("--allow", multiple=True, metavar="SOURCE", help="Class, file or package to load; repeatable.")
 def pack(directory: Path, output: Path | None, half: tuple[str, ...], norms: bool, allow: tuple[str, ...]) -> None:
     """Pack the model in DIRECTORY into one small file.
 
@@ -25,10 +25,9 @@ def pack(directory: Path, output: Path | None, half: tuple[str, ...], norms: boo
     from toolkit.metrics import counts
     from toolkit.model_files.packed import pack, slimmed
     from toolkit.number_text import bytes_text
-    from toolkit.runner.evaluation import class_of
     from toolkit.storage.files import write_file
 
-    model = artifact.load(directory, [class_of(source) for source in allow])
+    model = artifact.load(directory, allow)
     if half or norms:
         model = slimmed(model, half, norms)
     content = pack(model)

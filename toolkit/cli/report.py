@@ -43,7 +43,7 @@ def diff(first: Path, second: Path, html: Path | None) -> None:
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--data", metavar="SOURCE", help="Data source.", show_default="that of the run")
 @click.option("--task", metavar="SOURCE", help="Task of the data, e.g. tasks.py:Task.", show_default="that of the run")
-@click.option("--allow", multiple=True, metavar="SOURCE", help="Class to load, e.g. nets.py:Net; repeatable.")
+@click.option("--allow", multiple=True, metavar="SOURCE", help="Class, file or package to load; repeatable.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Batch size.", show_default="that of the run")
 @click.option(
     "--budget",
@@ -72,4 +72,4 @@ def evaluate(
     report = evaluate_model(
         directory, data, task=task, allow=allow, batch_size=batch_size, budget_s=budget, trust=trust
     )
-    click.echo(as_text(report))
+    click.echo(as_text(report, shutil.get_terminal_size().columns))

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torchvision import datasets
 
+from toolkit.data.cache_folder import cache_folder
 from toolkit.data.images import Standardized
-from toolkit.data.mnist import cache_directory
 from toolkit.data.splits import Data
 from toolkit.errors import InputError, described
 
@@ -32,7 +32,7 @@ class DownloadedDataset:
         """Load the first `samples` of train and of test; all if None."""
         if samples is not None and samples < 1:
             raise InputError(f"{self.title}: samples must be at least 1, found {samples}")
-        root = cache_directory() / "datasets"
+        root = cache_folder() / "datasets"
         try:
             splits = [self.make(str(root), train=train, download=True) for train in (True, False)]
         except Exception as error:  # the network, archives and pickles raise many classes

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torchvision.datasets import MNIST
 
+from toolkit.data.cache_folder import cache_folder
 from toolkit.data.images import Standardized
 from toolkit.data.splits import Data
 from toolkit.errors import InputError
@@ -36,17 +37,9 @@ def mnist(samples: int | None = None) -> Data:
     """
     if samples is not None and samples < 1:
         raise InputError(f"mnist: samples must be at least 1, found {samples}")
-    root = _unpack_all(cache_directory())
+    root = _unpack_all(cache_folder())
     preparation = Standardized((MEAN,), (STANDARD_DEVIATION,)).description
     return Data(train=_tensors(root, True, samples), test=_tensors(root, False, samples), preparation=preparation)
-
-
-def cache_directory() -> Path:
-    """Return the folder for unpacked data: `$TOOLKIT_CACHE` if it is set, else the user's cache directory."""
-    if explicit := os.environ.get("TOOLKIT_CACHE"):
-        return Path(explicit)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "torch-optimization-toolkit"
 
 
 def _tensors(root: Path, train: bool, samples: int | None) -> tuple[torch.Tensor, torch.Tensor]:

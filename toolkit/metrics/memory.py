@@ -9,15 +9,17 @@ import subprocess
 import sys
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from toolkit.importing import imported_files
 from toolkit.metrics.support.memory_worker import receive, send
 from toolkit.metrics.support.metric import COUNT, Comparison, Metric, Quantity, Subject
+from toolkit.model_files.origins import is_unnamed, origin_of
 from toolkit.number_text import bytes_text
-from toolkit.sources import imported_files
 from toolkit.tasks import Batch, Task
 
 log = logging.getLogger("toolkit")
@@ -57,9 +59,8 @@ class MemoryMeter:
         """
         if self._worker is None or batch.index.device.type != "cpu":
             return None
-        classes = {parametrize.type_before_parametrizations(module) for module in model.modules()}
         try:
-            pickled = pickle.dumps((sorted(classes, key=str), task, batch))
+            pickled = pickle.dumps((_entries(model), task, batch))
             request = (folder.resolve(), imported_files(), torch.get_num_threads(), pickled)
             answer = self._ask(pickle.dumps(request))
         except Exception as error:
@@ -74,6 +75,14 @@ class MemoryMeter:
         send(self._worker.stdin, request)
         answer = receive(self._worker.stdout)
         return pickle.loads(answer) if answer else "the process ended"
+
+
+def _entries(model: nn.Module) -> list[Any]:
+    """Return what the process has to allow to load the model."""
+    classes = {parametrize.type_before_parametrizations(module) for module in model.modules()}
+    named = sorted((kind for kind in classes if not is_unnamed(kind)), key=str)
+    origin = origin_of(model)
+    return named if origin is None else [*named, origin[0].source]
 
 
 def _start() -> subprocess.Popen[bytes]:
@@ -112,4 +121,5 @@ METRIC = Metric(
     order=40,
     place=50,
     session=MemoryMeter,
+    rehearsed=False,
 )

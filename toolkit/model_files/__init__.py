@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from toolkit.errors import ArtifactError
+from toolkit.model_files.grants import Entry
 from toolkit.model_files.packed.file import open_packed
 from toolkit.model_files.parts import Parts, named_tensors, put_together, take_apart
 from toolkit.model_files.plain import FORMAT, SKELETON, TENSORS, open_plain, pack
@@ -30,17 +31,19 @@ __all__ = [
 ]
 
 
-def load(directory: str | Path, allow: Sequence[type] = ()) -> nn.Module:
+def load(directory: str | Path, allow: Sequence[Entry] = ()) -> nn.Module:
     """The model that a run (or one of its stages) left in `directory`, on the CPU and in eval mode.
 
     Args:
         directory: a run directory or one of the folders under its `stages`, or the file of a packed model.
-        allow: your own classes that the network consists of. Those of torch.nn, torchvision, the toolkit and
-            installed techniques are allowed anyway. Nothing that the files name is imported.
+        allow: what the network consists of besides torch.nn, torchvision, the toolkit and installed techniques:
+            classes; names of them, such as "nets:Net" or "nets.py:Net"; a file, "nets.py"; a package, "transformers";
+            or the source in the recipe, "nets.py:make". These are imported, and nothing else that the files name.
 
     Raises:
         ArtifactError: a file is missing or damaged, was written by a newer version, or asks for a class that is not
-            allowed.
+            allowed; the error lists what to pass.
+        InputError: an entry of `allow` names nothing.
     """
     first, *rest = files_of(Path(directory))
     return open_plain(first, rest[0], allow) if rest else open_packed(first, allow)

@@ -6,28 +6,37 @@ classes. So a model is loaded without its recipe, and nothing in the file can ex
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from toolkit import masks
 from toolkit.errors import ArtifactError
+from toolkit.model_files.borrowing import Borrowed, put_back, take_out
+from toolkit.model_files.grants import Entry, granted
 from toolkit.model_files.safe.allowed import Allowed
-from toolkit.model_files.safe.finite import not_finite
-from toolkit.model_files.safe.skeleton import open_skeleton, pack_skeleton
+from toolkit.model_files.safe.finite import not_finite, too_large
+from toolkit.model_files.safe.refusal import refusal_to_build
+from toolkit.model_files.safe.skeleton import open_skeleton, pack_skeleton, unknown_names
 from toolkit.model_files.techniques import import_technique_of
 from toolkit.model_files.unsavable import refuse_by_name
+from toolkit.replacements import replaced_layers
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The module without its tensors, each tensor once, and for each further name of a tensor the name it is under."""
+    """The module without its tensors, each tensor once, and for each further name of a tensor the name it is under.
+
+    Lambdas and classes inside functions are borrowed from the network that the recipe's source builds.
+    """
 
     skeleton: bytes
     tensors: dict[str, Tensor]
     ties: dict[str, str]
+    borrowed: Borrowed | None = None
 
 
 def take_apart(model: nn.Module, fold: bool = True) -> Parts:
@@ -45,21 +54,23 @@ def take_apart(model: nn.Module, fold: bool = True) -> Parts:
         raise ArtifactError(f"{type(model).__name__} cannot be copied: {error}") from error
     _require_finite(plain, f"{type(model).__name__} cannot be saved")
     tensors, ties = _tensors(plain)
-    return Parts(pack_skeleton(plain), tensors, ties)
+    borrowed = take_out(plain)
+    return Parts(pack_skeleton(plain), tensors, ties, borrowed)
 
 
 def put_together(
-    parts: Parts, allow: Sequence[type] = (), trusted: Sequence[str] = (), where: str = "the model"
+    parts: Parts, allow: Sequence[Entry] = (), trusted: Sequence[str] = (), where: str = "the model"
 ) -> nn.Module:
     """The model that `take_apart` took apart, on the CPU.
 
     Args:
         parts: their tensors become the model's.
-        allow: classes that it may consist of besides those of torch.nn, torchvision, the toolkit and techniques.
+        allow: what it may consist of besides the classes of torch.nn, torchvision, the toolkit and techniques.
         trusted: names of imported modules whose own classes and functions are allowed as well.
         where: what an `ArtifactError` names.
     """
-    model = open_skeleton(parts.skeleton, allowed(allow, trusted), where)
+    complete = completion(parts.skeleton, parts.borrowed, allow, where, trusted)
+    model = open_skeleton(parts.skeleton, allowed(allow, trusted), where, complete)
     try:
         _fill(model, parts.tensors, parts.ties, where)
         _list_weights(model)
@@ -71,9 +82,23 @@ def put_together(
     return model
 
 
-def allowed(allow: Sequence[type], trusted: Sequence[str] = ()) -> Allowed:
+def allowed(allow: Sequence[Entry], trusted: Sequence[str] = ()) -> Allowed:
     """What a file may consist of: the layers of installed techniques, and what the caller allows or trusts."""
-    return Allowed(allow, trusted, import_technique_of)
+    grant = granted(allow)
+    return Allowed(grant.objects, trusted, import_technique_of, grant.packages)
+
+
+def completion(
+    skeleton: bytes, borrowed: Borrowed | None, allow: Sequence[Entry], where: str, trusted: Sequence[str] = ()
+) -> Callable[[nn.Module], None]:
+    """The function that puts the borrowed parts into an opened skeleton; an `ArtifactError` says what to allow."""
+    if borrowed is None:
+        return lambda _: None
+    builder = granted(allow).builders.get(borrowed.source)
+    if builder is None:
+        reason = refusal_to_build(borrowed.source, unknown_names(skeleton, allowed(allow, trusted)))
+        raise ArtifactError(f"{where} is not opened: {reason}")
+    return partial(put_back, borrowed=borrowed, builder=builder)
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
@@ -101,6 +126,11 @@ def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _require_finite(model: nn.Module, where: str) -> None:
     problem = not_finite([*model.named_parameters(), *model.named_buffers()])
+    problem = problem or too_large(
+        (f"{layer.path}.{name}", buffer)
+        for layer in replaced_layers(model)
+        for name, buffer in layer.module.named_buffers()
+    )
     if problem is not None:
         raise ArtifactError(f"{where}: {problem}, so it is of no use")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from toolkit.errors import ArtifactError, InputError, newer_format
+from toolkit.model_files.borrowing import Borrowed
+from toolkit.model_files.grants import Entry
 from toolkit.model_files.parts import Parts, put_together, take_apart
 from toolkit.model_files.safe.pickle_scan import MAX_BYTES
 from toolkit.model_files.safe.safetensors_file import read_tensors
 
 TENSORS, SKELETON = "model.safetensors", "model.skeleton"
-FORMAT = 1  # of both files; a change that older versions cannot read needs the next number
+FORMAT = 2  # of both files; a change that older versions cannot read needs the next number
+SELF_CONTAINED = 1  # the format of a model that borrows nothing, which older versions can read
 MAX_METADATA_LENGTH = 1 << 20
 MAX_SKELETON_BYTES = MAX_BYTES + (1 << 16)
 
@@ -29,7 +33,10 @@ def pack(model: nn.Module) -> dict[str, bytes]:
     """
     parts = take_apart(model)
     # A single key, because safetensors writes several in an order that changes from run to run.
-    metadata = {"toolkit": json.dumps({"format": FORMAT, "ties": parts.ties})}
+    described: dict[str, Any] = {"format": SELF_CONTAINED, "ties": parts.ties}
+    if parts.borrowed is not None:
+        described |= {"format": FORMAT, "built": asdict(parts.borrowed)}
+    metadata = {"toolkit": json.dumps(described)}
     try:
         content = safetensors.torch.save(parts.tensors, metadata)
     except Exception as error:  # a KeyError for a dtype that safetensors does not know
@@ -38,10 +45,10 @@ def pack(model: nn.Module) -> dict[str, bytes]:
     return {TENSORS: content, SKELETON: parts.skeleton}
 
 
-def open_plain(skeleton: Path, tensors: Path, allow: Sequence[type]) -> nn.Module:
+def open_plain(skeleton: Path, tensors: Path, allow: Sequence[Entry]) -> nn.Module:
     """The model in two files, on the CPU and in eval mode."""
-    named, ties = _read_tensors(tensors)  # first, because it says the format of both
-    return put_together(Parts(_read_skeleton(skeleton), named, ties), allow, where=str(skeleton)).eval()
+    named, ties, borrowed = _read_tensors(tensors)  # first, because it says the format of both
+    return put_together(Parts(_read_skeleton(skeleton), named, ties, borrowed), allow, where=str(skeleton)).eval()
 
 
 def _read_skeleton(path: Path) -> bytes:
@@ -54,7 +61,7 @@ def _read_skeleton(path: Path) -> bytes:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str], Borrowed | None]:
     try:
         tensors, metadata = read_tensors(path)
     except InputError as error:
@@ -64,9 +71,12 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ArtifactError(f"{path} holds tensors, but not those of a model that the toolkit saved")
     if content["format"] > FORMAT:
         raise ArtifactError(f"{path} {newer_format(content['format'], FORMAT)}")
-    if content["format"] != FORMAT or not isinstance(content.get("ties"), dict):
+    if content["format"] < SELF_CONTAINED or not isinstance(content.get("ties"), dict):
         raise ArtifactError(f"{path} is damaged: the format or the ties in its metadata are invalid")
-    return tensors, content["ties"]
+    try:
+        return tensors, content["ties"], Borrowed.of(content.get("built"))
+    except ArtifactError as error:
+        raise ArtifactError(f"{path} is damaged: {error}") from None
 
 
 def _described(text: str) -> dict[str, Any] | None:

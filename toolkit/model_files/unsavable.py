@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves
 
 from toolkit.errors import ArtifactError
+from toolkit.model_files.origins import MODULE_ATTRIBUTES, origin_of
 from toolkit.model_files.safe.allowed import SAME_FUNCTIONS, is_method
 from toolkit.model_files.safe.structure import HOOKS
 
@@ -20,6 +21,7 @@ from toolkit.model_files.safe.structure import HOOKS
 def refuse_by_name(model: nn.Module) -> None:
     """Raise an `ArtifactError` that names the first module that no file can hold, and says what to do."""
     registered = set(model.modules())
+    is_borrowed = origin_of(model) is not None  # a source builds what has no name
     for path, module in model.named_modules():
         where = f"{type(module).__name__} '{path}'" if path else type(module).__name__
         if any(is_lazy(parameter) for parameter in module._parameters.values()):
@@ -29,25 +31,27 @@ def refuse_by_name(model: nn.Module) -> None:
         if any(getattr(module, hooks, None) for hooks in HOOKS if hooks != unused):
             raise ArtifactError(f"{where} has hooks, which cannot be saved: remove them or put them into forward")
         kind = parametrize.type_before_parametrizations(module)
-        if "<locals>" in kind.__qualname__:
+        if "<locals>" in kind.__qualname__ and not is_borrowed:
             raise ArtifactError(f"{where} is defined inside a function and cannot be saved: define it in a module")
-        if "." in kind.__qualname__:
+        if "." in kind.__qualname__ and not is_borrowed:
             raise ArtifactError(f"{where} is defined inside a class and cannot be saved: define it beside the class")
         for name, value in vars(module).items():
             # The weights of an LSTM, which keeps the list up to date by itself.
-            if name not in _MODULE_ATTRIBUTES and not (isinstance(module, nn.RNNBase) and name == "_flat_weights"):
-                _refuse_attribute(where, name, value, registered)
+            if name not in MODULE_ATTRIBUTES and not (isinstance(module, nn.RNNBase) and name == "_flat_weights"):
+                _refuse_attribute(where, name, value, registered, is_borrowed)
 
 
-_MODULE_ATTRIBUTES = set(vars(nn.Module()))
-
-
-def _refuse_attribute(where: str, name: str, value: Any, registered: Container[nn.Module]) -> None:
+def _refuse_attribute(
+    where: str, name: str, value: Any, registered: Container[nn.Module], is_borrowed: bool = False
+) -> None:
     for leaf in tree_leaves(value):
         if isinstance(leaf, Tensor):
             raise ArtifactError(f"{where} holds a tensor in the attribute '{name}': use register_buffer('{name}', …)")
-        if inspect.isfunction(leaf) and ("<" in leaf.__qualname__):
-            raise ArtifactError(f"{where} holds a lambda or inner function in '{name}': use a function of a module")
+        if inspect.isfunction(leaf) and "<" in leaf.__qualname__ and not is_borrowed:
+            raise ArtifactError(
+                f"{where} holds a lambda or inner function in '{name}': use a function of a module, "
+                "or name the function that builds the network as the source of the recipe's model"
+            )
         if isinstance(leaf, nn.Module) and leaf not in registered and leaf.state_dict():
             raise ArtifactError(f"{where} holds a module in '{name}' that is not registered: use nn.ModuleList")
         if is_method(leaf) and not (leaf is value and leaf in tuple(SAME_FUNCTIONS)):

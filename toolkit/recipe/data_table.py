@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from toolkit.errors import InputError
-from toolkit.sources import Kind, SourceTable, absolute_source, check_arguments, directory_of, resolve
+from toolkit.importing import absolute_source
+from toolkit.sources import Kind, SourceTable, check_arguments, directory_of, resolve
 from toolkit.tasks import TASKS, Task
 
 FOLDERS = ("image-folder",)  # built-in sources whose relative root is next to the recipe

@@ -10,7 +10,7 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from toolkit.errors import Problem, did_you_mean
+from toolkit.errors import Problem, closest, did_you_mean
 from toolkit.recipe.tables import NestedError
 
 MAX_CHARACTERS = 6_000  # of a sentence or a place: longer than the longest file name
@@ -18,10 +18,17 @@ NOT_A_TABLE = ("model_type", "model_attributes_type", "dict_type")
 
 
 def problems_of(error: ValidationError, table: type[BaseModel], within: str = "") -> Iterator[Problem]:
-    """Yield every mistake in `error`, raised by the validation of `table` at the place `within`."""
-    for details in error.errors(include_url=False):
+    """Yield every mistake in `error`, raised by the validation of `table` at the place `within`.
+
+    A key that is missing because it is misspelt is one mistake.
+    """
+    mistakes = error.errors(include_url=False)
+    misspelt = {(*details["loc"][:-1], _meant(table, details)) for details in mistakes}
+    for details in mistakes:
         location, holder, is_branch = _follow(table, details["loc"])
         if is_branch and _belongs_to_other_branch(details):
+            continue
+        if details["type"] == "missing" and details["loc"] in misspelt:
             continue
         place = dotted(location, within)
         cause = details.get("ctx", {}).get("error")
@@ -29,6 +36,13 @@ def problems_of(error: ValidationError, table: type[BaseModel], within: str = ""
             yield from problems_of(cause.error, cause.table, place)
         else:
             yield Problem(place, _sentence(details, _keys(holder)))
+
+
+def _meant(table: type[BaseModel], details: Mapping[str, Any]) -> str | None:
+    """Return the key that an unknown key was probably meant to be."""
+    if details["type"] != "extra_forbidden":
+        return None
+    return closest(str(details["loc"][-1]), _keys(_follow(table, details["loc"])[1]))
 
 
 def dotted(location: Sequence[str | int], within: str = "") -> str:

@@ -78,6 +78,8 @@ class Recipe:
         stages: stages with their plugins.
         observers: run-wide plugins.
         origin: path or name of the recipe, for error messages.
+        exports: runtimes to which models are exported.
+        is_rehearsal: whether the trainings are cut to a few steps, so that their results mean nothing.
     """
 
     table: RecipeTable
@@ -85,6 +87,7 @@ class Recipe:
     observers: tuple[PluginUse, ...]
     origin: str
     exports: tuple[Export, ...] = ()
+    is_rehearsal: bool = False
 
     @property
     def name(self) -> str:

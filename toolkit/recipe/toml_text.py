@@ -20,6 +20,8 @@ VERY_LONG_INTEGER = re.compile(r"(?<![\w.+-])[+-]?[0-9][0-9_]{4299,}(?![\w.])")
 MAX_STATEMENT_LINES = 50
 CLASHES = ("Cannot overwrite", "Cannot declare", "Cannot mutate", "Cannot redefine", "Duplicate inline")
 KEY = re.compile(r"""\s*(?:\[+\s*)?((?:"(?:[^"\\]|\\.)*"|'[^']*'|[^='"\[\]])+?)\s*(?:=|\])""")
+WITHOUT_VALUE = re.compile(r"\s*([\w.-]+)\s*=\s*(?:#.*)?")
+BARE_WORD = re.compile(r"=\s*(?!(?:true|false|inf|nan)\b)[A-Za-z]\w*\s*(?:#.*)?$")
 MARKER = "_the_table_at_the_end_"
 
 
@@ -72,8 +74,12 @@ def _with_place(message: str, text: str) -> TomlError:
     number = int(found[1]) if found else len(lines)
     if message.startswith(CLASHES) and (clash := _clash(lines, number)):
         return clash
+    line = lines[number - 1]
+    if message.startswith("Invalid value") and (empty := WITHOUT_VALUE.fullmatch(line)):
+        return TomlError("", f"is not TOML: '{empty[1]}' has no value in line {number}; write one, or remove the line")
+    remedy = "; put text in quotes, and write truth values as true or false" if BARE_WORD.search(line) else ""
     end = f"at the end: line {len(lines)}, column {len(lines[-1]) + 1}"
-    return TomlError("", f"is not TOML: {message.replace('at end of document', end)}")
+    return TomlError("", f"is not TOML: {message.replace('at end of document', end)}{remedy}")
 
 
 def _clash(lines: list[str], number: int) -> TomlError | None:

@@ -34,15 +34,17 @@ class Heading(NamedTuple):
 def as_text(report: Report, width: int = 80) -> str:
     """Return the table, the verdicts and the notes for a terminal of `width` characters.
 
-    Columns that do not fit are dropped, the least important ones first.
+    Columns that do not fit are dropped, the least important ones first, and listed below the table.
     """
     columns = columns_of(report)
-    table = _table(report, columns, "simple")
-    while max(map(len, table.splitlines())) > width and any(column.dispensable for column in columns):
-        columns.remove(max(columns, key=lambda column: column.dispensable))
-        table = _table(report, columns, "simple")
+    shown = list(columns)
+    table = _table(report, shown, "simple")
+    while max(map(len, table.splitlines())) > width and any(column.dispensable for column in shown):
+        shown.remove(max(shown, key=lambda column: column.dispensable))
+        table = _table(report, shown, "simple")
+    dropped = _dropped(report, [column.title for column in columns if column not in shown], width)
     notes = [f"\n{line}" for line in _notes(report, "simple", MAX_NOTE_ROWS)]
-    return "\n".join([table, "", *_reused(report), *_verdicts(report, width), *notes])
+    return "\n".join([table, "", *dropped, *_reused(report), *_verdicts(report, width), *notes])
 
 
 def as_markdown(report: Report) -> str:
@@ -72,6 +74,15 @@ def columns_of(report: Report, detailed: bool = False) -> list[Column]:
         for column in columns
         if not column.dispensable or any(column.show(row, report.baseline) for row in report.rows)
     ]
+
+
+def _dropped(report: Report, titles: Sequence[str], width: int) -> list[str]:
+    """Return lines that list the columns without room, and an empty line; nothing if all columns fit."""
+    if not titles:
+        return []
+    where = "on a wider terminal" if report.directory is None else "in report.html"
+    columns = "column" if len(titles) == 1 else "columns"
+    return [*textwrap.wrap(f"{len(titles)} more {columns} {where}: {', '.join(titles)}", width), ""]
 
 
 def _reused(report: Report) -> list[str]:

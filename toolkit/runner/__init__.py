@@ -34,7 +34,7 @@ from toolkit.runner.stage import StageOutcome, perform, train
 from toolkit.runner.stage_errors import errors_located_in
 from toolkit.seeding import reseed
 from toolkit.storage import run_directory as runs
-from toolkit.storage.cache import Cache, cache_folder
+from toolkit.storage.cache import Cache, stages_folder
 from toolkit.storage.checkpoints import TrainingCheckpoints
 from toolkit.storage.identity import result_keys, run_identity
 from toolkit.storage.results import Result, as_steps
@@ -89,7 +89,7 @@ def run(
         assembly = assemble(recipe)
         environment = describe(assembly.data.device)
         identity = run_identity(recipe, assembly.data, environment)
-        results = Cache(cache_folder() if cache else None)
+        results = Cache(stages_folder() if cache else None)
         if rehearsal and (overwrite or not runs.RunDirectory.is_unfinished(path)):
             rehearse_first_batch(recipe, assembly, results.missing(result_keys(recipe, identity)))
         with (
@@ -205,7 +205,7 @@ class _Run:
         self._set_up(stage, result)
         self.stop.check()
         values = self.measuring.first(stage, outcome, watch)
-        values |= warn_about(stage, result.steps[:, 0], self.recipe.model, result.model, self.data, values)
+        values |= warn_about(stage, result.steps[:, 0], self.recipe, result.model, self.data, values)
         values["duration_s"] = time.perf_counter() - started
         return replace(result, values=values)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from toolkit import model_files
 from toolkit.errors import InputError, did_you_mean
 from toolkit.hooks import loading
 from toolkit.metrics import answers
@@ -16,8 +16,8 @@ from toolkit.recipe.read import PluginUse
 from toolkit.report import Report, writer
 from toolkit.report.reader import read_report
 from toolkit.rows import Row
-from toolkit.runner.evaluation import class_of, data_of_run
 from toolkit.runner.exporting import ExportJob
+from toolkit.runner.saved_run import NamedCode, open_run
 from toolkit.storage.run_directory import EXPORTS, STAGES, RunDirectory
 
 
@@ -43,7 +43,7 @@ def export_run(
         params: settings of the runtime.
         data: data source instead of the run's; required if the run's is Python code.
         task: task instead of the run's; required if the run's is Python code.
-        allow: sources of your own classes in the network, such as `nets.py:Net`.
+        allow: what the network consists of, as for `toolkit.load`, such as `nets.py:Net`.
         budget_s: seconds for the timing.
 
     Returns:
@@ -57,12 +57,12 @@ def export_run(
     use = _use(runtime, params or {})
     report = read_report(folder)
     number = _number(report, stage, folder)
-    classes = [class_of(source) for source in allow]
-    baseline = model_files.load(_stage_folder(folder, 0), classes)
-    model = model_files.load(_stage_folder(folder, number), classes) if number else baseline
-    samples = data_of_run(folder, data, task)
+    models = [_stage_folder(folder, row) for row in sorted({0, number})]
+    command = _command(folder, runtime, stage, params or {})
+    opened, samples = open_run(folder, models, NamedCode(allow, data, task), command)
+    baseline, model = opened[0], opened[-1]
     split = "test" if samples.test is not None else "validation"
-    packages = [source.partition(":")[0].partition(".")[0] for source in allow if ".py:" not in source]
+    packages = [source.partition(":")[0].partition(".")[0] for source in allow if ".py" not in source]
     batch_sizes = sorted({1, samples.batch_size})
     job = ExportJob(samples, baseline, answers(baseline, samples, split), split, batch_sizes, budget_s, packages)
     with RunDirectory.at_rest(folder) as run:
@@ -88,6 +88,13 @@ def _use(runtime: str, params: Mapping[str, Any]) -> PluginUse:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise InputError(f"{runtime}: {place}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
+
+
+def _command(folder: Path, runtime: str, stage: str | None, params: Mapping[str, Any]) -> list[str]:
+    """Return the words of the command that does the same, without the options that name code."""
+    of_stage = [] if stage is None else ["--stage", stage]
+    settings = [word for place, value in params.items() for word in ("--set", f"{place}={json.dumps(value)}")]
+    return ["toolkit", "export", str(folder), "--runtime", runtime, *of_stage, *settings]
 
 
 def _number(report: Report, stage: str | None, folder: Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import tempfile
 import time
 import warnings
 from collections.abc import Collection, Iterator
@@ -20,6 +21,8 @@ from toolkit import model_files as artifact
 from toolkit.data.splits import Data
 from toolkit.errors import ToolkitError
 from toolkit.exports.files import export_model
+from toolkit.metrics import all_metrics
+from toolkit.metrics.support.measurer import Measurer
 from toolkit.promises import Promises
 from toolkit.promises.trainable import trained_later
 from toolkit.promises.watch import Watch
@@ -44,10 +47,11 @@ def rehearse_first_batch(recipe: Recipe, assembly: Assembly, rows: Collection[in
     """Run every stage on one batch if the trainings of `rows` take longer than `THRESHOLD_S` together.
 
     The model, the data and the random generators stay as they are, except for generators of a user's own dataset. A
-    stage after a failed one runs too, unless the failed one was to replace or convert the model.
+    stage after a failed one runs too, unless the failed one was to replace or convert the model. If no stage fails, the
+    metrics that take little time measure every row.
 
     Raises:
-        ToolkitError: one or more stages fail; the message has one line for each.
+        ToolkitError: one or more stages fail, or a metric; the message has one line for each.
     """
     with preserve_generators(), _quiet():
         if estimated_training_s(recipe, assembly, rows) < THRESHOLD_S:
@@ -87,6 +91,7 @@ class _FirstBatch:
 
     def __init__(self, recipe: Recipe, assembly: Assembly) -> None:
         self._recipe, self._data = recipe, assembly.data
+        self._stages = (recipe.baseline, *recipe.stages)
         self._output = Output(recipe.table.output)
         self._models: list[nn.Module | None] = []
         self._promises: list[Promises] = []
@@ -94,9 +99,9 @@ class _FirstBatch:
         self._reference = masks.clone(assembly.model.eval()).requires_grad_(False)
 
     def errors(self) -> list[ToolkitError]:
-        """Run all stages, and return their errors."""
+        """Run all stages, and return their errors; if there are none, the first error of a metric."""
         errors: list[ToolkitError] = []
-        for stage in (self._recipe.baseline, *self._recipe.stages):
+        for stage in self._stages:
             reseed(self._recipe.seed, stage.number)
             try:
                 with errors_located_in(stage):
@@ -107,9 +112,10 @@ class _FirstBatch:
             self._models.append(model)
             self._promises.append(promises)
         errors += self._export_errors()
-        if not errors:
-            self._output.check_patterns()
-        return errors
+        if errors:
+            return errors
+        self._output.check_patterns()
+        return self._metric_errors()
 
     def _export_errors(self) -> Iterator[ToolkitError]:
         """Write the files of every export whose model is there; whether they match needs a trained model."""
@@ -157,6 +163,26 @@ class _FirstBatch:
     def _check_files(self, model: nn.Module, number: int) -> None:
         artifact.take_apart(model, fold=False)  # the checkpoint of the stage
         self._output.files(self._output.deployed(model, number), number)
+
+    def _metric_errors(self) -> list[ToolkitError]:
+        """Measure the rows until a metric fails, and return its error."""
+        metrics = {name: metric for name, metric in all_metrics().items() if metric.rehearsed}
+        models = [model.eval() for model in self._models if model is not None]
+        data = reduced(self._data, self._data.batch_size)
+        try:
+            with Measurer(models[0], data, [1], 0.0, len(models), metrics) as measurer:
+                for stage, model in zip(self._stages, models, strict=True):
+                    with errors_located_in(stage):
+                        self._measure(measurer, self._output.deployed(model, stage.number), stage.number)
+        except ToolkitError as error:
+            return [error]
+        return []
+
+    def _measure(self, measurer: Measurer, deployed: nn.Module, number: int) -> None:
+        with tempfile.TemporaryDirectory(prefix="toolkit-rehearsal-") as folder:
+            for name, content in self._output.files(deployed, number).items():
+                Path(folder, name).write_bytes(content)
+            measurer.measure(deployed, Path(folder))
 
     def _after_failure(self, stage: Stage) -> tuple[nn.Module | None, Promises]:
         """Return the stage's input in place of its output, or None if the stage was to replace or convert it."""

@@ -103,7 +103,8 @@ def _shortened(recipe: Recipe, data: DataTable) -> Recipe:
     tables = [table.model_copy(update={"finetune": _one_epoch(table.finetune)}) for table in recipe.table.stages]
     changed = {"model": model, "data": data, "measure": measure, "stages": tables, "plugins": []}
     stages = tuple(replace(stage, finetune=_one_epoch(stage.finetune)) for stage in recipe.stages)
-    return replace(recipe, table=recipe.table.model_copy(update=changed), stages=stages, observers=())
+    table = recipe.table.model_copy(update=changed)
+    return replace(recipe, table=table, stages=stages, observers=(), is_rehearsal=True)
 
 
 def _one_epoch(settings: TrainingSettings | None) -> TrainingSettings | None:

@@ -15,7 +15,7 @@ from toolkit.data.batches import Split, in_memory
 from toolkit.data.shapes import logits_shape
 from toolkit.data.splits import Data
 from toolkit.number_text import percent
-from toolkit.recipe.read import Stage
+from toolkit.recipe.read import Recipe, Stage
 from toolkit.recipe.tables import ModelTable
 from toolkit.rows import Note
 from toolkit.seeding import preserve_generators
@@ -33,21 +33,23 @@ MAX_UNREAD_ACCURACY = 0.5  # above it, a dataset is not read once more for its t
 
 
 def warn_about(
-    stage: Stage, losses: Tensor, table: ModelTable, model: nn.Module, data: Data, values: Mapping[str, Any]
+    stage: Stage, losses: Tensor, recipe: Recipe, model: nn.Module, data: Data, values: Mapping[str, Any]
 ) -> dict[str, Note]:
     """Log the warnings about a row, and return them as one note by name, or nothing.
+
+    The trainings of a rehearsal are too short to be judged.
 
     Args:
         stage: stage of the row; the model itself is checked only for the baseline.
         losses: loss of every training step, (steps,) float64.
-        table: `[model]` table of the recipe.
+        recipe: recipe of the run.
         model: model of the row.
         data: data of the run.
         values: measured values of the row.
     """
-    messages = training_warnings(losses)
+    messages = [] if recipe.is_rehearsal else training_warnings(losses)
     if not stage.number:
-        messages += baseline_warnings(table, model, data, values)
+        messages += baseline_warnings(recipe.model, model, data, {} if recipe.is_rehearsal else values)
     for message in messages:
         log.warning("%s: %s", stage.label, message)
     return {KEY: Note(table=tuple({"warning": message} for message in messages))} if messages else {}
@@ -60,7 +62,7 @@ def baseline_warnings(table: ModelTable, model: nn.Module, data: Data, values: M
         table: `[model]` table of the recipe.
         model: trained or loaded baseline.
         data: data of the run.
-        values: measured values of row 0.
+        values: measured values of row 0; empty if the training is not to be judged.
     """
     found = [_untrained(table), _chance(data, values), _outputs(model, data), _choice(model, data)]
     return [message for message in found if message]

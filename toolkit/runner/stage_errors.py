@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from traceback import walk_tb
 
-from toolkit.errors import ArtifactError, TechniqueError, ToolkitError, TrainingError, described
+from toolkit.errors import ArtifactError, MetricError, TechniqueError, ToolkitError, TrainingError, described
 from toolkit.recipe.read import Stage
 
 
@@ -36,11 +36,11 @@ def _cause_of(error: Exception, stage: Stage) -> str:
 
 @contextmanager
 def errors_located_in(stage: Stage, place: str = "") -> Iterator[None]:
-    """Raise errors of techniques and trainings with the stage, or another place, in front."""
+    """Raise errors of techniques, trainings and metrics with the stage, or another place, in front."""
     place = place or f"stage {stage.number} ({stage.name})"
     try:
         yield
-    except (TechniqueError, TrainingError) as error:
+    except (MetricError, TechniqueError, TrainingError) as error:
         raise type(error)(f"{place}: {error}") from error
     except ArtifactError as error:
         message = f"{place}: the model that {stage.technique_names} returned: {error}"

@@ -10,21 +10,18 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-
+from toolkit.data.cache_folder import cache_folder
 from toolkit.storage.files import write_file
 from toolkit.storage.lock import locked
 
 log = logging.getLogger("toolkit")
 
-CACHE_VARIABLE = "TOOLKIT_CACHE"
 SUFFIX = ".record"
 
 
-def cache_folder() -> Path:
-    """Return the folder for cached results: below `$TOOLKIT_CACHE` if it is set, else in the user's cache directory."""
-    explicit = os.environ.get(CACHE_VARIABLE)
-    return (Path(explicit) if explicit else platformdirs.user_cache_path("toolkit")) / "stages"
+def stages_folder() -> Path:
+    """Return the folder of all cached results."""
+    return cache_folder() / "stages"
 
 
 @dataclass(frozen=True)

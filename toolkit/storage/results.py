@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from toolkit import model_files as artifact
 from toolkit.errors import ToolkitError
+from toolkit.model_files.borrowing import Borrowed
+from toolkit.model_files.grants import Entry
 from toolkit.promises import Kind, Promises
 from toolkit.rows import Note
 from toolkit.storage.record import DamagedError, pack_record, read_record
@@ -62,6 +64,7 @@ def pack_result(result: Result, key: str, title: str) -> bytes:
         "title": title,
         "skeleton": base64.b64encode(parts.skeleton).decode(),
         "ties": parts.ties,
+        "built": asdict(parts.borrowed) if parts.borrowed is not None else None,
         "values": {name: _to_json(value) for name, value in result.values.items()},
         "zeros": labels,
         "kinds": {path: _kind_to_json(kind) for path, kind in result.promises.kinds.items()},
@@ -73,7 +76,7 @@ def pack_result(result: Result, key: str, title: str) -> bytes:
     return pack_record({**tensors, **zeros, "steps": result.steps}, content)
 
 
-def read_result(path: Path, key: str, allow: Sequence[type], trusted: Sequence[str]) -> Result:
+def read_result(path: Path, key: str, allow: Sequence[Entry], trusted: Sequence[str]) -> Result:
     """Read a result, with its model on the CPU.
 
     Raises:
@@ -84,7 +87,8 @@ def read_result(path: Path, key: str, allow: Sequence[type], trusted: Sequence[s
         if content["key"] != key:
             raise DamagedError(f"{path} is the record of a different result")
         stored = {name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")}
-        parts = artifact.Parts(base64.b64decode(content["skeleton"]), stored, content["ties"])
+        borrowed = Borrowed.of(content.get("built"))  # which records of 0.1 lack
+        parts = artifact.Parts(base64.b64decode(content["skeleton"]), stored, content["ties"], borrowed)
         settings = content["settings"]
         return Result(
             artifact.put_together(parts, allow, trusted, str(path)),

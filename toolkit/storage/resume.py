@@ -13,9 +13,10 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import parametrize
 
+from toolkit.importing import imported_files
 from toolkit.interruption import Stop
 from toolkit.recipe.read import Recipe
-from toolkit.sources import imported_files, models_in
+from toolkit.sources import models_in
 from toolkit.storage.cache import Cache, mark_used
 from toolkit.storage.checkpoints import TrainingCheckpoints
 from toolkit.storage.identity import measuring_key, result_keys
@@ -35,7 +36,7 @@ class StageStore:
         self._directory, self._cache, self._stop = directory, cache, stop
         self._keys = result_keys(recipe, identity)
         self.measuring_key = measuring_key(recipe, identity)
-        self._trusted = _trusted_modules(recipe)
+        self._trusted, self._sources = _trusted_modules(recipe), _python_sources(recipe)
         self._titles = [f"{recipe.name}: {name}" for name in ("baseline", *(stage.name for stage in recipe.stages))]
 
     def from_checkpoint(self, number: int, model: nn.Module) -> Result | None:
@@ -94,7 +95,7 @@ class StageStore:
     def _read(self, path: Path, key: str, model: nn.Module) -> Result | None:
         classes = {parametrize.type_before_parametrizations(module) for module in model.modules()}
         try:
-            return read_result(path, key, sorted(classes, key=str), self._trusted)
+            return read_result(path, key, [*sorted(classes, key=str), *self._sources], self._trusted)
         except DamagedError as error:
             log.warning("%s; computing the stage again", error)
             return None
@@ -104,10 +105,15 @@ def _file_name(number: int) -> str:
     return f"row-{number}.record"
 
 
+def _python_sources(recipe: Recipe) -> list[str]:
+    """Return the sources of the recipe's models that are no built-in names; this process has called them already."""
+    models = [source for stage in recipe.stages for use in stage.uses for _, source in models_in(use.params)]
+    return [table.source for table in (recipe.model, *models) if ":" in table.source]
+
+
 def _trusted_modules(recipe: Recipe) -> list[str]:
     """Return the modules that the recipe's sources were imported from, which this process has executed already."""
-    models = [source for stage in recipe.stages for use in stage.uses for _, source in models_in(use.params)]
-    places = [table.source.rpartition(":")[0] for table in (recipe.model, *models) if ":" in table.source]
+    places = [source.rpartition(":")[0] for source in _python_sources(recipe)]
     packages = [name.partition(".")[0] for name in places if not name.endswith(".py")]
     folders = [Path(file).parent for file in imported_files()]
     local_modules = [

@@ -16,7 +16,11 @@ from toolkit_distillation.hints import Hint, make_hints
 from toolkit_distillation.initialisation import copy_tensors
 from toolkit_distillation.soft_targets import soft_loss
 from toolkit_distillation.teachers import Lesson
+from toolkit_quantization import Params as QuantizationParams
+from toolkit_quantization import convert
 from torch import Tensor, nn
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+from torchvision.models.swin_transformer import SwinTransformer
 
 import toolkit
 from toolkit import Training, masks
@@ -279,6 +283,45 @@ def test_shapes_have_channels_second_and_the_model_stays_in_its_mode() -> None:
     assert probe(model, data, ["1"], "it").shapes == {"1": (3, 6, 60)}
     assert probe(model.train(), data, ["1"], "it").problems == []
     assert model[1].training
+
+
+def swin() -> nn.Module:
+    """A Swin transformer, which passes pictures (N, H, W, C) between its layers."""
+    inner = SwinTransformer([2, 2], embed_dim=12, depths=[1, 1], num_heads=[2, 2], window_size=[2, 2], num_classes=4)
+    return nn.Sequential(nn.Conv2d(1, 3, 1), inner)
+
+
+def test_channels_that_come_last_are_recognized() -> None:
+    paths = ["1.features.0", "1.features.1", "1.features.1.0.norm1", "1.features.3", "1.permute"]
+    probed = probe(swin(), toy_data(64), paths, "it")
+    assert probed.problems == []
+    assert [tuple(probed.shapes[path]) for path in paths] == [(3, 12, 4, 4)] * 3 + [(3, 24, 2, 2)] * 2
+    quantized = convert(swin(), QuantizationParams(arithmetic="float"))
+    assert tuple(probe(quantized, toy_data(64), ["1.features.1"], "it").shapes["1.features.1"]) == (3, 12, 4, 4)
+
+
+def test_convolutions_that_end_with_linear_layers_keep_their_channels_first() -> None:
+    block = CNBlockConfig(6, 10, 1), CNBlockConfig(10, None, 1)
+    model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Upsample(scale_factor=4), ConvNeXt(block, num_classes=4))
+    shapes = probe(model, toy_data(64), ["2.features.1", "2.features.3"], "it").shapes
+    assert [tuple(shape) for shape in shapes.values()] == [(3, 6, 8, 8), (3, 10, 4, 4)]
+
+
+def test_channels_that_may_be_first_or_last_are_refused() -> None:
+    sentence = (
+        "'1.features.1.0.stochastic_depth' of it runs 2 times in one pass: name a module that runs once",
+        "'1.features.1.0.mlp.4' of it returns (4, 4, 12) per sample, and its channels may be the first or the last "
+        "dimension: name another module",
+    )
+    paths = ["1.features.1.0.stochastic_depth", "1.features.1.0.mlp.4"]
+    assert probe(swin(), toy_data(64), paths, "it").problems == list(sentence)
+
+
+def test_a_hint_from_one_swin_transformer_to_another_projects_channels() -> None:
+    params = hint(teacher="1.features.1", student="1.features.1")
+    [made] = make_hints([Hint.model_validate(params)], swin(), [swin()], toy_data(64)).projections
+    assert isinstance(made, nn.Conv2d)
+    assert (made.in_channels, made.out_channels) == (12, 12)
 
 
 class Odd(nn.Module):

@@ -9,11 +9,12 @@ import sys
 import pytest
 import torch
 from toolkit_quantization import kernels
-from toolkit_quantization.int8 import MAX_PACKED_INPUTS, Int8Linear, int8_matmul, quantize_per_channel, quantize_rows
+from toolkit_quantization.int8 import MAX_PACKED_INPUTS, Int8Linear, int8_matmul, quantize_per_channel
 from torch import Tensor, nn
 
 from toolkit import masks
 from toolkit import model_files as artifact
+from toolkit.rounding import quantize_rows
 
 KERNELS = {
     "fbgemm": kernels.fbgemm_packed,

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from toolkit_quantization import Findings, Params, relative_error
 from toolkit_quantization.engines import ENGINES
-from toolkit_quantization.int8 import Int8Linear, TorchInt8Linear, int8_matmul, quantize_per_channel, quantize_rows
+from toolkit_quantization.int8 import Int8Linear, TorchInt8Linear, int8_matmul, quantize_per_channel
 from toolkit_quantization.layers import KINDS as ALL_KINDS
 from toolkit_quantization.layers import converted
 from toolkit_quantization.selection import select, weights_by_layer
@@ -30,6 +30,7 @@ import toolkit
 from toolkit import masks
 from toolkit import model_files as artifact
 from toolkit.data.splits import Data
+from toolkit.rounding import quantize_rows
 from toolkit.testing import TOY_MODELS, TiedToy, toy_cnn, toy_data, toy_mlp
 
 DATA = toy_data(samples=128).without_test()

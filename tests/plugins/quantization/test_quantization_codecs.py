@@ -2,9 +2,14 @@
 
 import pytest
 import torch
-from toolkit_quantization import codecs
-from toolkit_quantization.codecs import dequantize_groups, encode, quantize_groups
+from toolkit_quantization import Params, codecs, convert
+from toolkit_quantization.codecs import encode
 from torch import Tensor
+
+from toolkit import masks, rounding
+from toolkit.replacements import replaced_layers
+from toolkit.rounding import dequantize_groups, quantize_groups
+from toolkit.testing import TOY_MODELS
 
 DTYPES = ["int8", "int4", "float16", "bfloat16"]
 SHAPES = [(5, 33), (4, 64), (3, 1), (6, 4, 3, 3), (1, 7)]
@@ -92,3 +97,19 @@ def test_what_a_dtype_cannot_hold():
     assert codecs.why_not([large], "int4") is None
     assert codecs.why_not([large, whole], "int8") == "its weight is (2, 2) of torch.int64"
     assert codecs.why_not([torch.empty(3, 0)], "int8") == "its weight is (3, 0) of torch.float32"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("toy", TOY_MODELS)
+def test_the_public_rounding_is_what_stored_layers_decode_to(toy, dtype):
+    model = TOY_MODELS[toy]()
+    masks.apply(
+        model, {weight.path: weight.value > 0 for weight in masks.named_weights(model) if weight.value.dim() > 1}
+    )
+    before = {weight.path: weight.value for weight in masks.named_weights(model)}
+    compared = 0
+    for layer in replaced_layers(convert(model, Params(dtype=dtype))):
+        for name, decoded in layer.weights.items():
+            assert torch.equal(decoded, rounding.round_to(before[f"{layer.path}.{name}"], dtype)), name
+            compared += 1
+    assert compared >= 2

@@ -543,5 +543,5 @@ def test_a_run_reports_what_was_repaired_and_keeps_what_earlier_stages_did(recip
 def test_findings_hold_what_the_report_shows():
     assert toolkit_quantization.measure(model=nn.Flatten(), params=Params(), prepared=Findings()) == {
         "layers": 0,
-        "float": toolkit.Note("no layer with weights", []),
+        "float": toolkit.Note("no layer stays in float", []),
     }

@@ -669,7 +669,7 @@ def test_the_report_says_what_was_chosen_and_how_fast_it_is(recipe_run, monkeypa
     monkeypatch.setattr(timing, "time_in_turn", lambda *args: times("float"))
     outcome = recipe_run('[[stages]]\ntechnique = "quantization"\nparams = { arithmetic = "auto" }')
     assert outcome.error == ""
-    row = {"kind": "Linear", "dtype": "int8", "arithmetic": "int8", "time to float": 2.0}
+    row = {"kind": "Linear", "dtype": "int8", "arithmetic": "int8", "time relative to float": "×2.00"}
     assert outcome.rows[1]["quantization.arithmetic"].table == [{"layer": "1", **row}, {"layer": "3", **row}]
 
 

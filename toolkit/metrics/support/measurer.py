@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,16 @@ from typing import Any
 from torch import nn
 
 from toolkit.data.splits import Data
+from toolkit.errors import MetricError, ToolkitError, described
 from toolkit.metrics.quality import Answers, answers
-from toolkit.metrics.support.metric import Progress, Subject
+from toolkit.metrics.support.metric import Metric, Progress, Subject
 from toolkit.metrics.support.registry import all_metrics
 
 log = logging.getLogger("toolkit")
 
 
 class Measurer:
-    """Measures one saved model after another against the baseline, with all metrics.
+    """Measures one saved model after another against the baseline.
 
     A context manager: metrics may keep something open for all rows, such as a process.
 
@@ -31,15 +32,24 @@ class Measurer:
         batch_sizes: samples per timed call.
         budget_s: seconds for all rows. Only the timing adapts to it, and uses what the other metrics leave.
         rows: number of models that will be measured.
+        metrics: what to measure, by name; all metrics by default.
     """
 
-    def __init__(self, baseline: nn.Module, data: Data, batch_sizes: Sequence[int], budget_s: float, rows: int) -> None:
+    def __init__(
+        self,
+        baseline: nn.Module,
+        data: Data,
+        batch_sizes: Sequence[int],
+        budget_s: float,
+        rows: int,
+        metrics: Mapping[str, Metric] | None = None,
+    ) -> None:
         self.baseline, self.data, self.batch_sizes = baseline, data, sorted(batch_sizes)
         self.split = "test" if data.test is not None else "validation"
         self.answers: Answers | None = None
         self._latest: tuple[nn.Module, Answers] | None = None
         self._left_s, self._rows = budget_s, rows
-        self._metrics = all_metrics()
+        self._metrics = all_metrics() if metrics is None else metrics
         self._sessions = ExitStack()
         self._session_of: dict[str, Any] = {}
 
@@ -70,7 +80,7 @@ class Measurer:
                 session=self._session_of[name],
                 on_progress=on_progress,
             )
-            row |= {key: _finite(value, key) for key, value in metric.measure(subject).items()}
+            row |= {key: _finite(value, key) for key, value in _values(name, metric, subject).items()}
         # The remaining time is for later rows.
         self._left_s, self._rows = self._left_s - (time.perf_counter() - started), self._rows - 1
         return row
@@ -94,6 +104,16 @@ class Measurer:
         self._latest = model, model_answers
         self.answers = self.answers or model_answers
         return model_answers
+
+
+def _values(name: str, metric: Metric, subject: Subject) -> dict[str, Any]:
+    """Return the values of one metric; raise its errors as a `MetricError` that names it."""
+    try:
+        return dict(metric.measure(subject))
+    except ToolkitError as error:
+        raise MetricError(f"the metric '{name}': {error}") from error
+    except Exception as error:
+        raise MetricError(f"the metric '{name}' failed with {described(error)}") from error
 
 
 def _finite(value: Any, key: str) -> Any:

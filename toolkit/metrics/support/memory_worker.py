@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from toolkit import model_files as artifact
-from toolkit.sources import import_file
+from toolkit.importing import import_file
 
 TIMEOUT_S = 60
 

@@ -169,6 +169,7 @@ class Metric:
         order: metrics with lower values are measured first.
         place: columns with lower values come first.
         session: opens what all rows of a run share, such as a process.
+        rehearsed: whether the rehearsal before a long training measures it, too; False for a metric that takes seconds.
     """
 
     measure: Callable[[Subject], Mapping[str, Any]]
@@ -177,6 +178,7 @@ class Metric:
     order: int = 50
     place: int = 50
     session: Callable[[], AbstractContextManager[Any]] = field(default=nullcontext)
+    rehearsed: bool = True
 
     def columns_of(self, content: TableContent) -> list[Column]:
         """Return the columns that this metric adds to a table."""

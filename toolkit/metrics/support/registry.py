@@ -1,4 +1,4 @@
-"""All metrics: the modules of `toolkit.metrics` that define one."""
+"""All metrics: one for each module of `toolkit.metrics`."""
 
 from __future__ import annotations
 
@@ -6,17 +6,30 @@ import sys
 from importlib import import_module
 from pkgutil import iter_modules
 
+from toolkit.errors import ToolkitError
 from toolkit.metrics.support.metric import Metric, Quantity
 
 PACKAGE = "toolkit.metrics"
 
 
 def all_metrics() -> dict[str, Metric]:
-    """Return all metrics by the name of their module, in the order in which they are measured."""
+    """Return all metrics by the name of their module, in the order in which they are measured.
+
+    Raises:
+        ToolkitError: a module defines no metric.
+    """
     names = sorted(module.name for module in iter_modules(sys.modules[PACKAGE].__path__) if not module.ispkg)
-    metrics = {name: getattr(import_module(f"{PACKAGE}.{name}"), "METRIC", None) for name in names}
-    present = {name: metric for name, metric in metrics.items() if isinstance(metric, Metric)}
-    return dict(sorted(present.items(), key=lambda item: item[1].order))
+    metrics = {name: _metric(f"{PACKAGE}.{name}") for name in names}
+    return dict(sorted(metrics.items(), key=lambda item: item[1].order))
+
+
+def _metric(module: str) -> Metric:
+    metric = getattr(import_module(module), "METRIC", None)
+    if isinstance(metric, Metric):
+        return metric
+    if metric is None:
+        raise ToolkitError(f"{module}: has no METRIC; define it, or move the module to {PACKAGE}.support")
+    raise ToolkitError(f"{module}: METRIC must be a Metric, found {type(metric).__name__}")
 
 
 def all_quantities() -> dict[str, Quantity]:

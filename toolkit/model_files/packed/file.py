@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import pickletools
 import zlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -13,19 +15,21 @@ from torch import Tensor, nn
 from toolkit.errors import ArtifactError, newer_format
 from toolkit.masks import folded
 from toolkit.model_files import plain
+from toolkit.model_files.borrowing import Borrowed
+from toolkit.model_files.grants import Entry
 from toolkit.model_files.packed import layers, tensors
 from toolkit.model_files.packed.streams import DamagedError, Reader, Writer
-from toolkit.model_files.parts import Parts, allowed, named_tensors, put_together, take_apart
-from toolkit.model_files.safe.allowed import Allowed
+from toolkit.model_files.parts import Parts, allowed, completion, named_tensors, put_together, take_apart
 from toolkit.model_files.safe.archive import read_pickle, write_pickle
 from toolkit.model_files.safe.pickle_scan import MAX_BYTES, RefusedError
 from toolkit.model_files.safe.skeleton import open_skeleton, pack_skeleton
 
-NAME, FORMAT = b"TKP", 1
+NAME, FORMAT = b"TKP", 2
+SELF_CONTAINED = 1  # the format of a model that borrows nothing, which older versions can read
 MAGIC = NAME + b"%d" % FORMAT
 CHECKSUM_BYTES = 4
-PLAIN, PICKLED = 0, 1  # kinds of skeletons
-DICTIONARIES = {PLAIN: layers.DICTIONARY, PICKLED: b""}
+PLAIN, PICKLED, BORROWING = 0, 1, 2  # kinds of skeletons
+DICTIONARIES = {PLAIN: layers.DICTIONARY, PICKLED: b"", BORROWING: b""}
 # How much memory a file may ask for. A weight with one entry in a hundred that is not zero, each of eight values, takes
 # a ninth of a bit for the 32 bits of an entry: a ratio of 288.
 FREE_BYTES, MAX_RATIO = 64 << 20, 1024
@@ -42,7 +46,7 @@ def pack(model: nn.Module) -> bytes:
     description = layers.describe(packable)
     parts, slots = take_apart(packable), [path for path, *_ in named_tensors(packable)]
     writer = Writer()
-    _write_skeleton(writer, description, parts.skeleton)
+    _write_skeleton(writer, description, parts)
     writer.number(len(parts.ties))
     for path, source in parts.ties.items():
         writer.number(slots.index(path))
@@ -51,17 +55,18 @@ def pack(model: nn.Module) -> bytes:
     for write_symbols in started:
         write_symbols()
     content = writer.content()
-    packed = MAGIC + zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "little") + content
+    file_format = SELF_CONTAINED if parts.borrowed is None else FORMAT
+    packed = NAME + b"%d" % file_format + zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "little") + content
     _check_ratio(list(parts.tensors.values()), len(packed), f"{type(model).__name__} cannot be packed: its tensors")
     return packed
 
 
-def open_packed(path: str | Path, allow: Sequence[type] = ()) -> nn.Module:
+def open_packed(path: str | Path, allow: Sequence[Entry] = ()) -> nn.Module:
     """The model in a file that `pack` made, on the CPU and in eval mode; executes nothing in the file.
 
     Args:
         path: of the file.
-        allow: your own classes that the network consists of.
+        allow: what the network consists of, as for `toolkit.load`.
 
     Raises:
         ArtifactError: the file is damaged, was written by a newer version, asks for a class that is not allowed, or for
@@ -75,7 +80,7 @@ def open_packed(path: str | Path, allow: Sequence[type] = ()) -> nn.Module:
     if file_format is not None and file_format > FORMAT:
         raise ArtifactError(f"{path} {newer_format(file_format, FORMAT)}")
     try:
-        return put_together(_parts(content, allowed(allow), str(path)), allow, where=str(path)).eval()
+        return put_together(_parts(content, allow, str(path)), allow, where=str(path)).eval()
     except (DamagedError, RefusedError) as error:
         raise ArtifactError(f"{path} is damaged or not a packed model: {error}") from error
 
@@ -86,15 +91,16 @@ def _format(content: bytes) -> int | None:
     return int(digit) if content.startswith(NAME) and digit.isdigit() else None
 
 
-def _parts(content: bytes, allowed: Allowed, where: str) -> Parts:
+def _parts(content: bytes, allow: Sequence[Entry], where: str) -> Parts:
     start = len(MAGIC) + CHECKSUM_BYTES
-    if content[: len(MAGIC)] != MAGIC:
+    if _format(content) not in (SELF_CONTAINED, FORMAT):
         raise DamagedError("it does not begin with the mark of one")
     if zlib.crc32(content[start:]).to_bytes(CHECKSUM_BYTES, "little") != content[len(MAGIC) : start]:
         raise DamagedError("its checksum does not match, so it was cut short or changed")
     reader = Reader(content[start:])
-    skeleton = _read_skeleton(reader)
-    slots = [(path, meta) for path, _, _, meta in named_tensors(open_skeleton(skeleton, allowed, where))]
+    skeleton, borrowed = _read_skeleton(reader)
+    completion(skeleton, borrowed, allow, where)  # says all that has to be allowed, before the skeleton is opened
+    slots = [(path, meta) for path, _, _, meta in named_tensors(open_skeleton(skeleton, allowed(allow), where))]
     ties = _read_ties(reader, [path for path, _ in slots])
     metas = {path: meta for path, meta in slots if path not in ties}
     _check_ratio(list(metas.values()), len(content), f"{where} is not opened: its tensors")
@@ -104,11 +110,16 @@ def _parts(content: bytes, allowed: Allowed, where: str) -> Parts:
         read = {path: read_symbols() for path, read_symbols in started.items()}
     except (AssertionError, ValueError) as error:  # from the coder, if the file was made up
         raise DamagedError(str(error)) from error
-    return Parts(skeleton, read, ties)
+    return Parts(skeleton, read, ties, borrowed)
 
 
-def _write_skeleton(writer: Writer, description: bytes | None, archive: bytes) -> None:
-    kind, content = (PLAIN, description) if description is not None else (PICKLED, _bare_pickle(archive))
+def _write_skeleton(writer: Writer, description: bytes | None, parts: Parts) -> None:
+    if parts.borrowed is not None:
+        kind, content = BORROWING, json.dumps(asdict(parts.borrowed)).encode() + b"\n" + _bare_pickle(parts.skeleton)
+    elif description is not None:
+        kind, content = PLAIN, description
+    else:
+        kind, content = PICKLED, _bare_pickle(parts.skeleton)
     deflating = zlib.compressobj(9, zlib.DEFLATED, -15, zdict=DICTIONARIES[kind])
     compressed = deflating.compress(content) + deflating.flush()
     writer.number(kind)
@@ -116,7 +127,7 @@ def _write_skeleton(writer: Writer, description: bytes | None, archive: bytes) -
     writer.raw(compressed)
 
 
-def _read_skeleton(reader: Reader) -> bytes:
+def _read_skeleton(reader: Reader) -> tuple[bytes, Borrowed | None]:
     kind = reader.number()
     if kind not in DICTIONARIES:
         raise DamagedError(f"its skeleton is of the unknown kind {kind}")
@@ -128,7 +139,15 @@ def _read_skeleton(reader: Reader) -> bytes:
         raise DamagedError(f"its skeleton cannot be decompressed: {error}") from error
     if not inflating.eof or inflating.unused_data:
         raise DamagedError(f"its skeleton is cut short, or longer than {MAX_BYTES >> 20} MiB")
-    return pack_skeleton(layers.build(content)) if kind == PLAIN else write_pickle(content)
+    if kind == PLAIN:
+        return pack_skeleton(layers.build(content)), None
+    if kind == PICKLED:
+        return write_pickle(content), None
+    described, _, pickled = content.partition(b"\n")
+    try:
+        return write_pickle(pickled), Borrowed.of(json.loads(described))
+    except (ValueError, RecursionError, ArtifactError) as error:
+        raise DamagedError("it says in no known way how it is built") from error
 
 
 def _bare_pickle(archive: bytes) -> bytes:

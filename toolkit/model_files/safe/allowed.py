@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -18,8 +19,8 @@ from torch import nn
 from torch.nn.utils.parametrizations import _OrthMaps
 
 from toolkit import stored_names
-from toolkit.errors import ArtifactError
-from toolkit.model_files.safe.refusal import refusal
+from toolkit.errors import ArtifactError, described
+from toolkit.model_files.safe.refusal import refusal, suspect
 from toolkit.stored_names import CORE, MARK, path_of
 
 PACKAGES = ("torch.nn", "torchvision", "toolkit")
@@ -59,15 +60,18 @@ class Allowed:
     """What one skeleton may consist of besides torch.nn, torchvision and the toolkit.
 
     Attributes:
-        classes: the caller's own.
+        classes: the caller's own classes and functions.
         modules: names of imported modules whose own layers, functions and settings are allowed as well.
         import_technique: imports the installed technique that a name in the file belongs to, and returns True;
             returns False, and imports nothing, where the name belongs to none.
+        packages: names of packages and modules that may be imported, and whose own layers, functions and settings are
+            allowed.
     """
 
-    classes: Sequence[type] = ()
+    classes: Sequence[Any] = ()
     modules: Sequence[str] = ()
     import_technique: Callable[[str], bool] = _no_technique
+    packages: Sequence[str] = ()
 
 
 def is_method(value: Any) -> bool:
@@ -82,11 +86,16 @@ def resolve_globals(names: Iterable[str], allowed: Allowed) -> list[tuple[Callab
     Raises:
         ArtifactError: a name is neither known to be safe nor `allowed`.
     """
-    resolved = {name: _resolve(name, allowed) for name in sorted(names) if not _is_known(name)}
+    resolved = _resolved(names, allowed)
     unsafe = [name for name, value in resolved.items() if value is None]
     if unsafe:
-        raise ArtifactError(refusal(unsafe))
+        raise ArtifactError(refusal(unsafe), () if suspect(unsafe) else unsafe)
     return [(_inert(value), name) for name, value in resolved.items()]
+
+
+def unknown_globals(names: Iterable[str], allowed: Allowed) -> list[str]:
+    """The names that are neither known to be safe nor `allowed`."""
+    return [name for name, value in _resolved(names, allowed).items() if value is None]
 
 
 def may_be_called(name: str, value: Any, allowed: Allowed) -> bool:
@@ -111,6 +120,10 @@ def _inert(value: Any) -> Any:
     return value
 
 
+def _resolved(names: Iterable[str], allowed: Allowed) -> dict[str, Any]:
+    return {name: _resolve(name, allowed) for name in sorted(names) if not _is_known(name)}
+
+
 def _is_known(name: str) -> bool:
     """Whether torch's unpickler knows the name by itself, and it can do no harm."""
     module, _, last = name.rpartition(".")
@@ -129,17 +142,43 @@ def _resolve(name: str, allowed: Allowed) -> Any:
     for function in FUNCTIONS:
         if name == f"{function.__module__}.{function.__qualname__}":
             return function
-    for own in allowed.classes:
-        if _is_named(name, own):
-            return own
-    if _lies_in(name, allowed.modules):
+    if (own := _among(name, allowed.classes)) is not None:
+        return own
+    if _lies_in(name, allowed.packages):
+        _import_module_of(name)
+    trusted = (*allowed.modules, *allowed.packages)
+    if _lies_in(name, trusted):
         value = _imported(name)
         # Asked again by its own name, because a recipe's module imports others.
-        if _is_own(value) and _lies_in(f"{value.__module__}.", allowed.modules):
+        if _is_own(value) and _lies_in(f"{value.__module__}.", trusted):
             return value
     value = _imported(name) if _lies_in(name, PACKAGES) or allowed.import_technique(name) else None
     # By its own name only: "torch.nn.modules.module.torch.fx.GraphModule" is not of torch.nn.
     return value if isinstance(value, type) and issubclass(value, nn.Module) and name == path_of(value) else None
+
+
+def _among(name: str, objects: Sequence[Any]) -> Any:
+    """The object of that name among the caller's: by its module too, or at least by its own name."""
+    exact = next((own for own in objects if name == path_of(own)), None)
+    if exact is not None or _lies_in(name, PACKAGES):  # a class of the caller's may be called Linear, too
+        return exact
+    return next((own for own in objects if _is_named(name, own)), None)
+
+
+def _import_module_of(name: str) -> None:
+    """Import the module that a dotted name lies in, which the caller allows; a program is never run."""
+    parts = name.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        if "__main__" in parts[:length]:
+            return
+        module = ".".join(parts[:length])
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError:
+            continue
+        except Exception as error:
+            raise ArtifactError(f"it needs '{name}', but '{module}' cannot be imported: {described(error)}") from error
+        return
 
 
 def _stored_class(name: str, allowed: Allowed) -> Any:
@@ -147,9 +186,9 @@ def _stored_class(name: str, allowed: Allowed) -> Any:
     stored_name = name.removeprefix(MARK)
     is_trusted = stored_name.startswith(f"{CORE}.") or allowed.import_technique(name)
     layer = stored_names.class_of(stored_name)
-    if layer is None or is_trusted or layer in allowed.classes or _lies_in(path_of(layer), allowed.modules):
+    if layer is None or is_trusted or layer in allowed.classes:
         return layer
-    return None
+    return layer if _lies_in(path_of(layer), (*allowed.modules, *allowed.packages)) else None
 
 
 def _lies_in(name: str, modules: Sequence[str]) -> bool:

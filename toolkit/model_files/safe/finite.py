@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+MAX_STORED = torch.finfo(torch.float32).max / 128  # the scale of int8 values that float32 can hold
+
 
 def not_finite(named: Iterable[tuple[str, Tensor]]) -> str | None:
     """What is wrong with the first bad tensor, as in "the tensor 'x' holds NaN"; None if all are fine.
@@ -19,6 +21,18 @@ def not_finite(named: Iterable[tuple[str, Tensor]]) -> str | None:
             return f"the tensor '{name}' holds NaN"
         if isinstance(tensor, nn.Parameter) and (low == -torch.inf or high == torch.inf):
             return f"the weights '{name}' hold an infinity"
+    return None
+
+
+def too_large(named: Iterable[tuple[str, Tensor]]) -> str | None:
+    """What is wrong with the first buffer that is too large to be a part of a stored weight; None if all are fine.
+
+    Layers that replace others keep weights in buffers, as integers with scales. Decoded weights must be finite too.
+    """
+    for name, tensor in named:
+        size = max(abs(value) for value in _extremes(tensor))
+        if size > MAX_STORED:
+            return f"the stored weights '{name}' hold {'an infinity' if size == torch.inf else f'{size:.3g}'}"
     return None
 
 

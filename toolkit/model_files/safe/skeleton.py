@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from toolkit.model_files.safe.allowed import (
     may_be_called,
     resolve_globals,
     restore_class,
+    unknown_globals,
 )
 from toolkit.model_files.safe.archive import read_pickle
 from toolkit.model_files.safe.naming import NAMING
@@ -91,13 +93,16 @@ def _interned(value: Any) -> Any:
     return value
 
 
-def open_skeleton(content: bytes, allowed: Allowed, where: str) -> nn.Module:
+def open_skeleton(
+    content: bytes, allowed: Allowed, where: str, complete: Callable[[nn.Module], None] = lambda _: None
+) -> nn.Module:
     """The module that `pack_skeleton` wrote, on `meta`.
 
     Args:
         content: the bytes.
         allowed: what it may consist of besides torch.nn, torchvision and the toolkit.
         where: what errors name.
+        complete: puts parts into the module that are not in the bytes.
 
     Raises:
         ArtifactError: the bytes are damaged, or ask for more than is allowed.
@@ -110,16 +115,25 @@ def open_skeleton(content: bytes, allowed: Allowed, where: str) -> nn.Module:
             raise ArtifactError(f"it holds a {type(model).__name__}, not a module")
         check_structure(model)
         restore_class(model)
+        complete(model)
         for module in model.modules():
             module._non_persistent_buffers_set = set(module._non_persistent_buffers_set)
             _parametrize_again(module)
     except ArtifactError as error:
-        raise ArtifactError(f"{where} is not opened: {error}") from None
+        raise ArtifactError(f"{where} is not opened: {error}", error.unknown) from None
     except RefusedError as error:
         raise ArtifactError(f"{where} is damaged or not a skeleton: {error}") from error
     except Exception as error:  # whatever a made-up skeleton lacks
         raise ArtifactError(f"{where} is damaged or not a skeleton: {described(error)}") from error
     return model
+
+
+def unknown_names(content: bytes, allowed: Allowed) -> list[str]:
+    """The names in a skeleton that are neither known to be safe nor `allowed`; none if it is damaged."""
+    try:
+        return unknown_globals(scan(read_pickle(io.BytesIO(content))).names, allowed)
+    except Exception:  # `open_skeleton` says what is wrong
+        return []
 
 
 def _allowed_globals(contents: Scan, allowed: Allowed) -> list[Any]:

@@ -23,7 +23,7 @@ HOOKS = (
     "_load_state_dict_post_hooks",
     "_load_state_dict_pre_hooks",
 )
-_METHODS = {name for name in dir(nn.Module) if callable(getattr(nn.Module, name))} - {"forward"}
+METHODS = {name for name in dir(nn.Module) if callable(getattr(nn.Module, name))} - {"forward"}
 
 
 def check_structure(model: nn.Module) -> None:
@@ -35,7 +35,7 @@ def check_structure(model: nn.Module) -> None:
     _measure(model, measured)
     for module in measured:
         kind = type(module).__name__
-        replaced = min(vars(module).keys() & _METHODS, default=None)
+        replaced = min(vars(module).keys() & METHODS, default=None)
         if replaced is not None:
             raise ArtifactError(f"a {kind} in it has something else in place of its method '{replaced}'")
         if any(vars(module).get(hooks) for hooks in HOOKS):

@@ -71,7 +71,7 @@ def _describe(root: ElementTree.Element, chart: Chart) -> None:
 def _with_variables(svg: str) -> str:
     for color, variable in COLORS.items():
         svg = svg.replace(color, f"var(--{variable})")
-    return re.sub(r"font: ([^;\"]*?)'DejaVu Sans'", r"font: \1system-ui, sans-serif", svg)
+    return svg.replace("'DejaVu Sans', sans-serif", "system-ui, sans-serif")
 
 
 def _identifier(name: str) -> str:

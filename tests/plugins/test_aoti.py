@@ -1,0 +1,31 @@
+"""Compiled packages: outputs are the model's, and a missing compiler is named."""
+
+import pytest
+from exported_toys import DTYPES, check_answers, exported, quantized
+
+from toolkit.errors import TechniqueError
+from toolkit.hooks import loading
+from toolkit.testing import toy_mlp
+
+
+@pytest.fixture
+def runtime():
+    return loading.load("aoti", "runtime")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("toy", "dtype"),
+    [("mlp", "int8"), ("lstm", "int8"), ("cnn", "int4"), ("transformer", "float"), ("tied", "float16")],
+)
+def test_outputs_are_those_of_the_model(toy, dtype, runtime, tmp_path):
+    model = quantized(toy, DTYPES[dtype])
+    check_answers(exported(runtime, model, tmp_path), model)
+
+
+def test_a_missing_compiler_is_named(runtime, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(TechniqueError, match=r"needs a C\+\+ compiler, found none; install g\+\+") as problem:
+        exported(runtime, toy_mlp().eval(), tmp_path)
+    assert "\n" not in str(problem.value)
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,118 @@
+"""OpenVINO's files: outputs and integers are those of the model, threads are respected, and errors are sentences."""
+
+import sys
+from importlib.util import find_spec
+
+import pytest
+import torch
+from exported_toys import DTYPES, check_answers, exported, opened, perform, quantized
+from torch import nn
+
+from toolkit.errors import TechniqueError
+from toolkit.hooks import loading
+from toolkit.testing import TOY_MODELS, toy_mlp
+
+LINEAR = {"mlp": 2, "cnn": 1, "lstm": 1, "transformer": 8, "tied": 4, "outputs": 1}
+needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="needs the extra openvino")
+
+
+@pytest.fixture
+def runtime():
+    return loading.load("openvino", "runtime")
+
+
+def note(runtime, file):
+    return runtime.call("measure", folder=file.folder, params=runtime.params_class())["arithmetic"]
+
+
+def check_file(runtime, toy, dtype, folder):
+    model = quantized(toy, DTYPES[dtype])
+    file = exported(runtime, model, folder)
+    # A last bit of a convolution decides between two integers.
+    check_answers(file, model, "torch", tolerance=5e-3 if dtype == "int8" else 1e-5)
+    arithmetic = note(runtime, file)
+    assert sum(row["arithmetic"] == "integers" for row in arithmetic.table) == (LINEAR[toy] if dtype == "int8" else 0)
+    return arithmetic
+
+
+@needs_openvino
+def test_int8_is_multiplied_in_integers(runtime, tmp_path):
+    assert check_file(runtime, "cnn", "int8", tmp_path).text == "1 of 3 layers multiplies in integers"
+
+
+@needs_openvino
+def test_a_layer_without_a_bias(runtime, tmp_path):
+    model = perform(nn.Sequential(nn.Flatten(), nn.Linear(64, 4, bias=False)), "quantization", DTYPES["int8"])
+    check_answers(exported(runtime, model, tmp_path), model, tolerance=5e-3)
+
+
+@needs_openvino
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("toy", TOY_MODELS)
+def test_every_toy_in_every_dtype(toy, dtype, runtime, tmp_path):
+    check_file(runtime, toy, dtype, tmp_path)
+
+
+@needs_openvino
+@pytest.mark.parametrize(("dtype", "bytes_each"), [("int8", 1), ("int4", 0.5 + 4 / 32), ("float16", 2)])
+def test_large_weights_are_stored_in_few_bytes(dtype, bytes_each, runtime, tmp_path):
+    model = perform(toy_mlp(1024), "quantization", DTYPES[dtype])
+    weights = 1024 * 64 + 1024 * 4
+    assert exported(runtime, model, tmp_path).size_bytes < bytes_each * weights + 40_000
+
+
+@needs_openvino
+def test_the_file_is_run_with_as_many_threads_as_asked(runtime):
+    import openvino
+
+    settings = []
+    core = type("Core", (), {"read_model": lambda *_: openvino.Model([], []), "compile_model": compiling(settings)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(openvino, "Core", core)
+        runtime.module.open("", None, 3)
+    assert settings[0]["INFERENCE_NUM_THREADS"] == 3
+
+
+def compiling(settings):
+    def compile_model(_, model, device, given):
+        settings.append(given)
+        return type("Network", (), {"create_infer_request": lambda self: None})()
+
+    return compile_model
+
+
+@needs_openvino
+def test_a_dictionary_is_returned_as_one(runtime, tmp_path):
+    file = exported(runtime, TOY_MODELS["outputs"]().eval(), tmp_path)
+    with opened(file) as session:
+        outputs = session(torch.zeros(3, 1, 8, 8))
+    assert {key: tuple(value.shape) for key, value in outputs.items()} == {"logits": (3, 4), "features": (3, 8)}
+
+
+class Airy(nn.Module):
+    def forward(self, inputs):
+        return torch.special.airy_ai(inputs)
+
+
+@needs_openvino
+def test_an_operation_that_it_does_not_have_is_named(runtime, tmp_path, capfd):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), Airy()).eval()
+    with pytest.raises(TechniqueError, match=r"uses aten.special_airy_ai.default, which OpenVINO does not") as problem:
+        exported(runtime, model, tmp_path)
+    assert "\n" not in str(problem.value)
+    assert capfd.readouterr() == ("", "")
+
+
+@needs_openvino
+def test_the_arithmetic_of_an_engine_is_named(runtime, tmp_path):
+    with pytest.raises(TechniqueError, match="layer '1' uses the arithmetic of engine 'torch', which no other runtime"):
+        exported(runtime, quantized("mlp", {"engine": "torch"}), tmp_path)
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("openvino", "toolkit_openvino")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(TechniqueError, match=r"pip install 'torch-optimization-toolkit\[openvino\]'"):
+        loading.load.__wrapped__("openvino", "runtime")

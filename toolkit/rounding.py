@@ -1,0 +1,119 @@
+"""The grids that weights are rounded to when they are stored in fewer bits, for all who store or train such weights.
+
+The first index of a weight chooses its row, and int8 and int4 have scales within a row: an output channel of a linear,
+convolutional or recurrent layer, an entry of an embedding, an input channel of a transposed convolution. Zeros stay
+zero.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from toolkit.errors import ToolkitError
+
+__all__ = ["dequantize_groups", "quantize_groups", "quantize_rows", "round_straight_through", "round_to"]
+
+Dtype = Literal["int8", "int4", "float16", "bfloat16"]
+GROUP = 32  # inputs that share a scale in int4
+INT4_RANGE = 8
+INT8_MAX = 127
+MIN_ROW_MAX = INT8_MAX * torch.finfo(torch.float32).tiny  # a subnormal scale would be too coarse for ±127
+
+
+def round_to(weight: Tensor, dtype: Dtype, group: int = GROUP) -> Tensor:
+    """Return the weight as a layer decodes it that stores it in `dtype`: same shape and dtype, no gradient.
+
+    Args:
+        weight: finite floats of two or more dimensions.
+        dtype: int8 with a float32 scale per row; int4 with a bfloat16 scale per group of a row's inputs; float16, in
+            which values above 65504 become infinite; or bfloat16.
+        group: the inputs that share a scale in int4, an even number; the other dtypes have no groups.
+
+    Raises:
+        ToolkitError: the dtype is unknown, the weight does not fit, or the group is odd.
+    """
+    _check(weight, dtype, group)
+    weight = weight.detach()
+    if dtype == "int8":
+        values, scale = quantize_rows(weight.flatten(1))
+        return values.to(scale.dtype).mul_(scale).reshape(weight.shape).to(weight.dtype)
+    if dtype == "int4":
+        packed, scale = quantize_groups(weight.flatten(1), group)
+        return dequantize_groups(packed, scale, weight[0].numel()).reshape(weight.shape).to(weight.dtype)
+    return weight.to(getattr(torch, dtype)).to(weight.dtype)
+
+
+def round_straight_through(weight: Tensor, dtype: Dtype, group: int = GROUP) -> Tensor:
+    """Return `round_to(weight, dtype, group)`, with the gradient of the identity, to train with rounding.
+
+    As in Bengio et al., "Estimating or propagating gradients through stochastic neurons", 2013.
+    """
+    rounded: Tensor = _StraightThrough.apply(weight, dtype, group)
+    return rounded
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Rounding whose gradient is that of the identity; a sum with a difference would change the last bit."""
+
+    @staticmethod
+    def forward(_: Any, weight: Tensor, dtype: Dtype, group: int) -> Tensor:
+        return round_to(weight, dtype, group)
+
+    @staticmethod
+    def backward(_: Any, *gradients: Tensor) -> Any:
+        return gradients[0], None, None
+
+
+def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Round each row to int8 with its own scale: `rows ≈ values * scale`, at most half a scale off.
+
+    Rows (N, K) of any float dtype give values (N, K) int8 within ±127 and scale (N, 1) float32, above zero for
+    zeros too; for a row with NaN or infinity, NaN or infinity. As in Dettmers et al., "LLM.int8()", 2022.
+    """
+    rows = rows.float()
+    scale = rows.abs().amax(dim=1, keepdim=True).clamp_(min=MIN_ROW_MAX).div_(INT8_MAX)
+    # Given unusual strides, be it those of a single row, `_int_mm` returns uninitialized memory (pytorch#195066).
+    return (rows / scale).round_().to(torch.int8, memory_format=torch.contiguous_format), scale
+
+
+def quantize_groups(rows: Tensor, group: int = GROUP) -> tuple[Tensor, Tensor]:
+    """Round each group of a row's inputs to int4 with its own scale: `rows ≈ values * scale`.
+
+    The largest value of a group becomes -8, with a negative scale if it is positive. With ±7 for the largest, only 15
+    of 16 integers would be used, and the error would be an eighth larger. An equally large value of the other sign
+    becomes 7.
+
+    Rows (N, K) may have any float dtype; `group` must be even. Returns the integers plus 8, two per byte with the first
+    in the lower half, (N, G, group / 2) uint8 with zeros at the end of the last group, and the scale (N, G) bfloat16,
+    never zero. As in Dettmers and Zettlemoyer, "The case for 4-bit precision", 2023, without a zero point.
+    """
+    groups = F.pad(rows.float(), (0, -rows.shape[1] % group)).unflatten(1, (-1, group))
+    extreme = groups.gather(2, groups.abs().argmax(dim=2, keepdim=True)).squeeze(2)
+    smallest = torch.finfo(torch.bfloat16).tiny  # a subnormal scale would be too coarse
+    scale = (extreme / -INT4_RANGE).bfloat16()
+    scale = torch.where(scale.abs() < smallest, smallest, scale)
+    values = (groups / scale.float().unsqueeze(2)).round_().clamp_(-INT4_RANGE, INT4_RANGE - 1)
+    low, high = (values + INT4_RANGE).to(torch.uint8).unflatten(2, (-1, 2)).unbind(3)
+    return low | (high << 4), scale
+
+
+def dequantize_groups(packed: Tensor, scale: Tensor, inputs: int) -> Tensor:
+    """The rows (N, inputs) float32 that `packed` and `scale` from `quantize_groups` represent."""
+    values = torch.stack((packed & 15, packed >> 4), dim=3).flatten(2).float().sub_(INT4_RANGE)
+    return values.mul_(scale.float().unsqueeze(2)).flatten(1)[:, :inputs]
+
+
+def _check(weight: Tensor, dtype: str, group: int) -> None:
+    if dtype not in get_args(Dtype):
+        raise ToolkitError(f"dtype must be {', '.join(get_args(Dtype)[:-1])} or {get_args(Dtype)[-1]}, found '{dtype}'")
+    if not weight.is_floating_point() or weight.dim() < 2 or weight.numel() == 0:
+        raise ToolkitError(
+            "a weight to round must have float values and two or more dimensions, "
+            f"found {tuple(weight.shape)} of {str(weight.dtype).removeprefix('torch.')}"
+        )
+    if group < 2 or group % 2:
+        raise ToolkitError(f"group must be even and at least 2, found {group}")

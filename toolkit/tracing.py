@@ -1,0 +1,201 @@
+"""A model as a program of `torch.export`, for runtimes that read one, and what keeps it from becoming one.
+
+Layers of integers are operators of `toolkit.operators` in the program: translate these, or `decompose` them into
+operators of PyTorch.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.utils._pytree import tree_map_only
+
+from toolkit import operators
+from toolkit.errors import TechniqueError, ToolkitError
+
+__all__ = ["arguments", "causes", "checked_outputs", "decompose", "dynamic_batch", "problem", "quiet", "trace"]
+
+INT8_MAX = 127
+TRACEBACK_KEYS = ("from_node", "source_fn_stack", "stack_trace")  # where operations come from: paths of this machine
+
+
+def trace(model: nn.Module, example: Any) -> ExportedProgram:
+    """Return the program that computes the model for any number of samples.
+
+    Args:
+        model: in eval mode, on the CPU; not changed.
+        example: inputs of two samples or more: a tensor, a tuple of them, or a dictionary by argument.
+
+    Raises:
+        TechniqueError: the model cannot be traced; names the layer or the line where that is known.
+    """
+    args, kwargs = arguments(example)
+    outputs = checked_outputs(model, args, kwargs)
+    model = _without_shared_modules(model)
+    network = model if type(outputs) is dict or not isinstance(outputs, Mapping) else _PlainOutputs(model)
+    shapes = dynamic_batch(kwargs or args)
+    if isinstance(network, _PlainOutputs):
+        shapes = {"kwargs": shapes} if kwargs else {"args": shapes}
+    with operators.exporting(), torch.no_grad(), quiet():
+        try:
+            program = torch.export.export(network, args, kwargs, dynamic_shapes=shapes, strict=False)
+        except ToolkitError:
+            raise
+        except Exception as error:
+            raise TechniqueError(problem(error)) from error
+    return _anonymous(program)
+
+
+def decompose(program: ExportedProgram, in_integers: bool | None = None) -> ExportedProgram:
+    """Return the program with operators of PyTorch instead of the toolkit's; weights stay as they are stored.
+
+    Args:
+        program: of `trace`.
+        in_integers: multiply bytes by `torch._int_mm`; otherwise the same integers in float32, whose sums are exact up
+            to 1040 inputs and rounded beyond. None chooses bytes if this processor has instructions for them.
+    """
+    in_integers = _has_byte_products() if in_integers is None else in_integers
+
+    def int8_linear(inputs: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+        row_scale = inputs.abs().amax(-1, keepdim=True).clamp(min=INT8_MAX * operators.SMALLEST_SCALE) / INT8_MAX
+        rows = (inputs / row_scale).round().flatten(0, -2)
+        if in_integers and weight.shape[1] > 1:  # the strides of a single input are none that the product takes
+            products = torch._int_mm(rows.to(torch.int8), weight.t()).float()
+        else:
+            products = rows.mm(weight.float().t())
+        outputs = products.reshape(*inputs.shape[:-1], weight.shape[0]) * scale * row_scale
+        return outputs if bias is None else outputs + bias
+
+    plain: dict[Any, Any] = {
+        operator._opoverload: operator._init_fn
+        for operator in (operators.dequantize, operators.dequantize_int4, operators.widen)
+    }
+    with quiet(), torch.no_grad():
+        return _anonymous(program.run_decompositions({**plain, operators.int8_linear._opoverload: int8_linear}))
+
+
+def _has_byte_products() -> bool:
+    """Whether `torch._int_mm` is exact on this processor, and faster than float32."""
+    fast = ("amx_int8", "avx512_vnni", "avx_vnni", "i8mm")
+    extreme = torch.full((64, 64), INT8_MAX, dtype=torch.int8, device="cpu")
+    is_exact = bool((torch._int_mm(extreme, extreme) == INT8_MAX**2 * 64).all())
+    return is_exact and any(torch.cpu.get_capabilities().get(name) for name in fast)
+
+
+def _without_shared_modules(model: nn.Module) -> nn.Module:
+    """Return the model with a module of its own in each place, on the same tensors: the tracer mixes up shared ones."""
+    modules = [module for _, module in model.named_modules(remove_duplicate=False)]
+    if len(modules) == len({id(module) for module in modules}):
+        return model
+    tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    twin = copy.deepcopy(model, dict(tensors))
+    seen: set[int] = set()
+    for parent in list(twin.modules()):
+        for name, child in parent._modules.items():
+            if child is not None and id(child) in seen:
+                parent._modules[name] = copy.deepcopy(child, dict(tensors))
+            seen.add(id(child))
+    return twin
+
+
+class _PlainOutputs(nn.Module):
+    """A network that returns a plain dictionary, whatever class of dictionary its own is."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return dict(self.network(*args, **kwargs))
+
+
+def _anonymous(program: ExportedProgram) -> ExportedProgram:
+    """Drop what a saved program would tell: the samples it was traced with, and paths of this machine."""
+    program._example_inputs = None
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            for key in TRACEBACK_KEYS:
+                node.meta.pop(key, None)
+    return program
+
+
+def arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return inputs as the positional and the named arguments of a call."""
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    return (tuple(example) if isinstance(example, (tuple, list)) else (example,)), {}
+
+
+def dynamic_batch(inputs: Any) -> Any:
+    """Return the `dynamic_shapes` of inputs whose first dimension is the number of samples."""
+    batch = torch.export.Dim("batch", min=1)
+    return tree_map_only(Tensor, lambda _: {0: batch}, inputs)
+
+
+@torch.no_grad()
+def checked_outputs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run the model as it will be traced, and return its outputs.
+
+    Raises:
+        TechniqueError: a layer cannot be exported; names the layer.
+    """
+    called: list[nn.Module] = []
+    handle = nn.modules.module.register_module_forward_pre_hook(lambda module, _: called.append(module))
+    try:
+        with operators.exporting():
+            return model(*args, **kwargs)
+    except TechniqueError as error:
+        paths = {id(module): path for path, module in model.named_modules()}
+        raise TechniqueError(f"layer '{paths.get(id(called[-1]), '')}' {error}") from error
+    finally:
+        handle.remove()
+
+
+def problem(error: BaseException) -> str:
+    """Return the reason for which PyTorch could not trace a network, as one sentence."""
+    errors = list(causes(error))
+    text = "\n".join(map(str, errors))
+    if any(type(cause).__name__ == "GuardOnDataDependentSymNode" for cause in errors) or "data-dependent" in text:
+        return (
+            f"the network's control flow depends on the values of its inputs{_line(text)}; "
+            f"use tensor operations such as torch.where instead of `if` and `while`"
+        )
+    first_line = str(errors[-1]).strip().partition("\n")[0].strip()
+    return f"cannot trace the network{_line(text)}: {first_line or type(errors[-1]).__name__}"
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, its cause, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _line(text: str) -> str:
+    """Return the last line of the network's own code that a message quotes, in parentheses."""
+    lines = re.findall(r'File "([^"]+)", line (\d+), in \w+\s*\n\s*(\S.*)', text)
+    own = [(path, number, code) for path, number, code in lines if "/site-packages/torch/" not in path]
+    return f" ({own[-1][0].rpartition('/')[2]}, line {own[-1][1]}: {own[-1][2].strip()})" if own else ""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hide what exporters print and log: their errors are raised, too."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
