@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import toolkit
-from toolkit.data.images import Standardized
+from toolkit.data.mnist import mnist
 from toolkit.errors import TechniqueError
 from toolkit.exports.files import export_model
 from toolkit.exports.judge import compare
@@ -117,7 +117,9 @@ def test_the_lines_of_the_readme_run(tmp_path):
 def test_the_readme_of_several_inputs(tmp_path):
     inputs = {"tokens": torch.zeros(2, 5, dtype=torch.int64), "lengths": torch.zeros(2)}
     for example, call in ((inputs, "**inputs"), (tuple(inputs.values()), "*inputs")):
-        (tmp_path / "README.md").write_text(readme("numpy", ["x"], {}, Example(example, {"sum": torch.zeros(2)})))
+        (tmp_path / "README.md").write_text(
+            readme("numpy", ["x"], {}, Example(example, {"sum": torch.zeros(2)}, "prepared"))
+        )
         arguments = "tokens, lengths"
         (tmp_path / "run.py").write_text(
             f"def open(*a, threads):\n    return lambda {arguments}: [tokens.shape, tokens.dtype.name, lengths.shape]"
@@ -128,24 +130,22 @@ def test_the_readme_of_several_inputs(tmp_path):
         assert process.stdout.strip() == "[(1, 5), 'int64', (1,)]", process.stderr
 
 
-def lowered(pixels):
-    return pixels - 1
-
-
 @pytest.mark.parametrize(
-    ("convert", "sentence"),
+    ("source", "sentence"),
     [
-        (None, "Inputs, prepared as in training:\n"),
-        (lowered, "Inputs, prepared by `lowered` as in training:\n"),
+        (toy_data, "Inputs, prepared as in training:\n"),
         (
-            Standardized((0.5, 0.25), (0.125, 1.0)),
-            "Inputs, pixels from 0 to 1, minus the mean (0.5, 0.25), divided by the standard deviation (0.125, 1) of "
-            "each channel:\n",
+            mnist,
+            "Inputs, pixels from 0 to 1, minus the mean (0.1307), divided by the standard deviation (0.3081) of each "
+            "channel:\n- (N, 1, 28, 28) float32\n",
         ),
     ],
 )
-def test_the_readme_says_how_inputs_are_prepared(convert, sentence):
-    assert sentence in readme("numpy", ["x"], {}, Example(torch.zeros(2, 3), torch.zeros(2), convert))
+def test_the_readme_says_how_inputs_are_prepared(source, sentence, tmp_path):
+    data = source(64)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(data.example(1).inputs.numel(), 10)).eval()
+    export_model(runtime(), toolkit.Params(), model, data, tmp_path / "numpy")
+    assert sentence in (tmp_path / "numpy" / "README.md").read_text()
 
 
 def test_the_readme_has_the_sentence_of_the_runtime(tmp_path):

@@ -38,7 +38,8 @@ class DownloadedDataset:
         except Exception as error:  # the network, archives and pickles raise many classes
             raise InputError(self._failure(root, error)) from error
         train, test = ((_pixels(split, samples), _targets(split, samples)) for split in splits)
-        return Data(train=train, test=test, convert=Standardized(self.mean, self.std))
+        convert = Standardized(self.mean, self.std)
+        return Data(train=train, test=test, convert=convert, preparation=convert.description)
 
     def _failure(self, root: Path, error: Exception) -> str:
         return (

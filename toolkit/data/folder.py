@@ -75,7 +75,8 @@ def image_folder(
     mean = _per_channel(mean, IMAGENET_MEAN, channels, "mean")
     std = _per_channel(std, IMAGENET_STD, channels, "std")
     splits: Any = {name: _load(files, size, channels) for name, files in _files_by_split(folder, test).items()}
-    return Data(**splits, convert=Standardized(mean, std))
+    convert = Standardized(mean, std)
+    return Data(**splits, convert=convert, preparation=convert.description)
 
 
 def _check_arguments(size: int, channels: int, test: float) -> None:

@@ -21,6 +21,12 @@ class Standardized:
     mean: Sequence[float]
     std: Sequence[float]
 
+    @property
+    def description(self) -> str:
+        """What becomes of the pixels, in words."""
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        return f"pixels from 0 to 1, minus the mean ({mean}), divided by the standard deviation ({std}) of each channel"
+
     def __call__(self, pixels: Tensor) -> Tensor:
         mean, std = (
             torch.tensor(tuple(values), device=pixels.device).view(1, -1, 1, 1) for values in (self.mean, self.std)

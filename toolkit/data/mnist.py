@@ -12,6 +12,7 @@ import torch
 from torchvision.datasets import MNIST
 
 from toolkit.data.cache_folder import cache_folder
+from toolkit.data.images import Standardized
 from toolkit.data.splits import Data
 from toolkit.errors import InputError
 
@@ -37,7 +38,8 @@ def mnist(samples: int | None = None) -> Data:
     if samples is not None and samples < 1:
         raise InputError(f"mnist: samples must be at least 1, found {samples}")
     root = _unpack_all(cache_folder())
-    return Data(train=_tensors(root, True, samples), test=_tensors(root, False, samples))
+    preparation = Standardized((MEAN,), (STANDARD_DEVIATION,)).description
+    return Data(train=_tensors(root, True, samples), test=_tensors(root, False, samples), preparation=preparation)
 
 
 def _tensors(root: Path, train: bool, samples: int | None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -35,6 +35,7 @@ class Data:
         batch_size: samples per batch; set from the recipe.
         device: where batches are placed; set from the recipe.
         convert: function that converts a stored batch to inputs on the device, e.g. image bytes to floats.
+        preparation: how the inputs came about, in words, for programs that run an exported model.
     """
 
     train: Split
@@ -46,6 +47,7 @@ class Data:
     batch_size: int = 128
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     convert: Callable[[Any], Any] | None = None
+    preparation: str = "prepared as in training"
 
     def split(self, name: str) -> Split:
         """Return the split `train`, `validation` or `test`; raise a `ValueError` if the data has none of that name."""

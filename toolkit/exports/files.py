@@ -104,7 +104,7 @@ def export_model(runtime: Plugin, params: Params, model: nn.Module, data: Data, 
             raise TechniqueError(f"{runtime} wrote no file in export")
         files = sorted(path.name for path in temporary.iterdir())
         (temporary / SCRIPT).write_text(source, encoding="utf-8")
-        example = Example(inputs, _outputs(deployed, data), data.convert)
+        example = Example(inputs, _outputs(deployed, data), data.preparation)
         text = readme(runtime.name, files, plain, example, note)
         (temporary / README).write_text(text, encoding="utf-8")
         manifest = write_manifest(temporary, runtime.name, plain)

@@ -8,20 +8,18 @@ from typing import Any
 
 from torch import Tensor
 
-from toolkit.data.images import Standardized
-
 
 @dataclass(frozen=True)
 class Example:
     """What a model takes and returns.
 
     `inputs` are a batch: a tensor, a tuple of arguments or a dictionary of keywords. `outputs` are what the model
-    returns for it, `convert` the function that the data source prepares inputs with, None if it has none.
+    returns for it, `preparation` how the inputs came about.
     """
 
     inputs: Any
     outputs: Any
-    convert: Any = None
+    preparation: str
 
 
 def readme(
@@ -45,7 +43,7 @@ def readme(
             f"without the toolkit. N is the batch size.",
             *([] if note is None else ["", str(note)]),
             "",
-            f"Inputs, {_preparation(example.convert)}:",
+            f"Inputs, {example.preparation}:",
             *_listing(example.inputs),
             "",
             "Outputs:",
@@ -66,15 +64,6 @@ def readme(
             "",
         ]
     )
-
-
-def _preparation(convert: Any) -> str:
-    """Return how the data source prepares inputs."""
-    if isinstance(convert, Standardized):
-        mean, std = (", ".join(f"{value:g}" for value in values) for values in (convert.mean, convert.std))
-        return f"pixels from 0 to 1, minus the mean ({mean}), divided by the standard deviation ({std}) of each channel"
-    name = getattr(convert, "__qualname__", None)
-    return "prepared as in training" if name is None else f"prepared by `{name}` as in training"
 
 
 def _example(inputs: Any) -> tuple[list[str], str]:
