@@ -80,8 +80,8 @@ class Timing:
 def time_rounds(watches: Sequence[Stopwatch], budget: TimeBudget, parts: int) -> Timing:
     """Time rounds of one block each until the result is precise, or the first of `parts` equal parts of time is over.
 
-    If the machine is too busy for the rounds that an interval needs, the measurement goes on for up to
-    `time_budget.MAX_BUDGETS` times as long. There is at least one round.
+    If the machine is too busy for the rounds that an interval needs, the measurement goes on until
+    `TimeBudget.limit`. There is at least one round.
     """
     deadline, limit = budget.share(parts), budget.limit(parts)
     warming = [watch.first() for watch in watches]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 Progress = Callable[[float, float], None]
 
 MAX_BUDGETS = 3  # that a measurement may take if the machine is too busy for the fewest rounds in one
+MIN_LIMIT_S = 0.2  # of each batch size, however small the budget is
 
 
 class TimeBudget:
@@ -24,7 +25,7 @@ class TimeBudget:
 
     def limit(self, parts: int) -> float:
         """Return the moment until which a part may last that the machine is too busy for."""
-        return self._moment(MAX_BUDGETS * self._total_s, parts)
+        return max(self._moment(MAX_BUDGETS * self._total_s, parts), time.perf_counter() + MIN_LIMIT_S)
 
     def exclude(self, seconds: float) -> None:
         """Leave out seconds that have just passed."""
