@@ -573,3 +573,31 @@ def test_warnings_and_broken_promises_are_near_the_top():
     [section] = [element for element in parsed(page).iter(f"{XHTML}section") if element.get("id") == "warnings"]
     lines = [item.text for item in section.iter(f"{XHTML}li")]
     assert lines == ["0 baseline: train <longer>", "1 a: the stage undid 3 zeros"]
+
+
+def test_equal_reasons_are_one_line():
+    table = [{"layer": f"bn{number}", "weights": 16 + number, "reason": "is a BatchNorm2d"} for number in range(20)]
+    table.insert(1, {"layer": "head", "weights": 5, "reason": "was kept"})
+    rows = (Row("baseline"), Row("a", {"x.float": Note("", table)}))
+    page = render(Report(name="r", seed=0, rows=rows, environment={}))
+    [section] = [element for element in parsed(page).iter(f"{XHTML}section") if element.get("id") == "notes"]
+    lines = [[cell.text for cell in line] for line in section.iter(f"{XHTML}tr")]
+    assert lines[1:] == [["20 layers: bn0 … bn19", "16 … 35", "is a BatchNorm2d"], ["head", "5", "was kept"]]
+
+
+def test_numbers_of_techniques_have_a_label_their_plugin_and_headings():
+    rows = (Row("baseline"), Row("a", {"x.output_error": 0.001887}))
+    page = render(Report(name="r", seed=0, rows=rows, environment={"torch": "2"}))
+    [section] = [element for element in parsed(page).iter(f"{XHTML}section") if element.get("id") == "notes"]
+    lines = [[cell.text for cell in line] for line in section.iter(f"{XHTML}tr")]
+    assert lines == [["row", "measured by", "number", "value"], ["1 a", "x", "output error", "0.001887"]]
+    assert [cell.get("title") for cell in section.iter(f"{XHTML}td") if cell.get("title")] == [
+        "x.output_error in report.json"
+    ]
+
+
+def test_every_table_has_headings(page):
+    for table in parsed(page).iter(f"{XHTML}table"):
+        assert table.find(f"{XHTML}thead") is not None
+    [table] = [element for element in parsed(page).iter(f"{XHTML}section") if element.get("id") == "table"]
+    assert all(heading.get("title") for heading in table.iter(f"{XHTML}thead").__next__().iter(f"{XHTML}th"))
