@@ -21,6 +21,7 @@ from toolkit.number_text import printable
 from toolkit.report import Report
 from toolkit.report.charts import charts
 from toolkit.report.charts.drawing import BAD, BASE, GOOD, STYLE
+from toolkit.report.charts.layer_charts import histograms
 from toolkit.report.charts.svg import SVG, XLINK, inline_svg
 from toolkit.report.compare import compare
 from toolkit.report.compare_text import as_page
@@ -601,3 +602,27 @@ def test_every_table_has_headings(page):
         assert table.find(f"{XHTML}thead") is not None
     [table] = [element for element in parsed(page).iter(f"{XHTML}section") if element.get("id") == "table"]
     assert all(heading.get("title") for heading in table.iter(f"{XHTML}thead").__next__().iter(f"{XHTML}th"))
+
+
+def test_a_histogram_of_a_few_values_is_not_drawn_and_legends_are_outside():
+    def layer(name, counts):
+        histogram = Histogram(limit=1, counts=counts)
+        return Layer(layer=name, kind="x", weights=9, zeros=1, precision="int8", size_bytes=9, histogram=histogram)
+
+    layers = [layer("spikes", [9, *[0] * 39, 9]), layer("spread", list(range(41)))]
+    drawn_charts = list(histograms(layers, layers))
+    assert [chart.title.partition(":")[0] for chart in drawn_charts] == ["spread"]
+    assert drawn_charts[0].figure.legends
+    assert drawn_charts[0].figure.axes[0].get_legend() is None
+
+
+def test_points_that_are_close_share_a_number_and_the_legend_names_them():
+    sizes, accuracies = (1000, 100, 99, 98), (0.9, 0.8, 0.8, 0.95)
+    rows = tuple(
+        Row(f"s{place}", {"accuracy": accuracy, "size_bytes": size})
+        for place, (size, accuracy) in enumerate(zip(sizes, accuracies, strict=True))
+    )
+    [chart] = charts(Report(name="r", seed=0, rows=rows, environment={})).size
+    assert [text.get_text() for text in chart.figure.axes[0].texts] == ["0", "1, 2", "3"]
+    names = [text.get_text() for legend in chart.figure.legends for text in legend.get_texts()]
+    assert names == ["0 s0", "1 s1", "2 s2", "3 s3"]
