@@ -74,8 +74,9 @@ def image_folder(
         raise InputError(f"image-folder: {folder} does not exist or is not a folder")
     mean = _per_channel(mean, IMAGENET_MEAN, channels, "mean")
     std = _per_channel(std, IMAGENET_STD, channels, "std")
-    splits: Any = {name: _load(files, size, channels) for name, files in _files_by_split(folder, test).items()}
-    return Data(**splits, convert=Standardized(mean, std))
+    files_by_split = _files_by_split(folder, test)
+    splits: Any = {name: _load(files, size, channels) for name, files in files_by_split.items()}
+    return Data(**splits, convert=Standardized(mean, std), classes=files_by_split["train"].classes)
 
 
 def _check_arguments(size: int, channels: int, test: float) -> None:
