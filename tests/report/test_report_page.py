@@ -626,3 +626,16 @@ def test_points_that_are_close_share_a_number_and_the_legend_names_them():
     assert [text.get_text() for text in chart.figure.axes[0].texts] == ["0", "1, 2", "3"]
     names = [text.get_text() for legend in chart.figure.legends for text in legend.get_texts()]
     assert names == ["0 s0", "1 s1", "2 s2", "3 s3"]
+
+
+def test_learning_curves_have_what_was_validated_after_each_epoch():
+    values = {"training_loss": [2.0, 1.0], "validation_loss": [3.0, 2.5], "validation_accuracy": [None, 0.5]}
+    [chart] = charts(Report(name="r", seed=0, rows=(Row("baseline", values),), environment={})).curves
+    losses, accuracies = chart.figure.axes
+    assert [list(line.get_ydata()) for line in losses.lines] == [[2.0, 1.0], [3.0, 2.5]]
+    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in accuracies.lines] == [([2.0], [0.5])]
+    assert accuracies.get_ylabel() == "accuracy"
+    names = [text.get_text() for legend in chart.figure.legends for text in legend.get_texts()]
+    assert names == ["training loss", "validation loss", "validation accuracy"]
+    assert chart.text.endswith("The validation loss goes from 3 to 2.5. The validation accuracy goes from 0.5 to 0.5.")
+    assert "The validation loss" in inline_svg(chart)
