@@ -53,7 +53,7 @@ def test_there_is_a_line_for_each_value_of_the_series():
     assert lines == [([0.5, 0.9], [0.25, 3.0]), ([0.5, 0.9], [0.5, 40.0])]
     assert named(chart) == ["fc1", "fc2"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("sparsity", "drop")
-    assert chart.title == "1 a: x.note0"
+    assert chart.title == "1 a: x: note0"
     assert (
         chart.text
         == "drop over sparsity: fc1 goes from 0.25 at 0.5 to 3 at 0.9; fc2 goes from 0.5 at 0.5 to 40 at 0.9."
@@ -110,7 +110,7 @@ def test_with_nothing_to_draw_the_page_has_the_table(plot):
     page = render(report(Note("told", TABLE, plot)))
     assert "<svg" not in page
     assert page.count("fc2</th>") == 2
-    assert "1 a: x.note0" in page
+    assert "1 a: x: note0" in page
 
 
 @pytest.mark.parametrize("values", [[0.0], [5.0, 5.0], [-1e30, 1e30], [1e-300, 2e-300], [10**20, 1]])

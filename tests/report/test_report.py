@@ -1,6 +1,7 @@
 """A report in words: verdicts, tables, reading it again, two of them compared; and what a run collects for its page."""
 
 import base64
+import dataclasses
 import io
 import json
 import math
@@ -609,6 +610,20 @@ class TestSamples:
             assert sample.target == sample.baseline == str(int(data.test[1][sample.index]))
             assert sample.final == str(int(after.given[sample.index])) != sample.target
             assert sample.picture is not None
+
+    @pytest.mark.parametrize("of_dataset", [False, True])
+    def test_classes_have_names_where_the_data_has_them(self, of_dataset):
+        names, data = ["ant", "bee", "cat", "dog"], toy_data()
+        if of_dataset:
+            dataset = torch.utils.data.TensorDataset(*data.test)
+            dataset.classes = names
+            data = dataclasses.replace(data, test=torch.utils.data.Subset(dataset, range(len(dataset))))
+        else:
+            data = dataclasses.replace(data, classes=names)
+        before, after = (answers(toy_mlp(), data, "test") for _ in range(2))
+        for sample in lost_samples(before, after, data, "test").samples:
+            assert sample.final == names[int(after.given[sample.index])]
+            assert sample.target == sample.baseline == names[int(before.given[sample.index])]
 
     @pytest.mark.parametrize("channels", [1, 3])
     def test_a_picture_is_a_small_png(self, channels):

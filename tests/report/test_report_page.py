@@ -21,6 +21,7 @@ from toolkit.number_text import printable
 from toolkit.report import Report
 from toolkit.report.charts import charts
 from toolkit.report.charts.drawing import BAD, BASE, GOOD, STYLE
+from toolkit.report.charts.layer_charts import histograms
 from toolkit.report.charts.svg import SVG, XLINK, inline_svg
 from toolkit.report.compare import compare
 from toolkit.report.compare_text import as_page
@@ -574,3 +575,68 @@ def test_warnings_and_broken_promises_are_near_the_top():
     [section] = [element for element in parsed(page).iter(f"{XHTML}section") if element.get("id") == "warnings"]
     lines = [item.text for item in section.iter(f"{XHTML}li")]
     assert lines == ["0 baseline: train <longer>", "1 a: the stage undid 3 zeros"]
+
+
+def test_equal_reasons_are_one_line():
+    table = [{"layer": f"bn{number}", "weights": 16 + number, "reason": "is a BatchNorm2d"} for number in range(20)]
+    table.insert(1, {"layer": "head", "weights": 5, "reason": "was kept"})
+    rows = (Row("baseline"), Row("a", {"x.float": Note("", table)}))
+    page = render(Report(name="r", seed=0, rows=rows, environment={}))
+    [section] = [element for element in parsed(page).iter(f"{XHTML}section") if element.get("id") == "notes"]
+    lines = [[cell.text for cell in line] for line in section.iter(f"{XHTML}tr")]
+    assert lines[1:] == [["20 layers: bn0 … bn19", "16 … 35", "is a BatchNorm2d"], ["head", "5", "was kept"]]
+
+
+def test_numbers_of_techniques_have_a_label_their_plugin_and_headings():
+    rows = (Row("baseline"), Row("a", {"x.output_error": 0.001887}))
+    page = render(Report(name="r", seed=0, rows=rows, environment={"torch": "2"}))
+    [section] = [element for element in parsed(page).iter(f"{XHTML}section") if element.get("id") == "notes"]
+    lines = [[cell.text for cell in line] for line in section.iter(f"{XHTML}tr")]
+    assert lines == [["row", "measured by", "number", "value"], ["1 a", "x", "output error", "0.001887"]]
+    assert [cell.get("title") for cell in section.iter(f"{XHTML}td") if cell.get("title")] == [
+        "x.output_error in report.json"
+    ]
+
+
+def test_every_table_has_headings(page):
+    for table in parsed(page).iter(f"{XHTML}table"):
+        assert table.find(f"{XHTML}thead") is not None
+    [table] = [element for element in parsed(page).iter(f"{XHTML}section") if element.get("id") == "table"]
+    assert all(heading.get("title") for heading in table.iter(f"{XHTML}thead").__next__().iter(f"{XHTML}th"))
+
+
+def test_a_histogram_of_a_few_values_is_not_drawn_and_legends_are_outside():
+    def layer(name, counts):
+        histogram = Histogram(limit=1, counts=counts)
+        return Layer(layer=name, kind="x", weights=9, zeros=1, precision="int8", size_bytes=9, histogram=histogram)
+
+    layers = [layer("spikes", [9, *[0] * 39, 9]), layer("spread", list(range(41)))]
+    drawn_charts = list(histograms(layers, layers))
+    assert [chart.title.partition(":")[0] for chart in drawn_charts] == ["spread"]
+    assert drawn_charts[0].figure.legends
+    assert drawn_charts[0].figure.axes[0].get_legend() is None
+
+
+def test_points_that_are_close_share_a_number_and_the_legend_names_them():
+    sizes, accuracies = (1000, 100, 99, 98), (0.9, 0.8, 0.8, 0.95)
+    rows = tuple(
+        Row(f"s{place}", {"accuracy": accuracy, "size_bytes": size})
+        for place, (size, accuracy) in enumerate(zip(sizes, accuracies, strict=True))
+    )
+    [chart] = charts(Report(name="r", seed=0, rows=rows, environment={})).size
+    assert [text.get_text() for text in chart.figure.axes[0].texts] == ["0", "1, 2", "3"]
+    names = [text.get_text() for legend in chart.figure.legends for text in legend.get_texts()]
+    assert names == ["0 s0", "1 s1", "2 s2", "3 s3"]
+
+
+def test_learning_curves_have_what_was_validated_after_each_epoch():
+    values = {"training_loss": [2.0, 1.0], "validation_loss": [3.0, 2.5], "validation_accuracy": [None, 0.5]}
+    [chart] = charts(Report(name="r", seed=0, rows=(Row("baseline", values),), environment={})).curves
+    losses, accuracies = chart.figure.axes
+    assert [list(line.get_ydata()) for line in losses.lines] == [[2.0, 1.0], [3.0, 2.5]]
+    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in accuracies.lines] == [([2.0], [0.5])]
+    assert accuracies.get_ylabel() == "accuracy"
+    names = [text.get_text() for legend in chart.figure.legends for text in legend.get_texts()]
+    assert names == ["training loss", "validation loss", "validation accuracy"]
+    assert chart.text.endswith("The validation loss goes from 3 to 2.5. The validation accuracy goes from 0.5 to 0.5.")
+    assert "The validation loss" in inline_svg(chart)

@@ -74,9 +74,11 @@ def image_folder(
         raise InputError(f"image-folder: {folder} does not exist or is not a folder")
     mean = _per_channel(mean, IMAGENET_MEAN, channels, "mean")
     std = _per_channel(std, IMAGENET_STD, channels, "std")
-    splits: Any = {name: _load(files, size, channels) for name, files in _files_by_split(folder, test).items()}
+    files_by_split = _files_by_split(folder, test)
+    splits: Any = {name: _load(files, size, channels) for name, files in files_by_split.items()}
     convert = Standardized(mean, std)
-    return Data(**splits, convert=convert, preparation=convert.description)
+    classes = files_by_split["train"].classes
+    return Data(**splits, convert=convert, preparation=convert.description, classes=classes)
 
 
 def _check_arguments(size: int, channels: int, test: float) -> None:

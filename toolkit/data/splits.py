@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -34,6 +34,7 @@ class Data:
             is better for a function whose attribute `better` is "lower".
         batch_size: samples per batch; set from the recipe.
         device: where batches are placed; set from the recipe.
+        classes: name of each class, in the order of its number; the report shows them instead of numbers.
         convert: function that converts a stored batch to inputs on the device, e.g. image bytes to floats.
         preparation: how the inputs came about, in words, for programs that run an exported model.
     """
@@ -48,6 +49,7 @@ class Data:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     convert: Callable[[Any], Any] | None = None
     preparation: str = "prepared as in training"
+    classes: Sequence[str] = ()
 
     def split(self, name: str) -> Split:
         """Return the split `train`, `validation` or `test`; raise a `ValueError` if the data has none of that name."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from toolkit.number_text import plain, printable
 from toolkit.report import Report
+from toolkit.report.equal_reasons import merge_equal_reasons
 from toolkit.rows import BREACHES, WARNINGS, Note
 
 MAX_TABLE_ROWS = 100  # on the page; report.md has all rows
@@ -23,11 +24,13 @@ class PageNote(NamedTuple):
 
 
 class PageNumber(NamedTuple):
-    """A number that a plugin measured, with its full name."""
+    """A number that a plugin measured: its row, the plugin, a label, and the key that programs find it under."""
 
     stage: str
-    name: str
+    plugin: str
+    label: str
     text: str
+    key: str
 
 
 def notes_of(report: Report) -> list[PageNote]:
@@ -58,17 +61,23 @@ def _messages(note: Note) -> list[str]:
 def plugin_numbers(report: Report) -> list[PageNumber]:
     """Return the numbers that plugins measured; their names contain a dot."""
     return [
-        PageNumber(f"{number} {row.stage}", name, plain(value))
+        PageNumber(f"{number} {row.stage}", name.partition(".")[0], _label(name), plain(value), name)
         for number, row in enumerate(report.rows)
         for name, value in row.values.items()
         if "." in name and isinstance(value, (int, float))
     ]
 
 
+def _label(key: str) -> str:
+    """Return `output error` for the key `quantization.output_error`."""
+    return key.partition(".")[2].replace("_", " ") or key
+
+
 def _page_note(number: int, stage: str, name: str, note: Note) -> PageNote:
-    more = max(0, len(note.table) - MAX_TABLE_ROWS)
+    rows = merge_equal_reasons(note.table)
+    more = max(0, len(rows) - MAX_TABLE_ROWS)
     title = title_of(number, stage, name)
-    return PageNote(title, note.text, table_as_text(note.table), more, chart_name(number, name))
+    return PageNote(title, note.text, table_as_text(rows), more, chart_name(number, name))
 
 
 def chart_name(number: int, name: str) -> str:
@@ -77,8 +86,10 @@ def chart_name(number: int, name: str) -> str:
 
 
 def title_of(number: int, stage: str, name: str) -> str:
-    """Return the title of a note on the page: `1 pruning: pruning.scan`."""
-    return printable(f"{number} {stage}: {name}")
+    """Return the title of a note on the page: `1 pruning: scan`, with the plugin if it is not the stage's name."""
+    plugin, _, rest = name.partition(".")
+    names = [rest.replace("_", " ")] if rest and plugin == stage else [plugin, rest.replace("_", " ")]
+    return printable(": ".join(filter(None, [f"{number} {stage}", *names])))
 
 
 def table_as_text(table: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:

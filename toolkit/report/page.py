@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from toolkit.number_text import bytes_text, plain, printable, seconds
 from toolkit.report import Report
+from toolkit.report.column_meanings import COLUMN_MEANINGS
 from toolkit.report.details import Details
 from toolkit.report.layer_table import layer_table
 from toolkit.report.notes import notes_of, plugin_numbers, warnings_of
@@ -38,6 +39,7 @@ def render(report: Report) -> str:
         lost=details.lost,
         notes=notes_of(report),
         warnings=warnings_of(report),
+        meanings=COLUMN_MEANINGS,
         numbers=plugin_numbers(report),
         environment=_environment_table(report.environment),
         recipe=_recipe(report),

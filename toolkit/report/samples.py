@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 
 from toolkit.data.splits import Data
 from toolkit.metrics import Answers
+from toolkit.number_text import printable
 from toolkit.report.details import Lost, Sample
 
 MAX_SAMPLES = 24
@@ -52,24 +54,37 @@ def picture(image: Tensor) -> str | None:
 def _shown(lost: Tensor, before: Answers, after: Answers, data: Data, split: str) -> list[Sample]:
     if not len(lost):
         return []
+    classes = class_names(data, split)
     batch = next(iter(data.batches(split, order=lost, batch_size=len(lost))))
     return [
         Sample(
             index=index,
-            target=_word(batch.targets, place),
-            baseline=_word(before.given, index) or "right",
-            final=_word(after.given, index) or "wrong",
+            target=_word(batch.targets, place, classes),
+            baseline=_word(before.given, index, classes) or "right",
+            final=_word(after.given, index, classes) or "wrong",
             picture=_picture_at(batch.inputs, place),
         )
         for place, index in enumerate(lost.tolist())
     ]
 
 
-def _word(values: Any, place: int) -> str:
-    """Return the target or answer of a sample as text if it is a number, else an empty string."""
+def class_names(data: Data, split: str) -> Sequence[str]:
+    """Return the names of the classes: those of the data, or a dataset's `classes`; nothing if there are none."""
+    samples: Any = data.split(split)
+    while isinstance(samples, Subset):
+        samples = samples.dataset
+    names = data.classes or getattr(samples, "classes", ())
+    is_list = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+    return names if is_list else ()
+
+
+def _word(values: Any, place: int, classes: Sequence[str]) -> str:
+    """Return the target or answer of a sample as its class or number, an empty string if it is not one number."""
     if not isinstance(values, Tensor) or values[place].numel() != 1:
         return ""
-    return str(values[place].item())
+    number = values[place].item()
+    is_class = isinstance(number, int) and 0 <= number < len(classes)
+    return printable(classes[int(number)] if is_class else number)
 
 
 def _picture_at(inputs: Any, place: int) -> str | None:

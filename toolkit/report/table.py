@@ -58,10 +58,11 @@ def as_markdown(report: Report) -> str:
 
 
 def cells(report: Report) -> tuple[list[Heading], list[list[str]]]:
-    """Return the headings and the rows of the complete table, with all intervals."""
+    """Return the headings and the rows of the complete table, with all intervals; number and stage share a column."""
     columns = columns_of(report, detailed=True)
-    headings = [Heading("#", "number of the row"), *(Heading(column.title, column.explanation) for column in columns)]
-    return headings, _lines(report, columns)
+    first = Heading("row", "number of the row, and the stage that it shows")
+    headings = [first, *(Heading(column.title, column.explanation) for column in columns[1:])]
+    return headings, [[f"{number} {stage}", *others] for number, stage, *others in _lines(report, columns)]
 
 
 def columns_of(report: Report, detailed: bool = False) -> list[Column]:

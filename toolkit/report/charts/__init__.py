@@ -13,6 +13,7 @@ from toolkit.report.charts.size_chart import quality_against_size
 from toolkit.report.charts.stage_charts import waterfalls
 from toolkit.report.charts.training_charts import learning_curves
 from toolkit.report.details import Curve, Details, Layer
+from toolkit.report.validation_series import validation_series
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def charts(report: Report) -> Charts:
             list(quality_against_size(report)),
             list(layer_charts(before, after)),
             list(histograms(before, after)),
-            list(learning_curves(details.curves or _curves_by_epoch(report))),
+            list(learning_curves(details.curves or _curves_by_epoch(report), validation_series(report))),
             list(note_charts(report)),
         )
 

@@ -21,6 +21,7 @@ from toolkit.report.layer_table import layer_table
 
 MAX_LAYERS = 24
 MAX_HISTOGRAMS = 9
+MIN_OCCUPIED_BINS = 8  # fewer are spikes of a few values, such as a codebook, and no distribution
 
 
 def layer_charts(before: Sequence[Layer], after: Sequence[Layer]) -> Iterator[Chart]:
@@ -35,9 +36,13 @@ def layer_charts(before: Sequence[Layer], after: Sequence[Layer]) -> Iterator[Ch
 def histograms(before: Sequence[Layer], after: Sequence[Layer]) -> Iterator[Chart]:
     """Yield histograms of the weights of the largest layers that baseline and result share by name."""
     baseline = {layer.layer: layer for layer in before}
-    named = [layer for layer in after if layer.histogram and layer.layer in baseline]
+    named = [layer for layer in after if layer.layer in baseline and _is_spread(layer.histogram)]
     for place, layer in enumerate(_largest(named, MAX_HISTOGRAMS)):
         yield _histogram(place, baseline[layer.layer], layer)
+
+
+def _is_spread(histogram: Histogram | None) -> bool:
+    return histogram is not None and sum(count > 0 for count in histogram.counts) >= MIN_OCCUPIED_BINS
 
 
 def _largest(layers: Sequence[Layer], most: int) -> list[Layer]:
@@ -84,12 +89,12 @@ def _bytes(baseline: Mapping[str, Layer], layers: Sequence[Layer]) -> Chart:
 
 
 def _histogram(place: int, before: Layer, after: Layer) -> Chart:
-    figure, axes = new_axes(2.2, "y")
+    figure, axes = new_axes(2.4, "y")
     _outline(axes, before.histogram, BASE, "baseline", filled=True)
     _outline(axes, after.histogram, SERIES, "result", filled=False)
     axes.set_xlabel("weight (zeros left out)")
     axes.set_yticks([])
-    axes.legend(loc="upper right", handlelength=1.2)
+    figure.legend(loc="outside lower center", ncols=2, handlelength=1.2)
     name = printable(after.layer)
     text = (
         f"Distribution of the weights of {name} that are not zero: {_spread(before)} before, {_spread(after)} after; "

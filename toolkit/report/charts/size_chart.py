@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from toolkit.metrics.support.quality_format import QualityFormat, quality_format
 from toolkit.number_text import bytes_text, printable
@@ -13,7 +15,7 @@ from toolkit.report import Report
 from toolkit.report.charts.drawing import BASE, MUTED, SERIES, Chart, new_axes, shortened, size_axis
 from toolkit.rows import Interval
 
-MAX_NAMED_POINTS = 5
+MAX_NAMED_POINTS = 9
 
 
 class Point(NamedTuple):
@@ -48,7 +50,7 @@ def _points(report: Report, metric: str, form: QualityFormat) -> list[Point]:
 
 
 def _chart(points: Sequence[Point], form: QualityFormat) -> Chart:
-    figure, axes = new_axes(2.9, "both")
+    figure, axes = new_axes(3.2, "both")
     for point in points:
         color = SERIES if point.number else BASE
         if point.interval is not None:
@@ -56,7 +58,8 @@ def _chart(points: Sequence[Point], form: QualityFormat) -> Chart:
         axes.plot(point.size, point.quality, "o", color=color, markersize=7)
     _scale(axes, [point.size for point in points])
     axes.margins(y=0.15)
-    _name_points(axes, points)
+    _number_points(axes, points)
+    _name_numbers(figure, points)
     axes.tick_params(axis="y", labelcolor=MUTED)
     axes.set_ylabel(form.axis)
     table = [{"stage": f"{p.number} {p.stage}", "size": bytes_text(p.size), form.title: p.text} for p in points]
@@ -65,7 +68,7 @@ def _chart(points: Sequence[Point], form: QualityFormat) -> Chart:
 
 
 def _scale(axes: Axes, sizes: Sequence[float]) -> None:
-    """Set a logarithmic axis with room for labels on both sides."""
+    """Set a logarithmic axis with room for labels."""
     size_axis(axes, sizes)
     smallest, largest = min(sizes), max(sizes)
     room = 1.6 * (largest / smallest) ** 0.45
@@ -73,27 +76,26 @@ def _scale(axes: Axes, sizes: Sequence[float]) -> None:
     axes.set_xlabel("size of the file, logarithmic")
 
 
-def _name_points(axes: Axes, points: Sequence[Point]) -> None:
-    """Write the stages next to their points, left of the smallest one; points that almost coincide share a label."""
+def _number_points(axes: Axes, points: Sequence[Point]) -> None:
+    """Write the numbers of the rows next to their points; points that almost coincide share a label."""
     low, high = axes.get_ylim()
     groups: list[list[Point]] = []
     for point in points:
         near = next((group for group in groups if _coincide(group[0], point, 0.09 * (high - low))), None)
         groups.append([point]) if near is None else near.append(point)
-    smallest = min(point.size for point in points)
     for group in groups:
-        name = _name(group, named=len(points) <= MAX_NAMED_POINTS)
-        at = (group[0].size, sum(point.quality for point in group) / len(group))
-        left = len(groups) > 1 and group[0].size == smallest
-        side, place = ("right", (-8, 0)) if left else ("left", (8, 0))
-        axes.annotate(name, at, place, textcoords="offset points", fontsize=9, ha=side, va="center")
+        at = (max(point.size for point in group), sum(point.quality for point in group) / len(group))
+        numbers = ", ".join(str(point.number) for point in group)
+        axes.annotate(numbers, at, (8, 0), textcoords="offset points", fontsize=9, ha="left", va="center")
 
 
-def _name(group: Sequence[Point], named: bool) -> str:
-    """Return the stages of points: numbers and names, or only numbers if there are too many points."""
-    if named:
-        return "\n".join(f"{point.number} {shortened(point.stage, 14)}" for point in group)
-    return ", ".join(str(point.number) for point in group)
+def _name_numbers(figure: Figure, points: Sequence[Point]) -> None:
+    """Write number and stage of every row below the axes, in several columns; nothing if there are too many."""
+    if len(points) > MAX_NAMED_POINTS:
+        return
+    names = [f"{point.number} {shortened(point.stage, 14)}" for point in points]
+    nothing = [Line2D([], [], linestyle="") for _ in points]
+    figure.legend(nothing, names, loc="outside lower center", ncols=3, handlelength=0, handletextpad=0)
 
 
 def _coincide(one: Point, other: Point, near: float) -> bool:
