@@ -84,7 +84,13 @@ def link(folder):
     (folder / "factor.txt").symlink_to((folder / "elsewhere").rename(folder.parent / "elsewhere"))
 
 
+def replace_by_a_pipe(folder):
+    (folder / "factor.txt").unlink()
+    os.mkfifo(folder / "factor.txt")
+
+
 CHANGES = [
+    (replace_by_a_pipe, r"factor\.txt has changed since it was exported"),
     (truncate, "factor.txt has changed since it was exported; export the model again$"),
     (swap, "factor.txt has changed since it was exported"),
     (tamper_with_the_script, "run.py has changed since it was exported"),
@@ -151,6 +157,12 @@ def test_manifests_that_cannot_be_read(content, sentence, tmp_path):
     if content is not None:
         (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(InputError, match=sentence):
+        read_manifest(tmp_path)
+
+
+def test_a_manifest_that_never_ends(tmp_path):
+    (tmp_path / "manifest.json").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=r"manifest\.json is not a manifest of the toolkit"):
         read_manifest(tmp_path)
 
 

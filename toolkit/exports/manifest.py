@@ -45,7 +45,8 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
+        is_regular = path.is_file() or not path.exists()  # not a pipe or an endless device
+        if not is_regular or path.stat().st_size > MAX_MANIFEST_BYTES:
             raise InputError(f"{path} is not a manifest of the toolkit; export the model again")
         content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content, dict) and isinstance(content.get("format"), int) and content["format"] > FORMAT:
@@ -69,7 +70,8 @@ def check_files(folder: Path, checksums: Mapping[str, str]) -> None:
             raise InputError(f"{folder} has lost its file {name}; export the model again")
         if name not in checksums:
             raise InputError(f"{folder / name} is not in the manifest; remove it or export the model again")
-        if found[name].is_symlink() or _checksum(found[name]) != checksums[name]:
+        is_regular = found[name].is_file() and not found[name].is_symlink()
+        if not is_regular or _checksum(found[name]) != checksums[name]:
             raise InputError(f"{folder / name} has changed since it was exported; export the model again")
 
 
