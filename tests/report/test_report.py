@@ -21,7 +21,7 @@ from toolkit.errors import InputError
 from toolkit.metrics import answers
 from toolkit.number_text import bytes_text, count_text, plus_minus, printable, seconds, signed
 from toolkit.recipe.differences import settings_of
-from toolkit.report import Report
+from toolkit.report import Report, compare_text
 from toolkit.report.compare import compare, moved
 from toolkit.report.curves import MAX_POINTS, CurveRecorder
 from toolkit.report.details import Details
@@ -501,6 +501,18 @@ class TestCompare:
         first, second = runs("first", row("a", **{"x.a_bytes": 1e6})), runs("second", row("a", **{"x.a_bytes": 2e6}))
         assert compare(first, second).of("unknown") == [("1 a", "x.a_bytes", "1 MB", "2 MB", "unknown")]
 
+    def test_digits_are_added_where_the_format_hides_a_difference(self, runs):
+        first, second = runs("first", row("a", size_bytes=1_000_000)), runs("second", row("a", size_bytes=1_000_001))
+        assert compare(first, second).of("moved") == [("1 a", "size", "1000000", "1000001", "moved")]
+
+    def test_numbers_that_only_one_run_has_are_listed(self, runs):
+        first = runs("first", row("a", latency_ms={"1": 1.0}, **{"x.y": 1.0}))
+        second = runs("second", row("a", latency_ms={"1": 1.0, "8": 5.0}))
+        found = compare(first, second)
+        assert ("1 a", "x.y", "1", "–", "alone") in found.of("alone")
+        assert ("1 a", "latency_ms @8", "–", "5 ms", "alone") in found.of("alone")
+        assert "Numbers that only one of the runs has" in compare_text.as_text(found)
+
     def test_rows_pair_by_name_and_then_by_number(self, runs):
         first = runs("first", row("a", accuracy=0.9, accuracy_interval=[0.89, 0.91]), row("b"), row("only"))
         second = runs("second", row("c", size_bytes=5), row("a", accuracy=0.8, accuracy_interval=[0.79, 0.81]))
@@ -525,12 +537,12 @@ class TestCompare:
         page = tmp_path / "diff.html"
         result = CliRunner().invoke(main, ["diff", str(first), str(second), "--html", str(page)])
         assert result.exit_code == 0, result.output
-        for text in ("Settings that differ", "seed", "Numbers that moved", "1 MB", "5 B", str(page)):
+        for text in ("Settings that differ", "seed", "Exact numbers that differ", "1 MB", "5 B", str(page)):
             assert text in result.output
             assert text in page.read_text() or text == str(page)
         result = CliRunner().invoke(main, ["diff", str(first), str(first)])
         assert "The recipes are the same." in result.output
-        assert "No number moved beyond its interval." in result.output
+        assert "No exact number differs, and no other one moved beyond its interval." in result.output
 
     def test_bad_input_ends_the_commands_with_two(self, tmp_path):
         for arguments in (["report", "nowhere"], ["diff", "nowhere", "there"]):

@@ -21,8 +21,9 @@ from toolkit.report.unknown_metrics import unknown_numbers
 from toolkit.rows import Interval, Row
 from toolkit.storage.run_directory import RECIPE
 
-# `moved`: beyond the intervals, or an unequal count; `unknown`: unequal, but at least one run has no interval.
-Outcome = Literal["moved", "within", "unknown"]
+# `moved`: beyond the intervals, or an unequal exact number; `unknown`: unequal, but at least one run has no interval;
+# `alone`: only one run has the number.
+Outcome = Literal["moved", "within", "unknown", "alone"]
 ABSENT = "–"
 
 
@@ -35,7 +36,7 @@ class Setting(NamedTuple):
 
 
 class Number(NamedTuple):
-    """A number of a row in two runs."""
+    """A number of a row in two runs; `ABSENT` for one that has it not."""
 
     row: str
     name: str
@@ -46,7 +47,7 @@ class Number(NamedTuple):
 
 @dataclass(frozen=True)
 class ComparedRuns:
-    """Two runs: the settings that differ, the numbers that both have, and the rows that only one of them has."""
+    """Two runs: the settings that differ, the numbers, and the rows that only one of them has."""
 
     first: Path
     second: Path
@@ -121,12 +122,12 @@ def _paired(first: Report, second: Report) -> tuple[list[tuple[str, Row, Row]], 
 
 
 def _numbers(label: str, one: Row, other: Row, reports: tuple[Report, Report]) -> Iterator[Number]:
-    """Yield the numbers that both rows have: quality, then counts, then other metrics, then those of techniques."""
+    """Yield the numbers of two rows: quality, then counts, then other metrics, then those of techniques."""
     qualities = dict.fromkeys(name for report in reports for name in report.measured_qualities)
     quantities = {name: Quantity(name, quality_format(name).text) for name in qualities}
     for quantity in sorted(all_quantities().values(), key=_order):
         quantities.setdefault(quantity.key, quantity)
-    others = [*unknown_numbers(reports[0]), *(name for name in one.values if "." in name)]
+    others = [*unknown_numbers(reports[0]), *(name for name in {**one.values, **other.values} if "." in name)]
     for name in others:
         quantities.setdefault(name, Quantity(name, bytes_text if name.endswith("_bytes") else plain))
     for quantity in quantities.values():
@@ -139,19 +140,31 @@ def _order(quantity: Quantity) -> tuple[bool, bool]:
 
 
 def _compared(label: str, one: Row, other: Row, quantity: Quantity, comparison: Comparison) -> Iterator[Number]:
-    sizes = list(one.get(quantity.key) or {}) if quantity.by_batch_size else [""]
-    for size in sizes:
+    of_sizes = {**(one.get(quantity.key) or {}), **(other.get(quantity.key) or {})} if quantity.by_batch_size else [""]
+    for size in of_sizes:
         first, second = one.number(quantity.key, size), other.number(quantity.key, size)
-        if first is not None and second is not None:
-            intervals = one.interval(quantity.interval, size), other.interval(quantity.interval, size)
-            name = f"{printable(quantity.label)} @{size}" if size else printable(quantity.label)
-            outcome = _outcome(first, second, intervals, comparison)
-            yield Number(label, name, quantity.text(first), quantity.text(second), outcome)
+        if first is None and second is None:
+            continue
+        intervals = one.interval(quantity.interval, size), other.interval(quantity.interval, size)
+        name = f"{printable(quantity.label)} @{size}" if size else printable(quantity.label)
+        outcome = _outcome(first, second, intervals, comparison)
+        yield Number(label, name, *_texts(first, second, quantity), outcome)
+
+
+def _texts(first: float | None, second: float | None, quantity: Quantity) -> tuple[str, str]:
+    """Return two numbers in the format of their metric, or with all digits if that hides the difference."""
+    one, other = (ABSENT if number is None else quantity.text(number) for number in (first, second))
+    return (one, other) if one != other or first == second else (str(first), str(second))
 
 
 def _outcome(
-    first: float, second: float, intervals: tuple[Interval | None, Interval | None], comparison: Comparison
+    first: float | None,
+    second: float | None,
+    intervals: tuple[Interval | None, Interval | None],
+    comparison: Comparison,
 ) -> Outcome:
+    if first is None or second is None:
+        return "alone"
     if comparison.exact:
         return "within" if first == second else "moved"
     if abs(first - second) <= comparison.between_runs * min(first, second):

@@ -25,14 +25,16 @@ def sections(comparison: ComparedRuns) -> list[Section]:
     runs = _names(comparison)
     settings = Section("Settings that differ", "The recipes are the same.", ("place", *runs), comparison.settings)
     moved = Section(
-        "Numbers that moved beyond their intervals",
-        "No number moved beyond its interval.",
+        "Exact numbers that differ, and others that moved beyond their intervals",
+        "No exact number differs, and no other one moved beyond its interval.",
         ("row", "number", *runs),
         _lines(comparison.of("moved")),
     )
     unknown = _lines(comparison.of("unknown"))
     others = Section("Other numbers without an interval", "", ("row", "number", *runs), unknown)
-    return [settings, moved, *([others] if unknown else [])]
+    single = _lines(comparison.of("alone"))
+    alone = Section("Numbers that only one of the runs has", "", ("row", "number", *runs), single)
+    return [settings, moved, *([others] if unknown else []), *([alone] if single else [])]
 
 
 def remarks(comparison: ComparedRuns) -> Iterator[str]:
