@@ -62,9 +62,11 @@ def rule(light: str, dark: str) -> str:
 
 def picture(figures: dict[str, Figure], text: str) -> str:
     """The charts of `CHARTS` side by side on a card of their own."""
-    width, height = (round(inches * 72) for inches in figures[next(iter(CHARTS))].get_size_inches())
-    rows = -(-len(CHARTS) // COLUMNS)
-    total = COLUMNS * width + GAP + 2 * MARGIN, rows * (height + TITLE) + (rows - 1) * GAP + 2 * MARGIN
+    sizes = [figures[name].get_size_inches() * 72 for name in CHARTS]
+    width = round(sizes[0][0])
+    rows = [range(len(sizes))[place : place + COLUMNS] for place in range(0, len(sizes), COLUMNS)]
+    heights = [round(max(sizes[place][1] for place in row)) + TITLE + GAP for row in rows]
+    total = COLUMNS * width + GAP + 2 * MARGIN, sum(heights) - GAP + 2 * MARGIN
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
         f' viewBox="0 0 {total[0]} {total[1]}" width="{total[0]}" height="{total[1]}" role="img">',
@@ -75,7 +77,7 @@ def picture(figures: dict[str, Figure], text: str) -> str:
     ]
     for place, (name, title) in enumerate(CHARTS.items()):
         x = MARGIN + place % COLUMNS * (width + GAP)
-        y = MARGIN + place // COLUMNS * (height + TITLE + GAP)
+        y = MARGIN + sum(heights[: place // COLUMNS])
         parts.append(
             f'<text x="{x}" y="{y + 13}" font-family="system-ui, sans-serif" font-size="14" font-weight="600"'
             f' style="fill: {drawing.INK}">{title}</text>'

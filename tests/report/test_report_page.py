@@ -640,3 +640,16 @@ def test_learning_curves_have_what_was_validated_after_each_epoch():
     assert names == ["training loss", "validation loss", "validation accuracy"]
     assert chart.text.endswith("The validation loss goes from 3 to 2.5. The validation accuracy goes from 0.5 to 0.5.")
     assert "The validation loss" in inline_svg(chart)
+
+
+def test_the_color_of_a_latency_agrees_with_the_words_beside_it():
+    def row(stage, time_ms, ratio):
+        interval = {"1": [ratio - 0.001, ratio + 0.001]}
+        values = {"latency_ms": {"1": time_ms}, "latency_ratio": {"1": ratio}, "latency_ratio_interval": interval}
+        return Row(stage, values)
+
+    # On a machine that was busier later, the time is longer although the ratio says that the model is faster.
+    report = Report(name="r", seed=0, rows=(row("baseline", 1.0, 1.0), row("a", 1.1, 0.5)), environment={})
+    [chart] = charts(report).stages
+    assert matplotlib.colors.to_hex(chart.figure.axes[0].patches[1].get_facecolor()) == GOOD
+    assert chart.table[1]["change by the stage"] == "2.00× as fast"

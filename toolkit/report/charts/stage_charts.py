@@ -35,6 +35,8 @@ class Bar(NamedTuple):
     """The change in words, for a stage that changed something."""
     differs: bool | None = None
     """Result of a test that is better than the interval, None without one."""
+    improves: bool | None = None
+    """Whether that test says that the change is for the better."""
 
     @property
     def is_unchanged(self) -> bool:
@@ -100,7 +102,11 @@ def _timed(report: Report, bar: Bar, size: str) -> Bar:
     if bar.start is None:
         return bar
     factor = speed(report, report.start(bar.number), bar.number, size)
-    return bar if factor is None else bar._replace(differs=differs(factor), change=speed_text(factor[0]))
+    return (
+        bar
+        if factor is None
+        else bar._replace(differs=differs(factor), improves=factor[0] > 1, change=speed_text(factor[0]))
+    )
 
 
 def bars_of(report: Report, scale: Scale, name: str, interval: str, size: str = "") -> list[Bar]:
@@ -143,7 +149,9 @@ def _in_words(bar: Bar) -> str:
 
 def _draw(axes: Axes, place: int, bar: Bar, scale: Scale) -> None:
     """Draw the value as a bar from zero in the color of its change, and the interval as a line with ends."""
-    is_better = bar.start is not None and (bar.value < bar.start) == scale.lower_is_better
+    is_better = bar.improves
+    if is_better is None:
+        is_better = bar.start is not None and (bar.value < bar.start) == scale.lower_is_better
     axes.barh(place, bar.value, height=0.5, color=BASE if bar.is_unchanged else GOOD if is_better else BAD)
     if bar.interval is not None:
         axes.plot(bar.interval, [place, place], color=INK, linewidth=1.1, marker="|", markersize=7)
