@@ -76,7 +76,7 @@ def test_shipped_plugins_say_what_they_are():
     shipped = [plugin for plugin in installed() if plugin.distribution.startswith("torch-optimization-toolkit ")]
     observers = {plugin.name for plugin in shipped if plugin.roles == {"observer"}}
     assert observers == {"mlflow", "profile", "tensorboard"}
-    runtimes = {"onnxruntime"}
+    runtimes = {"aoti", "onnxruntime", "openvino", "pt2"}
     assert all(plugin.roles == {"runtime"} for plugin in shipped if plugin.name in runtimes)
     assert all(plugin.roles == {"technique"} for plugin in shipped if plugin.name not in observers | runtimes)
     summaries = {plugin.summary for plugin in shipped}

@@ -33,13 +33,16 @@ def install(monkeypatch):
 def test_the_built_in_plugins_are_installed_like_any_other():
     own = [p.name for p in techniques.installed() if p.distribution.startswith("torch-optimization-toolkit ")]
     assert own == [
+        "aoti",
         "bias-correction",
         "codebook",
         "distillation",
         "mlflow",
         "onnxruntime",
+        "openvino",
         "profile",
         "pruning",
+        "pt2",
         "quantization",
         "rewind",
         "tensorboard",

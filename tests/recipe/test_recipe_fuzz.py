@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 import toolkit
-from toolkit import sources
+from toolkit import importing
 from toolkit.errors import InputError, RecipeError
 from toolkit.hooks import loading as techniques
 from toolkit.recipe.data_table import DataTable
@@ -171,7 +171,7 @@ def folder(tmp_path_factory):
     torch.save(toy_mlp().state_dict(), folder / "weights.pt")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(techniques, "load", _with_more_plugins(techniques.load))
-        patch.setattr(sources, "importlib", SimpleNamespace(import_module=_import, util=importlib.util))
+        patch.setattr(importing, "importlib", SimpleNamespace(import_module=_import, util=importlib.util))
         yield folder
 
 
