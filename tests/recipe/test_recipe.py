@@ -1067,6 +1067,7 @@ class TestExports:
             ("params = { opset = 7 }", "exports.1.params.opset", "21"),
             ("params = { opsets = 21 }", "exports.1.params.opsets", "opset"),
             ("finetune = { epochs = 1 }", "exports.1.finetune", ""),
+            ("[[stages]]\ntechnique = []", "stages.3.technique", "found []"),
             ('[[exports]]\nruntime = "onnxruntime"', "exports.2.name", "'onnxruntime' names a row already"),
         ],
     )

@@ -38,14 +38,16 @@ def export_problems(content: Mapping[str, Any]) -> list[Problem]:
         return []
     names = ["baseline", *(table.get("name") or table.get("technique") for table in stages if isinstance(table, dict))]
     problems: list[Problem] = []
-    taken = set(names)
+    taken = {name for name in names if isinstance(name, str)}
     for number, table in enumerate(table for table in exports if isinstance(table, dict)):
         if "from" in table and (problem := _start_problem(table["from"], names)):
             problems.append(Problem(f"exports.{number + 1}.from", problem))
         name = table.get("name") or table.get("runtime")
-        if isinstance(name, str) and name in taken:
+        if not isinstance(name, str):
+            continue
+        if name in taken:
             problems.append(Problem(f"exports.{number + 1}.name", f"'{name}' names a row already; choose another name"))
-        taken.add(name if isinstance(name, str) else None)
+        taken.add(name)
     return problems
 
 
