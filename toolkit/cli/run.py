@@ -40,13 +40,13 @@ def run(
     from toolkit.recipe.read import read_recipe
     from toolkit.report.table import as_text
     from toolkit.runner import run as run_recipe
-    from toolkit.runner.progress import progress_bars
+    from toolkit.runner.progress import progress
     from toolkit.storage.run_directory import RECIPE
 
     overrides = parse_settings(settings) | ({"device": device} if device else {})
     loaded = read_recipe(recipe, overrides)
     output = output or Path("runs") / loaded.name
-    observer, bars = progress_bars()
+    observer, display = progress()
     try:
         report = run_recipe(
             loaded,
@@ -57,11 +57,11 @@ def run(
             rehearsal=not no_rehearsal,
         )
     except (KeyboardInterrupt, ToolkitError) as error:
-        bars.close()
+        display.close()
         if (output / RECIPE).is_file() and not isinstance(error, InputError):
             click.echo(f"\nprogress is saved in {output}; run the same command again to resume", err=True)
         raise
-    bars.close()
+    display.close()
     click.echo(as_text(report, shutil.get_terminal_size().columns))
     click.echo(f"\nModel and report: {output}")
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 from torch import nn
@@ -175,6 +176,7 @@ class RunInProgress:
         def on_step(step: int, steps: int, loss: float, lr: float) -> None:
             if record is not None:
                 record.append((loss, lr))
+                _log_epoch(stage, record, steps)
             self.observers.tell("on_step", stage=stage, step=step, steps=steps, loss=loss, lr=lr)
 
         return on_step
@@ -215,3 +217,13 @@ class RunInProgress:
         threads, device = self.environment["threads"], self.data.device.type
         text = resolved_recipe(self.recipe, threads, device, self.settings, self.params)
         self.directory.write(runs.RECIPE, text)
+
+
+def _log_epoch(stage: Stage, record: Sequence[tuple[float, float]], steps: int) -> None:
+    """Log the mean loss of an epoch after its last step."""
+    epochs = stage.finetune.epochs if stage.finetune is not None else 1
+    steps_per_epoch = steps // epochs
+    if steps_per_epoch and len(record) % steps_per_epoch == 0:
+        loss = fmean(loss for loss, _ in record[-steps_per_epoch:])
+        epoch = len(record) // steps_per_epoch
+        log.info("stage %d (%s): epoch %d of %d, training loss %.4f", stage.number, stage.name, epoch, epochs, loss)

@@ -1,17 +1,23 @@
-"""The plugin that shows a run's progress: bars with an estimate on a terminal, a line a stage elsewhere."""
+"""The plugin that shows a run's progress: bars with an estimate on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
+import os
 import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 from tqdm import tqdm
 
 from toolkit.hooks.loading import from_module
 from toolkit.hooks.specs import hookimpl
+from toolkit.number_text import seconds
 from toolkit.params import Params
 from toolkit.recipe.read import PluginUse, Recipe, Stage
 from toolkit.rows import Row
+
+MAX_SILENCE_S = 30.0  # between two lines of a stage that is trained or measured
 
 
 class ProgressBars:
@@ -41,10 +47,7 @@ class ProgressBars:
     @hookimpl
     def on_row(self, stage: Stage, row: Row) -> None:
         self.close()
-        accuracy = row.get("accuracy")
-        quality = f"accuracy {100 * accuracy:.2f} %, " if accuracy is not None else ""
-        line = f"{self._title(stage)}: {quality}{row['size_bytes']:,} bytes, {row['duration_s']:.0f} s"
-        tqdm.write(line, file=sys.stderr)
+        tqdm.write(f"{_title(stage, self._stages)}: {_summary(row)}", file=sys.stderr)
 
     def close(self) -> None:
         """Take the bar off the terminal."""
@@ -52,20 +55,15 @@ class ProgressBars:
             self._bar.close()
         self._bar = self._activity = None
 
-    def _title(self, stage: Stage) -> str:
-        return f"[{stage.number}/{self._stages}] {stage.name}"
-
     def _bar_for(self, stage: Stage, activity: str, total: float) -> tqdm[Any]:
         if self._bar is None or self._activity != (stage.number, activity):
             self.close()
             self._activity = (stage.number, activity)
-            # disable=None: no bars where there is no terminal.
             shape = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
             self._bar = tqdm(
                 total=total,
-                desc=f"{self._title(stage)}, {activity}",
+                desc=f"{_title(stage, self._stages)}, {activity}",
                 leave=False,
-                disable=None,
                 bar_format=shape,
                 dynamic_ncols=True,
                 file=sys.stderr,
@@ -73,7 +71,73 @@ class ProgressBars:
         return self._bar
 
 
-def progress_bars() -> tuple[PluginUse, ProgressBars]:
-    """The bars as a run-wide plugin, and the object to close should the run end early."""
-    bars = ProgressBars()
-    return PluginUse(from_module(bars, "progress", "the toolkit", "observer"), Params()), bars
+class ProgressLines:
+    """A line when a stage begins and ends, and one at least every `MAX_SILENCE_S` while it is trained or measured."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._stages = 0
+        self._began = self._told = 0.0
+
+    @hookimpl
+    def on_start(self, recipe: Recipe) -> None:
+        self._stages = len(recipe.stages)
+
+    @hookimpl
+    def on_stage(self, stage: Stage) -> None:
+        self._began = self._clock()
+        self._tell(stage, "begins")
+
+    @hookimpl
+    def on_step(self, stage: Stage, step: int, steps: int, loss: float) -> None:
+        now = self._clock()
+        if step == 1:
+            self._began = now
+        if now - self._told >= MAX_SILENCE_S and step > 1:
+            left = (now - self._began) / (step - 1) * (steps - step)
+            self._tell(stage, f"{_epoch(stage, step, steps)}, loss {loss:.4f}, about {seconds(left)} of training left")
+
+    @hookimpl
+    def on_progress(self, stage: Stage, activity: str, done: float, total: float) -> None:
+        if self._clock() - self._told >= MAX_SILENCE_S:
+            self._tell(stage, f"{activity}, {done / total:.0%} done")
+
+    @hookimpl
+    def on_row(self, stage: Stage, row: Row) -> None:
+        self._tell(stage, _summary(row))
+
+    def close(self) -> None:
+        """Do nothing: lines stay."""
+
+    def _tell(self, stage: Stage, text: str) -> None:
+        self._told = self._clock()
+        print(f"{_title(stage, self._stages)}: {text}", file=sys.stderr, flush=True)
+
+
+def progress() -> tuple[PluginUse, ProgressBars | ProgressLines]:
+    """Return the display as a run-wide plugin, and the object to close if the run ends early."""
+    display = ProgressBars() if _has_width() else ProgressLines()
+    return PluginUse(from_module(display, "progress", "the toolkit", "observer"), Params()), display
+
+
+def _has_width() -> bool:
+    """Return whether standard error is a terminal whose width is known."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (OSError, ValueError):
+        return False
+
+
+def _title(stage: Stage, stages: int) -> str:
+    return f"[{stage.number}/{stages}] {stage.name}"
+
+
+def _summary(row: Row) -> str:
+    accuracy = row.get("accuracy")
+    quality = f"accuracy {100 * accuracy:.2f} %, " if accuracy is not None else ""
+    return f"{quality}{row['size_bytes']:,} bytes, {row['duration_s']:.0f} s"
+
+
+def _epoch(stage: Stage, step: int, steps: int) -> str:
+    epochs = stage.finetune.epochs if stage.finetune is not None else 1
+    return f"epoch {-(-step * epochs // steps)} of {epochs}"
