@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 import toolkit
 from toolkit.cli import main
+from toolkit.data.built_in import DATASETS
 from toolkit.data.coerce import FORMS
 from toolkit.errors import InputError
 from toolkit.hooks import loading as techniques
@@ -746,3 +747,17 @@ def test_weights_in_the_directory_that_a_run_replaces_are_refused(here):
     assert "is in the run directory runs/toy, which this run replaces" in output
     assert (here / "runs/toy/stages/0-baseline/model.safetensors").is_file()
     assert invoke("run", "again.toml", "--set", weights, "--output", "runs/again")[0] == 0
+
+
+class TestSources:
+    def test_each_has_its_summary_and_its_arguments(self):
+        listed = CliRunner().invoke(main, ["sources"])
+        assert [line.split()[0] for line in listed.stdout.splitlines()] == [*DATASETS]
+        shown = CliRunner().invoke(main, ["sources", "image-folder"])
+        assert shown.stdout.startswith("image-folder(root, size=64, channels=3, ")
+        assert "mean of each channel" in shown.stdout
+
+    def test_an_unknown_one_gets_a_close_one(self):
+        result = CliRunner().invoke(main, ["sources", "image-folders"])
+        assert result.exit_code == 2
+        assert result.stderr == "error: unknown data source 'image-folders'; did you mean 'image-folder'?\n"

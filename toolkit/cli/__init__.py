@@ -43,7 +43,7 @@ def main() -> None:
 
 for _command in (
     *(run.run, run.check),
-    *(listing.techniques, listing.recipes),
+    *(listing.techniques, listing.recipes, listing.sources),
     *(report.report, report.diff, report.evaluate),
     *(new.new, new.schema, new.doctor),
     *(pack.pack, export.export, bench.bench, cache.cache),

@@ -64,10 +64,12 @@ class RunDirectory(click.Path):
 
 
 COMPLETED: Mapping[tuple[str, str], click.ParamType] = {
+    ("bench", "run"): RunDirectory(path_type=Path),
     ("check", "recipes"): Recipe(),
     ("diff", "first"): RunDirectory(path_type=Path),
     ("diff", "second"): RunDirectory(path_type=Path),
     ("evaluate", "directory"): RunDirectory(path_type=Path),
+    ("export", "run"): RunDirectory(path_type=Path),
     ("recipes", "name"): ShippedRecipe(),
     ("report", "run"): RunDirectory(path_type=Path),
     ("run", "recipe"): Recipe(),

@@ -59,6 +59,28 @@ def _listed(clauses: Sequence[str]) -> str:
 
 @click.command()
 @click.argument("name", required=False)
+def sources(name: str | None) -> None:
+    """List the built-in data sources, or show the documentation and the arguments of NAME."""
+    import inspect
+
+    from toolkit.data.built_in import DATASETS
+
+    if name is None:
+        width = max(map(len, DATASETS))
+        for source, load in DATASETS.items():
+            click.echo(f"{source:<{width}}  {(inspect.getdoc(load) or '').partition(chr(10))[0]}")
+        return
+    if name not in DATASETS:
+        raise InputError(f"unknown data source '{name}'{did_you_mean(name, DATASETS)}")
+    parameters = inspect.signature(DATASETS[name]).parameters.values()
+    arguments = ", ".join(
+        each.name if each.default is each.empty else f"{each.name}={each.default!r}" for each in parameters
+    )
+    click.echo(f"{name}({arguments})\n\n{inspect.getdoc(DATASETS[name])}")
+
+
+@click.command()
+@click.argument("name", required=False)
 def recipes(name: str | None) -> None:
     """List the shipped recipes, or print the recipe NAME."""
     from toolkit.recipe.shipped import shipped, summary
