@@ -12,10 +12,12 @@ import torch
 from toolkit.hooks import loading as techniques
 
 # What a run leaves out unless the test's marker asks for it. Each takes longer than training a toy: a page is drawn by
-# matplotlib, memory is measured in a process that imports torch, and a kept result would hide that a test computes.
+# matplotlib, memory is measured in a process that imports torch, and a kept result would hide that a test computes. The
+# ratios that a busy machine spoils are kept, or tests would depend on what else it does.
 LEFT_OUT = {
     "page": ("toolkit.report.writer.write_page", lambda report: None),
     "memory": ("toolkit.metrics.memory._start", lambda: None),
+    "load": ("toolkit.runner.in_progress.without_spoilt_ratios", lambda values, baseline: values),
     "cache": ("toolkit.runner.stages_folder", lambda: None),
 }
 # Autograd starts its threads with the first backward pass, one for each device that PyTorch knows by then. Once a model

@@ -134,7 +134,7 @@ class TestVerdict:
     def test_a_ratio_of_too_few_timings_is_no_verdict_but_said(self):
         few = row("few", ratio={"1": 0.5}, latency_ms={"1": 1.0, "64": 9.0})
         assert verdict(report(few)).endswith(
-            "There were too few timings for a ratio at batch 64: use a quiet machine, or a larger `budget`."
+            "The time at batch 64 has no ratio: the machine was busy, or `budget` allowed too few timings."
         )
         assert "9 ×?" in as_text(report(few), 200)
 

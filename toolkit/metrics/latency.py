@@ -92,7 +92,7 @@ def _columns(content: TableContent) -> Iterable[Column]:
     """Yield a column for each batch size, with the time and its ratio to the baseline's."""
     for place, size in enumerate(content.rows[0].get("latency_ms") or {}):
         explanation = f"median time of a call with {printable(size)} samples, and its ratio to the baseline's"
-        explanation += f" (ms; lower is better; {UNKNOWN} for too few timings)"
+        explanation += f" (ms; lower is better; {UNKNOWN} if it could not be compared)"
         yield Column(f"ms @{printable(size)}", partial(_cell, size, content.detailed), 1 + place, explanation, PLACE)
 
 
@@ -117,7 +117,7 @@ def _ratio_text(ratio: float) -> str:
 
 MIN_BUDGET_S = 0.01  # if the other metrics have used up the row's share
 PLACE = 30
-UNKNOWN = "?"  # a ratio of too few timings for an interval
+UNKNOWN = "?"  # a ratio of too few timings for an interval, or of timings that a busy machine spoilt
 # Two processes place the same weights differently in memory, and a machine is busier at one time than at another. The
 # interval of a single run includes neither. According to `tests/benchmarks/latency.py`, ratios differ by up to 7 %, and
 # by up to 9 % between two complete runs; times, in which nothing cancels out, by up to 22 %.

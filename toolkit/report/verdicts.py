@@ -39,11 +39,11 @@ def _steps(report: Report) -> str:
 
 
 def _untimed(row: Row) -> Iterator[str]:
-    """Yield a sentence on the batch sizes that were timed too few times for a ratio."""
+    """Yield a sentence on the batch sizes without a ratio."""
     unknown = [printable(size) for size in row.get("latency_ms") or {} if row.number("latency_ratio", size) is None]
     if unknown:
         sizes = " and ".join(unknown)
-        yield f"There were too few timings for a ratio at batch {sizes}: use a quiet machine, or a larger `budget`."
+        yield (f"The time at batch {sizes} has no ratio: the machine was busy, or `budget` allowed too few timings.")
 
 
 def _counted(stages: int) -> str:

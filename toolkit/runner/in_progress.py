@@ -26,6 +26,7 @@ from toolkit.runner.assembly import Assembly
 from toolkit.runner.measure_stage import MEASURED_WITH, Measuring
 from toolkit.runner.observers import Observers
 from toolkit.runner.row_warnings import warn_about
+from toolkit.runner.spoilt_times import without_spoilt_ratios
 from toolkit.runner.stage import StageOutcome, perform, train
 from toolkit.runner.stage_errors import errors_located_in
 from toolkit.seeding import reseed
@@ -189,7 +190,7 @@ class RunInProgress:
             values.update(self.observers.measure(result.model, self.data))
         for name in ("measuring_s", "duration_s"):
             values[name] = values.get(name, 0.0) + measuring.seconds
-        row = Row(stage.name, values)
+        row = Row(stage.name, without_spoilt_ratios(values, self.rows[0]) if self.rows else values)
         self.rows.append(row)
         log.info("stage %d (%s) done: %s", stage.number, stage.name, row.model_dump_json())
         self.observers.tell("on_row", stage=stage, row=row, report=self.report)
@@ -204,6 +205,7 @@ class RunInProgress:
             job = self.measuring.export_job(self.models[0])
             folder = self.directory.path / runs.EXPORTS / export.name
             row = job.row(export.name, export.use, self.models[export.start], folder)
+        row = Row(row.stage, without_spoilt_ratios(row.values, self.rows[0]), runtime=row.runtime)
         self.rows.append(row)
         self.export_starts.append(export.start)
         log.info("export %d (%s) done: %s", stage.number, export.name, row.model_dump_json())
