@@ -5,6 +5,7 @@ import os
 from types import SimpleNamespace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start, too
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # or a run in such a process would say that the machine is busy
 
 import pytest
 import torch

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from toolkit.cli.busy_machine import wait_passively_if_busy
 from toolkit.errors import InputError, RecipeError, ToolkitError
 
 SET_HELP = "Override one value, e.g. stages.1.params.sparsity=0.9. Repeatable."
@@ -36,6 +37,7 @@ def run(
     stopped, and stages that an earlier run has computed come from the cache. Before a long training, every stage runs
     on one batch, so that a mistake in a late stage is found at once.
     """
+    wait_passively_if_busy()
     from toolkit.recipe.overrides import parse_settings
     from toolkit.recipe.read import read_recipe
     from toolkit.report.table import as_text
