@@ -43,7 +43,10 @@ def modules_of(package: ModuleType) -> Iterator[ModuleType]:
 
 def shipped_layers() -> dict[str, type[nn.Module]]:
     """All subclasses of nn.Module that the toolkit and the plugins beside it define, by module path."""
-    names = ["toolkit", *(path.stem for path in (ROOT / "plugins").glob("toolkit_*"))]
+    plugins = {path.stem for path in (ROOT / "plugins").glob("toolkit_*")}
+    if importlib.util.find_spec("openvino") is None:
+        plugins.remove("toolkit_openvino")  # an extra; it has no layers
+    names = ["toolkit", *plugins]
     modules = [module for name in sorted(names) for module in modules_of(importlib.import_module(name))]
     layers = [value for module in modules for value in vars(module).values() if isinstance(value, type)]
     own = [layer for layer in layers if issubclass(layer, nn.Module) and layer.__module__.split(".")[0] in names]
