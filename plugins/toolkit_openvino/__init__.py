@@ -6,22 +6,29 @@ stores them, and are multiplied in float32. Recurrent layers are unrolled: the n
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import toolkit
-from toolkit_openvino.arithmetic import arithmetic_note
-from toolkit_openvino.model import write_ir
 
 FILE = "model.xml"
 
 
 @toolkit.hookimpl
 def export(model: Any, example: Any, folder: Any) -> None:
+    if find_spec("openvino") is None:
+        raise toolkit.TechniqueError(
+            "the package openvino is not installed; install it with pip install 'torch-optimization-toolkit[openvino]'"
+        )
+    from toolkit_openvino.model import write_ir
+
     write_ir(model, example, folder / FILE)
 
 
 @toolkit.hookimpl
 def measure(folder: Any) -> dict[str, Any]:
+    from toolkit_openvino.arithmetic import arithmetic_note
+
     return {"arithmetic": arithmetic_note(folder / FILE)}
 
 
