@@ -43,18 +43,19 @@ def peak(meter, model, folder, inputs) -> int | None:
 def test_weights_and_activations_are_counted(meter, tmp_path):
     weights = 1000 * 4000 * 4
     found = peak(meter, nn.Sequential(nn.Linear(1000, 4000)), tmp_path, batch(1, 1000))
-    assert weights < found < weights + 2 * MEGABYTE
+    assert weights - MEGABYTE < found < weights + 2 * MEGABYTE
     outputs = 2000 * 4000 * 4
     found = peak(meter, nn.Sequential(nn.Linear(1000, 4000)), tmp_path, batch(2000, 1000))
     # MKL keeps the working space of a product: 3.4 MB with AVX2, 6.8 MB with AVX-512 and AMX.
-    assert weights + outputs < found < weights + outputs + 8 * MEGABYTE
+    assert weights + outputs - MEGABYTE < found < weights + outputs + 8 * MEGABYTE
 
 
 def test_what_is_freed_during_the_inference_is_in_the_peak(meter, tmp_path):
     narrow = nn.Sequential(nn.Linear(10, 1_000_000), nn.MaxPool1d(1000), nn.Linear(1000, 2))
     weights = sum(parameter.nbytes for parameter in narrow.parameters())
     found = peak(meter, narrow, tmp_path, batch(8, 10))
-    assert found > weights + 8 * 1_000_000 * 4
+    # The kernel counts resident pages per thread, and adds them up late: a few are missing at times.
+    assert found > weights + 8 * 1_000_000 * 4 - MEGABYTE
 
 
 def test_a_measurement_does_not_depend_on_the_one_before(meter, tmp_path):
