@@ -113,7 +113,7 @@ def find_bias(model: nn.Module, params: Params, data: toolkit.Data) -> str:
         what = "no bias adds" if params.layer is None else f"'{asked[0]}' does not add"
         raise TechniqueError(f"{what} to the logits of these classes, and to nothing else; {_listed(biases)}")
     if len(adding) > 1:
-        raise TechniqueError(f"{' and '.join(adding)} all add to the logits: choose one with 'layer'")
+        raise TechniqueError(f"{' and '.join(adding)} all add to the logits; choose one with 'layer'")
     return adding[0]
 
 

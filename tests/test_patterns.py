@@ -72,5 +72,5 @@ def test_a_thing_of_two_names_goes_by_the_more_exact_one():
 
 
 def test_equally_exact_patterns_that_disagree_are_refused():
-    with pytest.raises(TechniqueError, match=r"^'\*c' and 'f\*' in bits disagree about 'fc': make one more exact$"):
+    with pytest.raises(TechniqueError, match=r"^'\*c' and 'f\*' in bits disagree about 'fc'; make one more exact$"):
         patterns.most_exact(["fc"], {"f*": 4, "*c": 5}, "bits")

@@ -84,7 +84,7 @@ def test_two_classes_with_one_name_are_an_error_that_names_both() -> None:
     class Net(nn.Module):
         """The first."""
 
-    with pytest.raises(ToolkitError, match=r"'own\.Net' is taken by both .*\.Net and .*\.Other: choose"):
+    with pytest.raises(ToolkitError, match=r"'own\.Net' is taken by both .*\.Net and .*\.Other; choose"):
 
         @toolkit.stored_as("own.Net")
         class Other(nn.Module):

@@ -84,7 +84,7 @@ def most_exact(names: Sequence[str], table: Mapping[str, Value], place: str) -> 
     for other in best[1:]:
         if table[other] != table[best[0]]:
             raise TechniqueError(
-                f"'{best[0]}' and '{other}' in {place} disagree about '{names[0]}': make one more exact"
+                f"'{best[0]}' and '{other}' in {place} disagree about '{names[0]}'; make one more exact"
             )
     return table[best[0]] if best else None
 

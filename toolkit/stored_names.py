@@ -43,7 +43,7 @@ def stored_as(name: str) -> Callable[[Layer], Layer]:
         known = _classes.get(name)
         if known is not None and not _is_imported_again(known, layer):
             both = f"{path_of(known)} and {path_of(layer)}"
-            raise ToolkitError(f"the stored name '{name}' is taken by both {both}: choose another name for one")
+            raise ToolkitError(f"the stored name '{name}' is taken by both {both}; choose another name for one")
         _classes[name], _names[path_of(layer)] = layer, name
         return layer
 

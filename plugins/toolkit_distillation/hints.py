@@ -152,4 +152,4 @@ def _incomparable(hint: Hint, student: torch.Size, teacher: torch.Size) -> Itera
     if len(student) != len(teacher):
         yield f"{both} differ in the number of dimensions: only 'relational' can compare them"
     elif hint.loss == "attention" and len(student) == 2:
-        yield f"{both} have no positions to attend to: use 'fitnets' or 'relational'"
+        yield f"{both} have no positions to attend to; use 'fitnets' or 'relational'"

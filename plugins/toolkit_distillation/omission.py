@@ -37,6 +37,6 @@ def samples_without(classes: Sequence[int], model: nn.Module, data: toolkit.Data
     positions = positions_without(targets, classes)
     if not len(positions):
         raise toolkit.TechniqueError(
-            f"without_classes leaves none of the {len(targets)} training samples: leave fewer classes out"
+            f"without_classes leaves none of the {len(targets)} training samples; leave fewer classes out"
         )
     return positions

@@ -79,10 +79,10 @@ class Params(toolkit.Params):
     @model_validator(mode="after")
     def _agree(self) -> Params:
         if self.teacher is not None and self.teachers:
-            raise ValueError("teacher and teachers are both set: put all of them into teachers")
+            raise ValueError("teacher and teachers are both set; put all of them into teachers")
         if self.shares and len(self.shares) != len(self.teachers):
             raise ValueError(
-                f"there are {len(self.shares)} shares for {len(self.teachers)} teachers: give one per teacher"
+                f"there are {len(self.shares)} shares for {len(self.teachers)} teachers; give one per teacher"
             )
         if self.initialize and (self.student is None or self.student.weights is not None):
             raise ValueError("initialize needs a student that has no weights of its own")

@@ -61,7 +61,7 @@ def make_teacher(choice: Choice, model: nn.Module, reference: nn.Module, device:
 def require_learnt(choice: Choice) -> None:
     """Raise a `ValueError` for a built-in model without weights."""
     if isinstance(choice, toolkit.Source) and ":" not in choice.source and choice.weights is None:
-        raise ValueError(f"'{choice.source}' without weights has nothing to teach: give it weights")
+        raise ValueError(f"'{choice.source}' without weights has nothing to teach; give it weights")
 
 
 @torch.no_grad()

@@ -70,7 +70,7 @@ class Params(toolkit.Params):
     @model_validator(mode="after")
     def _compilable(self) -> Params:
         if self.compile is True and self.engine == "torch":
-            raise ValueError("engine 'torch' cannot be compiled: choose another engine, or leave compile out")
+            raise ValueError("engine 'torch' cannot be compiled; choose another engine, or leave compile out")
         return self
 
     @property

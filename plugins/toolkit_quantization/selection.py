@@ -95,6 +95,6 @@ def groups(model: nn.Module, names: Iterable[str]) -> list[tuple[str, ...]]:
 def _require_usable(weights: Mapping[str, masks.Weight]) -> None:
     for weight in weights.values():
         if is_lazy(weight.parameter):
-            raise TechniqueError(f"'{weight.path}' is not initialized yet: run the lazy model on a batch first")
+            raise TechniqueError(f"'{weight.path}' is not initialized yet; run the lazy model on a batch first")
         if not weight.value.isfinite().all():
             raise TechniqueError(f"'{weight.path}' is not finite")

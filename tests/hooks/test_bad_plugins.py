@@ -40,7 +40,7 @@ AT_READING = {
     "default": (hook("return model", arguments="model, x=1"), ["'x' of optimize has a default", "make it a plain arg"]),
     "any keywords": (
         hook("return None", arguments="**all"),
-        ["optimize takes '*all', which stays empty: name the arg"],
+        ["optimize takes '*all', which stays empty; name the arg"],
     ),
     "wrong Params": (f"{hook('return model')}Params = dict", ["Params must be a class derived from toolkit.Params"]),
     "pydantic's own Params": (
@@ -55,7 +55,7 @@ AT_READING = {
         f"{hook('return model')}class Params(toolkit.Params):\n    rate: float",
         ["Params cannot be built from its defaults, 'rate'", "give every field a valid default"],
     ),
-    "run-wide": (hook("pass", "on_step", "step"), ["has the hook on_step: name it under [[plugins]]"]),
+    "run-wide": (hook("pass", "on_step", "step"), ["has the hook on_step; name it under [[plugins]]"]),
     "threads on import": (
         f"import torch\ntorch.set_num_threads(3)\n{hook('return model')}",
         ["changed the number of threads from 1 to 3: restore it", "when it was imported"],
@@ -215,10 +215,10 @@ def test_a_missing_package_of_an_extra_is_one_sentence_with_the_command(make_plu
 OBSERVERS = {
     "optimizes": (
         hook("return model"),
-        "has the hook optimize: name it as the technique of a stage, because it changes models",
+        "has the hook optimize; name it as the technique of a stage, because it changes models",
     ),
-    "prepares": (hook("pass", "prepare"), "has the hook prepare: name it as the technique of a stage"),
-    "trains": (hook("return training", "finetune", "training"), "has the hook finetune: name it as the technique"),
+    "prepares": (hook("pass", "prepare"), "has the hook prepare; name it as the technique of a stage"),
+    "trains": (hook("return training", "finetune", "training"), "has the hook finetune; name it as the technique"),
     "misspelt": (
         hook("pass", "on_rwo", "row"),
         "marks 'on_rwo' as a hook, but no hook has that name; did you mean 'on_row'?",

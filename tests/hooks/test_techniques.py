@@ -115,7 +115,7 @@ def unmarked(model):
         ({"optimize": keyword_only}, "the argument 'model' of optimize has a default or is keyword-only"),
         ({"optimize": with_default}, "the argument 'model' of optimize has a default or is keyword-only"),
         ({"optimize": optimize, "Params": dict}, "Params must be a class derived from toolkit.Params"),
-        ({"optimize": optimize, "on_step": optimize}, "has the hook on_step: name it under [[plugins]]"),
+        ({"optimize": optimize, "on_step": optimize}, "has the hook on_step; name it under [[plugins]]"),
     ],
 )
 def test_wrong_hooks_are_named_with_their_plugin(hooks, sentence):
@@ -127,7 +127,7 @@ def test_wrong_hooks_are_named_with_their_plugin(hooks, sentence):
 
 def test_a_technique_is_no_run_wide_plugin():
     with pytest.raises(
-        TechniqueError, match="has the hook optimize: name it as the technique of a stage, because it changes models"
+        TechniqueError, match="has the hook optimize; name it as the technique of a stage, because it changes models"
     ):
         techniques.from_module(SimpleNamespace(optimize=optimize), "odd", "dist 1.0", "observer")
 

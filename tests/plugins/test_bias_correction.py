@@ -239,7 +239,7 @@ def test_the_bias_is_found_by_what_it_does(model: nn.Module, path: str) -> None:
 @pytest.mark.parametrize(
     ("model", "params", "sentence"),
     [
-        (TwoHeads(shared=False), {}, "one.bias and other.bias all add to the logits: choose one with 'layer'"),
+        (TwoHeads(shared=False), {}, "one.bias and other.bias all add to the logits; choose one with 'layer'"),
         (TwoHeads(shared=True), {}, r"no bias adds .*the model has one.bias \(4\), other.bias \(4\)"),  # it adds twice
         (AsProbabilities(logarithm=False), {}, r"no bias adds to the logits .*body.1.bias \(4\), body.3.bias \(4\)"),
         (

@@ -80,7 +80,7 @@ def test_a_file_that_exists_is_left_alone(new):
     Path("recipe.toml").write_text("mine")
     result = new("Net")
     assert (result.exit_code, Path("recipe.toml").read_text()) == (2, "mine")
-    assert result.stderr == "error: recipe.toml exists: take another --output, or delete it\n"
+    assert result.stderr == "error: recipe.toml already exists; choose another --output, or delete it\n"
 
 
 def test_in_another_folder_it_finds_the_files(new):

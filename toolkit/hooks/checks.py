@@ -33,7 +33,7 @@ def check_functions(module: Any, plugin: str, specification: type, others: Mappi
     for name in marked:
         for other, use in others.items():
             if name in hook_names(other) - known:
-                raise TechniqueError(f"{plugin} has the hook {name}: name it {use}")
+                raise TechniqueError(f"{plugin} has the hook {name}; name it {use}")
         if name not in known:
             raise TechniqueError(
                 f"{plugin} marks '{name}' as a hook, but no hook has that name{did_you_mean(name, known)}"
@@ -53,10 +53,10 @@ def check_arguments(function: Any, hook: str, plugin: str, specification: type) 
         if argument.default is not argument.empty or argument.kind is argument.KEYWORD_ONLY:
             raise TechniqueError(
                 f"{plugin}: the argument '{argument.name}' of {hook} has a default or is keyword-only, "
-                f"so it is never passed: make it a plain argument"
+                f"so it is never passed; make it a plain argument"
             )
         if argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
-            raise TechniqueError(f"{plugin}: {hook} takes '*{argument.name}', which stays empty: name the arguments")
+            raise TechniqueError(f"{plugin}: {hook} takes '*{argument.name}', which stays empty; name the arguments")
         if argument.name not in passed:
             hint = did_you_mean(argument.name, passed)
             raise TechniqueError(f"{plugin}: {hook} has no argument '{argument.name}'{hint}")
@@ -88,7 +88,7 @@ def checked_params(module: Any, plugin: str) -> type[Params]:
         wrong = error.errors(include_url=False)[0]
         place, reason = ".".join(map(str, wrong["loc"])) or "the whole", wrong["msg"]
         raise TechniqueError(
-            f"{plugin}: Params cannot be built from its defaults, '{place}': {reason}: give every field a valid default"
+            f"{plugin}: Params cannot be built from its defaults, '{place}': {reason}; give every field a valid default"
         ) from error
     return params
 

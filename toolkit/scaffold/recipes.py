@@ -61,7 +61,7 @@ def new_recipe(request: RecipeRequest, names: Sequence[str] = ()) -> Rehearsal:
         InputError: the file exists, the model and the data do not fit, or no technique works on them.
     """
     if request.output.exists():
-        raise InputError(f"{request.output} exists: take another --output, or delete it")
+        raise InputError(f"{request.output} already exists; choose another --output, or delete it")
     loaded = [techniques.load(name) for name in names or _usual_techniques()]
     stages, left_out = chain(loaded), dict[str, str]()
     assemble(parse_recipe(request.text(stages), str(request.output), request.output.parent.resolve()))

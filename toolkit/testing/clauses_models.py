@@ -82,7 +82,7 @@ class ModelClauses(ContractBase):
         model = self._perform(self._trained()).model
         before = self._logits(model)
         twin = masks.clone(model)
-        assert torch.equal(self._logits(twin), before), "its copy gives other outputs: keep all state in tensors"
+        assert torch.equal(self._logits(twin), before), "its copy gives other outputs; keep all state in tensors"
         with torch.no_grad():
             for tensor in twin.state_dict().values():
                 tensor.zero_()

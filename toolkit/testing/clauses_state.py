@@ -62,7 +62,7 @@ class StateClauses(ContractBase):
     def test_global_hooks_of_torch_are_left_alone(self) -> None:
         before = _global_hooks()
         self._measured()
-        assert _global_hooks() == before, "it registers hooks for all modules: remove them before the hook returns"
+        assert _global_hooks() == before, "it registers hooks for all modules; remove them before the hook returns"
 
     def test_it_measures_numbers_or_notes_and_changes_nothing(self) -> None:
         outcome = self._perform(self._trained())

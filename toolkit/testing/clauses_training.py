@@ -126,7 +126,7 @@ class TrainingClauses(ContractBase):
         def finetune(training: Training) -> Training:
             def loss(outputs: Any, batch: Batch) -> Tensor:
                 value = training.loss(outputs, batch)
-                assert value.shape == torch.Size(), "its loss must be one number: take the mean"
+                assert value.shape == torch.Size(), "its loss must be one number; take the mean"
                 assert value.dtype == torch.float32, "its loss must be float32"
                 assert value.requires_grad, "its loss has no gradient: compute it from the outputs"
                 return value

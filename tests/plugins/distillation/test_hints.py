@@ -657,7 +657,7 @@ def test_a_recipe_with_hints_runs_and_its_resolved_form_repeats_it(recipe_run: A
         ('hints = [{ teacher = "3", studnet = "3" }]', "did you mean 'student'?"),
         ('hints = [{ teacher = "", student = "3" }]', "params.hints.1.teacher: "),
         ('hints = [{ teacher = "3", student = "3", of = 2 }]', "hint 1 is of teacher 2, but there is only one"),
-        ('teacher = "input", teachers = ["reference"]', "teacher and teachers are both set: put all of them into"),
+        ('teacher = "input", teachers = ["reference"]', "teacher and teachers are both set; put all of them into"),
         ('teachers = ["reference", "inptu"]', "params.teachers.2: "),
         ('teachers = [{ source = "lenet5" }]', "'lenet5' without weights has nothing to teach"),
         ('teachers = ["input", "reference"], shares = [1.0]', "there are 1 shares for 2 teachers"),

@@ -107,7 +107,7 @@ def test_two_techniques_that_leave_samples_out_leave_out_both() -> None:
     ("classes", "sentence"),
     [
         ([4], "without_classes lists 4, but the model has classes 0 to 3"),
-        ([0, 1, 2, 3], "without_classes leaves none of the 64 training samples: leave fewer classes out"),
+        ([0, 1, 2, 3], "without_classes leaves none of the 64 training samples; leave fewer classes out"),
     ],
 )
 def test_classes_that_cannot_be_left_out_are_refused(classes: list[int], sentence: str) -> None:

@@ -423,7 +423,7 @@ def test_a_pattern_that_matches_nothing_is_refused_with_the_known_names(field):
         (toy_cnn(), {"layers": ["0"], "engine": "torch"}, "nothing to quantize: Conv2d: engine 'torch' has int8"),
         (nn.Flatten(), {}, "nothing to quantize: no layer has float weights"),
         (nn.Sequential(own_layer(64, 4)), {}, "nothing to quantize: no layer has float weights"),
-        (nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), {}, "'1.weight' is not initialized yet: run the lazy model"),
+        (nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), {}, "'1.weight' is not initialized yet; run the lazy model"),
     ],
 )
 def test_what_cannot_be_quantized_is_refused_before_anything_is_changed(model, params, message):
