@@ -445,7 +445,7 @@ def test_the_more_exact_override_wins_whatever_their_order(turned):
 
 
 def test_overrides_that_disagree_are_refused():
-    with pytest.raises(TechniqueError, match=r"'\*st' and 'fi\*' in overrides disagree about 'first': make one more"):
+    with pytest.raises(TechniqueError, match=r"'\*st' and 'fi\*' in overrides disagree about 'first'; make one more"):
         dtypes(TiedToy(), overrides={"fi*": "int4", "*st": "float16"})
     assert dtypes(TiedToy(), overrides={"fi*": "int4", "*st": "int4"})["first"] == "int4"
 
