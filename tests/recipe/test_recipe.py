@@ -1087,3 +1087,10 @@ class TestExports:
         ((place, message),) = problems(self.TEXT.replace('"onnxruntime"', f'"{runtime}"'))
         assert place == "exports.1.runtime"
         assert sentence in message
+
+
+def test_a_value_that_no_member_of_a_choice_is_meant_for_is_a_mistake():
+    text = f'{RECIPE}\n[[stages]]\ntechnique = "quantization"\nname = "compiled"\nparams = {{ compile = {{}} }}\n'
+    ((place, message),) = problems(text)
+    assert place.endswith(".params.compile")
+    assert message == "must be a valid boolean, found {}"

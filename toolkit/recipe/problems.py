@@ -23,19 +23,27 @@ def problems_of(error: ValidationError, table: type[BaseModel], within: str = ""
     A key that is missing because it is misspelt is one mistake.
     """
     mistakes = error.errors(include_url=False)
+    told: list[str] = []
+    of_branches: dict[str, Problem] = {}
     misspelt = {(*details["loc"][:-1], _meant(table, details)) for details in mistakes}
     for details in mistakes:
         location, holder, is_branch = _follow(table, details["loc"])
+        place = dotted(location, within)
         if is_branch and _belongs_to_other_branch(details):
+            of_branches.setdefault(place, Problem(place, _sentence(details, _keys(holder))))
             continue
         if details["type"] == "missing" and details["loc"] in misspelt:
             continue
-        place = dotted(location, within)
+        told.append(place)
         cause = details.get("ctx", {}).get("error")
         if isinstance(cause, NestedError):
             yield from problems_of(cause.error, cause.table, place)
         else:
             yield Problem(place, _sentence(details, _keys(holder)))
+    # A value that no branch was meant for is a mistake, too.
+    for place, problem in of_branches.items():
+        if not any(other == place or other.startswith(f"{place}.") for other in told):
+            yield problem
 
 
 def _meant(table: type[BaseModel], details: Mapping[str, Any]) -> str | None:
