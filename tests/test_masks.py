@@ -85,11 +85,11 @@ def test_a_mask_is_a_copy_of_what_was_given() -> None:
     [
         ("1.wieght", torch.ones(32, 64), "^the model has no weight '1.wieght'; did you mean '1.weight'\\?$"),
         ("zzz", torch.ones(4, 4), r"^the model has no weight 'zzz'; masks.named_weights\(model\) has all paths$"),
-        ("1.weight", torch.ones(4, 4), r"'1.weight' has shape \(4, 4\), but the weight has shape \(32, 64\)$"),
-        ("1.weight", [[True] * 64] * 32, "^the mask of '1.weight' must be a tensor, not list$"),
-        ("1.weight", None, "must be a tensor, not NoneType"),
-        ("1.weight", torch.full((32, 64), 0.5), "'1.weight' must be bool, or hold nothing but ones and zeros"),
-        ("1.weight", torch.full((32, 64), torch.nan), "'1.weight' must be bool, or hold nothing but ones and zeros"),
+        ("1.weight", torch.ones(4, 4), r"'1.weight' must have the weight's shape \(32, 64\), found \(4, 4\)$"),
+        ("1.weight", [[True] * 64] * 32, "^the mask of '1.weight' must be a tensor, found list$"),
+        ("1.weight", None, "must be a tensor, found NoneType"),
+        ("1.weight", torch.full((32, 64), 0.5), "'1.weight' must be bool, or contain nothing but ones and zeros"),
+        ("1.weight", torch.full((32, 64), torch.nan), "'1.weight' must be bool, or contain nothing but ones and zeros"),
     ],
 )
 def test_apply_refuses_what_does_not_fit_and_masks_nothing(path: str, mask: Any, message: str) -> None:
@@ -109,7 +109,7 @@ def test_masks_of_ones_and_zeros_in_any_dtype_are_masks() -> None:
 
 def test_a_weight_that_is_not_initialized_is_refused() -> None:
     model = nn.Sequential(nn.LazyLinear(4))
-    with pytest.raises(ToolkitError, match=r"^'0.weight' is not initialized yet: run the lazy model on a batch first$"):
+    with pytest.raises(ToolkitError, match=r"^'0.weight' is not initialized yet; run the lazy model on a batch first$"):
         masks.apply(model, {"0.weight": torch.ones(4, 4)})
 
 
@@ -124,7 +124,7 @@ class Transposed(nn.Module):
     ("path", "made", "message"),
     [
         ("1.wieght", nn.Identity(), "^the model has no weight '1.wieght'; did you mean '1.weight'\\?$"),
-        ("1.weight", torch.relu, "^the parametrization of '1.weight' must be an nn.Module, not builtin_f"),
+        ("1.weight", torch.relu, "^the parametrization of '1.weight' must be an nn.Module, found builtin_f"),
         ("1.weight", Transposed(), "^Transposed cannot parametrize '1.weight': .*shape"),
     ],
 )

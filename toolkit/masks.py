@@ -1,7 +1,7 @@
-"""Parametrizations that hold weights in shape through every later stage, and live in the model itself.
+"""Masks, and other parametrizations that constrain a weight through every later stage.
 
 A mask is a parametrization of `torch.nn.utils.parametrize`. Whatever an optimizer does to the tensor below it (weight
-decay and momentum included), the layer sees the zeros, and no later stage needs to know about them.
+decay and momentum included), the layer sees the zeros. The model itself carries them, so no later stage needs to know.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Mask(nn.Module):
 
 
 def named_weights(model: nn.Module) -> Iterator[Weight]:
-    """Every parameter under the name that its layer gives it, such as `fc1.weight`, whether parametrized or not.
+    """Yield every parameter under the name that its layer uses, such as `fc1.weight`, whether parametrized or not.
 
     A tensor that several layers share appears under each of its names, with the same `parameter`.
     """
@@ -88,7 +88,7 @@ def apply(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """
     weights = {weight.path: weight for weight in named_weights(model)}
     for path, mask in masks.items():
-        _check_mask(_found(weights, path), mask)
+        _check_mask(_weight_at(weights, path), mask)
     for path, mask in masks.items():
         existing = _mask_of(weights[path])
         if existing is None:
@@ -98,7 +98,7 @@ def apply(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 
 def current(model: nn.Module) -> dict[str, Tensor]:
-    """The model's masks by path, as bool tensors; a shared weight appears under each of its names."""
+    """Return the model's masks by path, as bool tensors; a shared weight appears under each of its names."""
     masks = ((weight.path, _mask_of(weight)) for weight in named_weights(model))
     return {path: mask.mask.bool() for path, mask in masks if mask is not None}
 
@@ -109,36 +109,37 @@ def keep_in_shape(model: nn.Module, path: str, parametrization: Callable[[], nn.
     Args:
         model: changed in place.
         path: such as `fc1.weight`.
-        parametrization: makes the module. Its `forward` must keep shape and dtype, and be idempotent, because folding
+        parametrization: creates the module. Its `forward` must keep shape and dtype, and be idempotent, because folding
             replaces the tensor below by what the layer saw.
 
     Raises:
-        ToolkitError: the model has no weight of that path or has not initialized it yet, what is made is no module,
-            or torch refuses it, for example because it changes the shape.
+        ToolkitError: the model has no weight of that path or has not initialized it yet, `parametrization`
+            returns something else than a module, or torch rejects the module, for example for another shape.
     """
     weights = {weight.path: weight for weight in named_weights(model)}
-    target = _found(weights, path)
-    made = parametrization()
-    if not isinstance(made, nn.Module):
-        raise ToolkitError(f"the parametrization of '{path}' must be an nn.Module, not {type(made).__name__}")
+    target = _weight_at(weights, path)
+    module = parametrization()
+    kind = type(module).__name__
+    if not isinstance(module, nn.Module):
+        raise ToolkitError(f"the parametrization of '{path}' must be an nn.Module, found {kind}")
     for weight in weights.values():
         if weight.parameter is target.parameter:
             try:
-                parametrize.register_parametrization(weight.module, weight.attribute, made)
+                parametrize.register_parametrization(weight.module, weight.attribute, module)
             except (RuntimeError, TypeError, ValueError) as error:
                 reason = " ".join(str(error).split())
-                raise ToolkitError(f"{type(made).__name__} cannot parametrize '{weight.path}': {reason}") from error
+                raise ToolkitError(f"{kind} cannot parametrize '{weight.path}': {reason}") from error
 
 
 def clone(model: nn.Module) -> nn.Module:
-    """An independent copy; in a training step, of the weights themselves (see `training.using(weights=…)`).
+    """Return an independent copy; in a training step, of the weights themselves (see `training.using(weights=…)`).
 
     A bare `copy.deepcopy` shares each parametrized layer's class with the original, so that folding or
     masking the copy would break the original.
     """
     with torch.no_grad(), without_substitutes(model):
         for module in model.modules():
-            if isinstance(module, nn.RNNBase):  # its list of flat weights still holds those of the last forward pass
+            if isinstance(module, nn.RNNBase):  # its list of flat weights is that of the last forward pass
                 module._init_flat_weights()
         twin = copy.deepcopy(model)
     for module in twin.modules():
@@ -150,9 +151,9 @@ def clone(model: nn.Module) -> nn.Module:
 
 
 def folded(model: nn.Module) -> nn.Module:
-    """A copy in which every weight is a plain parameter that holds what its layer saw.
+    """Return a copy in which every weight is a plain parameter with the values that its layer saw.
 
-    In a training step that includes the functions of `training.using(weights=…)`.
+    In a training step these include the functions of `training.using(weights=…)`.
     """
     plain = clone(model)
     for module in list(plain.modules()):
@@ -189,24 +190,24 @@ def _refuse_model(module: nn.Module) -> None:
         )
 
 
-def _found(weights: Mapping[str, Weight], path: str) -> Weight:
+def _weight_at(weights: Mapping[str, Weight], path: str) -> Weight:
     if path not in weights:
         close = difflib.get_close_matches(path, weights, n=1)
         remedy = f"did you mean '{close[0]}'?" if close else "masks.named_weights(model) has all paths"
         raise ToolkitError(f"the model has no weight '{path}'; {remedy}")
     if is_lazy(weights[path].parameter):
-        raise ToolkitError(f"'{path}' is not initialized yet: run the lazy model on a batch first")
+        raise ToolkitError(f"'{path}' is not initialized yet; run the lazy model on a batch first")
     return weights[path]
 
 
 def _check_mask(weight: Weight, mask: Any) -> None:
     if not isinstance(mask, Tensor):
-        raise ToolkitError(f"the mask of '{weight.path}' must be a tensor, not {type(mask).__name__}")
+        raise ToolkitError(f"the mask of '{weight.path}' must be a tensor, found {type(mask).__name__}")
     if mask.shape != weight.value.shape:
-        found, wanted = tuple(mask.shape), tuple(weight.value.shape)
-        raise ToolkitError(f"the mask of '{weight.path}' has shape {found}, but the weight has shape {wanted}")
+        shape, required = tuple(mask.shape), tuple(weight.value.shape)
+        raise ToolkitError(f"the mask of '{weight.path}' must have the weight's shape {required}, found {shape}")
     if mask.dtype != torch.bool and not ((mask == 0) | (mask == 1)).all():
-        raise ToolkitError(f"the mask of '{weight.path}' must be bool, or hold nothing but ones and zeros")
+        raise ToolkitError(f"the mask of '{weight.path}' must be bool, or contain nothing but ones and zeros")
 
 
 def _mask_of(weight: Weight) -> Mask | None:

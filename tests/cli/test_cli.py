@@ -647,8 +647,8 @@ class TestEvaluate:
         assert self.refused("digits", "--data", data).startswith(sentence.format(runs[0]))
 
     def test_what_is_no_run_is_refused(self, here):
-        assert self.refused("nowhere") == "nowhere holds no model: there is no model.skeleton in it"
-        assert self.refused(".") == ". holds no model: there is no model.skeleton in it"
+        assert self.refused("nowhere") == "nowhere contains no model: model.skeleton is missing"
+        assert self.refused(".") == ". contains no model: model.skeleton is missing"
 
     @pytest.mark.parametrize(
         "content", ["", "[data", "data = 1", '[data]\nsauce = "x"', None, "a" + ".a" * 3000 + "=1"]

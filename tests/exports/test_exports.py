@@ -267,7 +267,7 @@ def missing_class(model, folder):
     [
         (scaled, "does not match the model: its outputs differ by"),
         (truncated, "the file of numpy cannot be opened: "),
-        (missing_class, r"returns outputs of \(1, 3\), the model's are \(1, 4\)"),
+        (missing_class, r"outputs must have the model's shape \(1, 4\), found \(1, 3\)"),
     ],
 )
 def test_a_file_that_is_not_the_model_is_removed(hook, sentence, job, tmp_path):

@@ -414,19 +414,19 @@ def test_hooks_are_refused_by_name(register: str) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (lambda inputs: inputs, "Linear '1' holds a lambda or inner function in 'extra'"),
-        ([{"deep": (lambda inputs: inputs)}], "Linear '1' holds a lambda or inner function in 'extra'"),
-        (functools.partial(lambda inputs: inputs), "Linear '1' holds a lambda or inner function in 'extra'"),
-        (torch.ones(3), "Linear '1' holds a tensor in the attribute 'extra'"),
-        ([torch.ones(3)], "Linear '1' holds a tensor in the attribute 'extra'"),
-        ({"deep": (1, [torch.ones(3)])}, "Linear '1' holds a tensor in the attribute 'extra'"),
-        (functools.partial(F.linear, weight=torch.ones(3, 3)), "Linear '1' holds a tensor in the attribute 'extra'"),
-        ([nn.Linear(2, 2)], "Linear '1' holds a module in 'extra' that is not registered"),
-        (nn.ReLU().forward, "Linear '1' holds the method 'forward' in 'extra'"),
-        (torch.exp, "Linear '1' holds the method 'exp' in 'extra'"),
-        ([torch.relu], "Linear '1' holds the method 'relu' in 'extra'"),
-        (Settings(torch.ones(3)), "Sequential holds a tensor inside an object of another class"),
-        (Settings(nn.ReLU().forward), "Sequential holds a method inside an object of another class"),
+        (lambda inputs: inputs, "Linear '1' has a lambda or inner function in 'extra'"),
+        ([{"deep": (lambda inputs: inputs)}], "Linear '1' has a lambda or inner function in 'extra'"),
+        (functools.partial(lambda inputs: inputs), "Linear '1' has a lambda or inner function in 'extra'"),
+        (torch.ones(3), "Linear '1' has a tensor in the attribute 'extra'"),
+        ([torch.ones(3)], "Linear '1' has a tensor in the attribute 'extra'"),
+        ({"deep": (1, [torch.ones(3)])}, "Linear '1' has a tensor in the attribute 'extra'"),
+        (functools.partial(F.linear, weight=torch.ones(3, 3)), "Linear '1' has a tensor in the attribute 'extra'"),
+        ([nn.Linear(2, 2)], "Linear '1' has a module in 'extra' that is not registered"),
+        (nn.ReLU().forward, "Linear '1' has the method 'forward' in 'extra'"),
+        (torch.exp, "Linear '1' has the method 'exp' in 'extra'"),
+        ([torch.relu], "Linear '1' has the method 'relu' in 'extra'"),
+        (Settings(torch.ones(3)), "Sequential has a tensor inside an object of another class"),
+        (Settings(nn.ReLU().forward), "Sequential has a method inside an object of another class"),
         (Settings(lambda inputs: inputs), "Sequential cannot be saved: "),
         (threading.Lock(), "Sequential cannot be copied: "),
         (CopiedOnly(), "Sequential cannot be saved: "),
@@ -705,7 +705,7 @@ def test_a_skeleton_that_is_no_module_is_refused(content: Any, directory: Path) 
 
 def test_a_skeleton_that_is_a_class_and_not_an_instance_is_refused(directory: Path) -> None:
     (directory / artifact.SKELETON).write_bytes(saved_by_torch(nn.Linear))
-    assert "holds a type, not a module" in opened_error(directory)
+    assert "contains a type, not a module" in opened_error(directory)
 
 
 @pytest.mark.parametrize(
@@ -764,13 +764,13 @@ def test_garbage_is_refused(name: str, garbage: bytes, directory: Path) -> None:
 @pytest.mark.parametrize("name", [artifact.SKELETON, artifact.TENSORS])
 def test_missing_files_are_named(name: str, directory: Path) -> None:
     (directory / name).unlink()
-    assert opened_error(directory) == f"{directory} holds no model: there is no {name} in it"
+    assert opened_error(directory) == f"{directory} contains no model: {name} is missing"
     (directory / name).mkdir()
-    assert f"there is no {name} in it" in opened_error(directory)
+    assert f"no model: {name} is missing" in opened_error(directory)
 
 
 def test_a_missing_directory_is_named(tmp_path: Path) -> None:
-    assert opened_error(tmp_path / "nowhere").startswith(f"{tmp_path / 'nowhere'} holds no model")
+    assert opened_error(tmp_path / "nowhere").startswith(f"{tmp_path / 'nowhere'} contains no model")
 
 
 def rewrite(directory: Path, change: Callable[[dict[str, Tensor]], Any]) -> None:

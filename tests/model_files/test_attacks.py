@@ -555,7 +555,7 @@ def test_links_to_what_is_no_file_are_not_followed(name: str, tmp_path: Path) ->
         (tmp_path / file).write_bytes(content)
     (tmp_path / name).unlink()
     (tmp_path / name).symlink_to("/dev/zero")
-    with pytest.raises(InputError, match=f"there is no {name} in it"):
+    with pytest.raises(InputError, match=f"no model: {name} is missing"):
         artifact.load(tmp_path)
 
 
@@ -575,7 +575,7 @@ def test_what_could_not_be_opened_is_not_written(value: float, dtype: torch.dtyp
     model = toy_mlp().to(dtype)
     with torch.no_grad():
         model.get_parameter("3.bias")[1] = value
-    with pytest.raises(InputError, match=r"Sequential cannot be saved: the .* '3.bias' hold"):
+    with pytest.raises(InputError, match=r"Sequential cannot be saved: the .* '3.bias' contain"):
         artifact.refuse_unsavable(model)
 
 

@@ -151,7 +151,7 @@ class TestAClassOfOnesOwn:
 
     def test_it_has_to_be_allowed_although_it_is_registered(self, directory: Path) -> None:
         with pytest.raises(
-            ArtifactError, match=r"needs 'mine\.Net', .* technique 'mine'; if you trust it, pass allow=\[Net\]"
+            ArtifactError, match=r"needs 'mine\.Net', .* technique 'mine', or, if you trust it, pass allow=\[Net\]"
         ):
             toolkit.load(directory)
         assert type(toolkit.load(directory, allow=[Net])) is Net

@@ -24,10 +24,10 @@ def saved(model: torch.nn.Module, folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("value", "finding"),
     [
-        (float("inf"), "the stored weights '{}' hold an infinity"),
-        (float("-inf"), "the stored weights '{}' hold an infinity"),
-        (float("nan"), "the tensor '{}' holds NaN"),
-        (1e37, "the stored weights '{}' hold 1e+37"),
+        (float("inf"), "the stored weights '{}' contain an infinity"),
+        (float("-inf"), "the stored weights '{}' contain an infinity"),
+        (float("nan"), "the tensor '{}' contains NaN"),
+        (1e37, "the stored weights '{}' contain 1e+37"),
     ],
 )
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_a_scale_that_no_weight_has_is_refused(make, dtype, scale, value, findin
     metadata = model_metadata(tmp_path)
     safetensors.torch.save_file(tensors, tmp_path / model_files.TENSORS, metadata)
     skeleton = tmp_path / model_files.SKELETON
-    sentence = f"{skeleton}: {finding.format(scale)}, so it is of no use"
+    sentence = f"{skeleton}: {finding.format(scale)}, so the model is unusable"
     with pytest.raises(ArtifactError, match=f"^{re.escape(sentence)}$".replace(r"1e\+37", r"(1e\+37|9\.97e\+36)")):
         toolkit.load(tmp_path)
 
@@ -54,7 +54,7 @@ def model_metadata(folder: Path) -> dict[str, str]:
 def test_a_packed_model_with_such_a_scale_is_not_written():
     model = convert(toy_mlp(), Params())
     model[1].scale[0] = float("inf")
-    with pytest.raises(ArtifactError, match=r"cannot be saved: the stored weights '1\.scale' hold an infinity"):
+    with pytest.raises(ArtifactError, match=r"cannot be saved: the stored weights '1\.scale' contain an infinity"):
         pack(model)
 
 

@@ -811,7 +811,7 @@ class TestPythonBesideTheRecipe:
             ("no_module", "model '{0}' must return a torch.nn.Module, found int"),
             ("fails", "model '{0}' raised RuntimeError: no luck"),
             ("leaves", "model '{0}' raised SystemExit: 0"),
-            ("unsavable", "Net holds the method 'eval' in 'trick': use a function of a module"),
+            ("unsavable", "Net has the method 'eval' in 'trick'; use a top-level function"),
             (
                 "three_classes",
                 "does not match the train split: targets must be class indices from 0 to 2, found 3",

@@ -73,7 +73,7 @@ MUTANTS = [
         "layer.weight.add_(len(SEEN)); SEEN.append(1)",
         "in betw",
     ),
-    ("survives saving", RESULT, "    model.extra = [torch.ones(3)]\n    return model\n", "holds a tensor in"),
+    ("survives saving", RESULT, "    model.extra = [torch.ones(3)]\n    return model\n", "has a tensor in"),
     ("survives saving", RESULT, "    model.register_forward_hook(print)\n    return model\n", "has hooks"),
     ("works on every toy", "layer.weight.mul_(params.factor)", "layer.weight.div_(0.0)", "the loss is nan"),
     (

@@ -10,13 +10,13 @@ from typing import IO
 
 from toolkit.errors import InputError
 
-MAX_EXPANSION = 200  # bytes in an archive for each of its file
+MAX_EXPANSION = 200  # unpacked bytes for each byte of the archive
 BLOCK_BYTES = 1 << 20
 DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, UnicodeError, OSError)
 
 
 def check_archives(folder: Path) -> None:
-    """Refuse archives that would fill memory or disk: their entries count as declared, and as they really are.
+    """Refuse archives that would fill memory or disk: an entry counts with its declared and with its real length.
 
     Raises:
         InputError: an archive is damaged, or much longer than its file.

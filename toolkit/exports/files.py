@@ -33,8 +33,8 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 class ExportedModel:
     """A model in the files of a runtime.
 
-    `folder` has the files, `source` is the script that opens them, `params` are the runtime's settings, `files` the
-    checksums of all files but the manifest.
+    `folder` contains the files. `source` is the script that opens them, `params` are the settings of the runtime, and
+    `files` the checksums of all files but the manifest.
     """
 
     folder: Path
@@ -113,7 +113,7 @@ def export_model(runtime: Plugin, params: Params, model: nn.Module, data: Data, 
 
 @contextmanager
 def _written_whole(temporary: Path, folder: Path) -> Iterator[None]:
-    """Rename `temporary` to `folder` if all goes well inside, else remove it; a full disk is a sentence."""
+    """Rename `temporary` to `folder` if all goes well inside, else remove it; report a full disk in a sentence."""
     old = folder.with_name(f".{folder.name}.old.part")
     try:
         for path in (temporary, old):

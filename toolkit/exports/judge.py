@@ -1,4 +1,4 @@
-"""Whether an exported file gives the answers of the model that it was made of."""
+"""Whether an exported file gives the same answers as the model that it was exported from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from toolkit.data.splits import Data
 from toolkit.errors import TechniqueError
 from toolkit.tasks import Batch
 
-# Runtimes add in another order, and where a layer rounds to integers, a last bit decides between two of them.
+# Runtimes add in another order, and where a layer rounds to integers, the last bit decides between two of them.
 MAX_OUTPUT_ERROR = 0.01
 MIN_AGREEMENT = 0.99
 
@@ -22,7 +22,7 @@ class Comparison:
     """How a file's outputs differ from the model's on the same samples.
 
     `output_error` is the root mean square of the difference, relative to that of the model's outputs; `agreement` the
-    fraction of samples with the same answer, None for a task without discrete answers; `samples` how many there were.
+    fraction of samples with the same answer, None for a task without discrete answers; `samples` the number of samples.
     """
 
     output_error: float
@@ -38,7 +38,7 @@ class Comparison:
 
     @property
     def is_close(self) -> bool:
-        """Whether the file passes for the model."""
+        """Whether the file is close enough to the model."""
         agrees = self.agreement is None or self.agreement >= MIN_AGREEMENT
         return self.output_error <= MAX_OUTPUT_ERROR and agrees
 
@@ -61,7 +61,7 @@ def compare(file: nn.Module, model: nn.Module, data: Data, split: str) -> Compar
         theirs, ours = data.task.forward(file, batch), data.task.forward(model, batch)
         left, right = data.task.logits(theirs).double(), data.task.logits(ours).double()
         if left.shape != right.shape:
-            raise TechniqueError(f"returns outputs of {tuple(left.shape)}, the model's are {tuple(right.shape)}")
+            raise TechniqueError(f"outputs must have the model's shape {tuple(right.shape)}, found {tuple(left.shape)}")
         squares, total = squares + float((left - right).square().sum()), total + float(right.square().sum())
         agreeing = _agreeing(data.task.answers(theirs), data.task.answers(ours), len(batch))
         if agreeing is not None:

@@ -1,4 +1,4 @@
-"""The list of an exported folder's files with their checksums, so that a file that was changed is not opened."""
+"""The list of an exported folder's files with their checksums, so that no changed file is opened."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Return the manifest of an exported folder.
 
     Raises:
-        InputError: there is none, it is damaged, or of a newer format.
+        InputError: the manifest is missing, damaged or of a newer format.
     """
     path = folder / MANIFEST
     try:
@@ -67,7 +67,7 @@ def check_files(folder: Path, checksums: Mapping[str, str]) -> None:
     found = _files(folder)
     for name in sorted({*found, *checksums}):
         if name not in found:
-            raise InputError(f"{folder} has lost its file {name}; export the model again")
+            raise InputError(f"{folder} lacks its file {name}; export the model again")
         if name not in checksums:
             raise InputError(f"{folder / name} is not in the manifest; remove it or export the model again")
         is_regular = found[name].is_file() and not found[name].is_symlink()

@@ -57,7 +57,7 @@ def _global_names(script: str) -> set[str]:
 
 
 def _with_comments(source: str, definition: ast.FunctionDef, script: str) -> str:
-    """Return the function as its author wrote it where only decorators had to go."""
+    """Return the author's own text, with its comments, if only decorators were removed."""
     has_annotations = "->" in source.partition("\n")[0]
     lines = source.splitlines(keepends=True)
     body = "".join(lines[definition.body[0].lineno - 1 :])

@@ -34,7 +34,7 @@ class OpenedFile(nn.Module):
         params: the plugin's settings, plain values.
         threads: for computing one call.
         blocked: packages that cannot be imported there, besides the toolkit and its plugins.
-        what: the file, as errors begin.
+        what: the file, as errors name it.
         files: checksums (SHA-256) by path, which the other process compares before it opens anything.
     """
 
@@ -77,7 +77,7 @@ class OpenedFile(nn.Module):
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                with suppress(OSError):  # what was not sent yet
+                with suppress(OSError):  # data that was not sent yet
                     stream.close()
         self._resource = []
 
@@ -96,20 +96,20 @@ class OpenedFile(nn.Module):
         with self._killed_after(MAX_ANSWER_S) as killed:
             try:
                 worker.send(self._process.stdin, {"do": do, **header}, arrays)
-                reply, found = worker.receive(self._process.stdout)
-            except (OSError, ValueError):  # what a process that ends leaves half-written
-                reply, found = None, []
+                reply, outputs = worker.receive(self._process.stdout)
+            except (OSError, ValueError):  # a process that ended has left a message half-written
+                reply, outputs = None, []
         if killed.is_set():
             raise TechniqueError(f"{self._what} was not {_PAST[do]} within {MAX_ANSWER_S:g} s; its runtime hangs")
         if reply is None:
             raise TechniqueError(f"{self._what} ended the process in which it was {_PAST[do]}")
         if "error" in reply:
             raise TechniqueError(f"{self._what} cannot be {_PAST[do]}: {reply['error']}")
-        return reply, found
+        return reply, outputs
 
     @contextmanager
     def _killed_after(self, seconds: float) -> Iterator[threading.Event]:
-        """End the other process after a time, which ends the wait for its answer; the event tells."""
+        """End the other process after a time, which ends the wait for its answer; the event says whether it was."""
         killed = threading.Event()
 
         def kill() -> None:

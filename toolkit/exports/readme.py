@@ -14,7 +14,7 @@ class Example:
     """What a model takes and returns.
 
     `inputs` are a batch: a tensor, a tuple of arguments or a dictionary of keywords. `outputs` are what the model
-    returns for it, `preparation` how the inputs came about.
+    returns for it, `preparation` says how samples become inputs.
     """
 
     inputs: Any

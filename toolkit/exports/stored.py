@@ -21,7 +21,7 @@ def stored_export(folder: Path, trust: bool = False) -> ExportedModel:
         trust: whether its files may run native code.
 
     Raises:
-        InputError: the folder is none, is damaged or of a newer format, or its files can hold code.
+        InputError: the folder is no exported model, is damaged or of a newer format, or its files can hold code.
     """
     manifest = read_manifest(folder)
     check_files(folder, manifest.files)

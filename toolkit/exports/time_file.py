@@ -1,4 +1,4 @@
-"""How long an exported file takes for a call: against the baseline in PyTorch, and against the baseline's own file."""
+"""Latency of an exported file, relative to the baseline in PyTorch and to the baseline's file of the same runtime."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The process in which an exported file is opened: a script that runs alone, without the toolkit.
 
-Run as `python -I worker.py`. It reads one JSON header a message, and arrays as raw bytes behind it, from standard
-input, and answers likewise. It imports numpy, and what the runtime's own code imports; the toolkit, its plugins and
+Run as `python -I worker.py`. A message on standard input is a JSON header, followed by arrays as raw bytes; answers
+have the same form. The process imports numpy and what the runtime's code imports; the toolkit, its plugins and
 the recipe's sources cannot be imported in it.
 """
 
@@ -57,7 +57,7 @@ def send(stream: Any, header: dict[str, Any], arrays: Any = ()) -> None:
 
 
 def packed(value: Any, arrays: list[Any]) -> Any:
-    """The structure of a value in JSON, with the position of an array in place of it."""
+    """Return the structure of a value as JSON, with the position of an array in place of it."""
     if isinstance(value, dict):
         return {"dict": {key: packed(item, arrays) for key, item in value.items()}}
     if isinstance(value, (list, tuple)):
@@ -105,9 +105,9 @@ class Server:
         return {}, []
 
     def answer(self, header: dict[str, Any], arrays: list[Any]) -> tuple[dict[str, Any], list[Any]]:
-        found: list[Any] = []
-        structure = packed(call(self.run, unpacked(header["inputs"], arrays)), found)
-        return {"outputs": structure}, found
+        outputs: list[Any] = []
+        structure = packed(call(self.run, unpacked(header["inputs"], arrays)), outputs)
+        return {"outputs": structure}, outputs
 
     def time(self, header: dict[str, Any], arrays: list[Any]) -> tuple[dict[str, Any], list[Any]]:
         inputs = unpacked(header["inputs"], arrays)
@@ -119,18 +119,18 @@ class Server:
 
 def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a runtime prints is no answer
+    os.dup2(2, 1)  # what a runtime prints must not end up among the answers
     server = Server()
     while True:
         header, arrays = receive(sys.stdin.buffer)
         if header is None:
             return
         try:
-            reply, found = getattr(server, header["do"])(header, arrays)
+            reply, outputs = getattr(server, header["do"])(header, arrays)
         except BaseException as error:
             traceback.print_exc()
-            reply, found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}, []
-        send(answers, reply, found)
+            reply, outputs = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}, []
+        send(answers, reply, outputs)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The hooks. A technique is a module with functions of these names, marked `@toolkit.hookimpl`.
 
-Each function takes any of the arguments shown, by name, in any order, without defaults. Besides its hooks a module may
-have a class `Params(toolkit.Params)`: the settings that a recipe can give it.
+Each function takes any of the arguments below, by name, in any order, without defaults. A module may also have a class
+`Params(toolkit.Params)`: the settings that a recipe can set.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class TechniqueHooks:
     def optimize(self, model: nn.Module, params: Params, data: Data, prepared: Any) -> nn.Module:
         """Return the model: masked, converted, or another one.
 
-        `model` is the stage's own copy and may be changed in place. Whatever later stages must honour has to live in
+        `model` is the stage's own copy and may be changed in place. Whatever later stages must keep has to be in
         the returned model: a parametrization (`toolkit.masks`) keeps a weight in shape; a module that replaces a layer
         offers `dense_weight()`, or `dense_weights()` by name if the layer had several, and `replaces`, the name of the
         layer's class.
@@ -91,30 +91,30 @@ class TechniqueHooks:
 
 
 class ObserverHooks:
-    """What a run-wide plugin is told. It may add numbers to every row, and changes nothing else.
+    """Events of a run, for a run-wide plugin. It may add numbers to every row, and changes nothing else.
 
     Every hook may also take `params`, and all but `on_start` may take `prepared`, the return value of `on_start`.
     """
 
     @hookspec(firstresult=True)
     def on_start(self, params: Params, recipe: Recipe, directory: Path) -> Any:
-        """The recipe is valid and the run directory exists; nothing has been trained yet."""
+        """Called when the recipe is valid and the run directory exists; nothing has been trained yet."""
 
     @hookspec
     def on_stage(self, params: Params, prepared: Any, stage: Stage) -> None:
-        """A stage begins; the baseline is stage 0."""
+        """Called when a stage begins; the baseline is stage 0."""
 
     @hookspec
     def on_step(
         self, params: Params, prepared: Any, stage: Stage, step: int, steps: int, loss: float, lr: float
     ) -> None:
-        """A training step was taken: `step` counts from 1 to `steps` over all epochs of the stage."""
+        """Called after each training step; `step` counts from 1 to `steps` over all epochs of the stage."""
 
     @hookspec
     def on_progress(
         self, params: Params, prepared: Any, stage: Stage, activity: str, done: float, total: float
     ) -> None:
-        """Something slow other than training goes on, such as measuring; at its end `done` equals `total`."""
+        """Called during slow work other than training, such as measuring; at its end `done` equals `total`."""
 
     @hookspec(firstresult=True)
     def measure(self, model: nn.Module, params: Params, data: Data, prepared: Any) -> dict[str, float | Note]:
@@ -122,15 +122,15 @@ class ObserverHooks:
 
     @hookspec
     def on_row(self, params: Params, prepared: Any, stage: Stage, row: Row, report: Report) -> None:
-        """A stage was measured; `report` has all rows so far."""
+        """Called when a stage has been measured; `report` has all rows so far."""
 
     @hookspec
     def on_end(self, params: Params, prepared: Any, report: Report, directory: Path) -> None:
-        """All stages are done and the run directory is complete."""
+        """Called when all stages are done and the run directory is complete."""
 
     @hookspec
     def on_failure(self, params: Params, prepared: Any, error: BaseException, directory: Path) -> None:
-        """The run ends early, by an error or an interruption: close what is open. Called instead of `on_end`."""
+        """Called instead of `on_end` if an error or an interruption ends the run; close what is open."""
 
 
 class RuntimeHooks:
@@ -143,13 +143,13 @@ class RuntimeHooks:
         `model` is a copy on the CPU, in eval mode, without parametrizations; `example` has its inputs for two samples:
         a tensor, a tuple of tensors (arguments) or a dictionary (keywords). The number of samples must stay free.
         Raise `toolkit.TechniqueError` for a model that cannot be exported, and name the layer and the operation.
-        Export inside `toolkit.operators.exporting()`: layers of integers then call operators that can be translated.
+        Export inside `toolkit.operators.exporting()`: integer layers then call operators that can be translated.
         Return a sentence for the README next to the files, such as the names of inputs and outputs, or None.
         """
 
     @hookspec(firstresult=True)
     def open(self, folder: str, params: Any, threads: int) -> Any:
-        """Return a function that runs the files in `folder` on numpy arrays, with so many threads.
+        """Return a function that runs the files in `folder` on numpy arrays, on `threads` threads.
 
         Its source code runs alone, in a process in which neither the toolkit nor the plugin can be imported, and is
         written next to the files: it imports what it needs inside, and uses no other name of its module. `params` has

@@ -32,7 +32,7 @@ __all__ = [
 
 
 def load(directory: str | Path, allow: Sequence[Entry] = ()) -> nn.Module:
-    """The model that a run (or one of its stages) left in `directory`, on the CPU and in eval mode.
+    """Return the model that a run (or one of its stages) left in `directory`, on the CPU and in eval mode.
 
     Args:
         directory: a run directory or one of the folders under its `stages`, or the file of a packed model.
@@ -50,17 +50,17 @@ def load(directory: str | Path, allow: Sequence[Entry] = ()) -> nn.Module:
 
 
 def files_of(directory: Path) -> list[Path]:
-    """The files of the model in a directory: skeleton and tensors, or a packed file, which may be given itself."""
+    """Return the files of a model: skeleton and tensors, or the packed file, which `directory` may also be itself."""
     if directory.is_file():
         return [directory]
     missing = [name for name in (SKELETON, TENSORS) if not (directory / name).is_file()]
     if len(missing) == 2 and (directory / PACKED).is_file():
         return [directory / PACKED]
     if missing:
-        raise ArtifactError(f"{directory} holds no model: there is no {missing[0]} in it")
+        raise ArtifactError(f"{directory} contains no model: {missing[0]} is missing")
     return [directory / SKELETON, directory / TENSORS]
 
 
 def refuse_unsavable(model: nn.Module) -> None:
-    """Raise an `ArtifactError` that names what no file can hold, before a training rather than after it."""
-    pack(model)  # everything is tried: no list of what deepcopy, pickle and safetensors refuse would be complete
+    """Raise an `ArtifactError` that names what cannot be stored, before training rather than after it."""
+    pack(model)  # no list of what deepcopy, pickle and safetensors refuse would be complete

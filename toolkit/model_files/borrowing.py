@@ -1,4 +1,4 @@
-"""Parts that a file borrows: taken out of a model before it is pickled, put back from a model that is built again."""
+"""Parts that a file borrows from a source: removed before a model is pickled, and built again when it is opened."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Borrowed:
             return None
         keys = {"source": str, "args": dict, "places": dict}
         if not isinstance(value, dict) or value.keys() != keys.keys():
-            raise ArtifactError("it says in no known way how it is built")
+            raise ArtifactError("its source is described in an unknown form")
         texts = [*value["places"], *value["places"].values()] if isinstance(value["places"], dict) else [None]
         if not all(isinstance(value[key], kind) for key, kind in keys.items()) or not all(
             isinstance(text, str) for text in texts
         ):
-            raise ArtifactError("it says in no known way how it is built")
+            raise ArtifactError("its source is described in an unknown form")
         return cls(**value)
 
 

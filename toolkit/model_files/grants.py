@@ -72,7 +72,7 @@ def granted(allow: Sequence[Entry]) -> Grant:
 
 
 def stored_source(source: str) -> str:
-    """The source without the folder of its file, which another machine may not have."""
+    """Return the source without the folder of its file, which another machine may not have."""
     place, _, name = source.rpartition(":")
     return f"{os.path.basename(place) if place.endswith('.py') else place}:{name}"
 

@@ -1,4 +1,4 @@
-"""Parts of networks that no file can name, and the source that builds them again.
+"""Parts of networks that no file can refer to by name, and the source that builds them again.
 
 Lambdas, functions inside functions and classes inside functions have no name by which a file could refer to them. If a
 source builds them, a file can say: call this source with these arguments, and take the part from this place.
@@ -63,12 +63,12 @@ def remember(model: nn.Module, source: str, args: Mapping[str, Any]) -> None:
 
 
 def has_origin(part: Any) -> bool:
-    """Whether a known call builds a function or class that no file can name."""
+    """Return whether a known call builds a function or class that no file can name."""
     return part in _origins
 
 
 def origin_of(model: nn.Module) -> tuple[Build, dict[Place, Place]] | None:
-    """The call that builds all unnamed parts of a model, and the place of each in what it builds.
+    """Return the call that builds all unnamed parts of a model, and the place of each in what it builds.
 
     None if there are no such parts, or no single call builds all of them.
     """
@@ -83,7 +83,7 @@ def origin_of(model: nn.Module) -> tuple[Build, dict[Place, Place]] | None:
 
 
 def _original(place: Place, originals: Sequence[Place]) -> Place | None:
-    """The place that a part is taken from: the same one, or at least an attribute of the same name and form."""
+    """Return the place that a part is taken from: the same one, or at least an attribute of the same name and form."""
     alike = (each for each in originals if (each.attribute, each.is_whole) == (place.attribute, place.is_whole))
     others = (each for each in originals if each.is_whole and place.is_whole)
     return place if place in originals else next(alike, next(others, None))
@@ -101,14 +101,14 @@ def unnamed_parts(model: nn.Module) -> Iterator[tuple[Place, Any]]:
 
 
 def is_unnamed(value: Any) -> bool:
-    """Whether a value is a function or a class that was defined inside a function, or a class inside a class."""
+    """Return whether a value is a function or a class that was defined inside a function, or a class inside a class."""
     if isinstance(value, type):
         return "." in value.__qualname__
     return inspect.isfunction(value) and "<" in value.__qualname__
 
 
 def _holds_state(part: Any, depth: int = 0) -> bool:
-    """Whether a function refers to layers or tensors, which would be those of the network that was built first."""
+    """Return whether a function refers to layers or tensors, which would be those of the first network."""
     if not inspect.isfunction(part) or depth > 10:
         return False
     cells = [cell.cell_contents for cell in part.__closure__ or () if _is_filled(cell)]

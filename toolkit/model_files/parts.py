@@ -1,6 +1,6 @@
-"""A model taken apart for a file, into its tensors and its skeleton, and put together again.
+"""A model as tensors and a skeleton, and back.
 
-The skeleton is the module on `meta`, pickled, and opened by torch's restricted unpickler with an explicit list of
+The skeleton is the pickled module on `meta`. It is opened by torch's restricted unpickler with an explicit list of
 classes. So a model is loaded without its recipe, and nothing in the file can execute code.
 """
 
@@ -40,7 +40,7 @@ class Parts:
 
 
 def take_apart(model: nn.Module, fold: bool = True) -> Parts:
-    """The parts of a model, which is left unchanged.
+    """Return the parts of a model, and leave the model unchanged.
 
     Args:
         model: an `ArtifactError` says what in it cannot be stored.
@@ -61,7 +61,7 @@ def take_apart(model: nn.Module, fold: bool = True) -> Parts:
 def put_together(
     parts: Parts, allow: Sequence[Entry] = (), trusted: Sequence[str] = (), where: str = "the model"
 ) -> nn.Module:
-    """The model that `take_apart` took apart, on the CPU.
+    """Return the model that `take_apart` took apart, on the CPU.
 
     Args:
         parts: their tensors become the model's.
@@ -77,13 +77,13 @@ def put_together(
         _require_finite(model, where)
     except ArtifactError:
         raise
-    except Exception as error:  # whatever a made-up skeleton lacks
+    except Exception as error:  # anything may be missing from a forged skeleton
         raise ArtifactError(f"{where} is damaged: {type(error).__name__}: {error}") from error
     return model
 
 
 def allowed(allow: Sequence[Entry], trusted: Sequence[str] = ()) -> Allowed:
-    """What a file may consist of: the layers of installed techniques, and what the caller allows or trusts."""
+    """Return what a file may consist of: the layers of installed techniques, and what the caller allows or trusts."""
     grant = granted(allow)
     return Allowed(grant.objects, trusted, import_technique_of, grant.packages)
 
@@ -91,7 +91,7 @@ def allowed(allow: Sequence[Entry], trusted: Sequence[str] = ()) -> Allowed:
 def completion(
     skeleton: bytes, borrowed: Borrowed | None, allow: Sequence[Entry], where: str, trusted: Sequence[str] = ()
 ) -> Callable[[nn.Module], None]:
-    """The function that puts the borrowed parts into an opened skeleton; an `ArtifactError` says what to allow."""
+    """Return a function that puts borrowed parts into an opened skeleton; an `ArtifactError` says what to allow."""
     if borrowed is None:
         return lambda _: None
     builder = granted(allow).builders.get(borrowed.source)
@@ -102,7 +102,7 @@ def completion(
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
-    """Path, module, attribute and tensor of all parameters and buffers, shared ones under each of their names."""
+    """Yield path, module, attribute and tensor of all parameters and buffers, shared ones under each of their names."""
     for prefix, module in model.named_modules():
         for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
             if tensor is not None:
@@ -110,7 +110,7 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tenso
 
 
 def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Each tensor under its first name, and that name for each further one."""
+    """Return each tensor under its first name, and this name for each further name."""
     tensors: dict[str, Tensor] = {}
     ties: dict[str, str] = {}
     first: dict[int, str] = {}
@@ -132,7 +132,7 @@ def _require_finite(model: nn.Module, where: str) -> None:
         for name, buffer in layer.module.named_buffers()
     )
     if problem is not None:
-        raise ArtifactError(f"{where}: {problem}, so it is of no use")
+        raise ArtifactError(f"{where}: {problem}, so the model is unusable")
 
 
 def _fill(model: nn.Module, tensors: dict[str, Tensor], ties: dict[str, str], where: str) -> None:

@@ -26,10 +26,10 @@ MAX_SKELETON_BYTES = MAX_BYTES + (1 << 16)
 
 
 def pack(model: nn.Module) -> dict[str, bytes]:
-    """The files of a model, by name: with masks folded in, each shared tensor once, and all of the buffers.
+    """Return the files of a model by name, with masks folded in, each shared tensor once, and all buffers.
 
     Raises:
-        ArtifactError: the model holds something that no file can: hooks, lambdas, tensors in plain attributes.
+        ArtifactError: the model has parts that cannot be stored: hooks, lambdas, tensors in plain attributes.
     """
     parts = take_apart(model)
     # A single key, because safetensors writes several in an order that changes from run to run.
@@ -46,8 +46,8 @@ def pack(model: nn.Module) -> dict[str, bytes]:
 
 
 def open_plain(skeleton: Path, tensors: Path, allow: Sequence[Entry]) -> nn.Module:
-    """The model in two files, on the CPU and in eval mode."""
-    named, ties, borrowed = _read_tensors(tensors)  # first, because it says the format of both
+    """Return the model in two files, on the CPU and in eval mode."""
+    named, ties, borrowed = _read_tensors(tensors)  # first, because it contains the format of both
     return put_together(Parts(_read_skeleton(skeleton), named, ties, borrowed), allow, where=str(skeleton)).eval()
 
 
@@ -68,7 +68,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str], Borrow
         raise ArtifactError(str(error)) from error
     content = _described(metadata.get("toolkit", ""))
     if content is None:
-        raise ArtifactError(f"{path} holds tensors, but not those of a model that the toolkit saved")
+        raise ArtifactError(f"{path} contains tensors, but not those of a model that the toolkit saved")
     if content["format"] > FORMAT:
         raise ArtifactError(f"{path} {newer_format(content['format'], FORMAT)}")
     if content["format"] < SELF_CONTAINED or not isinstance(content.get("ties"), dict):
@@ -80,7 +80,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str], Borrow
 
 
 def _described(text: str) -> dict[str, Any] | None:
-    """The metadata of the toolkit's own, which has at least a format; None if the text is something else."""
+    """Return the toolkit's metadata, which has at least a format; None if the text is something else."""
     try:
         content = json.loads(text) if len(text) <= MAX_METADATA_LENGTH else None
     except (ValueError, RecursionError):

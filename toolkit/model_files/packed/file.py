@@ -36,12 +36,12 @@ FREE_BYTES, MAX_RATIO = 64 << 20, 1024
 
 
 def pack(model: nn.Module) -> bytes:
-    """A model as one file, masks folded in and in eval mode; opening it gives the same tensors bit by bit.
+    """Return a model as one file, with masks folded in and in eval mode; tensors come back bit for bit.
 
     Args:
         model: is left unchanged; an `ArtifactError` says what in it cannot be stored.
     """
-    plain.pack(model)  # raises for whatever no file can hold
+    plain.pack(model)  # raises for what cannot be stored
     packable = folded(model).eval()
     description = layers.describe(packable)
     parts, slots = take_apart(packable), [path for path, *_ in named_tensors(packable)]
@@ -62,7 +62,7 @@ def pack(model: nn.Module) -> bytes:
 
 
 def open_packed(path: str | Path, allow: Sequence[Entry] = ()) -> nn.Module:
-    """The model in a file that `pack` made, on the CPU and in eval mode; executes nothing in the file.
+    """Return the model in a file of `pack`, on the CPU and in eval mode; execute nothing in the file.
 
     Args:
         path: of the file.
@@ -86,7 +86,7 @@ def open_packed(path: str | Path, allow: Sequence[Entry] = ()) -> nn.Module:
 
 
 def _format(content: bytes) -> int | None:
-    """The format that a packed file says it has; None for any other file."""
+    """Return the format that a packed file claims; None for any other file."""
     digit = content[len(NAME) : len(NAME) + 1]
     return int(digit) if content.startswith(NAME) and digit.isdigit() else None
 
@@ -94,12 +94,12 @@ def _format(content: bytes) -> int | None:
 def _parts(content: bytes, allow: Sequence[Entry], where: str) -> Parts:
     start = len(MAGIC) + CHECKSUM_BYTES
     if _format(content) not in (SELF_CONTAINED, FORMAT):
-        raise DamagedError("it does not begin with the mark of one")
+        raise DamagedError("it does not begin with the mark of a packed model")
     if zlib.crc32(content[start:]).to_bytes(CHECKSUM_BYTES, "little") != content[len(MAGIC) : start]:
-        raise DamagedError("its checksum does not match, so it was cut short or changed")
+        raise DamagedError("its checksum does not match: it was truncated or changed")
     reader = Reader(content[start:])
     skeleton, borrowed = _read_skeleton(reader)
-    completion(skeleton, borrowed, allow, where)  # says all that has to be allowed, before the skeleton is opened
+    completion(skeleton, borrowed, allow, where)  # names all that has to be allowed, before the skeleton is opened
     slots = [(path, meta) for path, _, _, meta in named_tensors(open_skeleton(skeleton, allowed(allow), where))]
     ties = _read_ties(reader, [path for path, _ in slots])
     metas = {path: meta for path, meta in slots if path not in ties}
@@ -108,7 +108,7 @@ def _parts(content: bytes, allow: Sequence[Entry], where: str) -> Parts:
     reader.begin_symbols()
     try:
         read = {path: read_symbols() for path, read_symbols in started.items()}
-    except (AssertionError, ValueError) as error:  # from the coder, if the file was made up
+    except (AssertionError, ValueError) as error:  # from the coder, if the file is forged
         raise DamagedError(str(error)) from error
     return Parts(skeleton, read, ties, borrowed)
 
@@ -138,7 +138,7 @@ def _read_skeleton(reader: Reader) -> tuple[bytes, Borrowed | None]:
     except zlib.error as error:
         raise DamagedError(f"its skeleton cannot be decompressed: {error}") from error
     if not inflating.eof or inflating.unused_data:
-        raise DamagedError(f"its skeleton is cut short, or longer than {MAX_BYTES >> 20} MiB")
+        raise DamagedError(f"its skeleton is truncated, or longer than {MAX_BYTES >> 20} MiB")
     if kind == PLAIN:
         return pack_skeleton(layers.build(content)), None
     if kind == PICKLED:
@@ -147,11 +147,11 @@ def _read_skeleton(reader: Reader) -> tuple[bytes, Borrowed | None]:
     try:
         return write_pickle(pickled), Borrowed.of(json.loads(described))
     except (ValueError, RecursionError, ArtifactError) as error:
-        raise DamagedError("it says in no known way how it is built") from error
+        raise DamagedError("its source is described in an unknown form") from error
 
 
 def _bare_pickle(archive: bytes) -> bytes:
-    """The pickle in torch's archive, without memo entries that nothing refers to."""
+    """Return the pickle in torch's archive, without memo entries that nothing refers to."""
     return pickletools.optimize(read_pickle(io.BytesIO(archive)))
 
 
@@ -169,4 +169,4 @@ def _read_ties(reader: Reader, slots: Sequence[str]) -> dict[str, str]:
 def _check_ratio(unpacked: Sequence[Tensor], length: int, what: str) -> None:
     size = sum(tensor.numel() * tensor.itemsize for tensor in unpacked)
     if size > FREE_BYTES + MAX_RATIO * length:
-        raise ArtifactError(f"{what} take {size} bytes, too many to be unpacked from a file of {length}")
+        raise ArtifactError(f"{what} take {size} bytes, too many to be unpacked from a file of {length} bytes")

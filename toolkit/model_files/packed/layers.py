@@ -1,6 +1,6 @@
 """The skeleton of a network of plain layers in a few dozen bytes: the classes of the layers and their arguments.
 
-A pickled skeleton spells out everything that a module holds. Where calling the classes of torch.nn with their arguments
+A pickled skeleton spells out everything in a module. Where calling the classes of torch.nn with their arguments
 gives exactly the same skeleton, classes and arguments are enough.
 """
 
@@ -43,7 +43,7 @@ MAX_LAYERS, MAX_DEPTH, MAX_SIZES = 10_000, 20, 16
 
 
 def describe(model: nn.Module) -> bytes | None:
-    """The description from which `build` makes a model with the same skeleton; None if it would have another one.
+    """Return a description from which `build` makes a model with the same skeleton; None if there is none.
 
     Args:
         model: with plain parameters, in eval mode. Each layer's parameters are put in the order of its class, which
@@ -67,8 +67,8 @@ def build(content: bytes) -> nn.Module:
             return _Builder().module(json.loads(content), 0).eval()
     except DamagedError:
         raise
-    except Exception as error:  # whatever a class raises for made-up arguments
-        raise DamagedError(f"its layers cannot be made: {type(error).__name__}: {error}") from error
+    except Exception as error:  # a class may raise anything for forged arguments
+        raise DamagedError(f"its layers cannot be built: {type(error).__name__}: {error}") from error
 
 
 class _NotPlainError(Exception):
@@ -96,7 +96,7 @@ def _signature(kind: type[nn.Module]) -> list[tuple[str, Any]]:
 
 
 def _argument(module: nn.Module, name: str) -> Any:
-    """Return the argument that a layer was made with, read from its attribute; equal sizes of a convolution as one."""
+    """Return an argument of a layer, read from its attribute; equal sizes of a convolution as one."""
     value = getattr(module, name, _NotPlainError)
     if value is _NotPlainError:
         raise _NotPlainError

@@ -71,7 +71,7 @@ def _classes(shape: tuple[int, ...], rows: Levels | None, columns: Levels | None
 
 
 def _levels(bits: Bits) -> tuple[Levels, Levels]:
-    """Log-odds of rows and of columns in steps of the same size, so that sums approximate the log-odds of entries."""
+    """Return log-odds of rows and columns in steps of one size, so that sums approximate the log-odds of entries."""
     odds = [_log_odds(bits, axis) for axis in (1, 0)]
     step = max(float(np.ptp(each)) for each in odds) / (LEVELS - 1) or 1.0
     rows, columns = (np.round((each - each.min()) / step).astype(np.uint8) for each in odds)

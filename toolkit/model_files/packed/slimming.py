@@ -19,7 +19,7 @@ MAX_HALF = float(torch.finfo(torch.float16).max)
 
 @torch.no_grad()
 def slimmed(model: nn.Module, half: Sequence[str] = (), norms: bool = False) -> nn.Module:
-    """Return a smaller copy to be packed, in eval mode. Measure this one, for its outputs differ slightly.
+    """Return a smaller copy to be packed, in eval mode. Measure the copy, because its outputs differ slightly.
 
     Args:
         model: with float32 tensors.

@@ -1,7 +1,7 @@
 """The two streams of a packed file: plain bytes, and symbols, which a range coder makes as short as their entropy.
 
 The coder is that of `constriction` (Bamler, "Understanding entropy coding with asymmetric numeral systems", 2022).
-Every probability is a quotient of integers in the file, so that all machines compute the same one.
+Every probability is a quotient of integers in the file, so that all machines compute the same value.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ class Writer:
         self._coder: Any = _constriction().stream.queue.RangeEncoder()
 
     def raw(self, content: bytes) -> None:
-        """Bytes as they are."""
+        """Write bytes as they are."""
         self._bytes += content
 
     def number(self, value: int) -> None:
-        """An integer from 0, in seven bits a byte."""
+        """Write an integer from 0, seven bits per byte."""
         while value >= 128:
             self._bytes.append(value & 127 | 128)
             value >>= 7
         self._bytes.append(value)
 
     def nibbles(self, values: Sequence[int] | NDArray[Any]) -> None:
-        """Integers from 0 to 15, two in a byte."""
+        """Write integers from 0 to 15, two per byte."""
         even = [*map(int, values), *[0] * (len(values) % 2)]
         self._bytes += bytes(low | high << 4 for low, high in zip(even[::2], even[1::2], strict=True))
 
@@ -62,7 +62,7 @@ class Writer:
             self._coder.encode(symbols[part].astype(np.int32), model)
 
     def content(self) -> bytes:
-        """Everything that was written."""
+        """Return everything that was written."""
         return bytes(self._bytes) + self._coder.get_compressed().astype("<u4").tobytes()
 
 
@@ -133,7 +133,7 @@ def bits_of(counts: NDArray[Any], levels: NDArray[Any]) -> float:
 
 
 def _parts(length: int) -> list[slice]:
-    """Slices of at most `PART` symbols, because the coder wants each as a float or integer of four or eight bytes."""
+    """Return slices of at most `PART` symbols, because the coder takes numbers of four or eight bytes for each."""
     return [slice(start, min(start + PART, length)) for start in range(0, length, PART)]
 
 
@@ -147,7 +147,7 @@ def _constriction() -> Any:
         import constriction
     except ImportError as error:
         raise ToolkitError(
-            f"packed models need constriction, which cannot be imported here ({error}): "
+            f"packed models need constriction, which cannot be imported ({error}); "
             "pip install 'torch-optimization-toolkit[packed]'"
         ) from error
     return constriction

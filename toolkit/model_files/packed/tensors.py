@@ -1,4 +1,4 @@
-"""One tensor in a packed file, in the shortest of a few forms; its values come back bit by bit.
+"""One tensor in a packed file, in the shortest of a few forms; its values come back bit for bit.
 
 A form says where the nonzero entries are (everywhere, or at coded positions), how they are written (one after the
 other, or as indices into a table), and whether values take half as many bits because all of them fit in float16.
@@ -47,7 +47,7 @@ def write(writer: Writer, tensor: Tensor) -> Callable[[], None]:
 
 
 def read(reader: Reader, meta: Tensor) -> Callable[[], Tensor]:
-    """Read what precedes the symbols, and return a function that reads them and makes a tensor like `meta`."""
+    """Read what precedes the symbols, and return a function that reads them into a tensor like `meta`."""
     form = reader.number()
     if form >= FORMS or (form & LEVELLED and not form & SPARSE):
         raise DamagedError(f"a tensor in it has the unknown form {form}")
@@ -127,7 +127,7 @@ class _Values:
         levels = levels_of(counts)
         writer.number(len(values))
         writer.raw(self._written(values))
-        if len(values) == 1:  # the indices say nothing
+        if len(values) == 1:  # the indices contain no information
             return lambda: None
         writer.nibbles(levels)
         return lambda: writer.symbols(indices, levels)
@@ -178,7 +178,7 @@ def _as_tensor(bits: NDArray[Any], meta: Tensor) -> Tensor:
 
 
 def _unsigned(dtype: torch.dtype) -> np.dtype[Any]:
-    # Only complex128 has more bytes than any integer.
+    # Only complex128 has more bytes than any integer dtype.
     if dtype.itemsize > 8:
         raise DamagedError(f"tensors of {dtype} cannot be packed")
     return np.dtype(f"u{dtype.itemsize}")

@@ -43,7 +43,7 @@ CALLS = {
     "torch.Size",
     "torch.device",
 }
-# Pickle cannot name the functions on the left; a skeleton holds those on the right, which compute the same.
+# Pickle cannot name the functions on the left; a skeleton contains those on the right, which compute the same.
 SAME_FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.relu: F.relu,
     torch.tanh: F.tanh,
@@ -75,13 +75,13 @@ class Allowed:
 
 
 def is_method(value: Any) -> bool:
-    """Whether pickle would write the value as an attribute of another object."""
+    """Return whether pickle would write the value as an attribute of another object."""
     # Functions such as torch.exp are methods of a hidden class, and pickle writes them so.
     return inspect.ismethod(value) or (inspect.isbuiltin(value) and "." in value.__qualname__)
 
 
 def resolve_globals(names: Iterable[str], allowed: Allowed) -> list[tuple[Callable[..., Any], str]]:
-    """The objects behind the names in a skeleton, for `torch.serialization.add_safe_globals`.
+    """Return the objects behind the names in a skeleton, for `torch.serialization.add_safe_globals`.
 
     Raises:
         ArtifactError: a name is neither known to be safe nor `allowed`.
@@ -94,12 +94,12 @@ def resolve_globals(names: Iterable[str], allowed: Allowed) -> list[tuple[Callab
 
 
 def unknown_globals(names: Iterable[str], allowed: Allowed) -> list[str]:
-    """The names that are neither known to be safe nor `allowed`."""
+    """Return the names that are neither known to be safe nor `allowed`."""
     return [name for name, value in _resolved(names, allowed).items() if value is None]
 
 
 def may_be_called(name: str, value: Any, allowed: Allowed) -> bool:
-    """Whether a file may call `value`, which it calls `name`: never a module, but a setting of the caller's."""
+    """Return whether a file may call `value` under `name`: never a module, but a setting of the caller's."""
     if not isinstance(value, type):
         return name in CALLS
     is_setting = value in allowed.classes and not issubclass(value, nn.Module)
@@ -125,7 +125,7 @@ def _resolved(names: Iterable[str], allowed: Allowed) -> dict[str, Any]:
 
 
 def _is_known(name: str) -> bool:
-    """Whether torch's unpickler knows the name by itself, and it can do no harm."""
+    """Return whether torch's unpickler knows the name by itself, and it can do no harm."""
     module, _, last = name.rpartition(".")
     is_dtype = module == "torch" and isinstance(vars(torch).get(last), torch.dtype)
     return is_dtype or (name in CALLS and not any(_is_named(name, function) for function in FUNCTIONS))
@@ -158,7 +158,7 @@ def _resolve(name: str, allowed: Allowed) -> Any:
 
 
 def _among(name: str, objects: Sequence[Any]) -> Any:
-    """The object of that name among the caller's: by its module too, or at least by its own name."""
+    """Return the object of that name among the caller's: by its module too, or at least by its own name."""
     exact = next((own for own in objects if name == path_of(own)), None)
     if exact is not None or _lies_in(name, PACKAGES):  # a class of the caller's may be called Linear, too
         return exact
@@ -182,7 +182,7 @@ def _import_module_of(name: str) -> None:
 
 
 def _stored_class(name: str, allowed: Allowed) -> Any:
-    """The class that a stored name stands for, if it is the toolkit's, an installed technique's or the caller's."""
+    """Return the class of a stored name, if it is the toolkit's, an installed technique's or the caller's."""
     stored_name = name.removeprefix(MARK)
     is_trusted = stored_name.startswith(f"{CORE}.") or allowed.import_technique(name)
     layer = stored_names.class_of(stored_name)
@@ -196,7 +196,7 @@ def _lies_in(name: str, modules: Sequence[str]) -> bool:
 
 
 def _is_own(value: Any) -> bool:
-    """Whether a network of a recipe's own may hold the value: a layer, a function or a setting."""
+    """Return whether a network from a recipe may contain the value: a layer, a function or a setting."""
     kinds = (nn.Module, enum.Enum)
     return inspect.isfunction(value) or (
         isinstance(value, type) and (issubclass(value, kinds) or dataclasses.is_dataclass(value))
@@ -204,7 +204,7 @@ def _is_own(value: Any) -> bool:
 
 
 def _imported(name: str) -> Any:
-    """The object with that dotted name, from modules that are imported already; None if there is none."""
+    """Return the object with that dotted name from imported modules; None if there is none."""
     parts = name.split(".")
     for length in range(len(parts) - 1, 0, -1):
         module = sys.modules.get(".".join(parts[:length]))

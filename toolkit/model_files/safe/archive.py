@@ -1,4 +1,4 @@
-"""The archive around the pickle that torch.save writes: read with suspicion, and written."""
+"""The archive around the pickle that torch.save writes: written, and read without trust."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LOCATOR, _LOCATOR_BYTES, _END64_BYTES = b"PK\x06\x07", 20, 56
 
 
 def write_pickle(pickled: bytes) -> bytes:
-    """Return the archive that `torch.load` opens, with nothing in it but this pickle."""
+    """Return an archive that `torch.load` opens, with this pickle alone."""
     file = io.BytesIO()
     writer = torch._C.PyTorchFileWriter(file)
     writer.write_record("data.pkl", pickled, len(pickled))
@@ -26,14 +26,14 @@ def write_pickle(pickled: bytes) -> bytes:
 
 
 def read_pickle(file: IO[bytes]) -> bytes:
-    """Return the pickle in an archive; a `RefusedError` says what about the archive is not as torch.save writes it."""
+    """Return the pickle in an archive; a `RefusedError` says what torch.save would not have written."""
     size = file.seek(0, 2)
     _check_ends(file, size)
     try:
         with zipfile.ZipFile(file) as archive:
             _check_entries(archive.infolist(), size)
         file.seek(0)
-        # With torch's own reader: a made-up archive could show another pickle to each of the two.
+        # With torch's own reader: another reader could see another pickle in a forged archive.
         reader = torch._C.PyTorchFileReader(file)
         if reader.get_record_size("data.pkl") > MAX_BYTES:
             raise RefusedError(f"its pickle is longer than {MAX_BYTES >> 20} MiB")
@@ -58,7 +58,7 @@ def _check_ends(file: IO[bytes], size: int) -> None:
 
 
 def _directory_bytes(file: IO[bytes], end: bytes) -> int:
-    """The length that the archive gives for its list of entries, in the record for archives beyond 4 GB if present."""
+    """Return the length of the list of entries that the archive states, in its 4 GB (ZIP64) record if it has one."""
     length = _END64_BYTES + _LOCATOR_BYTES
     file.seek(-_END_BYTES - length, 2) if file.seek(0, 2) >= _END_BYTES + length else file.seek(0)
     before = file.read(length)

@@ -27,7 +27,7 @@ NAMING: Any = SimpleNamespace(__name__=__name__, Pickler=_Pickler)  # for `torch
 
 
 def with_stored_names(pickled: bytes) -> bytes:
-    """The pickle (protocol 2) with the stored name of every class that has one; other classes keep their paths."""
+    """Return the pickle (protocol 2) with stored names of the classes that have one; others keep their paths."""
     parts, copied = [], 0
     for opcode, argument, position in pickletools.genops(pickled):
         if opcode.name != "GLOBAL" or position is None:

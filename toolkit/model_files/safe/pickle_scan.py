@@ -1,4 +1,4 @@
-"""What a pickle would do, read from its opcodes before torch's restricted unpickler carries them out.
+"""Scan of what a pickle would do, before torch's restricted unpickler executes its opcodes.
 
 That unpickler calls nothing that is not on its list. But with what is on the list, a few bytes can still ask for
 gigabytes, or for work without end. So the scan follows the opcodes with a stack and a memo, as the unpickler does.
@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple
 from torch._utils import IMPORT_MAPPING, NAME_MAPPING
 
 MAX_BYTES = 4 << 20  # a ResNet-18 takes 24 KB
-MAX_OBJECTS = 400_000  # two bytes of the file can take some hundred bytes of memory
+MAX_OBJECTS = 400_000  # two bytes of the file can take hundreds of bytes of memory
 MAX_DEPTH = 100  # of tuples in tuples, whose hash recurses
 MAX_COMPARED = 10_000  # tuples and long integers among keys, which can be chosen to have equal hashes
 MAX_NAME_LENGTH = 500  # characters of a class or function with its module, which is looked up part by part
@@ -82,9 +82,9 @@ def scan(content: bytes | IO[bytes]) -> Scan:
 
 
 def check_copies(call: Call) -> None:
-    """Refuse a call that could copy one long value over and over; torch.save writes the arguments of each call anew."""
+    """Refuse a call that could copy one long value many times; torch.save writes the arguments of each call anew."""
     copied = any(argument.repeated and not argument.name for argument in call.arguments)
-    if call.name == "functools.partial":  # made of its function alone; the rest is its state
+    if call.name == "functools.partial":  # created by its function alone; the rest is its state
         copied = len(call.arguments) != 1 or call.arguments[0].contains
     if copied:
         raise RefusedError(f"its pickle calls '{call.name}' with one value again and again")

@@ -16,31 +16,31 @@ PLAIN = re.compile(r"[\w.-]+")  # what a reader may copy into a shell
 
 
 def refusal_to_build(source: str, names: Sequence[str]) -> str:
-    """One sentence about a source that is not allowed to be called, and the names that are not allowed either."""
+    """Return a sentence about a source that must not be called, and about the names that are not allowed either."""
     if source.partition(":")[0].partition(".")[0] in NEVER or not PLAIN.fullmatch(source.replace(":", ".", 1)):
-        return f"it is built by '{source}', which is not known to be safe: ask where the file comes from"
+        return f"it is built by '{source}', which is not known to be safe; ask where the file comes from"
     if any(not PLAIN.fullmatch(name) or "." not in name or name.partition(".")[0] in NEVER for name in names):
         return refusal(names)
     entries = list(dict.fromkeys([source, *entries_for(names)]))
     listed, options = ", ".join(f'"{entry}"' for entry in entries), " ".join(f"--allow {entry}" for entry in entries)
     advice = f"if you trust it, pass allow=[{listed}], or {options} on the command line"
-    return f"it is built by '{source}', which is not known to be safe: {advice}"
+    return f"it is built by '{source}', which is not known to be safe; {advice}"
 
 
 def refusal(names: Sequence[str]) -> str:
-    """One sentence about names that are not allowed, with what to do; `names` is not empty."""
+    """Return a sentence about names that are not allowed, with the remedy; `names` is not empty."""
     for name in suspect(names):
-        advice = "no network of the toolkit's consists of it, so ask where the file comes from"
-        return f"it needs '{name}', which is not known to be safe: {advice}"
+        advice = "no saved network consists of it, so ask where the file comes from"
+        return f"it needs '{name}', which is not known to be safe; {advice}"
     listed = ", ".join(f"'{name.removeprefix(MARK)}'" for name in names[:MAX_LISTED])
     if len(names) > MAX_LISTED:
         listed += f" and {len(names) - MAX_LISTED} more"
     are = "which is" if len(names) == 1 else "which are"
-    return f"it needs {listed}, {are} not known to be safe: {_advice(names)}"
+    return f"it needs {listed}, {are} not known to be safe; {_advice(names)}"
 
 
 def suspect(names: Sequence[str]) -> list[str]:
-    """Return the names of the standard library and of torch, which no class of a user's has, and what is no name."""
+    """Return the names of the standard library and of torch, which no user's class has, and texts that are no names."""
     return [name for name in names if name.partition(".")[0] in NEVER or not PLAIN.fullmatch(name.removeprefix(MARK))]
 
 
@@ -55,16 +55,16 @@ def _advice(names: Sequence[str]) -> str:
     if not techniques:
         return allow
     missing = " and ".join(f"'{technique}'" for technique in techniques)
-    return f"install or upgrade the technique {missing}; {allow}"
+    return f"install or upgrade the technique {missing}, or, {allow}"
 
 
 def is_importable(name: str) -> bool:
-    """Whether a source can name it; a class with a stored name, or of the program itself, is passed as an object."""
+    """Return whether a source can name it; a class with a stored name or of the program is passed as an object."""
     return "." in name and not name.startswith((MARK, "__main__."))
 
 
 def entries_for(names: Iterable[str]) -> list[str]:
-    """The entries of `allow` that cover dotted names: the one class of a package or file, or all of it for several."""
+    """Return entries of `allow` that cover dotted names: one class of a package or file, or all of it for several."""
     places: dict[str, list[str]] = {}
     for name in names:
         module, _, own = name.rpartition(".")
@@ -73,5 +73,5 @@ def entries_for(names: Iterable[str]) -> list[str]:
 
 
 def _file(module: str) -> str:
-    """`nets.py` for the name that a file has as a module; other names as they are."""
+    """Return `nets.py` for the name that a file has as a module; other names as they are."""
     return f"{module[:-HASH_LENGTH]}.py" if FILE_MODULE.fullmatch(module) else module

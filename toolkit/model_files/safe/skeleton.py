@@ -32,10 +32,10 @@ from toolkit.model_files.safe.structure import check_structure
 
 
 def pack_skeleton(plain: nn.Module) -> bytes:
-    """The module without its tensors, as bytes: the same ones for equal modules.
+    """Return the module without its tensors, as bytes: the same bytes for equal modules.
 
     Args:
-        plain: keeps its parametrizations; it must not be used afterwards.
+        plain: may have parametrizations; it must not be used afterwards.
     """
     kind = type(plain).__name__
     for module in plain.modules():
@@ -66,7 +66,7 @@ class _Sorted:
 
 def _make_plain(module: nn.Module) -> None:
     """Replace what pickle would write under a useless name, or differently from run to run."""
-    if _parametrized_names(module):  # its class was made for it alone, and is made again on opening
+    if _parametrized_names(module):  # its class exists for it alone, and is created again on opening
         module.__class__ = parametrize.type_before_parametrizations(module)
     same = {name: SAME_FUNCTIONS[value] for name, value in vars(module).items() if is_method(value)}
     vars(module).update(same)
@@ -83,7 +83,7 @@ def _make_plain(module: nn.Module) -> None:
 
 
 def _interned(value: Any) -> Any:
-    """The same value, in which equal texts (names included) are the same object."""
+    """Return the same value, in which equal texts (names included) are the same object."""
     if type(value) is str:
         return sys.intern(value)
     if type(value) in (dict, OrderedDict):
@@ -96,7 +96,7 @@ def _interned(value: Any) -> Any:
 def open_skeleton(
     content: bytes, allowed: Allowed, where: str, complete: Callable[[nn.Module], None] = lambda _: None
 ) -> nn.Module:
-    """The module that `pack_skeleton` wrote, on `meta`.
+    """Return the module that `pack_skeleton` wrote, on `meta`.
 
     Args:
         content: the bytes.
@@ -112,7 +112,7 @@ def open_skeleton(
         with torch.device("meta"):
             model = unpickler.load(io.BytesIO(content), pairs, map_location="meta")
         if not isinstance(model, nn.Module):
-            raise ArtifactError(f"it holds a {type(model).__name__}, not a module")
+            raise ArtifactError(f"it contains a {type(model).__name__}, not a module")
         check_structure(model)
         restore_class(model)
         complete(model)
@@ -123,13 +123,13 @@ def open_skeleton(
         raise ArtifactError(f"{where} is not opened: {error}", error.unknown) from None
     except RefusedError as error:
         raise ArtifactError(f"{where} is damaged or not a skeleton: {error}") from error
-    except Exception as error:  # whatever a made-up skeleton lacks
+    except Exception as error:  # anything may be missing from a forged skeleton
         raise ArtifactError(f"{where} is damaged or not a skeleton: {described(error)}") from error
     return model
 
 
 def unknown_names(content: bytes, allowed: Allowed) -> list[str]:
-    """The names in a skeleton that are neither known to be safe nor `allowed`; none if it is damaged."""
+    """Return the names in a skeleton that are neither known to be safe nor `allowed`; none if it is damaged."""
     try:
         return unknown_globals(scan(read_pickle(io.BytesIO(content))).names, allowed)
     except Exception:  # `open_skeleton` says what is wrong
@@ -137,9 +137,9 @@ def unknown_names(content: bytes, allowed: Allowed) -> list[str]:
 
 
 def _allowed_globals(contents: Scan, allowed: Allowed) -> list[Any]:
-    """The objects that the unpickler has to know; an error unless everything it would do with them is harmless."""
+    """Return the objects that the unpickler needs; raise unless everything that it would do with them is harmless."""
     if contents.loads:
-        raise ArtifactError("it holds tensors, not a module without them")
+        raise ArtifactError("it contains tensors, not a module without them")
     pairs = resolve_globals(contents.names, allowed)
     known = {name: value for value, name in pairs}
     for call in contents.calls:
@@ -162,7 +162,7 @@ def _parametrize_again(module: nn.Module) -> None:
 
 
 def _parametrized_names(module: nn.Module) -> list[str]:
-    # Not `is_parametrized`, which takes any ModuleDict with that name for torch's own.
+    # Not `is_parametrized`, which would accept any ModuleDict with that name.
     lists = module._modules.get("parametrizations")
     if not isinstance(lists, nn.ModuleDict):
         return []
@@ -172,10 +172,10 @@ def _parametrized_names(module: nn.Module) -> list[str]:
 def _check_bare(kind: str, contents: Scan) -> None:
     """Refuse what cannot be seen from outside: tensors and methods inside objects of other classes."""
     if contents.loads:
-        raise ArtifactError(f"{kind} holds a tensor inside an object of another class: register it as a buffer")
+        raise ArtifactError(f"{kind} has a tensor inside an object of another class; register it as a buffer")
     if "builtins.getattr" in contents.names:
-        raise ArtifactError(f"{kind} holds a method inside an object of another class: use a function of a module")
+        raise ArtifactError(f"{kind} has a method inside an object of another class; use a top-level function")
     called = (name for name in contents.names - CALLS if name.startswith(("builtins.", "_codecs.")))
     other = min(called, default=None)
     if other is not None:
-        raise ArtifactError(f"{kind} holds something that is saved as a call of '{other}': keep it out of attributes")
+        raise ArtifactError(f"{kind} has a value that is saved as a call of '{other}'; keep it out of attributes")

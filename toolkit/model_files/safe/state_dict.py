@@ -1,4 +1,4 @@
-"""A state dict that torch.save wrote, opened for the things that state dicts consist of and nothing else."""
+"""A state dict that torch.save wrote, opened only if it has nothing but what state dicts consist of."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class MoreThanTensorsError(ValueError):
 
 
 def read_state_dict(path: Path) -> Any:
-    """The tensors and simple values in a file; a `ValueError`, or an error of torch's own, says why it is not opened.
+    """Return the tensors and simple values in a file; a `ValueError` or torch's error says why it is not opened.
 
     The tensors of an archive stay in the file until they are read.
     """
@@ -45,7 +45,7 @@ def read_state_dict(path: Path) -> Any:
         scans = [scan(read_pickle(file))] if is_archive else _legacy_scans(file)
     for contents in scans:
         _check(contents, size)
-    # Mapped, so that memory holds each tensor once. Torch itself refuses a tensor that is larger than its storage.
+    # Mapped, so that each tensor is in memory only once. Torch itself refuses a tensor that is larger than its storage.
     return unpickler.load(path, map_location="cpu", mmap=is_archive)
 
 

@@ -1,4 +1,4 @@
-"""Checks of an opened module as a whole: each of its parts may be valid, and the whole still be an attack."""
+"""Checks of an opened module as a whole: every part may be valid, and the whole still an attack."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from toolkit.errors import ArtifactError
 
-MAX_PATHS = 100_000  # they double where a module lies in two places and holds another in two places, and so on
+MAX_PATHS = 100_000  # a module in two places that contains another in two places doubles them at each level
 MAX_PATH_LENGTH = 1000
 MAX_PARTS = 1_000_000  # of all attributes together, each counted as often as it is reached
 HOOKS = (
@@ -44,7 +44,7 @@ def check_structure(model: nn.Module) -> None:
 
 
 def _measure(module: nn.Module, measured: dict[nn.Module, tuple[int, int]]) -> tuple[int, int]:
-    """The number of paths below a module and the length of the longest; a module in itself ends in RecursionError."""
+    """Return the number of paths below a module and the longest depth; a module inside itself raises RecursionError."""
     if module not in measured:
         if not isinstance(module, nn.Module):
             raise ArtifactError(f"it has a value of type {type(module).__name__} in place of a module")
@@ -53,7 +53,7 @@ def _measure(module: nn.Module, measured: dict[nn.Module, tuple[int, int]]) -> t
         paths = 1 + sum(count for _, count, _ in below)
         length = max((len(name) + 1 + longest for name, _, longest in below), default=0)
         if paths > MAX_PATHS or length > MAX_PATH_LENGTH:
-            raise ArtifactError("its modules are nested without end, or have names as long as a page")
+            raise ArtifactError("its modules are nested without end, or their names are too long")
         measured[module] = paths, length
     return measured[module]
 
@@ -66,7 +66,7 @@ def _count_parts(modules: Iterable[nn.Module]) -> None:
         parts = _parts(stack.pop())
         count += len(parts)
         if count > MAX_PARTS:
-            raise ArtifactError(f"its attributes have more than {MAX_PARTS} parts, or hold themselves")
+            raise ArtifactError(f"its attributes have more than {MAX_PARTS} parts, or contain themselves")
         stack.extend(parts)
 
 
