@@ -1,8 +1,10 @@
 """Files name classes by their stored names: they outlive a move of the class, and open nothing more than before."""
 
+import contextlib
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import toolkit
 from toolkit import masks, stored_names
 from toolkit import model_files as artifact
 from toolkit.errors import ArtifactError
+from toolkit.hooks import loading
 from toolkit.model_files.parts import Parts, put_together
 from toolkit.testing import TOY_MODELS, toy_mlp
 from toolkit.testing.distributions import write_distribution
@@ -79,38 +82,33 @@ def stage(folder: Path, module: str, kind: str) -> Path:
     return folder
 
 
-def python(code: str, *folders: Path) -> str:
-    program = f"import sys; sys.path[:0] = {[str(folder) for folder in folders]!r}\n{code}"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    return done.stdout + done.stderr
-
-
-WRITE = """
-import torch, toolkit
-from pathlib import Path
-from toolkit import model_files
-from toolkit.hooks import loading
-from toolkit.testing import toy_mlp
-torch.manual_seed(0)
-model = loading.load("halves").call("optimize", model=toy_mlp(), params=None, data=None, prepared=None)
-for name, content in model_files.pack(model).items():
-    Path("{directory}", name).write_bytes(content)
-print(float(model.eval()(torch.ones(1, 64)).sum().detach()))
-"""
-READ = """
-import torch, toolkit
-model = toolkit.load("{directory}")
-print(float(model(torch.ones(1, 64)).sum().detach()))
-print(type(model[3]), file=sys.stderr)
-"""
+@contextlib.contextmanager
+def installed(folder: Path) -> Iterator[None]:
+    """Have what is in the folder installed meanwhile, as in a process that has seen no other installation."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        for registry in ("_classes", "_names"):
+            patch.setattr(stored_names, registry, dict(getattr(stored_names, registry)))
+        loading.load.cache_clear()
+        yield
+    loading.load.cache_clear()
+    for name in [name for name in sys.modules if "halves" in name]:
+        del sys.modules[name]
 
 
 def test_a_file_outlives_a_move_of_the_class_and_of_its_module(tmp_path: Path) -> None:
     before, after = stage(tmp_path / "1", "toolkit_halves", "Half"), stage(tmp_path / "2", "halves_by_me", "Renamed")
-    written = python(WRITE.format(directory=tmp_path), before)
-    read = python(READ.format(directory=tmp_path), after)
-    assert read == f"{written}<class 'halves_by_me_layers.Renamed'>\n"
-    assert "install or upgrade the technique 'halves'" in python(READ.format(directory=tmp_path))
+    inputs = torch.ones(1, 64)
+    with installed(before):
+        model = loading.load("halves").call("optimize", model=toy_mlp(), params=None, data=None, prepared=None)
+        expected = model.eval()(inputs)
+        write(model, tmp_path)
+    with installed(after):
+        loaded = toolkit.load(tmp_path)
+        assert str(type(loaded[3])) == "<class 'halves_by_me_layers.Renamed'>"
+        assert torch.equal(loaded(inputs), expected)
+    with pytest.raises(ArtifactError, match="install or upgrade the technique 'halves'"):
+        toolkit.load(tmp_path)
 
 
 @pytest.mark.parametrize("name", TOY_MODELS)
@@ -130,7 +128,8 @@ def test_no_file_names_a_module_of_the_toolkit_or_of_a_plugin(name: str, tmp_pat
 def test_opening_imports_the_technique_and_no_other(tmp_path: Path) -> None:
     model = toolkit_quantization.convert(toy_mlp().eval(), toolkit_quantization.Params(engine="toolkit"))
     write(model, tmp_path)
-    imported = python(f"import toolkit; toolkit.load({str(tmp_path)!r}); print(sorted(sys.modules))")
+    program = f"import sys, toolkit; toolkit.load({str(tmp_path)!r}); print(sorted(sys.modules))"
+    imported = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert "'toolkit_quantization'" in imported
     assert "toolkit_pruning" not in imported
 

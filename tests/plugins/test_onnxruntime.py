@@ -50,7 +50,8 @@ def check_file(runtime, toy, dtype, folder, **params):
     """Export a toy, compare all outputs at unusual batch sizes, and return the counts of operations."""
     model = quantized(toy, DTYPES[dtype])
     file = exported(runtime, model, folder, **params)
-    check_answers(file, model, "torch")
+    # A last bit of a convolution decides between two integers.
+    check_answers(file, model, "torch", tolerance=5e-3 if dtype == "int8" else 1e-5)
     layers = runtime.call("measure", folder=file.folder, params=runtime.params_class())["arithmetic"]
     integer = LAYERS[toy][1] if dtype == "int8" else 0
     assert sum(row["arithmetic"] == "integers" for row in layers.table) == integer

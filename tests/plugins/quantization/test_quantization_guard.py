@@ -24,6 +24,8 @@ from toolkit.training import Training, TrainingSettings, fit
 
 DATA = toy_data(samples=1024).without_test()
 PAIR: Any = DATA.validation
+# Metrics are sums in float32, added batch by batch in one place and at once in the other.
+FLOAT32_PERCENT = 1e-5
 
 
 def quantize(model: nn.Module, data: Data = DATA, **params) -> tuple[Any, dict]:
@@ -300,7 +302,7 @@ def test_a_metric_that_is_better_when_lower_is_guarded_in_percent_of_its_value()
     result, values = quantize(model, data)
     before, after = distance(model, data), distance(result, data)
     assert before > 1
-    assert values["drop"] == pytest.approx(100 * (after - before) / before, rel=1e-6)
+    assert values["drop"] == pytest.approx(100 * (after - before) / before, abs=FLOAT32_PERCENT)
     assert values["drop"] <= 0.5
     make_fragile(model, 5)
     with torch.no_grad():
@@ -313,7 +315,7 @@ def test_a_metric_that_is_better_when_lower_is_guarded_in_percent_of_its_value()
 def test_a_metric_between_0_and_1_is_guarded_in_points():
     model, data = regression(Distance(), noise=0.01, fraction=True)
     result, values = quantize(model, data)
-    assert values["drop"] == pytest.approx(100 * (distance(result, data) - distance(model, data)), rel=1e-6)
+    assert values["drop"] == pytest.approx(100 * (distance(result, data) - distance(model, data)), abs=FLOAT32_PERCENT / 10)
 
 
 def test_a_task_without_a_metric_is_guarded_by_its_outputs():
