@@ -19,8 +19,8 @@ from toolkit.report.reader import read_report
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "report.svg"
 # None of them depends on how busy the machine was.
 CHARTS = {
-    "waterfall-accuracy": "Errors, with 95 % intervals",
-    "waterfall-bytes": "Size of the file",
+    "stages-accuracy": "Errors, with 95 % intervals",
+    "stages-bytes": "Size of the file",
     "layers-sparsity": "Zeros in each layer",
     "layers-bytes": "Bytes and precision of each layer",
 }

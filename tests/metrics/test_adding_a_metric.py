@@ -23,7 +23,7 @@ MODULE = '''
 
     from torch import nn
 
-    from toolkit.metrics.support.metric import EXACT, Bounds, Metric, Quantity, Waterfall
+    from toolkit.metrics.support.metric import EXACT, Bounds, Metric, Quantity, StageBars
 
 
     def linear_layers(subject):
@@ -42,7 +42,7 @@ MODULE = '''
                 title="linear",
                 bounds=Bounds(1),
                 comparison=EXACT,
-                waterfall=Waterfall("linear", "Linear layers", "pieces"),
+                bars=StageBars("linear", "Linear layers", "pieces"),
             ),
         ),
     )
@@ -98,7 +98,7 @@ def test_the_page_has_its_column_its_explanation_and_its_chart(run):
     page = render(run.report)
     assert '<th scope="col" title="number of linear layers (pieces; lower is better)">linear</th>' in page
     assert "<h3>Linear layers</h3>" in page
-    assert "waterfall-linear" in run.report.plot()
+    assert "stages-linear" in run.report.plot()
 
 
 def test_a_difference_between_two_runs_is_shown(run, tmp_path):

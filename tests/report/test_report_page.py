@@ -111,7 +111,7 @@ class TestOfARun:
 
     def test_every_chart_is_there_with_its_words_and_numbers(self, directory, page):
         names = {chart.name for chart in charts(read_report(directory))}
-        assert names >= {"waterfall-accuracy", "waterfall-bytes", "waterfall-latency-1", "waterfall-latency-64"}
+        assert names >= {"stages-accuracy", "stages-bytes", "stages-latency-1", "stages-latency-64"}
         assert names >= {"quality-size", "layers-sparsity", "layers-bytes", "histogram-0", "curve-0", "curve-1"}
         found = drawn(page)
         assert len(found) == len(names)
@@ -180,7 +180,7 @@ class TestOfARun:
     def test_the_report_that_run_returned_draws_and_shows_itself(self, directory):
         report = read_report(directory)
         figures = report.plot()
-        assert {"waterfall-accuracy", "quality-size", "curve-0", "layers-bytes"} <= set(figures)
+        assert {"stages-accuracy", "quality-size", "curve-0", "layers-bytes"} <= set(figures)
         assert all(isinstance(figure, matplotlib.figure.Figure) for figure in figures.values())
         shown = report._repr_html_()
         assert "<table>" in shown
@@ -275,7 +275,7 @@ class TestOfAnything:
         values = {"accuracy": 0.9, "size_bytes": 10, "training_loss": [1.0, 0.5]}
         assert set(
             Report(name="r", seed=0, rows=(Row("baseline", values), Row("a", values)), environment={}).plot()
-        ) == {*("waterfall-accuracy", "waterfall-bytes", "quality-size", "curve-0", "curve-1")}
+        ) == {*("stages-accuracy", "stages-bytes", "quality-size", "curve-0", "curve-1")}
 
     def test_a_big_model_still_fits(self, page_of):
         layers = [
@@ -396,8 +396,8 @@ def test_a_change_within_its_interval_is_grey():
     def colours(name):
         return [matplotlib.colors.to_hex(bar.get_facecolor()) for bar in figures[name].axes[0].patches]
 
-    assert colours("waterfall-accuracy") == [BASE, BASE, BAD, GOOD]
-    assert colours("waterfall-latency-1") == [BASE, GOOD, BASE, BAD]
+    assert colours("stages-accuracy") == [BASE, BASE, BAD, GOOD]
+    assert colours("stages-latency-1") == [BASE, GOOD, BASE, BAD]
 
 
 def test_bars_are_what_is_left_and_the_change_of_the_stage_stands_beside_them():
@@ -425,13 +425,13 @@ def test_bars_are_what_is_left_and_the_change_of_the_stage_stands_beside_them():
     def changes(name):
         return [line["change by the stage"] for line in drawn_charts[name].table]
 
-    assert bars("waterfall-bytes") == [1000, 500, 500, 600]
-    assert bars("waterfall-latency-1") == [2, 1, 1.5, 1.5]
-    assert bars("waterfall-accuracy") == [1, 2, 2, 1]
-    assert changes("waterfall-bytes") == ["", "2.00× smaller", "no change", "1.20× larger"]
-    assert changes("waterfall-latency-1") == ["", "2.00× as fast", "1.50× slower", "no change"]
-    assert changes("waterfall-accuracy") == ["", "+1.00 points", "no change", "−1.00 points"]
-    notes = [text.get_text() for text in drawn_charts["waterfall-bytes"].figure.axes[0].child_axes[0].get_yticklabels()]
+    assert bars("stages-bytes") == [1000, 500, 500, 600]
+    assert bars("stages-latency-1") == [2, 1, 1.5, 1.5]
+    assert bars("stages-accuracy") == [1, 2, 2, 1]
+    assert changes("stages-bytes") == ["", "2.00× smaller", "no change", "1.20× larger"]
+    assert changes("stages-latency-1") == ["", "2.00× as fast", "1.50× slower", "no change"]
+    assert changes("stages-accuracy") == ["", "+1.00 points", "no change", "−1.00 points"]
+    notes = [text.get_text() for text in drawn_charts["stages-bytes"].figure.axes[0].child_axes[0].get_yticklabels()]
     assert notes == ["1 kB", "500 B\n2.00× smaller", "500 B\nno change", "600 B\n1.20× larger"]
 
 

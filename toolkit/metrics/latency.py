@@ -17,9 +17,9 @@ from toolkit.metrics.support.metric import (
     Comparison,
     Metric,
     Quantity,
+    StageBars,
     Subject,
     TableContent,
-    Waterfall,
 )
 from toolkit.metrics.support.rounds import Timing, time_rounds
 from toolkit.metrics.support.stopwatch import Stopwatch
@@ -131,7 +131,7 @@ LATENCY = Quantity(
     comparison=Comparison(between_runs=0.25),
     interval_key="latency_spread_ms",
     by_batch_size=True,
-    waterfall=Waterfall("latency", "Latency", "ms, with the middle half of all calls"),
+    bars=StageBars("latency", "Latency", "ms, with the middle half of all calls"),
 )
 RATIO = Quantity(
     "latency_ratio",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from toolkit.metrics.support.metric import EXACT, Bounds, Column, Metric, Quantity, Subject, TableContent, Waterfall
+from toolkit.metrics.support.metric import EXACT, Bounds, Column, Metric, Quantity, StageBars, Subject, TableContent
 from toolkit.model_files import files_of
 from toolkit.number_text import bytes_text
 from toolkit.rows import Row
@@ -41,6 +41,6 @@ SIZE = Quantity(
     better="lower",
     bounds=Bounds(0, 1e18, exclusive=True),  # charts have no axis for anything larger
     comparison=EXACT,
-    waterfall=Waterfall("bytes", "Size", "size of the file", bytes_text),
+    bars=StageBars("bytes", "Size", "size of the file", bytes_text),
 )
 METRIC = Metric(size_bytes, (SIZE,), _columns, order=0, place=PLACE)

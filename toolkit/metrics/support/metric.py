@@ -75,8 +75,8 @@ class Comparison(NamedTuple):
 EXACT, BY_INTERVAL = Comparison(exact=True), Comparison()
 
 
-class Waterfall(NamedTuple):
-    """A chart of a number after each stage: its name, its title, the label of its axis, and the format of the ticks."""
+class StageBars(NamedTuple):
+    """A chart with a bar for each stage: its name, its title, the label of its axis, and the format of the ticks."""
 
     name: str
     title: str
@@ -101,7 +101,7 @@ class Quantity:
         comparison: how `toolkit diff` compares two values; None if it does not.
         interval_key: key of the 95 % interval; `<key>_interval` by default.
         by_batch_size: whether the value is a table of numbers by batch size.
-        waterfall: chart of the number after each stage; None for no chart.
+        bars: chart of the number after each stage; None for no chart.
     """
 
     key: str
@@ -116,7 +116,7 @@ class Quantity:
     comparison: Comparison | None = BY_INTERVAL
     interval_key: str = ""
     by_batch_size: bool = False
-    waterfall: Waterfall | None = None
+    bars: StageBars | None = None
 
     @property
     def label(self) -> str:

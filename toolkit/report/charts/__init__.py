@@ -10,7 +10,7 @@ from toolkit.report.charts.drawing import Chart, style
 from toolkit.report.charts.layer_charts import histograms, layer_charts
 from toolkit.report.charts.note_charts import note_charts
 from toolkit.report.charts.size_chart import quality_against_size
-from toolkit.report.charts.stage_charts import waterfalls
+from toolkit.report.charts.stage_charts import stage_bars
 from toolkit.report.charts.training_charts import learning_curves
 from toolkit.report.details import Curve, Details, Layer
 from toolkit.report.validation_series import validation_series
@@ -42,7 +42,7 @@ def charts(report: Report) -> Charts:
     before, after = _ends(details)
     with style():
         return Charts(
-            list(waterfalls(report)),
+            list(stage_bars(report)),
             list(quality_against_size(report)),
             list(layer_charts(before, after)),
             list(histograms(before, after)),

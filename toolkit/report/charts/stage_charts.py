@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from toolkit.metrics import all_quantities
-from toolkit.metrics.support.metric import Quantity, Waterfall
+from toolkit.metrics.support.metric import Quantity, StageBars
 from toolkit.number_text import plain, printable
 from toolkit.report import Report
 from toolkit.report.change_text import difference_text, factor_text, speed_text
@@ -68,32 +68,30 @@ class Scale(NamedTuple):
     tick: Callable[[float], str] = "{:g}".format
 
 
-def waterfalls(report: Report) -> Iterator[Chart]:
+def stage_bars(report: Report) -> Iterator[Chart]:
     """Yield a chart for each metric of quality, and for each other number with a chart, by batch size if it has."""
     for metric in report.measured_qualities:
         form = quality_scale(metric, report.quality[metric])
         bars = bars_of(report, _scale_of_quality(form), metric, f"{metric}_interval")
-        yield from _chart(f"waterfall-{metric}", form.title, bars, _scale_of_quality(form))
+        yield from _chart(f"stages-{metric}", form.title, bars, _scale_of_quality(form))
     for quantity in all_quantities().values():
-        if quantity.waterfall is not None:
-            yield from _of_quantity(report, quantity, quantity.waterfall)
+        if quantity.bars is not None:
+            yield from _of_quantity(report, quantity, quantity.bars)
 
 
 def _scale_of_quality(form: QualityScale) -> Scale:
     return Scale(form.axis, form.lower_is_better, form.value, form.text, partial(difference_text, form.unit))
 
 
-def _of_quantity(report: Report, quantity: Quantity, waterfall: Waterfall) -> Iterator[Chart]:
+def _of_quantity(report: Report, quantity: Quantity, form: StageBars) -> Iterator[Chart]:
     words = ("smaller", "larger") if quantity.unit == "bytes" else ("lower", "higher")
-    scale = Scale(
-        waterfall.axis, quantity.better == "lower", float, quantity.text, partial(factor_text, words), waterfall.tick
-    )
+    scale = Scale(form.axis, quantity.better == "lower", float, quantity.text, partial(factor_text, words), form.tick)
     for size in list(report.baseline.get(quantity.key) or {}) if quantity.by_batch_size else [""]:
         bars = bars_of(report, scale, quantity.key, quantity.interval, size)
         if quantity.key == "latency_ms":
             bars = [_timed(report, bar, size) for bar in bars]
-        name = f"waterfall-{waterfall.name}" + (f"-{size}" if size else "")
-        title = waterfall.title + (f" at batch {printable(size)}" if size else "")
+        name = f"stages-{form.name}" + (f"-{size}" if size else "")
+        title = form.title + (f" at batch {printable(size)}" if size else "")
         yield from _chart(name, title, bars, scale)
 
 
