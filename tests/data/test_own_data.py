@@ -276,6 +276,20 @@ def test_grey_pictures_of_a_given_mean(tmp_path):
     assert 0 <= inputs.min() < inputs.max() <= 1
 
 
+def test_a_crop_leaves_the_border_out(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            pixels = np.full((40, 40, 3), 255, dtype=np.uint8)
+            pixels[10:30, 10:30] = 0
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
+    plain = {"root": str(tmp_path), "mean": [0.0], "std": [1.0]}
+    assert read(image_folder(size=40, **plain))[0].mean() == pytest.approx(0.75)
+    half, _ = read(image_folder(size=20, crop=0.5, **plain))
+    assert half.shape[2:] == (20, 20)
+    assert half.max() == 0
+
+
 def test_pictures_beyond_memory_are_read_from_their_files(tmp_path, monkeypatch):
     held = image_folder(photos(tmp_path / "p"), size=8)
     monkeypatch.setattr(folder, "MAX_IN_MEMORY_BYTES", 100)
@@ -323,6 +337,7 @@ def test_folders_of_no_use_are_named(tmp_path):
         ({"channels": 4}, "channels must be 1 or 3, found 4"),
         ({"size": 0}, "size must be at least 1, found 0"),
         ({"test": 1.0}, "test must be between 0 and 1, found 1.0"),
+        ({"crop": 1.5}, "crop must be between 0.1 and 1, found 1.5"),
         ({"mean": [0.5, 0.5]}, "mean must have one value per channel (3), found 2"),
     ):
         assert refusal(image_folder, str(bare), **arguments) == f"image-folder: {message}"

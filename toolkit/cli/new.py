@@ -100,10 +100,14 @@ def new_recipe(
     from toolkit.scaffold.recipes import RecipeRequest
     from toolkit.scaffold.recipes import new_recipe as write
 
-    rehearsal = write(RecipeRequest(model, data, output, weights, model_args, data_args), techniques)
+    written = write(RecipeRequest(model, data, output, weights, model_args, data_args), techniques)
+    rehearsal = written.rehearsal
     duration, size = seconds(rehearsal.duration_s), bytes_text(rehearsal.size_bytes)
     click.echo(f"{output} is written; expect a run of about {duration} and a model of {size}\n")
-    click.echo(f"{rehearsal}\n\nRun it with: toolkit run {output}")
+    click.echo(f"{rehearsal}\n")
+    for choice in written.choices:
+        click.echo(f"{output}: {choice}\n")
+    click.echo(f"Run it with: toolkit run {output}")
 
 
 @new.command("technique")

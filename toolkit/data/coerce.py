@@ -53,6 +53,16 @@ def as_data(returned: Any, source: str, batch_size: int) -> Data:
     return Data(**splits)
 
 
+def loader_batch_size(returned: Any) -> int | None:
+    """Return the batch size of the train split of a data source if it is a `DataLoader`, else None.
+
+    Raises:
+        InputError: `returned` has no splits.
+    """
+    train = returned.train if isinstance(returned, Data) else _by_name(returned, "")["train"]
+    return train.batch_size if isinstance(train, DataLoader) else None
+
+
 def _by_name(returned: Any, source: str) -> dict[str, Any]:
     if isinstance(returned, (Dataset, DataLoader)):
         kind = type(returned).__name__

@@ -16,15 +16,15 @@ from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, res
 
 from toolkit.data.batches import Split
 from toolkit.data.images import Standardized
+from toolkit.data.normalization import IMAGENET_MEAN, IMAGENET_STD
 from toolkit.data.splits import Data
 from toolkit.errors import InputError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
-# ImageNet statistics, which the pretrained weights of torchvision expect.
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MAX_IN_MEMORY_BYTES = 2**30
 MIN_CLASSES = 2
+MIN_CROP = 0.1  # an image is scaled to size / crop pixels
 MIN_IMAGES_PER_CLASS = 2  # one to train on and one to test on
 
 
@@ -48,13 +48,14 @@ def image_folder(
     test: float = 0.2,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    crop: float = 1.0,
 ) -> Data:
     """Load the images below `root`: inputs (N, channels, size, size) float32, standardized; targets (N,) int64.
 
     The class folders in alphabetical order are the classes 0, 1, …. `root` contains either these folders, and a test
     split is held out from each, or the folders `train`, `test` and optionally `validation` with the class folders in
-    them. Images are scaled so that the shorter side fits, then center-cropped. Up to 1 GiB of images is loaded into
-    memory; larger datasets are read from disk in every epoch.
+    them. Images are scaled, then cropped to a square around their center. Up to 1 GiB of images is loaded into memory;
+    larger datasets are read from disk in every epoch.
 
     Args:
         root: path of the folder; a relative path is resolved next to the recipe.
@@ -63,31 +64,34 @@ def image_folder(
         test: fraction of each class to hold out as the test split; the choice is the same in every run.
         mean: mean of each channel, for pixels in [0, 1]; ImageNet's by default.
         std: standard deviation of each channel, likewise.
+        crop: fraction of the shorter side that the square covers; 0.875 cuts 224 pixels out of 256.
 
     Raises:
         InputError: an argument is out of range, a file is not a readable image, a class is empty, there are fewer than
             two classes, or the splits differ in their classes.
     """
-    _check_arguments(size, channels, test)
+    _check_arguments(size, channels, test, crop)
     folder = Path(root)
     if not folder.is_dir():
         raise InputError(f"image-folder: {folder} does not exist or is not a folder")
     mean = _per_channel(mean, IMAGENET_MEAN, channels, "mean")
     std = _per_channel(std, IMAGENET_STD, channels, "std")
     files_by_split = _files_by_split(folder, test)
-    splits: Any = {name: _load(files, size, channels) for name, files in files_by_split.items()}
+    splits: Any = {name: _load(files, size, channels, crop) for name, files in files_by_split.items()}
     convert = Standardized(mean, std)
     classes = files_by_split["train"].classes
     return Data(**splits, convert=convert, preparation=convert.description, classes=classes)
 
 
-def _check_arguments(size: int, channels: int, test: float) -> None:
+def _check_arguments(size: int, channels: int, test: float, crop: float) -> None:
     if channels not in (1, 3):
         raise InputError(f"image-folder: channels must be 1 or 3, found {channels}")
     if size < 1:
         raise InputError(f"image-folder: size must be at least 1, found {size}")
     if not 0 < test < 1:
         raise InputError(f"image-folder: test must be between 0 and 1, found {test}")
+    if not MIN_CROP <= crop <= 1:
+        raise InputError(f"image-folder: crop must be between {MIN_CROP} and 1, found {crop}")
 
 
 def _per_channel(
@@ -148,9 +152,9 @@ def _list_files(folder: Path) -> LabelledFiles:
     return LabelledFiles(paths, torch.tensor(targets), classes)
 
 
-def _load(files: LabelledFiles, size: int, channels: int) -> Split:
+def _load(files: LabelledFiles, size: int, channels: int, crop: float) -> Split:
     """Read the images into memory if they fit into `MAX_IN_MEMORY_BYTES`; otherwise leave them on disk."""
-    images = ImageFiles(files, size, channels)
+    images = ImageFiles(files, size, channels, crop)
     if len(files.paths) * channels * size**2 > MAX_IN_MEMORY_BYTES:
         return images
     return torch.stack([images[position][0] for position in range(len(images))]), files.targets
@@ -159,8 +163,9 @@ def _load(files: LabelledFiles, size: int, channels: int) -> Split:
 class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
     """Images (channels, size, size) uint8 with their class indices; each is read from its file when it is needed."""
 
-    def __init__(self, files: LabelledFiles, size: int, channels: int) -> None:
+    def __init__(self, files: LabelledFiles, size: int, channels: int, crop: float = 1.0) -> None:
         self.files, self.size, self.channels = files, size, channels
+        self.shorter_side = round(size / crop)
 
     def __len__(self) -> int:
         return len(self.files.paths)
@@ -172,5 +177,5 @@ class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
                 pixels = pil_to_tensor(file.convert("RGB" if self.channels == 3 else "L"))
         except Exception as error:  # decoders raise errors of any class for a damaged file
             raise InputError(f"cannot read the image {path} ({error}); repair or remove it") from error
-        resized = resize(pixels, [self.size], InterpolationMode.BILINEAR, antialias=True)
+        resized = resize(pixels, [self.shorter_side], InterpolationMode.BILINEAR, antialias=True)
         return center_crop(resized, [self.size, self.size]), self.files.targets[position]

@@ -1,0 +1,29 @@
+"""Whether a new file can be written, found out before any work."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from toolkit.errors import InputError
+
+
+def check_place(path: Path) -> None:
+    """Raise an `InputError` if a file exists, or if it or its folders cannot be created; create nothing."""
+    try:
+        if _exists(path):
+            raise InputError(f"{path} already exists; choose another --output, or delete it")
+        folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}); choose another --output") from error
+
+
+def _exists(path: Path) -> bool:
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
