@@ -13,6 +13,7 @@ from toolkit import masks
 from toolkit.errors import TechniqueError, TrainingError
 from toolkit.recipe.read import parse_recipe
 from toolkit.rows import Note
+from toolkit.runner import environment
 from toolkit.testing import toy_data
 
 DATA = toy_data()
@@ -439,3 +440,20 @@ def test_threads_and_the_library_are_left_as_they_were(run):
     report = run('[[stages]]\ntechnique = "pruning"', head="threads = 2\n" + HEAD)
     assert report.environment["threads"] == 2
     assert torch.get_num_threads() == before
+
+
+def test_threads_are_no_more_than_the_usable_cores_unless_somebody_says_so(run, monkeypatch, caplog):
+    monkeypatch.setattr(environment, "usable_cores", lambda: 2)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    torch.set_num_threads(3)  # as torch does on a machine with three cores, whose cgroup may use two
+    try:
+        assert run('[[stages]]\ntechnique = "pruning"').environment["threads"] == 2
+        assert "threads" not in caplog.text
+        run('[[stages]]\ntechnique = "pruning"', head="threads = 3\n" + HEAD, overwrite=True)
+        assert "threads: 3 threads share the 2 cores that this process may use" in caplog.text
+        assert "set at most 2" in caplog.text
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        assert run('[[stages]]\ntechnique = "pruning"', overwrite=True).environment["threads"] == 3
+        assert "OMP_NUM_THREADS: 3 threads share the 2 cores" in caplog.text
+    finally:
+        torch.set_num_threads(1)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from statistics import fmean
 
 import click
 
-BUSY_PERCENT = 25.0  # of all cores, used by other processes
+from toolkit.cores import allowed_cores
+
+BUSY_PERCENT = 25.0  # of the cores that this process may run on, used by other processes
 SAMPLE_S = 0.2
 # Settings of OpenMP's waiting, of GNU and Intel. Who has set one decides.
 SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
@@ -22,14 +25,21 @@ def wait_passively_if_busy() -> None:
     """
     if "torch" in sys.modules or any(name in os.environ for name in SETTINGS):
         return
-    import psutil
-
-    percent = psutil.cpu_percent(interval=SAMPLE_S)
+    percent = _busy_percent()
     if percent < BUSY_PERCENT:
         return
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     click.echo(
-        f"other processes use {percent:.0f} % of the processor: threads wait passively (OMP_WAIT_POLICY=PASSIVE), "
+        f"other processes use {percent:.0f} % of the cores: threads wait passively (OMP_WAIT_POLICY=PASSIVE), "
         "and latencies may be inexact",
         err=True,
     )
+
+
+def _busy_percent() -> float:
+    """Return how much of the cores that this process may run on is in use."""
+    import psutil
+
+    percents = psutil.cpu_percent(interval=SAMPLE_S, percpu=True)
+    allowed = [percents[core] for core in allowed_cores() if core < len(percents)]
+    return fmean(allowed or percents)

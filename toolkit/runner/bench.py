@@ -21,6 +21,7 @@ from toolkit.exports.process import OpenedFile
 from toolkit.exports.time_file import times_in_turn
 from toolkit.hooks import loading
 from toolkit.masks import folded
+from toolkit.runner.environment import fixed_threads
 from toolkit.runner.export_run import open_stage
 from toolkit.runner.saved_run import NamedCode
 from toolkit.statistics import Floats
@@ -140,6 +141,7 @@ def _verified(exported: ExportedModel, model: nn.Module, data: Data, blocked: Se
     return file
 
 
+@fixed_threads(None)
 def bench_run(
     directory: str | Path,
     runtimes: Sequence[str] = (),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +14,12 @@ from typing import Any
 import psutil
 import torch
 
+from toolkit.cores import usable_cores
 from toolkit.errors import InputError
+
+log = logging.getLogger("toolkit")
+
+THREADS = "OMP_NUM_THREADS"
 
 
 def pick_device(name: str) -> torch.device:
@@ -27,13 +34,36 @@ def pick_device(name: str) -> torch.device:
 
 @contextmanager
 def fixed_threads(threads: int | None) -> Iterator[int]:
-    """Let torch use so many threads (by default as many as it does already) inside, as many as before outside."""
+    """Let torch use so many threads inside, and as many as before outside; None for `default_threads`."""
     before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
+    torch.set_num_threads(threads or default_threads())
     try:
         yield torch.get_num_threads()
     finally:
         torch.set_num_threads(before)
+
+
+def default_threads() -> int:
+    """Return torch's number of threads, but no more than there are usable cores, unless the user has set a number."""
+    return torch.get_num_threads() if os.environ.get(THREADS) else min(torch.get_num_threads(), usable_cores())
+
+
+def warn_of_too_many_threads(threads: int, in_recipe: bool) -> None:
+    """Log a warning if there are more threads than cores that this process may use.
+
+    Args:
+        threads: number of threads that compute.
+        in_recipe: whether the recipe says so, instead of the environment.
+    """
+    cores = usable_cores()
+    if threads > cores:
+        log.warning(
+            "%s: %d threads share the %s that this process may use, and latencies may be inexact; set at most %d",
+            "threads" if in_recipe else THREADS,
+            threads,
+            "one core" if cores == 1 else f"{cores} cores",
+            cores,
+        )
 
 
 def describe(device: torch.device) -> dict[str, Any]:
@@ -45,7 +75,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": _processor(),
         "capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
+        "cores": usable_cores(),
         "memory_bytes": psutil.virtual_memory().total,
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

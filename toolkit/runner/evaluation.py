@@ -12,11 +12,12 @@ from toolkit.exports.manifest import MANIFEST
 from toolkit.metrics.support.measurer import Measurer
 from toolkit.report import Report
 from toolkit.rows import Row
-from toolkit.runner.environment import describe
+from toolkit.runner.environment import describe, fixed_threads
 from toolkit.runner.evaluate_export import evaluate_export
 from toolkit.runner.saved_run import NamedCode, open_run
 
 
+@fixed_threads(None)
 def evaluate(
     directory: str | Path,
     data: str | None = None,

@@ -18,11 +18,13 @@ from toolkit.recipe.read import PluginUse
 from toolkit.report import Report, writer
 from toolkit.report.reader import read_report
 from toolkit.rows import Row
+from toolkit.runner.environment import fixed_threads
 from toolkit.runner.exporting import ExportJob
 from toolkit.runner.saved_run import NamedCode, open_run
 from toolkit.storage.run_directory import EXPORTS, STAGES, RunDirectory
 
 
+@fixed_threads(None)
 def export_run(
     directory: str | Path,
     runtime: str,
