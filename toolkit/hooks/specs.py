@@ -126,7 +126,7 @@ class ObserverHooks:
 
     @hookspec
     def on_end(self, params: Params, prepared: Any, report: Report, directory: Path) -> None:
-        """All stages are done and the run directory is complete."""
+        """All stages are done and the run directory is complete; times may differ from `on_row`, if taken again."""
 
     @hookspec
     def on_failure(self, params: Params, prepared: Any, error: BaseException, directory: Path) -> None:
