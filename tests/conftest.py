@@ -18,7 +18,7 @@ from toolkit.hooks import loading as techniques
 LEFT_OUT = {
     "page": ("toolkit.report.writer.write_page", lambda report: None),
     "memory": ("toolkit.metrics.memory._start", lambda: None),
-    "load": ("toolkit.runner.in_progress.without_spoilt_ratios", lambda values, baseline: values),
+    "load": ("toolkit.runner.row_times.spoilt_sizes", lambda times, baseline: set()),
     "cache": ("toolkit.runner.stages_folder", lambda: None),
 }
 # Autograd starts its threads with the first backward pass, one for each device that PyTorch knows by then. Once a model

@@ -15,6 +15,7 @@ from toolkit.statistics import Floats, Interval, bootstrap_median_interval
 
 __all__ = ["Timings", "time_in_turn"]
 
+ROUNDS_PER_ORDER = 5
 Name = TypeVar("Name")
 
 
@@ -51,7 +52,7 @@ def time_in_turn(
     warm_up: bool = False,
     device: torch.device | None = None,
 ) -> Timings[Name]:
-    """Time callables in rounds; each round calls every one of them once, in the order given.
+    """Time callables in rounds; each round calls every one of them once, forwards or backwards.
 
     Args:
         calls: by name. Call each of them beforehand if its first call does more than later ones.
@@ -82,15 +83,24 @@ def time_in_turn(
 
 
 def take_turns(blocks: Sequence[Callable[[], float]], enough: Callable[[list[list[float]]], bool]) -> list[list[float]]:
-    """Return what each block returns, in rounds: one row a round.
-
-    Always in the same order: each block then follows another one, and none finds its data still in the cache. (With
-    every second round backwards, the intervals of two equal models were twice as wide.)
-    """
+    """Return what each block returns, in rounds: one row a round, in the order of the blocks."""
     rounds: list[list[float]] = []
     while not enough(rounds):
-        rounds.append([block() for block in blocks])
+        seconds = {place: blocks[place]() for place in turns(len(rounds), len(blocks))}
+        rounds.append([seconds[place] for place in range(len(blocks))])
     return rounds
+
+
+def turns(round_number: int, blocks: int) -> list[int]:
+    """Return the places of the blocks in the order of their turns in a round.
+
+    What slows a machine down begins suddenly and fades slowly. In one order only, the first of two equal models would
+    therefore be the slower one in most rounds: on a busy machine in 69 % of them. So the order changes, but seldom: a
+    block that follows itself finds its data in the cache. (With every second round backwards, the intervals of two
+    equal models were twice as wide.)
+    """
+    forwards = round_number // ROUNDS_PER_ORDER % 2 == 0
+    return [*range(blocks)] if forwards else [*reversed(range(blocks))]
 
 
 def median_ratio(seconds: Floats, reference: Floats) -> float:

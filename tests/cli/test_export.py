@@ -41,6 +41,23 @@ def test_the_last_stage_is_exported_and_its_row_is_printed(export, finished):
     assert process.stdout == "(1, 4)\n", process.stderr
 
 
+def test_its_time_is_that_of_the_baselines_row_times_the_ratio(export, finished):
+    export("--runtime", "onnxruntime")
+    baseline, *_, row = toolkit.Report.read(finished.directory).rows
+    for size, ratio in row["latency_ratio"].items():
+        assert row["latency_ms"][size] == pytest.approx(baseline["latency_ms"][size] * ratio)
+
+
+@pytest.mark.load
+def test_a_baseline_that_takes_another_time_than_in_the_run_leaves_no_ratio(export, finished, monkeypatch):
+    monkeypatch.setattr("toolkit.runner.spoilt_times.MAX_DRIFT", 1e-9)
+    result = export("--runtime", "onnxruntime")
+    row = toolkit.Report.read(finished.directory).rows[-1]
+    assert row["latency_ms"]
+    assert row["latency_ratio"] == {}
+    assert "The machine was too busy to time batch 1 and" in result.output.replace("\n", " ")
+
+
 @pytest.mark.page
 def test_another_stage_replaces_the_row_of_the_first_export(export, finished):
     export("--runtime", "onnxruntime")

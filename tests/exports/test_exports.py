@@ -22,6 +22,7 @@ from toolkit.exports.readme import Example, readme
 from toolkit.hooks import loading
 from toolkit.metrics import answers
 from toolkit.recipe.read import PluginUse
+from toolkit.runner import exporting
 from toolkit.runner.exporting import ExportJob
 from toolkit.testing import toy_data, toy_mlp
 
@@ -88,6 +89,21 @@ def test_a_file_is_measured_in_a_process_of_its_own(job, tmp_path):
     assert result["file_agreement"] == 1
     assert result["latency_ratio"]["1"] > 0
     assert result.interval("runtime_ratio_interval", "1")
+
+
+def test_a_file_is_timed_again_while_the_machine_is_busier_than_in_the_run(job, tmp_path, monkeypatch):
+    taken_ms, asked = iter([9.0, 8.0, 1.0]), []
+
+    def measured(*_, sizes, budget_s):
+        asked.append((sizes, budget_s))
+        return {"latency_ms": {"1": next(taken_ms)}, "latency_ratio": {"1": 1.0}}
+
+    monkeypatch.setattr(exporting, "file_latency", lambda *given: measured(sizes=given[-2], budget_s=given[-1]))
+    job = replace(job, budget_s=60.0, baseline_times={"latency_ms": {"1": 1.0}})
+    assert row(job, runtime(), tmp_path / "file")["latency_ms"] == {"1": 1.0}
+    assert asked[0] == ([1], 60.0)
+    assert all(sizes == [1] and budget_s <= 60.0 for sizes, budget_s in asked[1:])
+    assert len(asked) == 3
 
 
 def test_files_of_a_run_on_another_device(job, tmp_path):

@@ -144,6 +144,33 @@ def test_few_rounds_are_never_enough_if_there_is_time_for_more(clock: Clock) -> 
     assert len(timing.model) == len(timing.baseline) == MIN_ROUNDS
 
 
+def test_slowdowns_that_begin_suddenly_and_fade_slowly_favor_neither_model(clock: Clock) -> None:
+    def seconds(_: int) -> float:
+        return 0.001 * (3.0 - 2.0 * (elapsed(clock) % 0.37) / 0.37)
+
+    timing = timings(Takes(clock, seconds), Takes(clock, seconds), DATA, [1], budget_s=5)[1]
+    low, high = timing.ratio_interval
+    assert low < 1 < high
+    # In the same order always, the first model would take longer in nearly every round.
+    assert 0.4 < np.mean(timing.model > timing.baseline) < 0.6
+
+
+def test_what_listens_to_the_progress_slows_no_timed_call_down(clock: Clock) -> None:
+    displaced = []
+
+    def seconds(_: int) -> float:
+        return 0.003 if displaced and displaced.pop() else 0.001
+
+    def listen(*_: float) -> None:
+        displaced[:] = [True]
+
+    noise = noisy(clock, 0.001, 0.3)
+    model, baseline = Takes(clock, seconds), Takes(clock, lambda size: seconds(size) * noise.seconds(size) / 0.001)
+    timing = timings(model, baseline, DATA, [1], budget_s=3, on_progress=listen)[1]
+    assert len(timing.model) > 100
+    assert timing.model[1:] == pytest.approx(0.001)
+
+
 @pytest.mark.parametrize("budget_s", [0.05, 0.5, 3.0])
 @pytest.mark.parametrize("call_s", [1e-4, 0.01, 0.1])
 def test_the_budget_is_kept(clock: Clock, call_s: float, budget_s: float) -> None:

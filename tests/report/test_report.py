@@ -134,9 +134,13 @@ class TestVerdict:
     def test_a_ratio_of_too_few_timings_is_no_verdict_but_said(self):
         few = row("few", ratio={"1": 0.5}, latency_ms={"1": 1.0, "64": 9.0})
         assert verdict(report(few)).endswith(
-            "The time at batch 64 has no ratio: the machine was busy, or `budget` allowed too few timings."
+            "The machine was too busy to time batch 64, or `budget` allows too few timings."
         )
         assert "9 ×?" in as_text(report(few), 200)
+
+    def test_a_ratio_that_a_busy_machine_has_spoilt_is_said_to_be_just_that(self):
+        spoilt = row("spoilt", ratio={}, latency_ms={"1": 1.0, "64": 9.0}, latency_rounds={"1": 6, "64": 40})
+        assert verdict(report(spoilt)).endswith(" The machine was too busy to time batch 1 and 64.")
 
     @pytest.mark.parametrize(("ratio", "reach"), [(0.8, 0.25), (1.3, 0.4), (1.01, 0.005), (1.0, 0.01)])
     def test_speed_is_not_said_to_differ_within_its_interval_or_by_next_to_nothing(self, ratio, reach):

@@ -84,6 +84,7 @@ def _add(values: dict[str, Any], size: str, columns: Any) -> None:
     low, high = np.quantile(seconds, [0.25, 0.75]) * 1e3
     of_size = {
         "latency_ms": float(np.median(seconds)) * 1e3,
+        "latency_rounds": len(seconds),
         "latency_spread_ms": [float(low), float(high)],
         "latency_ratio": median_ratio(seconds, baseline),
         "latency_ratio_interval": list(ratio_interval(seconds, baseline)),

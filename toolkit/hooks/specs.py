@@ -126,7 +126,10 @@ class ObserverHooks:
 
     @hookspec
     def on_end(self, params: Params, prepared: Any, report: Report, directory: Path) -> None:
-        """Called when all stages are done and the run directory is complete."""
+        """Called when all stages are done and the run directory is complete.
+
+        Times may differ from those of `on_row` where they were taken again.
+        """
 
     @hookspec
     def on_failure(self, params: Params, prepared: Any, error: BaseException, directory: Path) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from toolkit.data.splits import Data
 from toolkit.metrics.support.deployed import as_deployed
 from toolkit.metrics.support.metric import (
+    COUNT,
     POSITIVE,
     Column,
     Comparison,
@@ -51,14 +52,15 @@ def latency(
     Returns:
         Dictionaries by batch size (as text): `latency_ms`, the median milliseconds per call; `latency_spread_ms`, its
         quartiles; `latency_ratio`, the median of model time divided by baseline time (below 1 is faster); and
-        `latency_ratio_interval`, its 95 % interval. All but the first lack the sizes that had too few rounds for an
-        interval; the baseline's own ratio is always there.
+        `latency_ratio_interval`, its 95 % interval. They lack the sizes that had too few rounds for an interval; the
+        baseline's own ratio is always there. `latency_rounds` are the rounds of all sizes.
     """
     measured = timings(model, baseline, data, batch_sizes, budget_s, on_progress)
     sure = {str(size): timing for size, timing in measured.items() if timing.has_interval}
     compared = {str(size): timing for size, timing in measured.items() if timing.has_interval or timing.is_alone}
     return {
         "latency_ms": {str(size): timing.latency_ms for size, timing in measured.items()},
+        "latency_rounds": {str(size): len(timing.model) for size, timing in measured.items()},
         "latency_spread_ms": {size: list(timing.spread_ms) for size, timing in sure.items()},
         "latency_ratio": {size: timing.ratio for size, timing in compared.items()},
         "latency_ratio_interval": {size: list(timing.ratio_interval) for size, timing in compared.items()},
@@ -91,8 +93,8 @@ def timings(
 def _columns(content: TableContent) -> Iterable[Column]:
     """Yield a column for each batch size, with the time and its ratio to the baseline's."""
     for place, size in enumerate(content.rows[0].get("latency_ms") or {}):
-        explanation = f"median time of a call with {printable(size)} samples, and its ratio to the baseline's"
-        explanation += f" (ms; lower is better; {UNKNOWN} if it could not be compared)"
+        explanation = f"time of a call with {printable(size)} samples: the baseline's median time, multiplied by the"
+        explanation += f" ratio to it, timed alternately (ms; lower is better; {UNKNOWN} if they could not be compared)"
         yield Column(f"ms @{printable(size)}", partial(_cell, size, content.detailed), 1 + place, explanation, PLACE)
 
 
@@ -142,4 +144,11 @@ RATIO = Quantity(
     comparison=Comparison(between_runs=0.1),
     by_batch_size=True,
 )
-METRIC = Metric(_measure, (LATENCY, RATIO), _columns, order=90, place=PLACE, rehearsed=False)
+ROUNDS = Quantity(
+    "latency_rounds",
+    explanation="rounds in which the model and the baseline were timed alternately",
+    bounds=COUNT,
+    comparison=None,
+    by_batch_size=True,
+)
+METRIC = Metric(_measure, (LATENCY, RATIO, ROUNDS), _columns, order=90, place=PLACE, rehearsed=False)

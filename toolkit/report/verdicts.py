@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from toolkit.metrics.support.quality_format import quality_format
+from toolkit.metrics.support.rounds import MIN_ROUNDS_FOR_INTERVAL
 from toolkit.number_text import bytes_text, half_width, percent, printable
 from toolkit.report import Report
 from toolkit.report.change_text import factor_text, speed_text
@@ -39,11 +40,15 @@ def _steps(report: Report) -> str:
 
 
 def _untimed(row: Row) -> Iterator[str]:
-    """Yield a sentence on the batch sizes without a ratio."""
-    unknown = [printable(size) for size in row.get("latency_ms") or {} if row.number("latency_ratio", size) is None]
-    if unknown:
-        sizes = " and ".join(unknown)
-        yield (f"The time at batch {sizes} has no ratio: the machine was busy, or `budget` allowed too few timings.")
+    """Yield a sentence on the batch sizes without a ratio; few rounds may have another reason than a busy machine."""
+    unknown = [size for size in row.get("latency_ms") or {} if row.number("latency_ratio", size) is None]
+    few = [size for size in unknown if (row.number("latency_rounds", size) or 0) < MIN_ROUNDS_FOR_INTERVAL]
+    busy = [size for size in unknown if size not in few]
+    if busy:
+        yield f"The machine was too busy to time batch {_listed([*map(printable, busy)])}."
+    if few:
+        sizes = _listed([*map(printable, few)])
+        yield f"The machine was too busy to time batch {sizes}, or `budget` allows too few timings."
 
 
 def _counted(stages: int) -> str:

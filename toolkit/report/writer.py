@@ -48,7 +48,8 @@ class ReportWriter:
         directory.write(DETAILS, collector.details().model_dump_json(exclude_none=True) + "\n")
 
     @hookimpl
-    def on_end(self, report: Report) -> None:
+    def on_end(self, prepared: tuple[RunDirectory, Collector], report: Report) -> None:
+        write_rows(report, prepared[0])  # times may have been taken again
         write_page(report)
 
 

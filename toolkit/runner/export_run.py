@@ -20,7 +20,9 @@ from toolkit.report.reader import read_report
 from toolkit.rows import Row
 from toolkit.runner.environment import fixed_threads
 from toolkit.runner.exporting import ExportJob
+from toolkit.runner.row_times import comparable, times_of, with_times
 from toolkit.runner.saved_run import NamedCode, open_run
+from toolkit.runner.spoilt_times import Times
 from toolkit.storage.run_directory import EXPORTS, STAGES, RunDirectory
 
 
@@ -68,13 +70,19 @@ def export_run(
     split = "test" if samples.test is not None else "validation"
     packages = [source.partition(":")[0].partition(".")[0] for source in allow if ".py" not in source]
     batch_sizes = sorted({1, samples.batch_size})
-    job = ExportJob(samples, baseline, answers(baseline, samples, split), split, batch_sizes, budget_s, packages)
+    found, times = answers(baseline, samples, split), _baseline_times(report)
+    job = ExportJob(samples, baseline, found, split, batch_sizes, budget_s, packages, times)
     with RunDirectory.at_rest(folder) as run:
         row = job.row(runtime, use, model, folder / EXPORTS / runtime)
-        report = _with_row(report, row, number)
+        report = _with_row(report, with_times(row, comparable(times_of(row), times)), number)
         writer.write_rows(report, run)
     writer.write_page(report)
     return report
+
+
+def _baseline_times(report: Report) -> Times:
+    """Return the times of the baseline's row if they were measured on the CPU, as those of files are."""
+    return times_of(report.baseline) if report.environment.get("device") == "cpu" else {}
 
 
 def _with_row(report: Report, row: Row, start: int) -> Report:

@@ -25,8 +25,9 @@ from toolkit.rows import Row
 from toolkit.runner.assembly import Assembly
 from toolkit.runner.measure_stage import MEASURED_WITH, Measuring
 from toolkit.runner.observers import Observers
+from toolkit.runner.row_times import RowTimes, times_of
 from toolkit.runner.row_warnings import warn_about
-from toolkit.runner.spoilt_times import without_spoilt_ratios
+from toolkit.runner.spoilt_times import Times
 from toolkit.runner.stage import StageOutcome, perform, train
 from toolkit.runner.stage_errors import errors_located_in
 from toolkit.seeding import reseed
@@ -57,6 +58,7 @@ class RunInProgress:
         self.models: list[nn.Module] = [assembly.model]
         self.promises: list[Promises] = []  # by row
         self.rows: list[Row] = []
+        self.times = RowTimes()
         self.export_starts: list[int] = []
         self.settings: dict[int, TrainingSettings] = {}
         self.params: dict[int, tuple[dict[str, Any] | None, ...]] = {}
@@ -75,6 +77,7 @@ class RunInProgress:
             self.measuring.check_output()
             for export in self.recipe.exports:
                 self._add_export(export)
+            self._repeat_spoilt_times()
             self._write_recipe()
             self.directory.write_all(self.measuring.files(self.models[-1], len(self.models) - 1))
             self.observers.end(self.report, self.directory.path)
@@ -190,7 +193,7 @@ class RunInProgress:
             values.update(self.observers.measure(result.model, self.data))
         for name in ("measuring_s", "duration_s"):
             values[name] = values.get(name, 0.0) + measuring.seconds
-        row = Row(stage.name, without_spoilt_ratios(values, self.rows[0]) if self.rows else values)
+        row = self.times.add(Row(stage.name, values))
         self.rows.append(row)
         log.info("stage %d (%s) done: %s", stage.number, stage.name, row.model_dump_json())
         self.observers.tell("on_row", stage=stage, row=row, report=self.report)
@@ -202,14 +205,26 @@ class RunInProgress:
         log.info("export %d (%s) begins", stage.number, export.name)
         self.observers.tell("on_stage", stage=stage)
         with errors_located_in(stage, f"export '{export.name}'"):
-            job = self.measuring.export_job(self.models[0])
+            job = self.measuring.export_job(self.models[0], self.rows[0])
             folder = self.directory.path / runs.EXPORTS / export.name
             row = job.row(export.name, export.use, self.models[export.start], folder)
-        row = Row(row.stage, without_spoilt_ratios(row.values, self.rows[0]), runtime=row.runtime)
+        row = self.times.add(row, same_device=self.data.device.type == "cpu")
         self.rows.append(row)
         self.export_starts.append(export.start)
         log.info("export %d (%s) done: %s", stage.number, export.name, row.model_dump_json())
         self.observers.tell("on_row", stage=stage, row=row, report=self.report)
+
+    def _repeat_spoilt_times(self) -> None:
+        """Time rows again that could not be compared with the baseline because the machine was too busy."""
+        measuring, numbers = self.measuring, range(len(self.models))
+        if self.times.repeat_spoilt(numbers, self._time_again, measuring.share_s, measuring.repeat_s):
+            self.rows = self.times.comparable(self.rows)
+            log.info("times of all rows: %s", [dict(times_of(row)) for row in self.rows])
+
+    def _time_again(self, number: int, sizes: Sequence[int], budget_s: float) -> Times:
+        stage = (self.recipe.baseline, *self.recipe.stages)[number]
+        with errors_located_in(stage):
+            return self.measuring.time_again(stage, self.models[number], sizes, budget_s)
 
     def _on_measuring(self, stage: Stage, done_s: float, total_s: float) -> None:
         self.stop.check()

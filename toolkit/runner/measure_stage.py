@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,14 +11,17 @@ from typing import Any
 
 from torch import nn
 
-from toolkit.metrics import Answers
+from toolkit.metrics import Answers, latency
 from toolkit.metrics.support.measurer import Measurer
+from toolkit.metrics.support.time_budget import MAX_BUDGETS
 from toolkit.promises.watch import Watch
 from toolkit.recipe.read import Recipe, Stage
-from toolkit.rows import Note
+from toolkit.rows import Note, Row
 from toolkit.runner.assembly import Assembly
 from toolkit.runner.exporting import ExportJob
 from toolkit.runner.output import Output
+from toolkit.runner.row_times import times_of
+from toolkit.runner.spoilt_times import Times
 from toolkit.runner.stage import StageOutcome
 from toolkit.runner.technique_numbers import named_measures
 from toolkit.sources import models_in
@@ -65,7 +68,7 @@ class Measuring:
         default = {1, min(self._data.batch_size, self._data.samples("train"))}
         batch_sizes = recipe.measure.batch_sizes or sorted(default)
         rows = len(recipe.stages) + 1 + len(recipe.exports)
-        self._export_budget_s = recipe.measure.budget / rows
+        self._budget_s, self.share_s = recipe.measure.budget, recipe.measure.budget / rows
         self._blocked = _packages_of(recipe)
         self._measurer = Measurer(assembly.model, self._data, batch_sizes, recipe.measure.budget, rows)
 
@@ -103,8 +106,8 @@ class Measuring:
         """Return the answers of the last measured model, None for any other model."""
         return self._measurer.answers_of(self._latest[1] if self._latest[0] is model else model)
 
-    def export_job(self, baseline: nn.Module) -> ExportJob:
-        """Return what the exports of this run have in common."""
+    def export_job(self, baseline: nn.Module, row: Row) -> ExportJob:
+        """Return what the exports of this run have in common; `row` is the baseline's."""
         measurer = self._measurer
         assert measurer.answers is not None
         return ExportJob(
@@ -113,9 +116,20 @@ class Measuring:
             measurer.answers,
             measurer.split,
             measurer.batch_sizes,
-            self._export_budget_s,
+            self.share_s,
             self._blocked,
+            times_of(row) if self._data.device.type == "cpu" else {},
         )
+
+    @property
+    def repeat_s(self) -> float:
+        """Seconds for timing rows again: all measurements together take at most `MAX_BUDGETS` budgets."""
+        return max(0.0, (MAX_BUDGETS - 1) * self._budget_s + min(0.0, self._measurer.left_s))
+
+    def time_again(self, stage: Stage, model: nn.Module, sizes: Sequence[int], budget_s: float) -> Times:
+        """Return the times of a stage's model next to the baseline; the baseline is timed alone."""
+        deployed, progress = self._deployed(model, stage.number), partial(self._on_measuring, stage)
+        return latency(deployed, self._measurer.baseline, self._data, sizes, budget_s, progress)
 
     def files(self, model: nn.Module, number: int) -> dict[str, bytes]:
         """Return the files of a row's model, by name."""

@@ -1,38 +1,66 @@
-"""Ratios of latencies that a busy machine has spoilt."""
+"""Times that a busy machine has spoilt: how they are recognized, and timed again."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, TypeAlias
 
-from toolkit.rows import Row
+from toolkit.metrics.support.time_budget import MAX_BUDGETS
 
 # Of the baseline's time in its own row and next to another row. A busy machine slows models differently: threads that
 # wait actively for each other may take a hundred times as long, and those of another runtime no longer than before.
 MAX_DRIFT = 2.0
 OF_A_RATIO = ("latency_spread_ms", "latency_ratio", "latency_ratio_interval")
+TIMES = ("latency_ms", "latency_rounds", *OF_A_RATIO)
+
+Times: TypeAlias = Mapping[str, Any]
+"""The values of a row whose keys are in `TIMES`, by batch size each."""
+TimeSizes: TypeAlias = Callable[[Sequence[int], float], Times]
+"""Times batch sizes within a budget in seconds."""
 
 
-def without_spoilt_ratios(values: Mapping[str, Any], baseline: Row) -> dict[str, Any]:
-    """Return a row's values without the ratios of batch sizes at which the baseline's own time has drifted.
+def spoilt_sizes(times: Times, baseline: Times) -> set[str]:
+    """Return the batch sizes of a row that cannot be compared with the baseline's row.
 
-    The time of a call divided by its ratio is the time of the baseline in the same rounds.
+    They have no ratio, because the machine was too busy for enough rounds, or the baseline's time has drifted. The time
+    of a call divided by its ratio is the time of the baseline in the same rounds.
     """
-    times, ratios = values.get("latency_ms") or {}, values.get("latency_ratio") or {}
-    spoilt = {
+    ratios, before = times.get("latency_ratio") or {}, baseline.get("latency_ms") or {}
+    return {
         size
-        for size, ratio in ratios.items()
-        if (before := baseline.number("latency_ms", size)) and not _is_steady(times[size] / ratio, before)
+        for size, taken in (times.get("latency_ms") or {}).items()
+        if size not in ratios or (size in before and not is_steady(taken / ratios[size], before[size]))
     }
-    if not spoilt:
-        return dict(values)
-    kept = {
-        key: {size: number for size, number in values[key].items() if size not in spoilt}
-        for key in OF_A_RATIO
-        if values.get(key)
-    }
-    return {**values, **kept}
 
 
-def _is_steady(now_ms: float, before_ms: float) -> bool:
+def is_steady(now_ms: float, before_ms: float) -> bool:
+    """Return whether two times of one model have been measured on an equally busy machine."""
     return 1 / MAX_DRIFT <= now_ms / before_ms <= MAX_DRIFT
+
+
+def timed_until_steady(times: Times, baseline: Times, again: TimeSizes, share_s: float, deadline: float) -> Times:
+    """Return a row's times, with spoilt ones taken again until they can be compared or the deadline has passed.
+
+    Args:
+        times: the row's times.
+        baseline: the times of the baseline's row.
+        again: times the row next to the baseline.
+        share_s: budget of each repetition, which may take `MAX_BUDGETS` times as long.
+        deadline: moment of `time.perf_counter`.
+    """
+    while (spoilt := spoilt_sizes(times, baseline)) and (left_s := deadline - time.perf_counter()) > 0:
+        repeated = again(sorted(map(int, spoilt)), min(share_s, left_s / MAX_BUDGETS))
+        times = replaced(times, repeated, spoilt)
+    return times
+
+
+def replaced(times: Times, new: Times, sizes: Collection[str]) -> dict[str, Any]:
+    """Return times with those of some batch sizes replaced; the order of the sizes is kept."""
+    order = list(times.get("latency_ms") or {})
+    merged = {}
+    for key in TIMES:
+        kept = {size: value for size, value in (times.get(key) or {}).items() if size not in sizes}
+        of_key = {**kept, **{size: value for size, value in (new.get(key) or {}).items() if size in sizes}}
+        merged[key] = {size: of_key[size] for size in order if size in of_key}
+    return {**times, **merged}

@@ -91,6 +91,11 @@ class Measurer:
             self._ask(model)
         self._left_s, self._rows = self._left_s * (1 - 1 / max(1, self._rows)), self._rows - 1
 
+    @property
+    def left_s(self) -> float:
+        """Seconds of the budget that are left, below 0 if measuring took longer."""
+        return self._left_s
+
     def took(self, seconds: float) -> None:
         """Subtract from the budget what other parts of measuring took."""
         self._left_s -= seconds

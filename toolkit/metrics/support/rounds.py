@@ -12,7 +12,7 @@ import numpy.typing as npt
 from toolkit.metrics.support.stopwatch import MAX_BLOCK_S, Stopwatch
 from toolkit.metrics.support.time_budget import TimeBudget
 from toolkit.statistics import Interval, bootstrap_median_interval, median_interval
-from toolkit.timing import median_ratio, ratio_interval, take_turns
+from toolkit.timing import median_ratio, ratio_interval, take_turns, turns
 
 Seconds = npt.NDArray[np.float64]
 
@@ -22,6 +22,7 @@ MIN_ROUNDS_FOR_INTERVAL = 6
 MIN_ROUNDS = 40  # before a measurement may end early
 # Fewer rounds may have a narrow interval by chance: they need half the width, or only 92 % of the intervals cover.
 MIN_ROUNDS_AT_FULL_WIDTH = 80
+ROUNDS_PER_CHECK = 10  # whether the result is precise: computing that displaces the models from the caches
 MIN_BLOCK_S = 1e-4  # far above the clock's resolution still
 WARM_UP_FRACTION = 0.1  # of the time budget
 MAX_WARM_UP_S = 0.25
@@ -95,10 +96,15 @@ def time_rounds(watches: Sequence[Stopwatch], budget: TimeBudget, parts: int) ->
         warming = [watch.block() for watch in watches]
 
     def enough(rounds: list[list[float]]) -> bool:
-        if rounds:
-            budget.tell()
         end = deadline if len(rounds) >= MIN_ROUNDS_FOR_INTERVAL else limit
-        return not _fits(watches, end) or bool(rounds and _timing(rounds).precise)
+        if not _fits(watches, end):
+            return True
+        has_told, is_due = bool(rounds) and budget.tell(), bool(rounds) and len(rounds) % ROUNDS_PER_CHECK == 0
+        if is_due and _timing(rounds).precise:
+            return True
+        if has_told or is_due:
+            watches[turns(len(rounds), len(watches))[-1]].settle()
+        return False
 
     # Warming up is no measurement, unless there was no time for another call.
     return _timing(take_turns([watch.block for watch in watches], enough) or [warming])

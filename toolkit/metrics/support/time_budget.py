@@ -31,12 +31,14 @@ class TimeBudget:
         """Leave out seconds that have just passed."""
         self._start += seconds
 
-    def tell(self) -> None:
-        """Report progress, ten times a second at most: what listens costs time and caches."""
+    def tell(self) -> bool:
+        """Report progress, ten times a second at most: what listens costs time and caches. Return whether it did."""
         now = time.perf_counter()
-        if self._on_progress is not None and now - self._told >= 0.1:
-            self._told = now
-            self._on_progress(min(now - self._start, self._total_s), self._total_s)
+        if self._on_progress is None or now - self._told < 0.1:
+            return False
+        self._told = now
+        self._on_progress(min(now - self._start, self._total_s), self._total_s)
+        return True
 
     def end(self) -> None:
         """Report that everything is done."""
