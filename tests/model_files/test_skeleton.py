@@ -222,6 +222,12 @@ def test_classes_functions_and_settings_of_a_trusted_module_are_found() -> None:
     assert (again.activation, again.pool, again.settings) == (activation, Pool.MEAN, Settings(3))
 
 
+def test_an_enumeration_is_stored_alike_however_python_pickles_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = take_apart(Own()).skeleton
+    monkeypatch.setattr(enum.Enum, "__reduce_ex__", enum.pickle_by_enum_name)  # type: ignore[attr-defined]
+    assert take_apart(Own()).skeleton == expected
+
+
 def test_other_classes_of_a_trusted_module_are_not() -> None:
     model = Own()
     model.other = Other()  # type: ignore[assignment]
