@@ -248,6 +248,7 @@ def test_what_a_trusted_module_imports_is_not_trusted(monkeypatch: pytest.Monkey
 
 def test_a_function_of_a_trusted_module_is_not_called() -> None:
     model: Any = Own().to("meta")
+    model.pool = None
     model.attack = Called()
     file = io.BytesIO()
     torch.save(model, file)
