@@ -190,12 +190,16 @@ def _line(text: str) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hide what exporters print and log: their errors are raised, too."""
-    disabled = logging.root.manager.disable
+    """Hide what exporters print and log, whose errors are raised, too, and undo what they do to the root logger."""
+    root = logging.root
+    disabled, level, handlers, filters = root.manager.disable, root.level, [*root.handlers], [*root.filters]
     logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
+        # An exporter that fails leaves a level at which warnings of others would be lost, and a handler.
+        root.setLevel(level)
+        root.handlers[:], root.filters[:] = handlers, filters
         logging.disable(disabled)

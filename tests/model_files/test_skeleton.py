@@ -222,6 +222,12 @@ def test_classes_functions_and_settings_of_a_trusted_module_are_found() -> None:
     assert (again.activation, again.pool, again.settings) == (activation, Pool.MEAN, Settings(3))
 
 
+def test_an_enumeration_is_stored_alike_however_python_pickles_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = take_apart(Own()).skeleton
+    monkeypatch.setattr(enum.Enum, "__reduce_ex__", enum.pickle_by_enum_name)  # type: ignore[attr-defined]
+    assert take_apart(Own()).skeleton == expected
+
+
 def test_other_classes_of_a_trusted_module_are_not() -> None:
     model = Own()
     model.other = Other()  # type: ignore[assignment]
@@ -242,6 +248,7 @@ def test_what_a_trusted_module_imports_is_not_trusted(monkeypatch: pytest.Monkey
 
 def test_a_function_of_a_trusted_module_is_not_called() -> None:
     model: Any = Own().to("meta")
+    model.pool = None
     model.attack = Called()
     file = io.BytesIO()
     torch.save(model, file)

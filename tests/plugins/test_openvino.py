@@ -1,5 +1,6 @@
 """OpenVINO's files: outputs and integers are those of the model, threads are respected, and errors are sentences."""
 
+import logging
 from importlib.util import find_spec
 
 import pytest
@@ -96,11 +97,13 @@ class Airy(nn.Module):
 
 @needs_openvino
 def test_an_operation_that_it_does_not_have_is_named(runtime, tmp_path, capfd):
+    level, handlers = logging.getLogger().level, [*logging.getLogger().handlers]
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), Airy()).eval()
     with pytest.raises(TechniqueError, match=r"uses aten.special_airy_ai.default, which OpenVINO does not") as problem:
         exported(runtime, model, tmp_path)
     assert "\n" not in str(problem.value)
     assert capfd.readouterr() == ("", "")
+    assert (logging.getLogger().level, logging.getLogger().handlers) == (level, handlers)
 
 
 @needs_openvino

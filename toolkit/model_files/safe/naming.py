@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import pickle
 import pickletools
 from io import BytesIO
@@ -17,6 +18,10 @@ class _Pickler(pickle.Pickler):
     def __init__(self, file: IO[bytes], protocol: int) -> None:
         self._file, self._buffer = file, BytesIO()
         super().__init__(self._buffer, protocol)
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Write a member of an enumeration as its class and value, whatever Python or a library would write."""
+        return (type(obj), (obj._value_,)) if isinstance(obj, enum.Enum) else NotImplemented
 
     def dump(self, obj: Any) -> None:
         super().dump(obj)
