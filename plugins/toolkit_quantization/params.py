@@ -64,7 +64,7 @@ class Params(toolkit.Params):
     @classmethod
     def _installed(cls, engine: str) -> str:
         if engine == "torchao" and find_spec("torchao") is None:
-            raise ValueError("'torchao' is not installed: pip install 'torch-optimization-toolkit[torchao]'")
+            raise ValueError("'torchao' is not installed; run pip install 'torch-optimization-toolkit[torchao]'")
         return engine
 
     @model_validator(mode="after")

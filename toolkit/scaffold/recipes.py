@@ -33,7 +33,7 @@ class RecipeRequest:
     data_args: str = ""
 
     def text(self, stages: Sequence[Draft], left_out: dict[str, str] | None = None) -> str:
-        """The recipe with these stages."""
+        """Return the recipe with these stages."""
         return render(
             "recipe.toml.j2",
             name=self.output.stem,
@@ -50,7 +50,7 @@ class RecipeRequest:
         )
 
     def rehearsed(self, stages: Sequence[Draft]) -> Rehearsal:
-        """How the recipe with these stages goes; a `ToolkitError` where it does not."""
+        """Return how the recipe with these stages goes; a `ToolkitError` where it does not."""
         return rehearse(parse_recipe(self.text(stages), str(self.output), self.output.parent.resolve()))
 
 
@@ -78,7 +78,7 @@ def new_recipe(request: RecipeRequest, names: Sequence[str] = ()) -> Rehearsal:
 
 
 def _usual_techniques() -> list[str]:
-    """The techniques that the shipped recipe of the whole chain names, by name."""
+    """Return the techniques that the shipped recipe of the whole chain names, by name."""
     stages = tomllib.loads(shipped()[WHOLE_CHAIN].read_text(encoding="utf-8"))["stages"]
     return sorted({step["technique"] for stage in stages for step in (stage, *stage.get("with", []))})
 
@@ -104,6 +104,6 @@ def _write(path: Path, text: str) -> None:
 
 
 def _beside(source: str, folder: Path) -> str:
-    """A source that is relative to the working directory, relative to `folder`; other sources as they are."""
+    """Return a source that is relative to the working directory, relative to `folder`; other sources as they are."""
     place, _, name = source.rpartition(":")
     return f"{Path(os.path.relpath(place, folder)).as_posix()}:{name}" if place.endswith(".py") else source
