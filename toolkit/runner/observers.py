@@ -67,13 +67,13 @@ class Observers:
             for change in changes(before, fingerprint(model)):
                 raise TechniqueError(
                     f"{observer.plugin} changed the row's model in measure at '{change.layer}'; "
-                    f"measure toolkit.masks.clone(model)"
+                    "measure on toolkit.masks.clone(model)"
                 )
         return values
 
     @contextmanager
     def told_of_failure(self, directory: Path) -> Iterator[None]:
-        """Whatever ends the run early, an interruption included, is told to the plugins that are not done with it."""
+        """Report what ends the run early, an interruption included, to the plugins that have not finished."""
         try:
             yield
         except BaseException as error:
