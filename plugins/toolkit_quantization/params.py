@@ -27,8 +27,8 @@ class Params(toolkit.Params):
         default=0.5,
         ge=0,
         description="largest accepted drop of the primary metric on the validation split (on train if there is none), "
-        "in points (hundredths) for a fraction such as accuracy, else in percent. One answer is always accepted, unless "
-        "this is 0",
+        "in points (hundredths) for a fraction such as accuracy, else in percent. One answer is always accepted, "
+        "unless this is 0",
     )
     max_error: float | None = Field(
         default=None,
