@@ -201,7 +201,7 @@ def _logits(model: nn.Module, data: toolkit.Data, batch: toolkit.Batch) -> Tenso
 
 
 def _adds_to_logits(model: nn.Module, bias: masks.Weight, classes: Sequence[int], data: toolkit.Data) -> bool:
-    """Whether adding to the entries of these classes adds the same to their logits, and nothing to the others."""
+    """Return whether adding to the entries of these classes adds the same to their logits, and only to them."""
     batch = data.example(PROBED_SAMPLES)
     logits = _logits(model, data, batch)
     if bias.value.shape != logits.shape[1:]:

@@ -61,7 +61,7 @@ def optimize(model: nn.Module, params: Params, prepared: Findings) -> nn.Module:
 
 @hookimpl
 def measure(prepared: Findings) -> dict[str, float]:
-    """The number of weights that no mask sets to zero, and how far the weights moved, relative to their norm."""
+    """Return the number of weights that no mask sets to zero, and how far the weights moved, relative to their norm."""
     return prepared.values
 
 

@@ -110,5 +110,5 @@ def test_what_cannot_be_scored_is_refused() -> None:
     with pytest.raises(toolkit.ToolkitError, match=r"^the validation split has no samples to score a model on$"):
         scoring.score(toy_mlp(), empty)
     odd = replace(DATA, task=Plain(), metrics={"mine": lambda outputs, batch: outputs})
-    with pytest.raises(toolkit.ToolkitError, match=r"^'mine' must be a tensor of one value a sample, \(64,\), and is"):
+    with pytest.raises(toolkit.ToolkitError, match=r"^'mine' must be a tensor of one value per sample, \(64,\), found"):
         scoring.score(toy_mlp(), replace(odd, batch_size=64))

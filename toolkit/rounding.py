@@ -102,7 +102,7 @@ def quantize_groups(rows: Tensor, group: int = GROUP) -> tuple[Tensor, Tensor]:
 
 
 def dequantize_groups(packed: Tensor, scale: Tensor, inputs: int) -> Tensor:
-    """The rows (N, inputs) float32 that `packed` and `scale` from `quantize_groups` represent."""
+    """Return the rows (N, inputs) float32 that `packed` and `scale` from `quantize_groups` represent."""
     values = torch.stack((packed & 15, packed >> 4), dim=3).flatten(2).float().sub_(INT4_RANGE)
     return values.mul_(scale.float().unsqueeze(2)).flatten(1)[:, :inputs]
 

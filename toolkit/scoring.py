@@ -88,7 +88,7 @@ def one_per_sample(value: Any, batch: Batch, name: str) -> Tensor | Pooled:
     if isinstance(value, Pooled):
         if value.parts.dim() != 2 or len(value.parts) != len(batch):
             shape = tuple(value.parts.shape)
-            raise ToolkitError(f"the parts of '{name}' must be (samples, parts), ({len(batch)}, …), and are {shape}")
+            raise ToolkitError(f"the parts of '{name}' must have shape ({len(batch)}, parts), found {shape}")
         return value
     return require_one_per_sample(value, batch, name)
 
@@ -101,7 +101,7 @@ def require_one_per_sample(value: Any, batch: Batch, name: str) -> Tensor:
     """
     if not isinstance(value, Tensor) or value.shape != (len(batch),):
         found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ToolkitError(f"'{name}' must be a tensor of one value a sample, ({len(batch)},), and is {found}")
+        raise ToolkitError(f"'{name}' must be a tensor of one value per sample, ({len(batch)},), found {found}")
     return value
 
 

@@ -85,7 +85,7 @@ def decompose(program: ExportedProgram, in_integers: bool | None = None) -> Expo
 
 
 def _has_byte_products() -> bool:
-    """Whether `torch._int_mm` is exact on this processor, and faster than float32."""
+    """Return whether `torch._int_mm` is exact on this processor, and faster than float32."""
     fast = ("amx_int8", "avx512_vnni", "avx_vnni", "i8mm")
     extreme = torch.full((64, 64), INT8_MAX, dtype=torch.int8, device="cpu")
     is_exact = bool((torch._int_mm(extreme, extreme) == INT8_MAX**2 * 64).all())

@@ -21,7 +21,7 @@ class Cost(NamedTuple):
 
 
 def cost(weight: Tensor, bits: int, initialisation: Initialisation) -> Cost:
-    """The cost of one weight: the entropy of its clusters plus a table in float32, and its relative squared error."""
+    """Return a weight's cost: the entropy of its clusters plus a table in float32, and its relative squared error."""
     clusters = cluster(weight, 2**bits, initialisation)
     shared = cluster_means(weight, clusters, 2**bits)[clusters]
     used = len(clusters[clusters > 0].unique())

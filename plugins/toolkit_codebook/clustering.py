@@ -25,7 +25,7 @@ def initial_centroids(values: Tensor, count: int, initialisation: Initialisation
 
 
 def kmeans(values: Tensor, count: int, initialisation: Initialisation = "linear") -> Tensor:
-    """The index of each value's cluster by Lloyd's algorithm, int64 (n,), 0 to `count` - 1; a cluster may be empty.
+    """Return each value's cluster by Lloyd's algorithm, int64 (n,), 0 to `count` - 1; a cluster may be empty.
 
     Values (n,) may have any float dtype; clusters are numbered in ascending order of their means. No round increases
     the squared distance of the values to the means of their clusters. Lloyd, "Least squares quantization in PCM", 1982.

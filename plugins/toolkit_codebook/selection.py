@@ -12,7 +12,7 @@ from toolkit_codebook.params import Params
 
 
 def select(model: nn.Module, params: Params) -> dict[str, masks.Weight]:
-    """The weights of two or more dimensions by path, as `toolkit.layers` selects them.
+    """Return the weights of two or more dimensions by path, as `toolkit.layers` selects them.
 
     Raises:
         TechniqueError: a pattern matches nothing, no weight is left, or a weight is not finite.
@@ -27,10 +27,10 @@ def select(model: nn.Module, params: Params) -> dict[str, masks.Weight]:
 
 
 def bits_by_path(weights: Iterable[str], params: Params) -> dict[str, int]:
-    """The bits of each weight, by the most specific pattern that matches it."""
+    """Return the bits of each weight, by the most specific pattern that matches it."""
     return {path: patterns.most_exact(_names([path]), params.overrides, "overrides") or params.bits for path in weights}
 
 
 def _names(paths: Iterable[str]) -> list[str]:
-    """The names that patterns can match: the weights' paths, and those of their layers."""
+    """Return the names that patterns can match: the weights' paths, and those of their layers."""
     return [name for path in paths for name in (path, path.rpartition(".")[0])]

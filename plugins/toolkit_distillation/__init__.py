@@ -121,7 +121,7 @@ def finetune(
 
 @toolkit.hookimpl
 def measure(model: nn.Module, data: toolkit.Data, prepared: Prepared | None) -> dict[str, float | toolkit.Note]:
-    """The `agreement` (or `distance`, see `likeness`) of student and teacher, and notes on hints and initialization.
+    """Return the `agreement` (or `distance`, see `likeness`) of student and teacher, and notes on hints.
 
     Several teachers are numbered: `agreement_1`, …
     """

@@ -43,7 +43,7 @@ def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def relational_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """How differently the two place the samples relative to each other: a loss on distances plus twice one on angles.
+    """Return how differently the two arrange the samples: a loss on distances plus twice one on angles.
 
     Park et al., "Relational knowledge distillation", 2019: Huber losses on the distances of all pairs, in units of
     their mean, and on the cosines at the second sample of all triples, in the paper's proportion of 1 to 2. Batches are

@@ -25,7 +25,7 @@ class Probe(NamedTuple):
 
 @contextmanager
 def catching(model: nn.Module, paths: Collection[str]) -> Iterator[dict[str, list[Any]]]:
-    """What the module at each path returns in every pass inside, in float32 copies that nobody changes in place.
+    """Yield what the module at each path returns in every pass inside, in float32 copies that nobody changes in place.
 
     Removes its hooks and drops what was caught, whatever happens.
     """
@@ -62,7 +62,7 @@ def probe(model: nn.Module, data: toolkit.Data, paths: Collection[str], who: str
 
 
 def arranged(model: nn.Module, caught: Mapping[str, list[Any]]) -> dict[str, Tensor]:
-    """The features caught in one pass as (N, C, …), by path: (N, L, C) becomes (N, C, L), (N, H, W, C) (N, C, H, W)."""
+    """Return features of one pass as (N, C, …), by path: (N, L, C) becomes (N, C, L), (N, H, W, C) (N, C, H, W)."""
     features: dict[str, Tensor] = {}
     for path, outputs in caught.items():
         if problem := _not_one(outputs):
@@ -75,7 +75,7 @@ def arranged(model: nn.Module, caught: Mapping[str, list[Any]]) -> dict[str, Ten
 
 
 def paths_in(model: nn.Module) -> list[str]:
-    """The paths of all modules of a model, except those that belong to a parametrization."""
+    """Return the paths of all modules of a model, except those that belong to a parametrization."""
     return [path for path, _ in model.named_modules(remove_duplicate=False) if path and "parametrizations" not in path]
 
 
@@ -90,7 +90,7 @@ def missing(paths: Collection[str], names: Collection[str], who: str) -> list[st
 
 
 def first_tensor(outputs: Any) -> Tensor | None:
-    """The first tensor in a module's outputs: a tensor, a tuple, a dictionary, a dataclass, or these nested."""
+    """Return the first tensor in a module's outputs: a tensor, a tuple, a dictionary, a dataclass, or these nested."""
     if isinstance(outputs, Tensor):
         return outputs
     if isinstance(outputs, Mapping):

@@ -15,7 +15,7 @@ WIDTHS = ("out_channels", "num_features", "num_channels", "out_features")
 
 
 def channels_dim(module: nn.Module, model: nn.Module, shape: Sequence[int]) -> int | None:
-    """The dimension of the channels in features of this shape: 1 or the last; None if it cannot be told.
+    """Return the dimension of the channels in features of this shape: 1 or the last; None if it cannot be told.
 
     Pictures and videos are (N, C, …), unless a layer inside the module works on the last dimension. Then the dimension
     counts whose size is the width of a layer inside. A module without layers, such as an activation, is judged by the
@@ -40,7 +40,7 @@ def _works_on_the_last_dimension(module: nn.Module) -> bool:
 
 
 def _is_one_of(module: nn.Module, kinds: Sequence[type[nn.Module]]) -> bool:
-    """Whether a module is a layer of one of these kinds, or replaces one."""
+    """Return whether a module is a layer of one of these kinds, or replaces one."""
     return any(isinstance(module, kind) or getattr(module, "replaces", "") == kind.__name__ for kind in kinds)
 
 

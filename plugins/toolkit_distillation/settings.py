@@ -87,7 +87,7 @@ class Params(toolkit.Params):
         if self.initialize and (self.student is None or self.student.weights is not None):
             raise ValueError("initialize needs a student that has no weights of its own")
         if self.layers and not self.initialize:
-            raise ValueError("layers only matters for initialize: set initialize = true, or leave layers out")
+            raise ValueError("layers only matters for initialize; set initialize = true, or leave layers out")
         return self
 
     @model_validator(mode="after")

@@ -38,8 +38,8 @@ class Params(toolkit.Params):
     steps_between: int = Field(default=20, ge=1, description="gradual: training steps between two prunings")
     pattern: str = Field(
         default="unstructured",
-        description="'unstructured' for single weights, or 'N:M' with 0 < N < M such as '2:4': of every M "
-        "consecutive weights along a layer's inputs N are kept, whatever the scope; implies sparsity 1 - N/M",
+        description="'unstructured' for single weights, or 'N:M' such as '2:4', which keeps N of every M consecutive "
+        "weights along a layer's inputs, whatever the scope; implies sparsity 1 - N/M",
     )
     scan: bool = Field(
         default=False,

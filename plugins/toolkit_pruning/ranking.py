@@ -42,5 +42,5 @@ def n_of_m_mask(scores: Tensor, n: int, m: int, dim: int = 1) -> Tensor:
 
 
 def cubic_sparsity(progress: float, initial: float, final: float) -> float:
-    """The sparsity at `progress` (0 to 1), which rises quickly at first and slowly at the end (Zhu and Gupta 2017)."""
+    """Return the sparsity at `progress` (0 to 1), which rises ever more slowly (Zhu and Gupta 2017)."""
     return final + (initial - final) * (1 - progress) ** 3

@@ -45,8 +45,10 @@ def cost_name(before: Score) -> str:
 
 
 def cost(before: Score, value: float) -> float | None:
-    """How much worse a value of the metric is: in points (hundredths) where it is a fraction, else in percent of what
-    it was; None where that was 0."""
+    """Return how much worse a value of the metric is, None if that cannot be told, because the metric was 0.
+
+    In points (hundredths) if the metric is a fraction, else in percent of its value before.
+    """
     worse = before.value - value if before.better == "higher" else value - before.value
     if _is_fraction(before):
         return 100 * worse
@@ -59,7 +61,7 @@ def _is_fraction(before: Score) -> bool:
 
 
 def _rows(model: nn.Module, layer: str, params: Params, data: toolkit.Data) -> Iterator[dict[str, Any]]:
-    """The score at each sparsity. One copy gets them all in turn: masked weights are pruned first, so masks nest."""
+    """Return the score at each sparsity, of one copy: masked weights are pruned first, so masks nest."""
     single = params.model_copy(update={"pattern": "unstructured"})
     twin = masks.clone(model)
     for sparsity in SPARSITIES:

@@ -58,7 +58,7 @@ def _sentence(faster: bool, compiles: bool) -> str:
     if faster:
         return "compiled, because that is faster over all batch sizes on this machine (timed in turn)"
     if compiles:
-        return "compiled as asked, though that is not faster on this machine: leave compile out, or use 'auto'"
+        return "compiled as asked, though that is not faster on this machine; leave compile out, or use 'auto'"
     return "not compiled, because that is not faster over all batch sizes on this machine (timed in turn)"
 
 

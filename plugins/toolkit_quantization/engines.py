@@ -59,7 +59,7 @@ class Engine:
     def why_unavailable(self, device: torch.device) -> str | None:
         """Return the reason why the engine cannot be used on this device, None if it can."""
         if find_spec(self.package) is None:
-            return f"'{self.package}' is not installed: pip install 'torch-optimization-toolkit[{self.package}]'"
+            return f"'{self.package}' is not installed; run pip install 'torch-optimization-toolkit[{self.package}]'"
         if self.runs_on and device.type not in self.runs_on:
             places = " and ".join(place.upper() for place in self.runs_on)
             return f"it runs on {places} only, but this run is on {device}"

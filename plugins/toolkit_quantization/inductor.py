@@ -111,5 +111,5 @@ def _require_a_compiler() -> None:
         get_cpp_compiler()
     except InvalidCxxCompiler as problem:
         raise TechniqueError(
-            "compiling a model needs a C++ compiler, but none was found: install g++ or clang, or leave compile out"
+            "compiling a model requires a C++ compiler, found none; install g++ or clang, or leave compile out"
         ) from problem

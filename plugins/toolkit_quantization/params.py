@@ -26,9 +26,9 @@ class Params(toolkit.Params):
     max_drop: float = Field(
         default=0.5,
         ge=0,
-        description="largest accepted drop of the primary metric on the validation split (on train if there is none): "
-        "in points (hundredths) if the metric is a fraction, as accuracy is, else in percent of its value; one answer "
-        "is always accepted, unless this is 0",
+        description="largest accepted drop of the primary metric on the validation split (on train if there is none), "
+        "in points (hundredths) for a fraction such as accuracy, else in percent. One answer is always accepted, "
+        "unless this is 0",
     )
     max_error: float | None = Field(
         default=None,
@@ -64,7 +64,7 @@ class Params(toolkit.Params):
     @classmethod
     def _installed(cls, engine: str) -> str:
         if engine == "torchao" and find_spec("torchao") is None:
-            raise ValueError("'torchao' is not installed: pip install 'torch-optimization-toolkit[torchao]'")
+            raise ValueError("'torchao' is not installed; run pip install 'torch-optimization-toolkit[torchao]'")
         return engine
 
     @model_validator(mode="after")

@@ -227,7 +227,7 @@ class TestRun:
     def test_a_device_that_is_not_there_is_named(self, here):
         code, output = invoke("run", "toy.toml", "--device", "cuda")
         assert code == 2
-        assert "there is no cuda here, only cpu" in errors(output)[0]
+        assert "device 'cuda' is not available; choose one of cpu, auto" in errors(output)[0]
         assert not (here / "runs").exists()
 
 

@@ -58,7 +58,7 @@ def test_every_plugin_is_there_with_every_param_or_with_what_it_lacks():
 
 
 def test_a_plugin_that_cannot_be_imported_says_what_to_install(monkeypatch):
-    problem = "'mlflow' cannot be imported: install what it needs with pip install 'torch-optimization-toolkit[mlflow]'"
+    problem = "'mlflow' cannot be imported; install what it needs with pip install 'torch-optimization-toolkit[mlflow]'"
     broken = replace(_shipped()[0], name="mlflow", usable={}, problem=problem)
     monkeypatch.setattr("manual_tables.plugins._shipped", lambda: (broken,))
     page = GENERATED["unusable"]()

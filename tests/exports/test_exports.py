@@ -281,7 +281,7 @@ def missing_class(model, folder):
 @pytest.mark.parametrize(
     ("hook", "sentence"),
     [
-        (scaled, "does not match the model: its outputs differ by"),
+        (scaled, "does not match the model, because its outputs differ by"),
         (truncated, "the file of numpy cannot be opened: "),
         (missing_class, r"outputs must have the model's shape \(1, 4\), found \(1, 3\)"),
     ],

@@ -94,7 +94,7 @@ CHANGES = [
     (truncate, "factor.txt has changed since it was exported; export the model again$"),
     (swap, "factor.txt has changed since it was exported"),
     (tamper_with_the_script, "run.py has changed since it was exported"),
-    (remove, "has lost its file factor.txt; export the model again$"),
+    (remove, "lacks its file factor.txt; export the model again$"),
     (add, "more.so is not in the manifest; remove it or export the model again$"),
     (link, "factor.txt has changed since it was exported"),
 ]
@@ -171,7 +171,7 @@ def test_a_manifest_cannot_name_files_elsewhere(stored):
     manifest["files"]["../factor.txt"] = manifest["files"].pop("factor.txt")
     (stored / "factor.txt").rename(stored.parent / "factor.txt")
     (stored / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match=r"has lost its file \.\./factor.txt"):
+    with pytest.raises(InputError, match=r"lacks its file \.\./factor.txt"):
         stored_export(stored)
 
 
@@ -281,7 +281,7 @@ def test_no_runtime_is_installed(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(
-        TechniqueError, match=r"cannot be imported: .*onnxruntime.*: install what it needs with pip inst"
+        TechniqueError, match=r"cannot be imported: .*onnxruntime.*; install what it needs with pip inst"
     ):
         loading.load("onnxruntime", "runtime")
     loading.load.cache_clear()

@@ -20,10 +20,10 @@ AT_READING = {
     "import error": ("import nowhere_at_all", ["cannot be imported: ModuleNotFoundError", "pip install 'bad-plugin'"]),
     "syntax error": ("def :", ["cannot be imported: SyntaxError", "update or uninstall bad-plugin"]),
     "exits on import": ("import sys; sys.exit(3)", ["cannot be imported: SystemExit: 3", "update or uninstall"]),
-    "no hook": (HEAD, ["implements no hook: it needs one of finetune, finish, measure, optimize, prepare"]),
+    "no hook": (HEAD, ["implements no hook; define at least one of finetune, finish, measure, optimize, prepare"]),
     "unmarked": (
         f"{HEAD}def optimize(model): return model",
-        ["optimize that is not marked as a hook: add @toolkit.hookimpl"],
+        ["optimize that is not marked as a hook; add @toolkit.hookimpl"],
     ),
     "misspelt hook": (
         hook("return model", "optimise"),
@@ -58,26 +58,26 @@ AT_READING = {
     "run-wide": (hook("pass", "on_step", "step"), ["has the hook on_step; name it under [[plugins]]"]),
     "threads on import": (
         f"import torch\ntorch.set_num_threads(3)\n{hook('return model')}",
-        ["changed the number of threads from 1 to 3: restore it", "when it was imported"],
+        ["changed the number of threads from 1 to 3 when it was imported; restore it"],
     ),
 }
 # found while the stage runs: hook, its body and its arguments
 WHILE_RUNNING = {
-    "returns None": ("optimize", "model", "pass", ["must return the model from optimize, not NoneType: end it with"]),
-    "returns a tuple": ("optimize", "model", "return model, 1", ["from optimize, not tuple: return it alone"]),
+    "returns None": ("optimize", "model", "pass", ["must return the model from optimize, found NoneType; end it with"]),
+    "returns a tuple": ("optimize", "model", "return model, 1", ["from optimize, found tuple; return it alone"]),
     "finetune returns a model": (
         "finetune",
         "model, training",
         "return model",
-        ["must return training.using(…) from finetune, not Sequential: the runner does"],
+        ["must return training.using(…) from finetune, found Sequential; leave the training"],
     ),
     "finetune returns None": (
         "finetune",
         "training",
         "training.using()",
-        ["from finetune, not NoneType: or training unch"],
+        ["from finetune, found NoneType; or return training unch"],
     ),
-    "raises": ("prepare", "model", "raise KeyError('x')", ["failed in prepare with KeyError: 'x': it has a bug"]),
+    "raises": ("prepare", "model", "raise KeyError('x')", ["failed in prepare with KeyError: 'x'; see the traceback"]),
     "lacks an argument": (
         "measure",
         "model",
@@ -88,7 +88,7 @@ WHILE_RUNNING = {
         "optimize",
         "model",
         "import sys; sys.exit(4)",
-        ["failed in optimize with SystemExit: 4: raise toolkit.Techn"],
+        ["failed in optimize with SystemExit: 4; raise toolkit.Techn"],
     ),
     "changes the reference": (
         "prepare",
@@ -109,13 +109,13 @@ WHILE_RUNNING = {
         "optimize",
         "model",
         "torch.set_num_threads(3); return model",
-        ["the number of threads from 1 to 3: restore it before the hook returns (found in optimize)"],
+        ["the number of threads from 1 to 3 in optimize; restore it before the hook returns"],
     ),
     "sets the dtype": (
         "prepare",
         "model",
         "torch.set_default_dtype(torch.float64)",
-        ["changed the default dtype from float32 to float64: restore it before the hook returns (found in prepare)"],
+        ["changed the default dtype from float32 to float64 in prepare; restore it before the hook returns"],
     ),
     "sets the device": (
         "prepare",
@@ -134,14 +134,14 @@ WHILE_RUNNING = {
         "prepare",
         "model",
         "torch.manual_seed(0)",
-        ["changed the seed of torch's generator: draw from torch's gen"],
+        ["changed the seed of torch's generator in prepare; draw from torch's gen"],
     ),
     "leaves the folder": ("prepare", "model", "import os; os.chdir('/')", ["changed the working directory from"]),
     "sets threads in a loss": (
         "finetune",
         "training",
         "return training.using(after_step=lambda step, steps: torch.set_num_threads(3))",
-        ["changed the number of threads from 1 to 3", "found while training"],
+        ["changed the number of threads from 1 to 3 while training; restore it"],
     ),
 }
 
@@ -208,7 +208,7 @@ def test_a_missing_package_of_an_extra_is_one_sentence_with_the_command(make_plu
     make_plugin("bad", "import nowhere_at_all", extras="Provides-Extra: bad\n")
     assert recipe_run(STAGE).error == (
         f"recipe.toml: stages.1.technique: {WHO} cannot be imported: ModuleNotFoundError: No module named "
-        "'nowhere_at_all': install what it needs with pip install 'bad-plugin[bad]'"
+        "'nowhere_at_all'; install what it needs with pip install 'bad-plugin[bad]'"
     )
 
 

@@ -35,12 +35,12 @@ def test_each_broken_plugin_is_explained_and_the_others_are_looked_at(make_plugi
     assert result.stderr == "error: 7 plugins are broken; recipes that do not name them still work\n"
     assert lines["missing"] == (
         "broken  'missing' (missing-plugin 1.0) cannot be imported: ModuleNotFoundError: No module named "
-        "'a_package_that_is_missing': install what it needs with pip install 'missing-plugin'"
+        "'a_package_that_is_missing'; install what it needs with pip install 'missing-plugin'"
     )
     assert "pip install 'extra-plugin[extra]'" in lines["extra"]
-    assert "ZeroDivisionError: division by zero: update or uninstall buggy-plugin" in lines["buggy"]
+    assert "ZeroDivisionError: division by zero; update or uninstall buggy-plugin" in lines["buggy"]
     assert "SystemExit: 3" in lines["leaving"]
-    assert "implements no hook: it needs one of finetune, finish, measure, optimize, prepare" in lines["empty"]
+    assert "implements no hook; define at least one of finetune, finish, measure, optimize, prepare" in lines["empty"]
     assert "did you mean 'optimize'?" in lines["misspelt"]
     assert "did you mean 'row'?" in lines["observing"]
     assert lines["fine"] == "ok      'fine' (fine-plugin 1.0), technique"
@@ -56,6 +56,6 @@ def test_two_plugins_of_one_name_are_both_named(make_plugin, tmp_path):
     assert result.exit_code == 1
     assert (
         lines["twin"]
-        == "broken  'twin' is provided by both other-plugin 1.0 and twin-plugin 1.0: uninstall one of them"
+        == "broken  'twin' is provided by both other-plugin 1.0 and twin-plugin 1.0; uninstall one of them"
     )
     assert "1 plugin is broken; recipes that do not name it still work" in result.stderr

@@ -58,7 +58,7 @@ def test_an_unknown_name_gets_a_close_one(install):
 def test_two_distributions_with_one_name_are_both_named(install):
     install("sparsify", "nowhere", "one")
     install("sparsify", "nowhere", "two", "2.0")
-    with pytest.raises(InputError, match=r"'sparsify' is provided by both one 1.0 and two 2.0: uninstall one of them"):
+    with pytest.raises(InputError, match=r"'sparsify' is provided by both one 1.0 and two 2.0; uninstall one of them"):
         techniques.load("sparsify")
 
 
@@ -102,12 +102,12 @@ def unmarked(model):
 @pytest.mark.parametrize(
     ("hooks", "sentence"),
     [
-        ({}, "implements no hook: it needs one of finetune, finish, measure, optimize, prepare"),
+        ({}, "implements no hook; define at least one of finetune, finish, measure, optimize, prepare"),
         (
             {"optimise": misspelt_optimise},
             "marks 'optimise' as a hook, but no hook has that name; did you mean 'optimize'?",
         ),
-        ({"optimize": unmarked}, "has a function optimize that is not marked as a hook: add @toolkit.hookimpl"),
+        ({"optimize": unmarked}, "has a function optimize that is not marked as a hook; add @toolkit.hookimpl"),
         (
             {"optimize": wrong_argument},
             "optimize has no argument 'sparsity'; known: data, model, params, prepared",

@@ -194,9 +194,9 @@ def test_modes_come_back_even_if_the_model_fails() -> None:
 @pytest.mark.parametrize(
     ("judge", "returned"),
     [
-        (lambda right: right.float(), r"must return bool, not torch.float32"),
-        (lambda right: right.all(), r"one value a sample, \(4,\), and is \(\)"),
-        (lambda right: right[:, None], r"one value a sample, \(4,\), and is \(4, 1\)"),
+        (lambda right: right.float(), r"must return bool, found torch.float32"),
+        (lambda right: right.all(), r"one value per sample, \(4,\), found \(\)"),
+        (lambda right: right[:, None], r"one value per sample, \(4,\), found \(4, 1\)"),
     ],
 )
 def test_a_task_that_does_not_judge_every_sample_is_refused(judge: Any, returned: str) -> None:

@@ -190,7 +190,7 @@ def test_a_missing_package_is_one_sentence_with_the_command(recipe_run, monkeypa
     techniques.load.cache_clear()
     assert outcome.exit_code == 2
     assert outcome.error.startswith(f"recipe.toml: plugins.1.name: '{name}' (torch-optimization-toolkit ")
-    assert outcome.error.endswith(f": install what it needs with pip install 'torch-optimization-toolkit[{name}]'")
+    assert outcome.error.endswith(f"; install what it needs with pip install 'torch-optimization-toolkit[{name}]'")
     assert "\n" not in outcome.error
 
 

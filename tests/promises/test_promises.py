@@ -260,7 +260,7 @@ def test_what_no_hook_may_change(install, stops, warns, hook, victim):
     install("edit", prepare=prepare, optimize=optimize, finetune=finetune, measure=measure)
     install("idle", **optimizing(idle))
     chain = stage("idle") + "\n" + stage("edit", finetune="{ epochs = 1 }")
-    name = {"reference": "the reference", "incoming": "the model of row 1, from which it starts,"}[victim]
+    name = {"reference": "the reference", "incoming": "the stage's input model (row 1)"}[victim]
     when = "while training" if hook == "training" else f"in {hook}"
     sentence = stops(chain)
     assert sentence.startswith(f"stage 2 (edit): 'edit' (tests 1.0) changed {name} {when} at '1.weight': ")
@@ -308,7 +308,7 @@ def test_a_result_that_shares_weights_with_the_incoming_model_changes_it_in_trai
         return model
 
     install("share", prepare=prepare, optimize=optimize)
-    sentence = "changed the model of row 0, from which it starts, while training at '1"
+    sentence = "changed the stage's input model (row 0) while training at '1"
     assert sentence in stops(stage("share", finetune="{ epochs = 1 }"))
 
 
@@ -336,7 +336,7 @@ def test_changes_of_a_model_that_are_no_new_values(install, stops, edit):
         "swap": "before, the same with different values after",
     }
     sentence = stops(stage("edit"))
-    assert "changed the model of row 0, from which it starts, in prepare at" in sentence
+    assert "changed the stage's input model (row 0) in prepare at" in sentence
     assert found[edit] in sentence
 
 

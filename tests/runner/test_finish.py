@@ -78,8 +78,8 @@ def test_it_gets_the_trained_weights():
 @pytest.mark.parametrize(
     ("result", "sentence"),
     [
-        (None, "must return the model from finish, not NoneType: end it with 'return model'"),
-        ((1, 2), "must return the model from finish, not tuple: return it alone"),
+        (None, "must return the model from finish, found NoneType; end it with 'return model'"),
+        ((1, 2), "must return the model from finish, found tuple; return it alone"),
         (
             nn.Sequential(toy_mlp(), nn.Linear(4, 7)),
             "must return a model with outputs of shape (4,) per sample, found (7,)",

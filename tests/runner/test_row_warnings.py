@@ -132,7 +132,7 @@ def test_weights_that_the_source_brings_are_no_cause(warnings):
 @pytest.mark.parametrize("data", ["toolkit.testing:toy_data", "nets.py:stored"])
 def test_a_baseline_near_chance(warnings, data):
     [message] = warnings(model_keys="training = { epochs = 1, lr = 1e-9 }", data=data)
-    assert message.startswith("the accuracy of the baseline, ")
+    assert message.startswith("the baseline's accuracy, ")
     assert CHANCE in message
 
 

@@ -306,8 +306,8 @@ def test_a_failing_hook_names_everything_and_keeps_what_was_done(install, run, t
     with pytest.raises(TechniqueError) as caught:
         run('[[stages]]\ntechnique = "pruning"\n[[stages]]\ntechnique = "broken"\nfinetune = { epochs = 1 }')
     assert str(caught.value) == (
-        f"stage 2 (broken): 'broken' (tests 1.0) failed in {hook} with ValueError: no such luck: "
-        "it has a bug (the run's log has the traceback), or should raise toolkit.TechniqueError where it cannot work"
+        f"stage 2 (broken): 'broken' (tests 1.0) failed in {hook} with ValueError: no such luck; "
+        "see the traceback in the run's log, or raise toolkit.TechniqueError for what cannot work"
     )
     assert caught.value.exit_code == 1
     rows = json.loads((tmp_path / "run" / "report.json").read_text())["rows"]
@@ -335,13 +335,13 @@ def returns(value):
 @pytest.mark.parametrize(
     ("hook", "value", "sentence"),
     [
-        ("optimize", None, "must return the model from optimize, not NoneType: end it with 'return model'"),
-        ("optimize", (1, 2), "must return the model from optimize, not tuple: return it alone"),
-        ("finetune", None, "must return training.using(…) from finetune, not NoneType: or training unchanged"),
+        ("optimize", None, "must return the model from optimize, found NoneType; end it with 'return model'"),
+        ("optimize", (1, 2), "must return the model from optimize, found tuple; return it alone"),
+        ("finetune", None, "must return training.using(…) from finetune, found NoneType; or return training unchanged"),
         (
             "finetune",
             nn.Linear(1, 1),
-            "must return training.using(…) from finetune, not Linear: the runner does the training",
+            "must return training.using(…) from finetune, found Linear; leave the training to the runner",
         ),
         ("measure", [1], "must return a dictionary of numbers and Notes from measure, found list"),
         ("measure", {"x": "fast"}, "must return numbers and Notes from measure, found str for 'x'"),

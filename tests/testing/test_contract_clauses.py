@@ -52,7 +52,12 @@ MUTANTS = [
     ("default a range", "gt=0, le=1, ", "", "give the param 'factor' a range"),
     ("default a range", ', description="what every weight is multiplied by"', "", "give the param 'factor' a descr"),
     ("input model and the reference", PREPARED, "    reference.note = 1\n    return {}\n", "left on the reference"),
-    ("input model and the reference", PREPARED, "    model[0].train()\n    return {}\n", "changed the model of row 0"),
+    (
+        "input model and the reference",
+        PREPARED,
+        "    model[0].train()\n    return {}\n",
+        "changed the stage's input model",
+    ),
     (
         "input model and the reference",
         PREPARED,
@@ -116,7 +121,7 @@ MUTANTS = [
         "interrupted after its training",
         "def finish(model):\n",
         "def finish(model):\n    SEEN.append(1)\n    next(model.parameters()).data.add_(len(SEEN))\n",
-        "finish, called again on the trained model, returns another result",
+        "a second call of finish on the trained model returns another result",
     ),
     (
         "interrupted training",
@@ -131,7 +136,7 @@ MUTANTS = [
         "must return one number, found a tensor of shape (2,)",
     ),
     ("global state", RESULT, "    torch.set_num_threads(3)\n    return model\n", "the number of threads from 1 to 3"),
-    ("global state", RESULT, "    print('hello')\n    return model\n", "stdout is the command's result"),
+    ("global state", RESULT, "    print('hello')\n    return model\n", "stdout is for the command's result"),
     (
         "global state",
         "(outputs, batch) * 2",
@@ -145,14 +150,19 @@ MUTANTS = [
         "registers hooks for all modules",
     ),
     ("measures numbers", NORM, "    next(model.parameters()).mul_(2)\n" + NORM, "must not change the model"),
-    ("measures numbers", '"norm"', '"the norm"', "name what is measured"),
-    ("measures numbers", 'return {"norm": ', 'SEEN.append(1)\n    return {"norm": len(SEEN) + ', "measured twice"),
+    ("measures numbers", '"norm"', '"the norm"', "must be Python identifiers"),
+    (
+        "measures numbers",
+        'return {"norm": ',
+        'SEEN.append(1)\n    return {"norm": len(SEEN) + ',
+        "two measurements differ",
+    ),
     (
         "can be written and read",
         "class Params(toolkit.Params):",
         "class Params(toolkit.Params):\n"
         "    def model_post_init(self, _): object.__setattr__(self, 'factor', self.factor / 2)\n",
-        "would mean something else",
+        "stay equal when they are written and read",
     ),
     (
         "puts in another model",
@@ -221,14 +231,14 @@ def measure(model, data, prepared):
 WATCHING_MUTANTS = [
     ("it says what it does", '"""Counts', "'''\n'''\n\"\"\"Counts", "docstring"),
     ("default a range", "ge=1, ", "", "give the param 'every' a range"),
-    ("prints nothing", "    return []", "    print('hello')\n    return []", "stdout is the command's result"),
+    ("prints nothing", "    return []", "    print('hello')\n    return []", "stdout is for the command's result"),
     ("prints nothing", "    return []", "    1 / 0", "failed in on_start with ZeroDivisionError"),
     (
         "changes nothing",
         "    return []",
         "    torch.nn.Linear.forward = lambda self, x: 1.1 * torch.nn.functional.linear(x, self.weight, self.bias)\n"
         "    return []",
-        "it must not change what it is shown",
+        "an observer must not change models",
     ),
     ("every row alike", '{"weights"', '{f"weights{prepared.append(1) or len(prepared)}"', "rows have other numbers"),
 ]
@@ -271,7 +281,7 @@ def open(folder, params, threads):
 RUNTIME_MUTANTS = [
     ("says what it does", '"""Runs', "'''\n'''\n\"\"\"Runs", "docstring"),
     ("default a range", "ge=1, ", "", "give the param 'digits' a range"),
-    ("prints nothing", "    np.savez", "    print('hello')\n    np.savez", "stdout is the command's result"),
+    ("prints nothing", "    np.savez", "    print('hello')\n    np.savez", "stdout is for the command's result"),
     (
         "unchanged",
         "    np.savez",

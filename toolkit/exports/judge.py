@@ -32,8 +32,8 @@ class Comparison:
     def __str__(self) -> str:
         agreement = "" if self.agreement is None else f", and {self.agreement:.2%} of the answers agree"
         return (
-            f"its outputs differ by {self.output_error:.2g} of their size (at most {MAX_OUTPUT_ERROR:g}){agreement} "
-            f"(at least {MIN_AGREEMENT:.0%}) on {self.samples:,} samples"
+            f"because its outputs differ by {self.output_error:.2g} of their size (at most {MAX_OUTPUT_ERROR:g})"
+            f"{agreement} (at least {MIN_AGREEMENT:.0%}) on {self.samples:,} samples"
         )
 
     @property

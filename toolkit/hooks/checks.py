@@ -41,9 +41,9 @@ def check_functions(module: Any, plugin: str, specification: type, others: Mappi
         check_arguments(getattr(module, name), name, plugin, specification)
     for name in sorted(known - set(marked)):
         if inspect.isfunction(getattr(module, name, None)):
-            raise TechniqueError(f"{plugin} has a function {name} that is not marked as a hook: add @toolkit.hookimpl")
+            raise TechniqueError(f"{plugin} has a function {name} that is not marked as a hook; add @toolkit.hookimpl")
     if not marked:
-        raise TechniqueError(f"{plugin} implements no hook: it needs one of {', '.join(sorted(known))}")
+        raise TechniqueError(f"{plugin} implements no hook; define at least one of {', '.join(sorted(known))}")
 
 
 def check_arguments(function: Any, hook: str, plugin: str, specification: type) -> None:
@@ -78,7 +78,7 @@ def register(manager: pluggy.PluginManager, module: Any, plugin: str) -> None:
 
 
 def checked_params(module: Any, plugin: str) -> type[Params]:
-    """The module's `Params`, or empty ones; a `TechniqueError` for another kind of class or for invalid defaults."""
+    """Return the module's `Params`, or empty ones; a `TechniqueError` for another class or for invalid defaults."""
     params = getattr(module, "Params", Params)
     if not (isinstance(params, type) and issubclass(params, Params)):
         raise TechniqueError(f"{plugin}: Params must be a class derived from toolkit.Params")

@@ -88,19 +88,20 @@ def unchanged(who: str, when: str) -> Iterator[None]:
         changes = [change for was, setting in zip(before, SETTINGS, strict=True) if (change := _restore(setting, was))]
         if torch.initial_seed() != seed:
             torch.set_rng_state(generator)
-            changes.append(f"the seed of torch's generator: {SEED}")
+            changes.append(("the seed of torch's generator", SEED))
         if heard.text:
             printed.warning("%s printed %s; use a Note or a log instead: %s", who, when, heard.text.strip())
     if changes:
-        raise TechniqueError(f"{who} changed {changes[0]} (found {when})")
+        setting_change, remedy = changes[0]
+        raise TechniqueError(f"{who} changed {setting_change} {when}; {remedy}")
 
 
-def _restore(setting: Setting, before: Any) -> str:
+def _restore(setting: Setting, before: Any) -> tuple[str, str] | None:
     after = setting.read()
     if after == before:
-        return ""
+        return None
     setting.write(before)
-    return f"{setting.name} from {_shown(before)} to {_shown(after)}: {setting.remedy}"
+    return f"{setting.name} from {_shown(before)} to {_shown(after)}", setting.remedy
 
 
 def _shown(value: Any) -> str:

@@ -118,7 +118,7 @@ class Plugin:
                 raise TechniqueRefusal(f"{self} refused in {hook}: {error}") from error
             except (Exception, SystemExit) as error:
                 remedy = remedy_for(error, list(arguments))
-                raise TechniqueError(f"{self} failed in {hook} with {described(error)}: {remedy}") from error
+                raise TechniqueError(f"{self} failed in {hook} with {described(error)}; {remedy}") from error
 
 
 def installed() -> list[Installed]:
@@ -135,7 +135,7 @@ def find(name: str, role: Role = "technique") -> Installed:
         raise InputError(f"no {KINDS[role]} '{name}' is installed{hint}")
     if len(matches) > 1:
         owners = " and ".join(sorted(plugin.distribution for plugin in matches))
-        raise InputError(f"'{name}' is provided by both {owners}: uninstall one of them")
+        raise InputError(f"'{name}' is provided by both {owners}; uninstall one of them")
     return matches[0]
 
 
@@ -159,7 +159,7 @@ def _imported(plugin: Installed) -> ModuleType:
         raise
     except (Exception, SystemExit) as error:
         remedy = _import_remedy(plugin, error)
-        raise TechniqueError(f"{who} cannot be imported: {described(error)}: {remedy}") from error
+        raise TechniqueError(f"{who} cannot be imported: {described(error)}; {remedy}") from error
     return module
 
 
@@ -179,8 +179,8 @@ def remedy_for(error: BaseException, passed: Collection[str | None]) -> str:
     if isinstance(error, NameError) and error.name in passed:
         return f"take '{error.name}' as an argument"
     if isinstance(error, SystemExit):
-        return "raise toolkit.TechniqueError where it cannot work"
-    return "it has a bug (the run's log has the traceback), or should raise toolkit.TechniqueError where it cannot work"
+        return "raise toolkit.TechniqueError for what cannot work"
+    return "see the traceback in the run's log, or raise toolkit.TechniqueError for what cannot work"
 
 
 def from_module(module: Any, name: str, distribution: str = "not installed", role: Role = "technique") -> Plugin:

@@ -12,30 +12,30 @@ from toolkit.params import Params
 from toolkit.training import Training
 
 
-def require_model(technique: Plugin, made: Any, hook: str = "optimize") -> nn.Module:
+def require_model(technique: Plugin, value: Any, hook: str = "optimize") -> nn.Module:
     """Return the return value of `optimize` or `finish`, which must be a model."""
-    if isinstance(made, nn.Module):
-        return made
-    remedy = "return it alone" if isinstance(made, tuple) else "end it with 'return model'"
-    raise TechniqueError(f"{technique} must return the model from {hook}, not {_kind(made)}: {remedy}")
+    if isinstance(value, nn.Module):
+        return value
+    remedy = "return it alone" if isinstance(value, tuple) else "end it with 'return model'"
+    raise TechniqueError(f"{technique} must return the model from {hook}, found {_kind(value)}; {remedy}")
 
 
-def require_training(technique: Plugin, made: Any) -> Training:
+def require_training(technique: Plugin, value: Any) -> Training:
     """Return the return value of `finetune`, which must be a training."""
-    if isinstance(made, Training):
-        return made
-    remedy = "the runner does the training" if isinstance(made, nn.Module) else "or training unchanged"
-    raise TechniqueError(f"{technique} must return training.using(…) from finetune, not {_kind(made)}: {remedy}")
+    if isinstance(value, Training):
+        return value
+    remedy = "leave the training to the runner" if isinstance(value, nn.Module) else "or return training unchanged"
+    raise TechniqueError(f"{technique} must return training.using(…) from finetune, found {_kind(value)}; {remedy}")
 
 
-def require_params(technique: Plugin, made: Any) -> Params:
+def require_params(technique: Plugin, value: Any) -> Params:
     """Return the return value of `resolve`, which must be params of the technique."""
     wanted = technique.params_class
-    if not isinstance(made, wanted):
+    if not isinstance(value, wanted):
         remedy = 'return params.model_copy(update={"…": …})'
-        raise TechniqueError(f"{technique} must return its Params from resolve, not {_kind(made)}: {remedy}")
-    return made
+        raise TechniqueError(f"{technique} must return its Params from resolve, found {_kind(value)}; {remedy}")
+    return value
 
 
-def _kind(made: Any) -> str:
-    return type(made).__name__
+def _kind(value: Any) -> str:
+    return type(value).__name__

@@ -127,7 +127,7 @@ def _part(model: nn.Module, data: Data, batch: Batch) -> _Part:
     scores = {name: one_per_sample(value, batch, name) for name, value in measures.items()}
     correct, given = task.correct(outputs, batch), _given(task, outputs, batch)
     if correct is not None and require_one_per_sample(correct, batch, "correct").dtype != torch.bool:
-        raise ToolkitError(f"{type(task).__name__}.correct must return bool, not {correct.dtype}")
+        raise ToolkitError(f"{type(task).__name__}.correct must return bool, found {correct.dtype}")
     return _Part(len(batch), float(task.loss(outputs, batch)), _on_cpu(correct), _on_cpu(given), scores)
 
 

@@ -49,7 +49,7 @@ class Watch:
         self._is_intact, self._blamed = True, stage.technique_names
         self._guarded: dict[str, tuple[nn.Module, Fingerprint]] = {}
         self._guard("the reference", reference)
-        self._guard(f"the model of row {stage.start}, from which it starts,", incoming)
+        self._guard(f"the stage's input model (row {stage.start})", incoming)
 
     def after_hook(self, who: str, when: str) -> None:
         """Check that the hook left the guarded models unchanged."""

@@ -39,7 +39,7 @@ class _Lenient(GenerateJsonSchema):
 
 
 def recipe_schema(plugins: Iterable[Installed] | None = None) -> dict[str, Any]:
-    """The schema of recipes that name these plugins, by default all that are installed.
+    """Return the schema of recipes that name these plugins, by default all that are installed.
 
     A plugin that cannot be imported is offered by name, as the kind of plugin that its source says it is, and its
     `params` may hold anything.
@@ -83,7 +83,7 @@ def _add_choices(
 
 
 def _for_toml(schema: Any) -> Any:
-    """A schema without null, which TOML does not have, and without the titles that pydantic derives from names."""
+    """Return a schema without null, which TOML lacks, and without the titles that pydantic derives from names."""
     if isinstance(schema, list):
         return [_for_toml(item) for item in schema]
     if not isinstance(schema, dict):

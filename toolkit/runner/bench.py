@@ -134,7 +134,7 @@ def _verified(exported: ExportedModel, model: nn.Module, data: Data, blocked: Se
     try:
         comparison = compare(file, model, data, "test" if data.test is not None else "validation")
         if not comparison.is_close:
-            raise TechniqueError(f"'{exported.runtime}': the exported file does not match the model: {comparison}")
+            raise TechniqueError(f"'{exported.runtime}': the exported file does not match the model, {comparison}")
     except BaseException:
         file.__exit__(None, None, None)
         raise

@@ -23,12 +23,13 @@ THREADS = "OMP_NUM_THREADS"
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; `auto` takes CUDA, then MPS, then the CPU. An `InputError` if there is none."""
+    """Return the device of that name; `auto` takes CUDA, then MPS, then the CPU. An `InputError` if it is missing."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return torch.device(next(device for device, there in available.items() if there))
+        return torch.device(next(device for device, is_there in available.items() if is_there))
     if not available[name]:
-        raise InputError(f"there is no {name} here, only {', '.join(d for d, there in available.items() if there)}")
+        devices = ", ".join(device for device, is_there in available.items() if is_there)
+        raise InputError(f"device '{name}' is not available; choose one of {devices}, auto")
     return torch.device(name)
 
 

@@ -73,7 +73,7 @@ class ExportJob:
             file = stack.enter_context(self._opened(exported))
             comparison = compare(file, folded(model).eval().cpu(), self.data, self.split)
             if not comparison.is_close:
-                raise TechniqueError(f"{use.plugin}: the exported file does not match the model: {comparison}")
+                raise TechniqueError(f"{use.plugin}: the exported file does not match the model, {comparison}")
             float_file = None if model is self.baseline else stack.enter_context(self._float_file(use))
             baseline = folded(self.baseline).eval().cpu()
             return {

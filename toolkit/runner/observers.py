@@ -56,7 +56,7 @@ class Observers:
                     )
 
     def measure(self, model: nn.Module, data: Data) -> dict[str, Any]:
-        """What the plugins measure of a row's model, by full name; a `TechniqueError` where one of them changes it."""
+        """Return what the plugins measure of a row's model, by full name; a `TechniqueError` if one changes it."""
         pairs = zip(self._plugins, self._prepared, strict=True)
         measuring = [pair for pair in pairs if pair[0].plugin.implements("measure")]
         before = fingerprint(model) if measuring else {}
@@ -66,14 +66,14 @@ class Observers:
                 values.update(named_measures(observer, model, data, prepared))
             for change in changes(before, fingerprint(model)):
                 raise TechniqueError(
-                    f"{observer.plugin} changed the row's model in measure at '{change.layer}': "
-                    f"work on toolkit.masks.clone(model)"
+                    f"{observer.plugin} changed the row's model in measure at '{change.layer}'; "
+                    "measure on toolkit.masks.clone(model)"
                 )
         return values
 
     @contextmanager
     def told_of_failure(self, directory: Path) -> Iterator[None]:
-        """Whatever ends the run early, an interruption included, is told to the plugins that are not done with it."""
+        """Report what ends the run early, an interruption included, to the plugins that have not finished."""
         try:
             yield
         except BaseException as error:

@@ -128,9 +128,9 @@ def _chance(data: Data, values: Mapping[str, Any]) -> str | None:
     if interval[0] > fraction:
         return None
     return (
-        f"the accuracy of the baseline, {percent(values['accuracy'])} (at least {percent(interval[0])} at 95 % "
-        f"confidence, {len(targets):,} {split} samples), is not significantly above {percent(fraction)}, the fraction "
-        "of the most frequent class; train longer, or check that inputs and targets belong together"
+        f"the baseline's accuracy, {percent(values['accuracy'])} (at least {percent(interval[0])} at 95 % confidence, "
+        f"{len(targets):,} {split} samples), is not significantly above {percent(fraction)}, the share of the most "
+        "frequent class; train longer, or check the targets"
     )
 
 

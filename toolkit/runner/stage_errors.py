@@ -43,7 +43,7 @@ def errors_located_in(stage: Stage, place: str = "") -> Iterator[None]:
     except (MetricError, TechniqueError, TrainingError) as error:
         raise type(error)(f"{place}: {error}") from error
     except ArtifactError as error:
-        message = f"{place}: the model that {stage.technique_names} returned: {error}"
+        message = f"{place}: the model that {stage.technique_names} returned cannot be stored: {error}"
         raise TechniqueError(message) from error
     except ToolkitError:
         raise

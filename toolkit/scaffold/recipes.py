@@ -40,7 +40,7 @@ class RecipeRequest:
     suggestions: Suggestions = field(default_factory=Suggestions)
 
     def text(self, stages: Sequence[Draft], left_out: dict[str, str] | None = None) -> str:
-        """The recipe with these stages."""
+        """Return the recipe with these stages."""
         model = _beside(self.model, self.output.parent)
         return render(
             "recipe.toml.j2",
@@ -59,11 +59,11 @@ class RecipeRequest:
         )
 
     def draft(self, stages: Sequence[Draft]) -> Recipe:
-        """The checked recipe with these stages; a `RecipeError` that lists what is wrong with it."""
+        """Return the checked recipe with these stages; a `RecipeError` that lists what is wrong with it."""
         return parse_recipe(self.text(stages), str(self.output), self.output.parent.resolve())
 
     def rehearsed(self, stages: Sequence[Draft]) -> Rehearsal:
-        """How the recipe with these stages goes; a `ToolkitError` where it does not."""
+        """Return how the recipe with these stages goes; a `ToolkitError` where it does not."""
         return rehearse(self.draft(stages))
 
 
@@ -136,7 +136,7 @@ def _tried_and_written(request: RecipeRequest, loaded: Sequence[Plugin], by_name
 
 
 def _usual_techniques() -> list[str]:
-    """The techniques that the shipped recipe of the whole chain names, by name."""
+    """Return the techniques that the shipped recipe of the whole chain names, by name."""
     stages = tomllib.loads(shipped()[WHOLE_CHAIN].read_text(encoding="utf-8"))["stages"]
     return sorted({step["technique"] for stage in stages for step in (stage, *stage.get("with", []))})
 
@@ -171,6 +171,6 @@ def _write(path: Path, text: str) -> None:
 
 
 def _beside(source: str, folder: Path) -> str:
-    """A source that is relative to the working directory, relative to `folder`; other sources as they are."""
+    """Return a source that is relative to the working directory, relative to `folder`; other sources as they are."""
     place, _, name = source.rpartition(":")
     return f"{Path(os.path.relpath(place, folder)).as_posix()}:{name}" if place.endswith(".py") else source

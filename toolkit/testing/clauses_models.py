@@ -16,13 +16,13 @@ from toolkit.testing.toys import CLASSES, TOY_MODELS, toy_mlp
 
 
 class ModelClauses(ContractBase):
-    """What holds of models before and after a stage."""
+    """Properties of models before and after a stage."""
 
     def test_it_works_on_every_toy_model_or_refuses(self, toy: str) -> None:
         outcome = self._perform_or_refuse(self._trained(TOY_MODELS[toy]))
         if outcome is not None:
             finite = all(tensor.isfinite().all() for tensor in outcome.model.state_dict().values())
-            assert finite, "its weights are not finite: refuse by TechniqueError what cannot work"
+            assert finite, "its weights are not finite; raise TechniqueError for what cannot work"
 
     def test_it_works_on_one_toy_model(self) -> None:
         refusals = []
@@ -32,7 +32,7 @@ class ModelClauses(ContractBase):
                 return
             except TechniqueRefusal as refusal:
                 refusals.append(f"{toy}: {refusal}")
-        raise AssertionError(f"it refuses every toy model, give params with which it works: {'; '.join(refusals)}")
+        raise AssertionError(f"it refuses every toy model ({'; '.join(refusals)}); give the contract params that work")
 
     def test_it_refuses_a_model_without_weights_or_leaves_it(self) -> None:
         model = nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(CLASSES))
@@ -56,9 +56,9 @@ class ModelClauses(ContractBase):
         self._perform(model, reference=reference)
         for name, network in guarded.items():
             advice = "change the model that optimize receives, or a toolkit.masks.clone"
-            assert same(state_of(network), states[name]), f"prepare must not change the {name}: {advice}"
+            assert same(state_of(network), states[name]), f"prepare must not change the {name}; {advice}"
             changed = [path or "the model itself" for path, was in left[name].items() if traces(network)[path] != was]
-            assert not changed, f"hooks, attributes or train mode are left on the {name} at {changed}: {advice}"
+            assert not changed, f"hooks, attributes or train mode are left on the {name} at {changed}; {advice}"
 
     def test_the_result_has_outputs_of_the_same_shape_and_keeps_zeros(self, toy: str) -> None:
         model = self._trained(TOY_MODELS[toy])
@@ -86,12 +86,12 @@ class ModelClauses(ContractBase):
         with torch.no_grad():
             for tensor in twin.state_dict().values():
                 tensor.zero_()
-        assert torch.equal(self._logits(model), before), "it shares tensors with its copy: keep none in a list or class"
+        assert torch.equal(self._logits(model), before), "it shares tensors with its copy; keep none in a list or class"
 
     def test_the_result_lies_on_the_device_of_the_data(self) -> None:
         model = self._perform(self._trained()).model
         elsewhere = [name for name, t in model.state_dict().items() if t.device != self.make_data().device]
-        assert not elsewhere, f"{elsewhere} lie elsewhere: make tensors on data.device, and register them"
+        assert not elsewhere, f"{elsewhere} are on another device; create tensors on data.device, and register them"
 
     def test_it_may_come_twice(self) -> None:
         self._perform_or_refuse(self._perform(self._trained()).model)  # it may well refuse, but not fail

@@ -19,7 +19,7 @@ class StateClauses(ContractBase):
 
     def test_it_says_what_it_does(self) -> None:
         module = self._loaded().module
-        assert inspect.getdoc(module), "give its module a docstring: `toolkit techniques NAME` prints it"
+        assert inspect.getdoc(module), "give its module a docstring; `toolkit techniques NAME` prints it"
 
     def test_every_param_has_a_default_a_range_and_a_description(self) -> None:
         for name, field in self._loaded().params_class.model_fields.items():
@@ -31,7 +31,7 @@ class StateClauses(ContractBase):
     def test_its_params_can_be_written_and_read(self) -> None:
         params = self._use().params
         again = type(params).model_validate(params.model_dump(exclude_none=True))
-        assert again == params, "the resolved recipe, which has every value written out, would mean something else"
+        assert again == params, "params must stay equal when they are written and read"
 
     def test_the_same_seed_gives_the_same_result(self) -> None:
         results = [state_of(self._perform(self._trained()).model) for _ in range(2)]
@@ -41,7 +41,7 @@ class StateClauses(ContractBase):
         first = state_of(self._perform(self._trained()).model)
         self._perform(self._trained(seed=1))
         assert same(state_of(self._perform(self._trained()).model), first), (
-            "a stage in between changed the result: keep nothing in the module, what prepare returns reaches all hooks"
+            "a stage in between changed the result; return what hooks need from prepare, and keep nothing in the module"
         )
 
     def test_global_state_is_left_alone_and_nothing_is_printed(self) -> None:
@@ -55,9 +55,9 @@ class StateClauses(ContractBase):
                 self._measured()  # raises a TechniqueError that names the setting that was changed
         finally:
             printed.removeHandler(handler)
-        assert not heard, f"stdout is the command's result: {heard}"
+        assert not heard, f"must not print, found {heard}; stdout is for the command's result"
         deprecated = [str(warning.message) for warning in caught if "deprecated" in str(warning.message).lower()]
-        assert not deprecated, f"users would see: {deprecated}"
+        assert not deprecated, f"must not raise deprecation warnings, found {deprecated}"
 
     def test_global_hooks_of_torch_are_left_alone(self) -> None:
         before = _global_hooks()
@@ -70,10 +70,12 @@ class StateClauses(ContractBase):
         once, again = (
             named_measures(self._use(), outcome.model, self.make_data(), outcome.prepared[0]) for _ in range(2)
         )
-        assert same(state_of(outcome.model), before), "measure must not change the model: work on a toolkit.masks.clone"
-        assert once == again, "measured twice, the numbers differ: measure from nothing but the model and the data"
+        assert same(state_of(outcome.model), before), "measure must not change the model; work on a toolkit.masks.clone"
+        assert once == again, "two measurements differ; measure from nothing but the model and the data"
         names = [name.partition(".")[2] for name in once]
-        assert all(name.isidentifier() for name in names), f"name what is measured as Python names things: {names}"
+        assert all(name.isidentifier() for name in names), (
+            f"names of measures must be Python identifiers, found {names}"
+        )
 
     def _measured(self) -> None:
         outcome = self._perform(self._trained())

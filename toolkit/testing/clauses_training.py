@@ -35,7 +35,7 @@ class TrainingClauses(ContractBase):
         before = state_of(outcome.model)
         fit(outcome.model, Training(TrainingSettings(epochs=1), self.make_data().task.loss), self.make_data())
         assert not same(state_of(outcome.model), before), (
-            "a later training changes nothing: leave requires_grad on, or let Params.trainable_after be False"
+            "a later training changes nothing; leave requires_grad on, or let Params.trainable_after be False"
         )
 
     def test_masks_of_the_result_survive_a_later_training(self) -> None:
@@ -46,7 +46,7 @@ class TrainingClauses(ContractBase):
         fit(model, Training(TrainingSettings(epochs=1, weight_decay=0.1), self.make_data().task.loss), self.make_data())
         values = {weight.path: weight.value for weight in masks.named_weights(model)}
         refilled = [path for path, zero in zeros.items() if path not in values or values[path][zero].any()]
-        assert not refilled, f"zeros of {refilled} are gone: keep weights in shape by toolkit.masks alone"
+        assert not refilled, f"zeros of {refilled} are gone; mask weights with toolkit.masks only"
 
     def test_an_interrupted_training_goes_on_to_the_same_result(self, tmp_path: Path) -> None:
         steps: list[int] = []
@@ -55,7 +55,7 @@ class TrainingClauses(ContractBase):
             return
         resumed = self._resumed_after(max(1, len(steps) // 2), tmp_path)
         assert same(resumed, expected), (
-            "an interrupted training ends with another result: losses and functions keep their state in modules "
+            "an interrupted training ends with another result; keep the state of losses and functions in modules "
             "(trained_along)"
         )
 
@@ -65,7 +65,7 @@ class TrainingClauses(ContractBase):
         if not steps:
             return
         assert same(self._resumed_after(len(steps), tmp_path), expected), (
-            "finish, called again on the trained model, returns another result: compute it from the model, params, "
+            "a second call of finish on the trained model returns another result; compute it from the model, params, "
             "data and prepared alone"
         )
 
@@ -114,9 +114,9 @@ class TrainingClauses(ContractBase):
             return training
 
         self._perform_between(made_up(finetune=finetune), made_up(finetune=look))
-        assert helper in results[0].modules, "finetune dropped another technique's module: return training.using(…)"
+        assert helper in results[0].modules, "finetune dropped another technique's module; return training.using(…)"
         for part in ("step function", "context", "weight function"):
-            assert part in calls, f"finetune dropped another technique's {part}: return training.using(…)"
+            assert part in calls, f"finetune dropped another technique's {part}; return training.using(…)"
 
     def test_its_loss_is_a_scalar_with_a_gradient(self) -> None:
         stage = self._stage()
@@ -127,8 +127,8 @@ class TrainingClauses(ContractBase):
             def loss(outputs: Any, batch: Batch) -> Tensor:
                 value = training.loss(outputs, batch)
                 assert value.shape == torch.Size(), "its loss must be one number; take the mean"
-                assert value.dtype == torch.float32, "its loss must be float32"
-                assert value.requires_grad, "its loss has no gradient: compute it from the outputs"
+                assert value.dtype == torch.float32, "its loss must be float32; convert it"
+                assert value.requires_grad, "its loss has no gradient; compute it from the outputs"
                 return value
 
             return training.using(loss=loss)

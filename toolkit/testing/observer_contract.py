@@ -27,7 +27,7 @@ class ObserverContract:
     params: ClassVar[dict[str, Any]] = {}
 
     def test_it_says_what_it_does(self) -> None:
-        assert inspect.getdoc(self._loaded().module), "give its module a docstring: `toolkit techniques NAME` prints it"
+        assert inspect.getdoc(self._loaded().module), "give its module a docstring; `toolkit techniques NAME` prints it"
 
     def test_every_param_has_a_default_a_range_and_a_description(self) -> None:
         for name, field in self._loaded().params_class.model_fields.items():
@@ -46,7 +46,7 @@ class ObserverContract:
         finally:
             printed.removeHandler(handler)
         assert outcome.error == "", outcome.error
-        assert not heard, f"stdout is the command's result: {heard}"
+        assert not heard, f"must not print, found {heard}; stdout is for the command's result"
 
     def test_it_changes_nothing(self, tmp_path: Path) -> None:
         (tmp_path / "with").mkdir()
@@ -57,7 +57,7 @@ class ObserverContract:
         for model in sorted(alone.directory.glob(f"{STAGES}/*/model.*")):
             other = watched.directory / model.relative_to(alone.directory)
             assert other.read_bytes() == model.read_bytes(), (
-                f"{model.parent.name} is another model with it: it must not change what it is shown"
+                f"{model.parent.name} has another model with this plugin; an observer must not change models"
             )
 
     def test_it_measures_every_row_alike(self, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ class ObserverContract:
 
 
 def _any_technique() -> str:
-    """An installed technique with which a stage trains, one of the toolkit's own if there is one."""
+    """Return an installed technique with which a stage trains, one of the toolkit's own if there is one."""
     found = sorted(techniques.installed(), key=lambda plugin: not plugin.distribution.startswith(OWN))
     for plugin in found:
         with contextlib.suppress(ToolkitError):

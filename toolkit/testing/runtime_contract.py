@@ -38,7 +38,7 @@ class RuntimeContract:
             metafunc.parametrize("toy", self.toys)
 
     def test_it_says_what_it_does(self) -> None:
-        assert inspect.getdoc(self._loaded().module), "give its module a docstring: `toolkit techniques NAME` prints it"
+        assert inspect.getdoc(self._loaded().module), "give its module a docstring; `toolkit techniques NAME` prints it"
 
     def test_every_param_has_a_default_a_range_and_a_description(self) -> None:
         for name, field in self._loaded().params_class.model_fields.items():
@@ -74,7 +74,9 @@ class RuntimeContract:
         printed = io.StringIO()
         with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
             self._export(toy_mlp().eval(), tmp_path)
-        assert not printed.getvalue(), f"stdout is the command's result: {printed.getvalue()!r}"
+        assert not printed.getvalue(), (
+            f"must not print, found {printed.getvalue()!r}; stdout is for the command's result"
+        )
 
     def _loaded(self) -> loading.Plugin:
         return loading.load(self.plugin, "runtime")

@@ -663,7 +663,7 @@ def test_a_recipe_with_hints_runs_and_its_resolved_form_repeats_it(recipe_run: A
         ('teachers = ["input", "reference"], shares = [1.0]', "there are 1 shares for 2 teachers"),
         ('teachers = ["input", "reference"], shares = [1.0, 0.0]', "params.shares.2: must be greater than 0"),
         ('teachers = ["input", "reference"], alpha = 0.0', "teacher 1 teaches nothing: alpha is 0, and no hint"),
-        ('layers = { "1" = "2" }', "layers only matters for initialize: set initialize = true"),
+        ('layers = { "1" = "2" }', "layers only matters for initialize; set initialize = true"),
         ("initialize = true", "initialize needs a student that has no weights of its own"),
     ],
 )  # fmt: skip

@@ -87,7 +87,7 @@ def test_engine_torchao_quantizes_linear_layers(torchao, name):
 
 def test_torchao_is_asked_for_before_anything_runs(monkeypatch):
     without(monkeypatch, "torchao")
-    with pytest.raises(ValueError, match=r"'torchao' is not installed: pip install 'torch-optimization-toolkit\[torc"):
+    with pytest.raises(ValueError, match=r"'torchao' is not installed; run pip install 'torch-optimization-toolkit\[t"):
         Params(engine="torchao")
 
 
@@ -144,7 +144,7 @@ def test_auto_takes_the_engine_that_is_the_fastest_over_all_batch_sizes(timed, m
     note = values["engine"]
     assert note.text == (
         "'torch' is the fastest within max_drop, over all batch sizes, timed in turn with the float model; "
-        "not torchao: 'torchao' is not installed: pip install 'torch-optimization-toolkit[torchao]'"
+        "not torchao: 'torchao' is not installed; run pip install 'torch-optimization-toolkit[torchao]'"
     )
     assert [(row["engine"], row["time of float's @1"], row["time of float's @64"]) for row in note.table] == [
         ("toolkit", 0.9, 0.4),
@@ -273,7 +273,7 @@ def test_every_technique_of_a_stage_is_resolved(install, recipe_run):
 def test_what_is_resolved_must_be_params(install, recipe_run):
     install("chooser", **chooser(resolve=hookimpl(lambda params: {"speed": "fast"})))
     outcome = recipe_run('[[stages]]\ntechnique = "chooser"')
-    assert "must return its Params from resolve, not dict: return params.model_copy" in outcome.error
+    assert "must return its Params from resolve, found dict; return params.model_copy" in outcome.error
 
 
 # Compiling

@@ -15,7 +15,7 @@ from toolkit.masks import folded
 
 @contextmanager
 def as_deployed(model: nn.Module) -> Iterator[nn.Module]:
-    """The model as it runs once it is saved: in eval mode, and if weights are parametrized a plain copy.
+    """Return the model as it runs once it is saved: in eval mode, and if weights are parametrized a plain copy.
 
     Multiplying by masks is a cost of training on, not of the artifact, in which they are folded.
     """

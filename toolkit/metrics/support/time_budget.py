@@ -12,7 +12,7 @@ MIN_LIMIT_S = 0.2  # of each batch size, however small the budget is
 
 
 class TimeBudget:
-    """The seconds for all batch sizes together, and the callable that is told about them."""
+    """The seconds for all batch sizes together, and the callable that receives the progress."""
 
     def __init__(self, total_s: float, on_progress: Progress | None) -> None:
         self._total_s = total_s

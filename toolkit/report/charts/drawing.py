@@ -71,7 +71,7 @@ def new_axes(height: float, grid: str = "x") -> tuple[Figure, Axes]:
 
 
 def rows_height(rows: int, lines: int = 1) -> float:
-    """Return the height of a chart with `rows` labelled rows whose notes have `lines` lines, in inches."""
+    """Return the height of a chart with `rows` labeled rows whose notes have `lines` lines, in inches."""
     return 0.65 + (0.36 if lines == 1 else 0.44) * rows
 
 
