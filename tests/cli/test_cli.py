@@ -681,7 +681,9 @@ print("heavy:", [name for name in {HEAVY} if name in sys.modules])
         ("arguments", "code", "text"),
         [
             (["recipes"], 0, "mnist"),
-            (["check", "nowhere.toml"], 2, "error: recipe 'nowhere.toml' does not exist"),
+            pytest.param(
+                *(["check", "nowhere.toml"], 2, "error: recipe 'nowhere.toml' does not exist"), marks=pytest.mark.slow
+            ),
             ([], 2, "Usage: python -m toolkit [OPTIONS] COMMAND"),
             (["runn"], 2, "No such command 'runn'"),
         ],
@@ -693,6 +695,7 @@ print("heavy:", [name for name in {HEAVY} if name in sys.modules])
         assert text in output
         assert "Traceback" not in output
 
+    @pytest.mark.slow
     def test_the_installed_command_runs_an_installed_technique(self, here, install):
         site = install("toy", '"""Does nothing."""\n@toolkit.hookimpl\ndef optimize(model):\n    return model\n')
         (here / "toy.toml").write_text(f'{HEAD}[[stages]]\ntechnique = "toy"\n')

@@ -102,7 +102,8 @@ class TestManyPlugins:
         assert modules == set()
         assert stdout.split() == [f"plain,dummy{number}" for number in ("4", *range(40, 50))]
 
-    @pytest.mark.parametrize("options", [[], pytest.param(["--rehearse"], marks=pytest.mark.slow)])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("options", [[], ["--rehearse"]])
     def test_a_check_imports_what_the_recipe_names(self, imported, options):
         stdout, modules = imported(["check", "toy.toml", *options])
         assert stdout.startswith("toy.toml: ok")

@@ -57,7 +57,8 @@ def test_every_clause_is_a_line_and_no_pytest_is_needed(command, monkeypatch):
     assert "kept    the result survives saving [lstm]" in lines
 
 
-def test_a_broken_clause_is_told_on_its_line_and_is_a_failure(command):
+def test_a_broken_clause_is_told_on_its_line_and_is_a_failure(command, monkeypatch):
+    monkeypatch.setattr(checking, "check_contract", lambda name: check_contract(name, clause="it "))
     code, lines, errors = command(SOUND.replace('"""Leaves', '\'\'\n"""Leaves'))
     assert code == 1
     broken, _, problem, clauses = [line for line in lines if not line.startswith("kept ")]
@@ -148,7 +149,7 @@ def test_a_module_that_ends_without_a_word_breaks_a_clause(make_plugin, error):
     layer = f"class Odd(nn.Identity):\n    def forward(self, inputs):\n        {error}\n"
     source = SOUND.replace("import toolkit\n", f"import toolkit\nfrom torch import nn\n{layer}")
     make_plugin("mine", source.replace("return model", "model.append(Odd()); return model"))
-    told = {verdict.clause: verdict.problem for verdict in check_contract("mine")}
+    told = {verdict.clause: verdict.problem for verdict in check_contract("mine", clause="cloned")}
     assert told["the result can be cloned"]
 
 

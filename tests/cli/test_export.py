@@ -1,5 +1,6 @@
 """`toolkit export`: a finished run as files of a runtime, and one sentence for each mistake."""
 
+import shutil
 import subprocess
 import sys
 
@@ -8,8 +9,10 @@ from click.testing import CliRunner
 
 import toolkit
 from toolkit.cli import main
+from toolkit.exports.files import export_model
+from toolkit.hooks import loading
 from toolkit.storage.run_directory import RunDirectory
-from toolkit.testing import run_text
+from toolkit.testing import run_text, toy_data
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +81,17 @@ def evaluated(folder, *arguments):
     return CliRunner().invoke(main, ["evaluate", str(folder), *options, *arguments])
 
 
-def test_an_exported_file_is_measured_again(export, finished):
-    export("--runtime", "onnxruntime")
-    folder = finished.directory / "exports" / "onnxruntime"
+@pytest.fixture(scope="module")
+def exported(finished, tmp_path_factory):
+    """The files of the last stage, in a folder of their own."""
+    loaded = loading.load("onnxruntime", "runtime")
+    model, data = toolkit.load(finished.directory).eval(), toy_data()
+    folder = tmp_path_factory.mktemp("files") / "onnxruntime"
+    return export_model(loaded, loaded.params_class(), model, data, folder).folder
+
+
+def test_an_exported_file_is_measured_again(exported, finished, tmp_path):
+    folder = shutil.copytree(exported, tmp_path / "onnxruntime")
     result = evaluated(folder)
     assert result.exit_code == 0, result.output
     assert f"{finished.rows[1]['accuracy']:.2%}".replace("%", " %") in result.output
@@ -90,14 +101,12 @@ def test_an_exported_file_is_measured_again(export, finished):
     assert result.stderr.endswith("model.onnx has changed since it was exported; export the model again\n")
 
 
-def test_files_that_can_hold_code_are_not_measured_without_trust(export, finished, monkeypatch):
-    export("--runtime", "onnxruntime")
+def test_files_that_can_hold_code_are_not_measured_without_trust(exported, monkeypatch):
     monkeypatch.setattr("toolkit.hooks.loading.Plugin.implements", lambda _, hook: hook != "check")
-    folder = finished.directory / "exports" / "onnxruntime"
-    result = evaluated(folder)
+    result = evaluated(exported)
     assert result.exit_code == 2
     assert "can hold native code; pass --trust if you know their author" in result.stderr
-    assert evaluated(folder, "--trust").exit_code == 0
+    assert evaluated(exported, "--trust").exit_code == 0
 
 
 def test_a_run_that_is_still_at_work(export, finished):

@@ -145,7 +145,13 @@ def test_the_commands_work_as_they_stand(project):
     assert "passed" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["channels", "hint", "half", "rows", "plain", "rounded"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("channels", "rows", "plain"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("hint", "half", "rounded")),
+    ],
+)
 def test_its_plugins_keep_the_contract(project, name):
     verdicts = list(check_contract(name))
     assert len(verdicts) >= 5

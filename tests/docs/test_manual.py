@@ -23,6 +23,7 @@ PAGES = {str(page.relative_to(DOCS)): page.read_text(encoding="utf-8") for page 
 # The guide has tests of its own, and so has what `toolkit new technique` writes; not every machine has a GPU.
 FOLLOWED = [page for page in PAGES if page.startswith("howto/") and not re.search("gpu|technique", page)]
 QUICK = ["--set", "measure.budget=0.1"]
+SLOW = ("howto/export.md", "howto/evaluating.md")  # several exports, a run and evaluations on all of MNIST
 MINIMAL = """
 [model]
 source = "toolkit.testing:toy_mlp"
@@ -35,7 +36,9 @@ technique = "pruning"
 FIRST_LINE = re.compile(r"^\[+(\w+)\]+$", flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", FOLLOWED)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[pytest.mark.slow] if page in SLOW else []) for page in FOLLOWED]
+)
 def test_a_how_to_page_works_as_it_stands(page, tmp_path):
     (tmp_path / "recipe.toml").write_text(MINIMAL)  # for a page that shows no recipe
     done = list(follow(PAGES[page], tmp_path, QUICK))

@@ -510,6 +510,8 @@ AT_A_LIMIT = [
     "model.skeleton objects without an end",
     "model.safetensors as many tensors as are read",
     "weights as many tensors as are read (safetensors)",
+    "weights objects without an end",
+    "weights zip bomb of tensors",
 ]
 attacks = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] if name in AT_A_LIMIT else []) for name in NAMES]

@@ -124,6 +124,7 @@ def test_what_stages_changed_is_stored_as_it_is(folder: Path) -> None:
     assert torch.equal(toolkit.load(save(again, folder / "again"), [SOURCE])(INPUTS), again(INPUTS))
 
 
+@pytest.mark.slow
 def test_a_whole_run_and_its_files_in_another_process(folder: Path, recipe_run: Any) -> None:
     outcome = recipe_run(RECIPE)
     assert outcome.error == ""

@@ -119,9 +119,10 @@ def assert_measured(report):
     ("given", "returned"),
     [
         ("tensor", "dataclass"),
-        ("tuple", "tuple"),
-        ("dictionary", "dictionary"),
-        ("tensor", "dataclass with logits"),
+        *(
+            pytest.param(*forms, marks=pytest.mark.slow)
+            for forms in (("tuple", "tuple"), ("dictionary", "dictionary"), ("tensor", "dataclass with logits"))
+        ),
         ("tuple", "named tuple"),
         ("dictionary", "nested"),
     ],
@@ -137,6 +138,7 @@ def test_every_technique_on_every_form(tmp_path, given, returned):
     assert report.rows[0]["macs"] == 8 * 24 + 24 * 3 + (4 * 24 if given != "tensor" else 0)
 
 
+@pytest.mark.slow
 @pytest.mark.memory
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux only")
 def test_memory_of_a_network_with_dictionaries_in_and_dataclasses_out(tmp_path):

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from toolkit.hooks import loading as techniques
@@ -42,8 +41,14 @@ def events(directory):
     return accumulator.Reload()
 
 
+def store(uri):
+    from mlflow import MlflowClient  # whose import takes seconds, in every process that collects this file
+
+    return MlflowClient(tracking_uri=uri)
+
+
 def tracked(directory):
-    client = MlflowClient(tracking_uri=f"sqlite:///{directory}/plugins/mlflow/mlflow.db")
+    client = store(f"sqlite:///{directory}/plugins/mlflow/mlflow.db")
     [experiment] = [found for found in client.search_experiments() if found.name == "recipe"]
     [run] = client.search_runs([experiment.experiment_id])
     return client, run
@@ -87,7 +92,9 @@ class TestMlflow:
         local = client.download_artifacts(run.info.run_id, "model.safetensors")
         assert Path(local).read_bytes() == (outcome.directory / "model.safetensors").read_bytes()
 
-    @pytest.mark.parametrize(("source", "status"), [(BOOM, "FAILED"), (STOP, "KILLED")])
+    @pytest.mark.parametrize(
+        ("source", "status"), [(BOOM, "FAILED"), pytest.param(STOP, "KILLED", marks=pytest.mark.slow)]
+    )
     def test_a_run_that_ends_early_is_marked(self, recipe_run, make_plugin, tmp_path, source, status):
         make_plugin("boom", source)
         with contextlib.suppress(KeyboardInterrupt):
@@ -96,11 +103,12 @@ class TestMlflow:
         assert run.info.status == status
         assert "row/accuracy" in run.data.metrics
 
+    @pytest.mark.slow
     def test_another_store_and_experiment(self, recipe_run, tmp_path):
         uri = f"sqlite:///{tmp_path}/elsewhere.db"
         outcome = recipe_run(STAGES, tables=plugin("mlflow", tracking_uri=uri, experiment="mine", artifact=False))
         assert outcome.error == ""
-        client = MlflowClient(tracking_uri=uri)
+        client = store(uri)
         [run] = client.search_runs([client.get_experiment_by_name("mine").experiment_id])
         assert run.info.status == "FINISHED"
         assert not (outcome.directory / "plugins" / "mlflow" / "mlflow.db").exists()
@@ -114,10 +122,11 @@ class TestMlflow:
             "from test_observers_shipped import events\ndef points(directory):\n    found = events(directory)\n"
             "    return len(found.Scalars('loss/1-pruning')) if 'loss/1-pruning' in found.Tags()['scalars'] else 0\n",
         ),
-        (
+        pytest.param(
             "mlflow",
             "from test_observers_shipped import tracked\ndef points(directory):\n    client, run = tracked(directory)\n"
             "    return len(client.get_metric_history(run.info.run_id, 'loss/1-pruning'))\n",
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -165,6 +174,7 @@ class TestProfile:
         assert list((outcome.directory / "plugins" / "profile").iterdir()) == []
         assert "MB exceed largest_mb: record fewer steps" in outcome.rows[1]["profile.inference"].text
 
+    @pytest.mark.slow
     def test_a_training_of_few_steps_is_recorded_as_far_as_it_goes(self, recipe_run):
         outcome = recipe_run(STAGES, tables=plugin("profile", skip=500, steps=500))
         assert "1-pruning-training.json.gz" in self.traces(outcome)
@@ -194,6 +204,7 @@ def test_a_missing_package_is_one_sentence_with_the_command(recipe_run, monkeypa
     assert "\n" not in outcome.error
 
 
+@pytest.mark.slow
 def test_all_three_at_once_under_one_run(recipe_run):
     plugins = [{"name": "tensorboard"}, {"name": "mlflow"}, {"name": "profile"}]
     outcome = recipe_run(STAGES, tables={"plugins": plugins})

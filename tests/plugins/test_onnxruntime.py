@@ -72,7 +72,11 @@ def test_int8_is_multiplied_in_integers(runtime, tmp_path):
 
 @pytest.mark.parametrize(
     ("toy", "dtype", "operation", "count"),
-    [("lstm", "int8", "DequantizeLinear", 2), ("mlp", "int4", "BitwiseAnd", 2), ("outputs", "float16", "Cast", 3)],
+    [
+        pytest.param("lstm", "int8", "DequantizeLinear", 2, marks=pytest.mark.slow),
+        ("mlp", "int4", "BitwiseAnd", 2),
+        ("outputs", "float16", "Cast", 3),
+    ],
 )
 def test_outputs_are_those_of_the_model_and_weights_stay_as_stored(toy, dtype, operation, count, runtime, tmp_path):
     counts, _ = check_file(runtime, toy, dtype, tmp_path)
@@ -93,7 +97,9 @@ def test_a_tied_weight_is_stored_once(runtime, tmp_path):
     assert sorted(stored) == [(4, 16), (16, 16), (16, 64)]
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int4", "float16"])
+@pytest.mark.parametrize(
+    "dtype", ["int4", *(pytest.param(name, marks=pytest.mark.slow) for name in ("int8", "float16"))]
+)
 def test_large_weights_are_stored_in_few_bytes(dtype, runtime, tmp_path):
     torch.manual_seed(0)
     model = perform(toy_mlp(1024), "quantization", DTYPES[dtype])
@@ -233,7 +239,7 @@ def test_an_opset_out_of_range(opset, runtime):
         runtime.params_class(opset=opset)
 
 
-@pytest.mark.parametrize("opset", [22, 23])
+@pytest.mark.parametrize("opset", [pytest.param(22, marks=pytest.mark.slow), 23])
 def test_other_opsets(opset, runtime, tmp_path):
     file = exported(runtime, quantized("mlp", INT8), tmp_path, opset=opset)
     assert [entry.version for entry in onnx.load(file.folder / "model.onnx").opset_import if not entry.domain] == [

@@ -484,7 +484,7 @@ def examples(number, **more):
     return settings(max_examples=number, deadline=None, database=None, suppress_health_check=large, **more)
 
 
-@examples(500, derandomize=True)
+@examples(200, derandomize=True)
 @given(case=CASES)
 def test_a_recipe_is_read_or_refused_in_sentences(case, folder):
     event(type(require_recipe_or_sentences(case[0], folder, case[1])).__name__)

@@ -35,10 +35,10 @@ def short_trainings(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def marked(name: str):
-    """The composite recipe draws its page; of the recipes of papers and records, one is not slow."""
+    """The composite recipe draws its page; long ones are slow, and so is what repeats a stage of the composite one."""
     if name == "mnist":
         return pytest.param(name, marks=[pytest.mark.smoke, pytest.mark.page])
-    fast = "/" not in name or name == "papers/deep-compression-lenet-300-100"
+    fast = name in ("distillation", "pruning", "codebook", "papers/deep-compression-lenet-300-100")
     return pytest.param(name, marks=[] if fast else [pytest.mark.slow])
 
 

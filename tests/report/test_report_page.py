@@ -277,6 +277,7 @@ class TestOfAnything:
             Report(name="r", seed=0, rows=(Row("baseline", values), Row("a", values)), environment={}).plot()
         ) == {*("stages-accuracy", "stages-bytes", "quality-size", "curve-0", "curve-1")}
 
+    @pytest.mark.slow
     def test_a_big_model_still_fits(self, page_of):
         layers = [
             Layer(
@@ -435,6 +436,7 @@ def test_bars_are_what_is_left_and_the_change_of_the_stage_stands_beside_them():
     assert notes == ["1 kB", "500 B\n2.00× smaller", "500 B\nno change", "600 B\n1.20× larger"]
 
 
+@pytest.mark.slow
 def test_matplotlib_is_imported_only_to_draw():
     code = """
 import sys

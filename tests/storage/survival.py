@@ -31,7 +31,7 @@ threads = 1
 [model]
 source = "lenet5"
 args = { width = 0.3 }
-training = { epochs = 3, lr = 2e-3, schedule = "cosine" }
+training = { epochs = 2, lr = 2e-3, schedule = "cosine" }
 [data]
 source = "slice.py:load"
 batch_size = 32
@@ -40,12 +40,12 @@ budget = 0.02
 [[stages]]
 technique = "distillation"
 params = { student = { source = "lenet5", args = { width = 0.2 } } }
-finetune = { epochs = 3, lr = 2e-3 }
+finetune = { epochs = 2, lr = 2e-3 }
 [[stages]]
 technique = "pruning"
 params = { sparsity = 0.8, schedule = "gradual", steps_between = 3 }
 with = [{ technique = "distillation", params = { teacher = "reference" } }]
-finetune = { epochs = 3, optimizer = "sgd", lr = 1e-2 }
+finetune = { epochs = 2, optimizer = "sgd", lr = 1e-2 }
 [[stages]]
 technique = "quantization"
 params = { arithmetic = "int8" }  # what is measured may be measured otherwise the next time

@@ -92,13 +92,14 @@ def test_packed_models_come_of_the_same_results_and_have_their_own_sizes(run, tm
         (('arithmetic = "int8"', 'arithmetic = "int8", exclude = ["3"]'), [True, True, False]),
         (("sparsity = 0.5", "sparsity = 0.6"), [True, False, False]),
         (("lr = 1e-2", "lr = 2e-2"), [False, False, False]),
-        (("batch_size = 64", "batch_size = 32"), [False, False, False]),
-        (('name = "toy"', 'name = "toy"\nseed = 1'), [False, False, False]),
-        (('name = "toy"', 'name = "other"'), [True, True, True]),
+        pytest.param(("batch_size = 64", "batch_size = 32"), [False, False, False], marks=pytest.mark.slow),
+        pytest.param(('name = "toy"', 'name = "toy"\nseed = 1'), [False, False, False], marks=pytest.mark.slow),
+        pytest.param(('name = "toy"', 'name = "other"'), [True, True, True], marks=pytest.mark.slow),
         (('technique = "pruning"', 'technique = "pruning"\nname = "sparse"'), [True, True, True]),
-        (
+        pytest.param(
             ('source = "toolkit.testing:toy_data"', 'source = "toolkit.testing:toy_data"\nargs = { noise = 0.7 }'),
             [False] * 3,
+            marks=pytest.mark.slow,
         ),
     ],
 )

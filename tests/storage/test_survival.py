@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from survival import RECIPE, TOY, assert_same, make_recipe, outcome, said, start
+from survival import TOY, assert_same, make_recipe, outcome, said, start
 
 import toolkit
 from toolkit.errors import InputError, ToolkitError
@@ -79,7 +79,7 @@ def survive(undisturbed, tmp_path, kills: int) -> None:
 
 
 def test_killed_runs_end_as_if_nothing_had_been(undisturbed, tmp_path):
-    survive(undisturbed, tmp_path, kills=4)
+    survive(undisturbed, tmp_path, kills=2)
 
 
 @pytest.mark.slow
@@ -87,16 +87,14 @@ def test_forty_kills_leave_no_trace(undisturbed, tmp_path):
     survive(undisturbed, tmp_path, kills=40)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_stops_with_a_checkpoint_and_the_same_command_goes_on(undisturbed, tmp_path, number):
     recipe, expected, _ = undisturbed
     process = start(recipe, tmp_path / "run", cache=False)
-    for _ in range(200):
+    while process.is_alive() and not (tmp_path / "run" / "checkpoint").is_dir():
         time.sleep(0.02)
-        if (tmp_path / "run" / "checkpoint").is_dir():
-            break
     os.kill(process.pid or 0, number)
-    process.join(10)
+    process.join()
     assert process.exitcode == 1  # of a process that raises; the command line has codes of its own
     assert list((tmp_path / "run" / "checkpoint").glob("*.record"))
     again = start(recipe, tmp_path / "run", cache=False)
@@ -163,7 +161,10 @@ class TestDamage:
         toolkit.run(recipe, output=tmp_path / "run", cache=False)
         assert_same(outcome(tmp_path / "run"), expected)
 
-    @pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "foreign"])
+    @pytest.mark.parametrize(
+        "damage",
+        ["truncated", *(pytest.param(name, marks=pytest.mark.slow) for name in ("missing", "empty", "foreign"))],
+    )
     def test_a_damaged_row_is_computed_again(self, undisturbed, stopped, tmp_path, damage):
         recipe, expected, _ = undisturbed
         shutil.copytree(stopped, tmp_path / "run")
@@ -178,24 +179,22 @@ class TestDamage:
 
 
 class TestDirectory:
-    def test_another_recipe_is_refused_with_what_differs(self, undisturbed, tmp_path):
-        recipe, *_ = undisturbed
-        interrupted_at(recipe, tmp_path / "run", stage=1, step=5)
-        other = make_recipe(tmp_path / "other", RECIPE.replace("sparsity = 0.8", "sparsity = 0.5"))
-        with pytest.raises(InputError, match=r"stages\.2\.params\.sparsity was 0\.8, is now 0\.5") as caught:
+    def test_another_recipe_is_refused_with_what_differs(self, tmp_path):
+        interrupted_at(make_recipe(tmp_path, TOY), tmp_path / "run", stage=1, step=2)
+        other = make_recipe(tmp_path / "other", TOY.replace("sparsity = 0.5", "sparsity = 0.8"))
+        with pytest.raises(InputError, match=r"stages\.1\.params\.sparsity was 0\.5, is now 0\.8") as caught:
             toolkit.run(other, output=tmp_path / "run", cache=False)
         assert "\n" not in str(caught.value)
         toolkit.run(other, output=tmp_path / "run", cache=False, overwrite=True)
 
-    def test_two_runs_do_not_share_a_directory(self, undisturbed, tmp_path):
-        recipe, expected, _ = undisturbed
+    def test_two_runs_do_not_share_a_directory(self, tmp_path):
+        recipe = make_recipe(tmp_path, TOY)
         with (
             RunDirectory.acquire(tmp_path / "run", {}),
             pytest.raises(InputError, match=rf"in use by process {os.getpid()} on .* since "),
         ):
             toolkit.run(recipe, output=tmp_path / "run", cache=False)
-        toolkit.run(recipe, output=tmp_path / "run", cache=False, overwrite=True)
-        assert_same(outcome(tmp_path / "run"), expected)
+        assert len(toolkit.run(recipe, output=tmp_path / "run", cache=False, overwrite=True).rows) == 3
 
     def test_the_lock_dies_with_its_process(self, undisturbed, tmp_path):
         recipe, expected, _ = undisturbed
@@ -207,8 +206,8 @@ class TestDirectory:
         toolkit.run(recipe, output=tmp_path / "run", cache=False)
         assert_same(outcome(tmp_path / "run"), expected)
 
-    def test_a_directory_that_vanishes_is_one_sentence(self, undisturbed, tmp_path):
-        recipe, *_ = undisturbed
+    def test_a_directory_that_vanishes_is_one_sentence(self, tmp_path):
+        recipe = make_recipe(tmp_path, TOY)
         vanish = observer(on_step=lambda: shutil.rmtree(tmp_path / "run", ignore_errors=True))
         with pytest.raises(ToolkitError, match=r"the run directory .*run no longer exists") as caught:
             toolkit.run(recipe, output=tmp_path / "run", cache=False, observers=[vanish])
@@ -216,8 +215,9 @@ class TestDirectory:
         assert not (tmp_path / "run").exists()
 
 
-def test_a_run_that_is_killed_at_its_very_end_is_finished(undisturbed, tmp_path, monkeypatch):
-    recipe, expected, _ = undisturbed
+def test_a_run_that_is_killed_at_its_very_end_is_finished(tmp_path, monkeypatch):
+    recipe = make_recipe(tmp_path, TOY)
+    toolkit.run(recipe, output=tmp_path / "whole", cache=False)
     with monkeypatch.context() as patch:
         patch.setattr(
             "toolkit.storage.run_directory.shutil.rmtree", lambda *_, **__: None
@@ -226,7 +226,7 @@ def test_a_run_that_is_killed_at_its_very_end_is_finished(undisturbed, tmp_path,
     assert (tmp_path / "run" / "checkpoint").is_dir()
     with pytest.raises(InputError, match="exists"):
         toolkit.run(recipe, output=tmp_path / "run", cache=False)
-    assert_same(outcome(tmp_path / "run"), expected)
+    assert_same(outcome(tmp_path / "run"), outcome(tmp_path / "whole"))
 
 
 @pytest.mark.smoke
@@ -307,7 +307,7 @@ def faults(tmp_path, every: int) -> None:
 
 
 def test_a_write_that_fails_leaves_the_old_or_the_new_state(tmp_path):
-    faults(tmp_path, every=19)
+    faults(tmp_path, every=31)
 
 
 @pytest.mark.slow

@@ -323,7 +323,10 @@ def recipe_for(folder: Path, task: str, data: str, net: str = "net", args: str =
 @pytest.mark.parametrize(
     ("task", "data", "net", "args", "metric", "likeness"),
     [
-        ("regression", "regression", "net", "outputs = 1, ", "mean_absolute_error", "distance"),
+        pytest.param(
+            *("regression", "regression", "net", "outputs = 1, ", "mean_absolute_error", "distance"),
+            marks=pytest.mark.slow,
+        ),
         ("multi-label", "labels", "net", "", "f1", "agreement"),
         ("token-classification", "tokens", "tagger", "", "token_accuracy", "agreement"),
         ("own.py:Huber", "regression", "net", "outputs = 1, ", "huber", "distance"),

@@ -1,4 +1,4 @@
-"""The contracts of `toolkit.testing`, kept by every installed plugin; some with other params in the slow tests."""
+"""The contracts of `toolkit.testing`, kept by every installed plugin; more toys and other params in the slow tests."""
 
 from importlib.util import find_spec
 from typing import Any, ClassVar
@@ -11,17 +11,30 @@ from toolkit.hooks.loading import installed, load
 from toolkit.testing import ObserverContract, RuntimeContract, TechniqueContract
 
 
-class TestBiasCorrection(TechniqueContract):
+class FewToys:
+    """Makes the clauses on all toys but a few slow tests."""
+
+    toys: ClassVar[tuple[str, ...]]
+    few: ClassVar[tuple[str, ...]] = ("mlp", "cnn", "lstm")
+
+    def pytest_generate_tests(self, metafunc: Any) -> None:
+        if "toy" in metafunc.fixturenames:
+            slow = [pytest.param(toy, marks=pytest.mark.slow) for toy in self.toys if toy not in self.few]
+            metafunc.parametrize("toy", [*(toy for toy in self.toys if toy in self.few), *slow])
+
+
+class TestBiasCorrection(FewToys, TechniqueContract):
     technique = "bias-correction"
 
 
+@pytest.mark.slow
 class TestBiasCorrectionAlone(TechniqueContract):
     technique = "bias-correction"
     params: ClassVar[dict[str, Any]] = {"classes": [3, 1]}
     finetune = None
 
 
-class TestCodebook(TechniqueContract):
+class TestCodebook(FewToys, TechniqueContract):
     technique = "codebook"
 
 
@@ -31,16 +44,18 @@ class TestCodebookWithinABudget(TechniqueContract):
     params: ClassVar[dict[str, Any]] = {"budget_bytes": 100_000, "bits": 3, "values": "float32"}
 
 
-class TestDistillation(TechniqueContract):
+class TestDistillation(FewToys, TechniqueContract):
     technique = "distillation"
     params: ClassVar[dict[str, Any]] = {"student": {"source": "toolkit.testing:toy_mlp"}}
 
 
+@pytest.mark.slow
 class TestDistillationWithoutStudent(TechniqueContract):
     technique = "distillation"
     params: ClassVar[dict[str, Any]] = {"teacher": "reference"}
 
 
+@pytest.mark.slow
 class TestDistillationWithoutAClass(TechniqueContract):
     technique = "distillation"
     toys = ("cnn", "outputs")
@@ -62,16 +77,17 @@ class TestHints(TechniqueContract):
     }
 
 
-class TestPruning(TechniqueContract):
+class TestPruning(FewToys, TechniqueContract):
     technique = "pruning"
 
 
+@pytest.mark.slow
 class TestGradualPruning(TechniqueContract):
     technique = "pruning"
     params: ClassVar[dict[str, Any]] = {"schedule": "gradual", "sparsity": 0.7}
 
 
-class TestQuantization(TechniqueContract):
+class TestQuantization(FewToys, TechniqueContract):
     technique = "quantization"
 
 
@@ -81,7 +97,7 @@ class TestTorchQuantization(TechniqueContract):
     params: ClassVar[dict[str, Any]] = {"engine": "torch"}
 
 
-class TestRewind(TechniqueContract):
+class TestRewind(FewToys, TechniqueContract):
     technique = "rewind"
 
 
@@ -115,12 +131,14 @@ class TestAoti(RuntimeContract):
 
 
 @pytest.mark.skipif(find_spec("openvino") is None, reason="needs the extra openvino")
-class TestOpenvino(RuntimeContract):
+class TestOpenvino(FewToys, RuntimeContract):
     plugin = "openvino"
+    few = ("mlp",)
 
 
-class TestPt2(RuntimeContract):
+class TestPt2(FewToys, RuntimeContract):
     plugin = "pt2"
+    few = ("mlp",)
 
 
 def is_technique(name):

@@ -199,20 +199,24 @@ def test_packing_pays_where_the_product_that_is_not_packed_is_slower(monkeypatch
 
 
 def test_a_processor_without_vnni_uses_no_kernel_that_saturates():
+    """oneDNN told to use AVX2 adds pairs of products in 16 bits, as on every x86 processor without VNNI."""
     code = (
         "import torch; from toolkit_quantization import kernels\n"
-        "from toolkit_quantization.int8 import Int8Linear\n"
+        "from toolkit_quantization.int8 import Int8Linear, int8_matmul\n"
         "weight = torch.full((4, 64), 127, dtype=torch.int8)\n"
         "rows = torch.full((3, 64), 127.0)\n"
         "print(kernels.is_exact(kernels.onednn_packed), Int8Linear(weight, torch.ones(4))(rows))\n"
-        "print(kernels.is_exact(kernels.fbgemm_packed), kernels.PACK and kernels.PACK.__name__)"
+        "print(kernels.is_exact(kernels.fbgemm_packed), kernels.PACK and kernels.PACK.__name__)\n"
+        "rows = torch.full((3, 64), 127, dtype=torch.int8)\n"
+        "print(int8_matmul(rows, rows).unique().tolist())"
     )
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "FBGEMM_ENABLE_INSTRUCTIONS": "AVX2"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("False")
     assert done.stdout.count(f"{64 * 127 * 127}.") == 12
     if "fbgemm" in torch.backends.quantized.supported_engines:
-        assert done.stdout.splitlines()[-1] in ("False fbgemm_signs_packed", "True fbgemm_packed")
+        assert done.stdout.splitlines()[-2] in ("False fbgemm_signs_packed", "True fbgemm_packed")
+    assert done.stdout.splitlines()[-1] == f"[{64 * 127 * 127}]"
 
 
 def test_gradients_end_at_the_layer(kernel):
