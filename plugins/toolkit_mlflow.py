@@ -102,6 +102,15 @@ def on_step(
 
 
 @toolkit.hookimpl
+def on_epoch(prepared: Tracker, stage: toolkit.Stage, epoch: int, validation: dict[str, float | None] | None) -> None:
+    """Add the metrics of validation to curves over the epochs."""
+    for name, value in (validation or {}).items():
+        if value is not None:
+            prepared.add(f"validation_{name}/{stage.number}-{stage.name}", value, epoch)
+    prepared.send()
+
+
+@toolkit.hookimpl
 def on_row(prepared: Tracker, stage: toolkit.Stage, row: toolkit.Row) -> None:
     """Log the row's numbers, with the stage's number as the step."""
     for name, value in row.values.items():

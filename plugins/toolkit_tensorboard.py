@@ -1,7 +1,8 @@
 """TensorBoard: writes live learning curves, and the numbers and notes of every row.
 
-View them with `tensorboard --logdir runs`: the curves are `loss/<stage>` and `lr/<stage>` over the steps, the measured
-numbers are `row/<metric>` over the stages; the recipe, the notes and the final table are texts.
+View them with `tensorboard --logdir runs`: the curves are `loss/<stage>` and `lr/<stage>` over the steps, and
+`validation_<metric>/<stage>` over the epochs. The measured numbers are `row/<metric>` over the stages; the recipe, the
+notes and the final table are texts.
 """
 
 from __future__ import annotations
@@ -65,6 +66,15 @@ def on_step(
     prepared.add_curve(f"loss/{name}", loss, step)
     prepared.add_curve(f"lr/{name}", lr, step)
     prepared.flush(at_once=step == steps)
+
+
+@toolkit.hookimpl
+def on_epoch(prepared: Writer, stage: toolkit.Stage, epoch: int, validation: dict[str, float | None] | None) -> None:
+    """Add the metrics of validation to curves over the epochs."""
+    for name, value in (validation or {}).items():
+        if value is not None:
+            prepared.add_curve(f"validation_{name}/{stage.number}-{stage.name}", value, epoch)
+    prepared.flush()
 
 
 @toolkit.hookimpl

@@ -63,6 +63,8 @@ class TestTensorboard:
         assert [point.step for point in curve] == [1, 3, 6, 9, 12]  # the first, every third, the last
         assert 0 < curve[-1].value < 1
         assert [point.step for point in found.Scalars("lr/0-baseline")] == [1, 3, 6, 8]
+        validated = [point.step for point in found.Scalars("validation_accuracy/1-pruning")]
+        assert (validated[0], validated[-1]) == (1, 3)
         accuracies = [point.value for point in found.Scalars("row/accuracy")]
         assert accuracies == pytest.approx([row["accuracy"] for row in outcome.rows])
         texts = {tag: found.Tensors(tag)[0].tensor_proto.string_val[0].decode() for tag in found.Tags()["tensors"]}
@@ -87,6 +89,8 @@ class TestMlflow:
         assert run.data.params["stages.1.finetune.epochs"] == "3"
         curve = client.get_metric_history(run.info.run_id, "loss/1-pruning")
         assert [point.step for point in curve] == [1, 3, 6, 9, 12]
+        validated = client.get_metric_history(run.info.run_id, "validation_accuracy/1-pruning")
+        assert {point.step for point in validated} >= {1, 3}
         rows = client.get_metric_history(run.info.run_id, "row/accuracy")
         assert [point.value for point in rows] == pytest.approx([row["accuracy"] for row in outcome.rows])
         local = client.download_artifacts(run.info.run_id, "model.safetensors")

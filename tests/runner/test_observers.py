@@ -29,6 +29,10 @@ def on_step(prepared, stage, step, steps, loss, lr):
     note(prepared, hook="on_step", stage=stage.number, step=step, steps=steps, loss=loss, lr=lr)
 
 @toolkit.hookimpl
+def on_epoch(prepared, stage, epoch, epochs, loss, validation):
+    note(prepared, hook="on_epoch", stage=stage.number, epoch=epoch, epochs=epochs, loss=loss, validation=validation)
+
+@toolkit.hookimpl
 def measure(model, data):
     return {"weights": sum(parameter.numel() for parameter in model.parameters()), "why": toolkit.Note("as it is")}
 
@@ -57,11 +61,17 @@ def test_it_is_told_everything_in_order_and_adds_to_every_row(make_plugin, recip
     outcome = recipe_run(RECIPE)
     assert outcome.error == ""
     said = told(outcome)
-    order = [(item["hook"], item.get("stage")) for item in said if item["hook"] != "on_step"]
+    order = [(item["hook"], item.get("stage")) for item in said if item["hook"] not in ("on_step", "on_epoch")]
     stages = [("on_stage", 0), ("on_row", 0), ("on_stage", 1), ("on_row", 1)]
     assert order == [*stages, ("on_end", None)]
     steps = [item["step"] for item in said if item["hook"] == "on_step" and item["stage"] == 1]
     assert steps == list(range(1, 5))  # 512 samples in batches of 128
+    epochs = [item for item in said if item["hook"] == "on_epoch"]
+    assert [(item["stage"], item["epoch"], item["epochs"]) for item in epochs] == [(0, 1, 2), (0, 2, 2), (1, 1, 1)]
+    series = [outcome.rows[item["stage"]]["validation_loss"][item["epoch"] - 1] for item in epochs]
+    assert [item["validation"] and item["validation"]["loss"] for item in epochs] == series
+    losses = [outcome.rows[item["stage"]]["training_loss"][item["epoch"] - 1] for item in epochs]
+    assert [item["loss"] for item in epochs] == losses
     assert [item["rows"] for item in said if "rows" in item] == [1, 2, 2]
     assert said[-1]["there"]
     assert [row["recorder.weights"] for row in outcome.rows] == [2212, 2212]

@@ -112,6 +112,52 @@ def test_steps_go_on_where_they_were_left(undisturbed, stopped, tmp_path):
     assert_same(outcome(tmp_path / "run"), expected)
 
 
+VALIDATED = TOY.replace("epochs = 1", "epochs = 3") + "[data.args]\nsamples = 256\n"
+SERIES = ("validation_accuracy", "validation_loss", "training_loss")
+
+
+def series(folder):
+    rows = json.loads((folder / "report.json").read_text())["rows"]
+    return [{key: row[key] for key in SERIES if key in row} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def validated(tmp_path_factory):
+    """A run that validates after every epoch."""
+    folder = tmp_path_factory.mktemp("validated")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("toolkit.runner.epochs.MAX_TIME_FRACTION", float("inf"))
+        toolkit.run(make_recipe(folder, VALIDATED), output=folder / "run", cache=False)
+    return folder / "run"
+
+
+@pytest.mark.parametrize(("stage", "step"), [(0, 3), (0, 4), (1, 2), (1, 4), (1, 9), (1, 12)])
+def test_what_was_validated_before_an_interruption_is_kept(validated, tmp_path, monkeypatch, stage, step):
+    monkeypatch.setattr("toolkit.runner.epochs.MAX_TIME_FRACTION", float("inf"))
+    recipe = make_recipe(tmp_path, VALIDATED)
+    interrupted_at(recipe, tmp_path / "run", stage, step)
+    told = []
+    watch = observer(on_epoch=lambda stage, epoch, validation: told.append((stage.number, epoch, validation)))
+    toolkit.run(recipe, output=tmp_path / "run", cache=False, observers=[watch])
+    assert series(tmp_path / "run") == series(validated)
+    assert [len(row.get("validation_loss", ())) for row in series(validated)] == [2, 3, 0]
+    assert_same(outcome(tmp_path / "run"), outcome(validated))
+    assert [(number, epoch) for number, epoch, _ in told] == [(0, 1), (0, 2), (1, 1), (1, 2), (1, 3)]
+    losses = [metrics["loss"] for _, _, metrics in told]
+    assert losses == [loss for row in series(validated) for loss in row.get("validation_loss", ())]
+
+
+def test_a_run_that_validates_has_the_bits_of_one_that_does_not(validated, tmp_path, monkeypatch):
+    def fails(model, data):
+        raise ValueError("no")
+
+    monkeypatch.setattr("toolkit.runner.epochs.validation_metrics", fails)
+    toolkit.run(make_recipe(tmp_path, VALIDATED), output=tmp_path / "run", cache=False)
+    assert outcome(tmp_path / "run")["models"] == outcome(validated)["models"]
+    assert "validation_loss" not in series(tmp_path / "run")[0]
+    assert series(tmp_path / "run")[0]["training_loss"] == series(validated)[0]["training_loss"]
+
+
 def newest(run):
     records = [read_record(path) for path in (run / "checkpoint").glob("training-*.record")]
     return max(records, key=lambda record: record[1]["done"])

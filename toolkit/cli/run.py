@@ -42,7 +42,7 @@ def run(
     from toolkit.recipe.read import read_recipe
     from toolkit.report.table import as_text
     from toolkit.runner import run as run_recipe
-    from toolkit.runner.progress import progress
+    from toolkit.runner.progress import progress, rehearsal_told
     from toolkit.storage.run_directory import RECIPE
 
     overrides = parse_settings(settings) | ({"device": device} if device else {})
@@ -50,14 +50,15 @@ def run(
     output = output or Path("runs") / loaded.name
     observer, display = progress()
     try:
-        report = run_recipe(
-            loaded,
-            output=output,
-            overwrite=overwrite,
-            observers=[observer],
-            cache=not no_cache,
-            rehearsal=not no_rehearsal,
-        )
+        with rehearsal_told():
+            report = run_recipe(
+                loaded,
+                output=output,
+                overwrite=overwrite,
+                observers=[observer],
+                cache=not no_cache,
+                rehearsal=not no_rehearsal,
+            )
     except (KeyboardInterrupt, ToolkitError) as error:
         display.close()
         if (output / RECIPE).is_file() and not isinstance(error, InputError):

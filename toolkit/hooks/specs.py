@@ -111,6 +111,23 @@ class ObserverHooks:
         """Called after each training step; `step` counts from 1 to `steps` over all epochs of the stage."""
 
     @hookspec
+    def on_epoch(
+        self,
+        params: Params,
+        prepared: Any,
+        stage: Stage,
+        epoch: int,
+        epochs: int,
+        loss: float,
+        validation: dict[str, float | None] | None,
+    ) -> None:
+        """An epoch has ended: `epoch` counts from 1 to `epochs`, `loss` is the mean training loss of the epoch.
+
+        `validation` has the metrics of the model on the validation split, by name, the primary one first; it is None if
+        the epoch was not validated.
+        """
+
+    @hookspec
     def on_progress(
         self, params: Params, prepared: Any, stage: Stage, activity: str, done: float, total: float
     ) -> None:

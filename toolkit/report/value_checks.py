@@ -8,6 +8,7 @@ from typing import Any
 
 from toolkit.metrics import all_quantities
 from toolkit.metrics.support.metric import Bounds, Quantity
+from toolkit.report.validation_series import PREFIX
 
 DURATIONS = ("duration_s", "measuring_s")
 
@@ -28,7 +29,7 @@ def check_values(content: Any) -> None:
                 _check_quantity(value, quantities[key], f"rows.{number}.{key}")
             elif key in intervals:
                 _check_interval(value, f"rows.{number}.{key}")
-            elif key == "training_loss":
+            elif key == "training_loss" or key.startswith(PREFIX):
                 _check_losses(value, f"rows.{number}.{key}")
 
 

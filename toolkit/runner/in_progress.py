@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
-from statistics import fmean
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -23,6 +23,7 @@ from toolkit.report import Report
 from toolkit.report.writer import report_writer
 from toolkit.rows import Row
 from toolkit.runner.assembly import Assembly
+from toolkit.runner.epochs import Epochs, stored_epochs
 from toolkit.runner.measure_stage import MEASURED_WITH, Measuring
 from toolkit.runner.observers import Observers
 from toolkit.runner.row_times import RowTimes, times_of
@@ -125,6 +126,8 @@ class RunInProgress:
         on_step = self._on_step(stage)
         for step, (loss, lr) in enumerate(result.steps.tolist(), start=1):
             on_step(step, len(result.steps), loss, lr)
+        for epoch in stored_epochs(result.values):
+            self.observers.tell("on_epoch", stage=stage, **epoch)
         return self.measuring.again(stage, result, model)
 
     def _compute(self, stage: Stage, started: float) -> Result:
@@ -132,13 +135,15 @@ class RunInProgress:
         checkpoints = self.store.training_checkpoints(stage.number)
         steps: list[tuple[float, float]] = []
         on_step = self._on_step(stage, steps)
+        tell = partial(self.observers.tell, "on_epoch", stage=stage)
+        epochs = Epochs(stage, self.data, tell, validate=not self.recipe.is_rehearsal)
         watch = self._watch(stage) if stage.number else None
         if watch is None:
-            outcome = self._baseline(stage, on_step, checkpoints)
+            outcome = self._baseline(stage, on_step, checkpoints, epochs)
         else:
             incoming = self.models[stage.start]
             later = tuple(successors(self.recipe.stages, stage))
-            outcome = perform(stage, incoming, self.reference, self.data, on_step, watch, checkpoints, later)
+            outcome = perform(stage, incoming, self.reference, self.data, on_step, watch, checkpoints, later, epochs)
             self.models.append(outcome.model)
         promises = watch.promises if watch is not None else Promises().extended_by(outcome.model, "the baseline")
         params = tuple(None if resolved is None else as_table(resolved) for resolved in outcome.params)
@@ -170,17 +175,18 @@ class RunInProgress:
             on_breach=self.recipe.promises,
         )
 
-    def _baseline(self, stage: Stage, on_step: OnStep, checkpoints: TrainingCheckpoints) -> StageOutcome:
+    def _baseline(
+        self, stage: Stage, on_step: OnStep, checkpoints: TrainingCheckpoints, epochs: Epochs
+    ) -> StageOutcome:
         model = self.models[0]
         if stage.finetune is None:
             return StageOutcome(model)
-        return train(model, Training(stage.finetune, self.data.task.loss), self.data, on_step, checkpoints)
+        return train(model, Training(stage.finetune, self.data.task.loss), self.data, on_step, checkpoints, epochs)
 
     def _on_step(self, stage: Stage, record: list[tuple[float, float]] | None = None) -> OnStep:
         def on_step(step: int, steps: int, loss: float, lr: float) -> None:
             if record is not None:
                 record.append((loss, lr))
-                _log_epoch(stage, record, steps)
             self.observers.tell("on_step", stage=stage, step=step, steps=steps, loss=loss, lr=lr)
 
         return on_step
@@ -234,13 +240,3 @@ class RunInProgress:
         threads, device = self.environment["threads"], self.data.device.type
         text = resolved_recipe(self.recipe, threads, device, self.settings, self.params)
         self.directory.write(runs.RECIPE, text)
-
-
-def _log_epoch(stage: Stage, record: Sequence[tuple[float, float]], steps: int) -> None:
-    """Log the mean loss of an epoch after its last step."""
-    epochs = stage.finetune.epochs if stage.finetune is not None else 1
-    steps_per_epoch = steps // epochs
-    if steps_per_epoch and len(record) % steps_per_epoch == 0:
-        loss = fmean(loss for loss, _ in record[-steps_per_epoch:])
-        epoch = len(record) // steps_per_epoch
-        log.info("stage %d (%s): epoch %d of %d, training loss %.4f", stage.number, stage.name, epoch, epochs, loss)

@@ -16,6 +16,7 @@ from toolkit.metrics.support.measurer import Measurer
 from toolkit.metrics.support.time_budget import MAX_BUDGETS
 from toolkit.promises.watch import Watch
 from toolkit.recipe.read import Recipe, Stage
+from toolkit.report.validation_series import PREFIX
 from toolkit.rows import Note, Row
 from toolkit.runner.assembly import Assembly
 from toolkit.runner.exporting import ExportJob
@@ -88,6 +89,7 @@ class Measuring:
                 values.update(self._by_techniques(stage, outcome, watch, values.keys()))
         if outcome.losses:
             values["training_loss"] = list(outcome.losses)
+        values.update({f"{PREFIX}{metric}": series for metric, series in outcome.validation.items()})
         return {**values, MEASURED_WITH: self._key, "measuring_s": time.perf_counter() - started}
 
     def again(self, stage: Stage, result: Result, model: nn.Module) -> Result:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
@@ -16,6 +18,8 @@ from toolkit.number_text import seconds
 from toolkit.params import Params
 from toolkit.recipe.read import PluginUse, Recipe, Stage
 from toolkit.rows import Row
+from toolkit.runner.first_batch import told
+from toolkit.runner.validation import Metrics, primary_text
 
 MAX_SILENCE_S = 30.0  # between two lines of a stage that is trained or measured
 
@@ -27,16 +31,27 @@ class ProgressBars:
         self._bar: tqdm[Any] | None = None
         self._activity: tuple[int, str] | None = None
         self._stages = 0
+        self._validation = ""
 
     @hookimpl
     def on_start(self, recipe: Recipe) -> None:
         self._stages = len(recipe.stages)
 
     @hookimpl
+    def on_stage(self, stage: Stage) -> None:
+        self._validation = ""
+        self._bar_for(stage, "preparing", 1)
+
+    @hookimpl
+    def on_epoch(self, validation: Metrics | None) -> None:
+        if validation:
+            self._validation = f", {primary_text(validation)}"
+
+    @hookimpl
     def on_step(self, stage: Stage, step: int, steps: int, loss: float) -> None:
         bar = self._bar_for(stage, "training", steps)
         if step == steps or step % 10 == 0:
-            bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+            bar.set_postfix_str(f"loss {loss:.4f}{self._validation}", refresh=False)
         bar.update(step - bar.n)
 
     @hookimpl
@@ -78,6 +93,7 @@ class ProgressLines:
         self._clock = clock
         self._stages = 0
         self._began = self._told = 0.0
+        self._validation = ""
 
     @hookimpl
     def on_start(self, recipe: Recipe) -> None:
@@ -86,7 +102,13 @@ class ProgressLines:
     @hookimpl
     def on_stage(self, stage: Stage) -> None:
         self._began = self._clock()
+        self._validation = ""
         self._tell(stage, "begins")
+
+    @hookimpl
+    def on_epoch(self, validation: Metrics | None) -> None:
+        if validation:
+            self._validation = f", {primary_text(validation)}"
 
     @hookimpl
     def on_step(self, stage: Stage, step: int, steps: int, loss: float) -> None:
@@ -95,7 +117,8 @@ class ProgressLines:
             self._began = now
         if now - self._told >= MAX_SILENCE_S and step > 1:
             left = (now - self._began) / (step - 1) * (steps - step)
-            self._tell(stage, f"{_epoch(stage, step, steps)}, loss {loss:.4f}, about {seconds(left)} of training left")
+            metrics = f"loss {loss:.4f}{self._validation}"
+            self._tell(stage, f"{_epoch(stage, step, steps)}, {metrics}, about {seconds(left)} of training left")
 
     @hookimpl
     def on_progress(self, stage: Stage, activity: str, done: float, total: float) -> None:
@@ -118,6 +141,19 @@ def progress() -> tuple[PluginUse, ProgressBars | ProgressLines]:
     """Return the display as a run-wide plugin, and the object to close if the run ends early."""
     display = ProgressBars() if _has_width() else ProgressLines()
     return PluginUse(from_module(display, "progress", "the toolkit", "observer"), Params()), display
+
+
+@contextmanager
+def rehearsal_told() -> Iterator[None]:
+    """Write to standard error what the rehearsal at the beginning of a run is doing: compiling may take a minute."""
+    handler, level = logging.StreamHandler(sys.stderr), told.level
+    told.addHandler(handler)
+    told.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        told.removeHandler(handler)
+        told.setLevel(level)
 
 
 def _has_width() -> bool:

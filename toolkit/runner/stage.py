@@ -3,8 +3,8 @@ techniques finish."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -16,6 +16,7 @@ from toolkit.hooks.results import require_model, require_params, require_trainin
 from toolkit.params import Params
 from toolkit.promises.watch import Watch
 from toolkit.recipe.read import PluginUse, Stage
+from toolkit.runner.epochs import Epochs
 from toolkit.runner.stage_errors import attribute_errors_to
 from toolkit.storage.checkpoints import TrainingCheckpoints
 from toolkit.training import OnStep, Training, TrainingSettings, fit
@@ -32,6 +33,7 @@ class StageOutcome:
         losses: mean loss of every epoch.
         settings: settings of the training, with the precision that was used; None without a training.
         params: by technique the params with its choices in them, None if they are the recipe's.
+        validation: by metric the value after every epoch, None for an epoch that was not validated.
     """
 
     model: nn.Module
@@ -39,6 +41,7 @@ class StageOutcome:
     losses: tuple[float, ...] = ()
     settings: TrainingSettings | None = None
     params: tuple[Params | None, ...] = ()
+    validation: Mapping[str, list[float | None]] = field(default_factory=dict)
 
 
 def train(
@@ -47,6 +50,7 @@ def train(
     data: Data,
     on_step: OnStep | None = None,
     checkpoints: TrainingCheckpoints | None = None,
+    epochs: Epochs | None = None,
 ) -> StageOutcome:
     """Train a model in place, in the precision of the settings or in the faster one.
 
@@ -55,8 +59,9 @@ def train(
     if checkpoints is not None and checkpoints.settings is not None:
         training = replace(training, settings=checkpoints.settings)
     training = with_fixed_precision(model, training, data)
-    losses = fit(model, training, data.without_test(), on_step, checkpoints)
-    return StageOutcome(model, (), tuple(losses), training.settings)
+    losses = fit(model, training, data.without_test(), on_step, checkpoints, epochs)
+    validation = epochs.series if epochs is not None else {}
+    return StageOutcome(model, (), tuple(losses), training.settings, validation=validation)
 
 
 def perform(
@@ -68,6 +73,7 @@ def perform(
     watch: Watch | None = None,
     checkpoints: TrainingCheckpoints | None = None,
     later: Sequence[Stage] = (),
+    epochs: Epochs | None = None,
 ) -> StageOutcome:
     """Run a stage's hooks and its training on a copy of `incoming`.
 
@@ -80,6 +86,7 @@ def perform(
         watch: checks what the hooks do; by default against the promises that `incoming` shows.
         checkpoints: stored states of the training.
         later: the stages that build on the result.
+        epochs: what happens after each epoch.
     """
     data = data.without_test()
     if stage.finetune is not None and not stage.finetune.augment:
@@ -94,10 +101,10 @@ def perform(
     if stage.finetune is not None:
         training = _training(stage, model, data, prepared, watch, tuple(later))
         with attribute_errors_to(stage), unchanged(stage.technique_names, "while training"):
-            outcome = train(model, training, data, on_step, checkpoints)
+            outcome = train(model, training, data, on_step, checkpoints, epochs)
     model = _finished(stage, model.eval(), data, prepared, watch)
     params = tuple(_resolved(use, ready) for use, ready in zip(stage.uses, prepared, strict=True))
-    return StageOutcome(model, prepared, outcome.losses, outcome.settings, params)
+    return StageOutcome(model, prepared, outcome.losses, outcome.settings, params, outcome.validation)
 
 
 def _prepare(use: PluginUse, incoming: nn.Module, reference: nn.Module, data: Data, watch: Watch) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from toolkit.training.step import Progress, Stepper
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
-COUNTERS = ("order_seed", "epoch", "step", "total", "samples", "losses")
+COUNTERS = ("order_seed", "epoch", "step", "total", "samples", "losses", "validation", "next_validation")
 
 
 def take_state(stepper: Stepper, progress: Progress) -> State:

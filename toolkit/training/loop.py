@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -31,12 +32,23 @@ class Checkpoints(Protocol):
         """Store the state after a step, or leave it to a later step."""
 
 
+class AfterEpochs(Protocol):
+    """What happens after each epoch; it must change neither the model nor the random generators."""
+
+    def begin(self, progress: Progress) -> None:
+        """Learn of the epochs before the first step of this process."""
+
+    def after_epoch(self, stepper: Stepper, progress: Progress, epoch_s: float) -> None:
+        """Act on an epoch that took `epoch_s` seconds, before a checkpoint contains it."""
+
+
 def fit(
     model: nn.Module,
     training: Training,
     data: Data,
     on_step: OnStep | None = None,
     checkpoints: Checkpoints | None = None,
+    after_epochs: AfterEpochs | None = None,
 ) -> list[float]:
     """Train `model` in place on `data.train` and leave it in eval mode.
 
@@ -47,6 +59,7 @@ def fit(
         on_step: called with `(step, steps, loss, lr)` after each step.
         checkpoints: stored states of this training. If there is one, the training resumes from it and first calls
             `on_step` for the steps before it.
+        after_epochs: called when the training begins, and after each epoch.
 
     Returns:
         The mean loss of every epoch.
@@ -70,8 +83,10 @@ def fit(
         for step, (loss, lr) in enumerate(progress.steps, start=1):
             if on_step is not None:
                 on_step(step, stepper.steps, loss, lr)
+        if after_epochs is not None:
+            after_epochs.begin(progress)
         for batches in islice(epochs, progress.epoch, None):
-            _epoch(stepper, progress, batches, on_step, checkpoints)
+            _epoch(stepper, progress, batches, on_step, checkpoints, after_epochs)
         if not all(parameter.isfinite().all() for parameter in stepper.parameters):
             raise TrainingError(f"the weights are not finite after the last step; {_remedy(settings)}")
     return progress.losses
@@ -101,9 +116,15 @@ def _epochs(training: Training, data: Data, seed: int) -> Iterator[Batches]:
 
 
 def _epoch(
-    stepper: Stepper, progress: Progress, batches: Batches, on_step: OnStep | None, checkpoints: Checkpoints | None
+    stepper: Stepper,
+    progress: Progress,
+    batches: Batches,
+    on_step: OnStep | None,
+    checkpoints: Checkpoints | None,
+    after_epochs: AfterEpochs | None,
 ) -> None:
     """Take one step per batch, from the position of `progress` to the end of the epoch."""
+    started, left = time.perf_counter(), len(batches) - progress.step
     for batch in batches.after(progress.step):
         lr = stepper.lr
         loss = stepper.step(batch)
@@ -116,6 +137,9 @@ def _epoch(
         progress.add(loss, lr, len(batch), len(batches))
         if on_step is not None:
             on_step(stepper.done, stepper.steps, loss, lr)
+        if after_epochs is not None and progress.step == 0:
+            epoch_s = (time.perf_counter() - started) * len(batches) / left
+            after_epochs.after_epoch(stepper, progress, epoch_s)
         if checkpoints is not None:
             checkpoints.after_step(stepper, progress)
 

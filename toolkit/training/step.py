@@ -33,6 +33,8 @@ class Progress:
         losses: mean loss of every finished epoch.
         steps: loss and learning rate of every step.
         schedule: state of the schedule to resume, None for a new one.
+        validation: metrics by name after every finished epoch, None for an epoch that was not validated.
+        next_validation: epoch after which to validate next, from 1.
     """
 
     order_seed: int
@@ -43,6 +45,8 @@ class Progress:
     losses: list[float] = field(default_factory=list)
     steps: list[tuple[float, float]] = field(default_factory=list)
     schedule: dict[str, Any] | None = None
+    validation: list[dict[str, float | None] | None] = field(default_factory=list)
+    next_validation: int = 1
 
     def add(self, loss: float, lr: float, samples: int, steps: int) -> None:
         """Count one step on `samples` samples, in an epoch of `steps` steps."""

@@ -1,0 +1,65 @@
+"""Metrics of a model on the validation split while it is trained, which leave no trace in the training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TypeAlias
+
+import torch
+from torch import nn
+
+from toolkit import masks
+from toolkit.data.splits import Data
+from toolkit.metrics import answers, quality
+from toolkit.number_text import percent, printable
+from toolkit.seeding import preserve_generators
+
+Metrics: TypeAlias = Mapping[str, float | None]
+
+
+def validation_metrics(model: nn.Module, data: Data) -> dict[str, float | None]:
+    """Return the metrics of quality by name, the primary one first; None for a number that is not finite.
+
+    Parameters, buffers, modes and random generators are the same afterwards.
+    """
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with preserve_generators(), torch.random.fork_rng(devices=devices), _kept_buffers(model):
+        values = quality(answers(_evaluated(model), data, "validation"))
+    return {metric: _finite(values[metric]) for metric in data.quality if metric in values}
+
+
+def primary_text(metrics: Metrics) -> str:
+    """Return the first of the metrics in words: `validation accuracy 98.12 %`."""
+    name, value = next(iter(metrics.items()))
+    number = "not finite" if value is None else percent(value) if name == "accuracy" else f"{value:.4f}"
+    return f"validation {printable(name)} {number}"
+
+
+def _evaluated(model: nn.Module) -> nn.Module:
+    """Return the model, or a copy if a module does more in `train()` than set a flag, such as merge weights."""
+    sets_flag = all(type(module).train is nn.Module.train for module in model.modules())
+    return model if sets_flag else masks.clone(model)
+
+
+@contextmanager
+def _kept_buffers(model: nn.Module) -> Iterator[None]:
+    """Restore the buffers of all modules on exit; some modules count or average in eval mode, too."""
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        yield
+    finally:
+        for module, name, buffer, value in buffers:
+            module._buffers[name] = buffer
+            if not torch.equal(buffer, value):
+                buffer.copy_(value)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
