@@ -24,7 +24,8 @@ def words(text: str) -> str:
     return f" {' '.join(re.findall(r'[a-z0-9]+', spaced.lower()))} "
 
 
-NAMES = {words(name) for plugin in SHIPPED for name in (plugin.name, plugin.entry_point.value)}
+TERMS = {" channels "}  # names that the field uses for something else, too
+NAMES = {words(name) for plugin in SHIPPED for name in (plugin.name, plugin.entry_point.value)} - TERMS
 
 
 def said(source: str) -> Iterator[tuple[int, str]]:

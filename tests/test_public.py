@@ -27,8 +27,8 @@ PLUGINS = sorted(
     [*(ROOT / "plugins").rglob("*.py"), *(ROOT / "tests/third_party").rglob("*.py"), *FROZEN.glob("toolkit_*.py")]
 )
 MODULES = (
-    *("toolkit", "toolkit.masks", "toolkit.operators", "toolkit.patterns", "toolkit.rounding", "toolkit.scoring"),
-    *("toolkit.testing", "toolkit.timing", "toolkit.tracing", "toolkit.training"),
+    *("toolkit", "toolkit.cutting", "toolkit.masks", "toolkit.operators", "toolkit.patterns", "toolkit.rounding"),
+    *("toolkit.scoring", "toolkit.testing", "toolkit.timing", "toolkit.tracing", "toolkit.training"),
 )
 # Of 2026-11: an edit of a frozen file is no longer a test of compatibility. Write another one beside it.
 CHECKSUMS = {
@@ -109,7 +109,7 @@ def test_the_public_names_of_the_package():
         "Task",
         *("Classification", "MultiLabel", "Pooled", "Regression", "TokenClassification"),
         *("TechniqueError", "ToolkitError", "TrainedAlong", "Training", "hookimpl", "layers", "load", "masks"),
-        *("operators", "patterns", "rounding", "run"),
+        *("cutting", "operators", "patterns", "reestimate", "rounding", "run"),
         *("scoring", "stored_as", "testing", "timing", "tracing", "training"),
     }
 

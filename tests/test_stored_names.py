@@ -23,6 +23,7 @@ NEVER_STORED = {
     "toolkit_distillation.teachers.Teacher",
     *("toolkit.exports.process.OpenedFile", "toolkit.exports.time_file._Timed"),
     "toolkit.tracing._PlainOutputs",
+    "toolkit_channels.graph._Call",
     *("toolkit_quantization.inductor.CompilableInt8Linear", "toolkit_quantization.inductor.UncompiledInt8Linear"),
     "toolkit_quantization.codecs.Encoded",  # the base class of others
 }

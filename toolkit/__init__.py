@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from toolkit import masks, operators, patterns, rounding, scoring, testing, timing, tracing, training
+    from toolkit import cutting, masks, operators, patterns, rounding, scoring, testing, timing, tracing, training
+    from toolkit.batch_norms import reestimate
     from toolkit.data.splits import Data
     from toolkit.errors import RecipeError, TechniqueError, ToolkitError
     from toolkit.hooks.specs import hookimpl
@@ -48,11 +49,14 @@ _HOME = {
     "hookimpl": "hooks.specs",
     "layers": "layer_selection",
     "load": "model_files",
+    "reestimate": "batch_norms",
     "run": "runner",
     "stored_as": "stored_names",
 }
 
-_MODULES = ("masks", "operators", "patterns", "rounding", "scoring", "testing", "timing", "tracing", "training")
+_MODULES = (
+    *("cutting", "masks", "operators", "patterns", "rounding", "scoring", "testing", "timing", "tracing", "training"),
+)
 
 __all__ = [
     "Batch",
@@ -76,12 +80,14 @@ __all__ = [
     "ToolkitError",
     "TrainedAlong",
     "Training",
+    "cutting",
     "hookimpl",
     "layers",
     "load",
     "masks",
     "operators",
     "patterns",
+    "reestimate",
     "rounding",
     "run",
     "scoring",

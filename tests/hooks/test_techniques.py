@@ -35,6 +35,7 @@ def test_the_built_in_plugins_are_installed_like_any_other():
     assert own == [
         "aoti",
         "bias-correction",
+        "channels",
         "codebook",
         "distillation",
         "mlflow",

@@ -6,7 +6,7 @@ zeros of a mask are still promised after a later stage has folded the mask into 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from toolkit import masks
+from toolkit.cutting import Indices, cut_tensor
 from toolkit.replacements import replaced_layers
 
 
@@ -83,6 +84,15 @@ class Promises:
         }
         kinds = {path: kind for path, kind in self.kinds.items() if not is_own(path, kind.maker)}
         return Promises({path: makers for path, makers in zeros.items() if makers}, kinds)
+
+    def along(self, cuts: Mapping[str, Sequence[Indices]]) -> Promises:
+        """Return these promises about what is left of each tensor after cuts, which are by path of the tensor."""
+        zeros = {
+            path: {owner: cut_tensor(mask, cuts.get(path, ())) for owner, mask in makers.items()}
+            for path, makers in self.zeros.items()
+        }
+        left = {path: {owner: mask for owner, mask in makers.items() if mask.any()} for path, makers in zeros.items()}
+        return Promises({path: makers for path, makers in left.items() if makers}, self.kinds)
 
     def under(self, prefix: str) -> Promises:
         """Return the same promises for a model inside another one, whose paths begin with `prefix`."""

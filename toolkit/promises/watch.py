@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from toolkit import masks
+from toolkit.cutting import take_cuts
 from toolkit.data.shapes import logits_shape
 from toolkit.data.splits import Data
 from toolkit.errors import InputError, TechniqueError
@@ -68,6 +69,7 @@ class Watch:
         if use.params.replaces_model:
             self._breaches.end("another model replaced this one", self.promises)
             self.promises, self._trainable = Promises(), None
+        self._follow_cuts(model)
         self._check_promises(who, model)
         self.promises = self.promises.extended_by(model, self.stage.label)
 
@@ -82,6 +84,7 @@ class Watch:
         """Check the guarded models and the outputs, and note whether this technique broke a promise."""
         self.after_hook(str(use.plugin), "in finish")
         self._check_shape(f"{use.plugin} must return a model with", model)
+        self._follow_cuts(model)
         if self._is_intact and not self._keeps_promises(model):
             self._is_intact, self._blamed = False, str(use.plugin)
 
@@ -116,6 +119,12 @@ class Watch:
         before, self._shape = self._shape, self._shape_of(model, self.stage.technique_names)
         if self._shape != before:
             self._breaches.add(f"{duty} outputs of shape {before} per sample, found {self._shape}")
+
+    def _follow_cuts(self, model: nn.Module) -> None:
+        """Look for promised zeros where they are, now that the hook has cut tensors of the model."""
+        cuts = take_cuts(model)
+        if cuts:
+            self.promises = self.promises.under(self.promises.prefix_in(model)).along(cuts)
 
     def _check_promises(self, who: str, model: nn.Module) -> None:
         result = examine(self.promises, model)

@@ -1,0 +1,135 @@
+"""Channels: removes whole channels, so that what is left is a smaller dense network that runs faster everywhere.
+
+A channel goes with everything that depends on it: the inputs of following layers, norms, groups of convolutions, the
+other terms of residual sums, masks of earlier stages. The network then computes exactly what it would compute with
+these channels masked to zero, and this is checked. Channels stay where that cannot be: inputs and outputs of the
+network, means over channels such as a layer norm's, numbers of channels that `forward` states, operations without a
+rule. The report names them with the reason.
+
+The least important channels of the whole network go first, as many as `amount` asks for. `taylor` follows Molchanov et
+al. 2019, `activation` Sun et al. 2023, `geometric-median` He et al. 2019, `batch-norm` Liu et al. 2017, `l1` Li et al.
+2017. With `steps` they go gradually while the stage trains: masked in each step, and cut out at the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+import toolkit
+from toolkit import hookimpl, masks
+from toolkit_channels.params import Params
+from toolkit_channels.ranking import Before, choose
+from toolkit_channels.removal import drop_idle_masks, remove
+from toolkit_channels.scoring import masked_units, unit_scores
+from toolkit_channels.structure import Structure, analyze
+
+__all__ = [
+    "Findings",
+    "Params",
+    "Structure",
+    "analyze",
+    "finetune",
+    "finish",
+    "measure",
+    "optimize",
+    "prepare",
+    "remove",
+]
+
+
+@dataclass
+class Findings:
+    """What the stage began with.
+
+    Attributes:
+        before: the number of what `of` counts, and the channels of each layer that can be cut.
+        kept: the reason for each layer whose channels stay.
+        gone: share that has gone.
+    """
+
+    before: Before = field(default_factory=lambda: Before(0.0, {}))
+    kept: dict[str, str] = field(default_factory=dict)
+    gone: float = 0.0
+
+
+@hookimpl
+def prepare() -> Findings:
+    """Return empty findings: `optimize` looks at the model, because another technique may replace it first."""
+    return Findings()
+
+
+@hookimpl
+def optimize(model: nn.Module, params: Params, data: toolkit.Data, prepared: Findings) -> nn.Module:
+    """Remove channels, in steps the first of them; the others are masked in training, and begin with masks of ones."""
+    structure = _analyzed(model, params, data)
+    widths = {path: structure.width(path) for group in structure.groups for path in group.layers}
+    prepared.before, prepared.kept = Before(structure.cost(params.of), widths), structure.kept
+    scores = unit_scores(structure, model, params, data)
+    choose(structure, scores, params, params.amount, prepared.before)  # refuses now what the last step could not do
+    chosen = choose(structure, scores, params, params.amount / params.steps, prepared.before)
+    prepared.gone = 1 - structure.cost(params.of, chosen) / prepared.before.cost
+    remove(model, structure, chosen, data)
+    if params.reestimate:
+        toolkit.reestimate(model, data)
+    if params.steps > 1:
+        masks.apply(model, _analyzed(model, params, data).masks(()))
+    return model
+
+
+@hookimpl
+def finetune(
+    model: nn.Module, params: Params, data: toolkit.Data, prepared: Findings, training: toolkit.Training
+) -> toolkit.Training:
+    """In steps, mask more channels after each part of the training but the last."""
+    if params.steps == 1:
+        return training
+
+    def tighten(step: int, steps: int) -> None:
+        ends = [round(part * steps / params.steps) for part in range(1, params.steps)]
+        if step in ends:
+            structure = _analyzed(model, params, data)
+            amount = params.amount * (ends.index(step) + 2) / params.steps
+            scores = unit_scores(structure, model, params, data)
+            masks.apply(model, structure.masks(choose(structure, scores, params, amount, prepared.before)))
+
+    return training.using(after_step=tighten)
+
+
+@hookimpl
+def finish(model: nn.Module, params: Params, data: toolkit.Data, prepared: Findings) -> nn.Module:
+    """In steps, cut out the channels that were masked in training."""
+    if params.steps > 1:
+        structure = _analyzed(model, params, data)
+        masked = masked_units(structure, model)
+        prepared.gone = 1 - structure.cost(params.of, masked) / prepared.before.cost
+        remove(model, structure, masked, data)
+        drop_idle_masks(model)
+    return model
+
+
+@hookimpl
+def measure(model: nn.Module, params: Params, prepared: Findings) -> dict[str, float | toolkit.Note]:
+    """Return the share that has gone, and the channels of each layer before and after."""
+    layers = dict(model.named_modules())
+    rows: list[dict[str, Any]] = [
+        {"layer": path, "channels": now, "before": before}
+        for path, before in prepared.before.widths.items()
+        if (now := _width(layers.get(path))) is not None
+    ]
+    told = "; ".join(f"{path} stays: {reason}" for path, reason in prepared.kept.items())
+    return {"removed": prepared.gone, "layers": toolkit.Note(told, rows)}
+
+
+def _width(layer: Any) -> int | None:
+    return getattr(layer, "out_channels", getattr(layer, "out_features", None))
+
+
+def _analyzed(model: nn.Module, params: Params, data: toolkit.Data) -> Structure:
+    structure = analyze(model, data, params.layers, params.exclude)
+    if not structure.groups:
+        told = "; ".join(f"{path}: {reason}" for path, reason in structure.kept.items())
+        raise toolkit.TechniqueError(f"no layer is left whose channels can go ({told or 'the model has none'})")
+    return structure

@@ -1,0 +1,119 @@
+"""The network as a graph of `torch.fx`: its layers stay whole, and everything between them becomes operations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+import toolkit
+from toolkit import patterns, tracing
+
+NETWORK = "network"
+
+
+class Graph(NamedTuple):
+    """A traced network: `root` holds it as `network`, and the graph takes the list of its input tensors."""
+
+    root: nn.Module
+    graph: fx.Graph
+    inputs: list[Tensor]
+
+
+def trace(model: nn.Module, data: toolkit.Data, exclude: Sequence[str] = ()) -> Graph:
+    """Trace a network as its task calls it; where that fails, with the excluded modules as layers of their own.
+
+    Args:
+        model: in eval mode, without masks; not changed.
+        data: its task runs the model on two samples.
+        exclude: patterns of the modules that need not be traced.
+
+    Raises:
+        TechniqueError: the network cannot be traced; names the module and what to exclude.
+    """
+    root, inputs = _called(model, data)
+    with suppress(_UntraceableError):
+        return Graph(root, _traced(root, ()), inputs)
+    try:
+        return Graph(root, _traced(root, exclude), inputs)
+    except _UntraceableError as error:
+        remedy = f"exclude it by exclude = ['{error.path}']" if error.path else "rewrite its forward"
+        place = f"module '{error.path}'" if error.path else "the network"
+        problem = tracing.problem(error.__cause__ or error)
+        raise toolkit.TechniqueError(f"{place} cannot be traced: {problem}; {remedy}") from error
+
+
+class _UntraceableError(Exception):
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+
+class _Call(nn.Module):
+    """Calls the network with tensors from a list, and everything else as the task passed it."""
+
+    def __init__(self, network: nn.Module, spec: TreeSpec, leaves: Sequence[Any]) -> None:
+        super().__init__()
+        self.network = network
+        self._spec, self._leaves = spec, list(leaves)
+
+    def forward(self, inputs: Any) -> Any:
+        leaves, position = [], 0
+        for leaf in self._leaves:
+            leaves.append(inputs[position] if isinstance(leaf, Tensor) else leaf)
+            position += isinstance(leaf, Tensor)
+        args, kwargs = tree_unflatten(leaves, self._spec)
+        return self.network(*args, **kwargs)
+
+
+def _called(model: nn.Module, data: toolkit.Data) -> tuple[nn.Module, list[Tensor]]:
+    """Return the network as the task calls it, and the tensors that it passes."""
+    calls: list[Any] = []
+    hook = model.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
+    try:
+        with torch.no_grad():
+            data.task.forward(model, data.example(2))
+    finally:
+        hook.remove()
+    if not calls:
+        raise toolkit.TechniqueError("the task does not call the network itself; its parts cannot be traced")
+    leaves, spec = tree_flatten(calls[0])
+    return _Call(model, spec, leaves).eval(), [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+class _Tracer(fx.Tracer):
+    """Keeps the layers of torch.nn whole, and modules that are excluded or stand for another layer."""
+
+    def __init__(self, exclude: Sequence[str]) -> None:
+        super().__init__()
+        self._exclude = exclude
+        self.inside: list[str] = []
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        path = own_path(module_qualified_name)
+        is_whole = hasattr(m, "replaces") or (path and patterns.match([path], self._exclude))
+        return bool(is_whole) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        self.inside.append(own_path(self.path_of_module(m)))
+        result = super().call_module(m, forward, args, kwargs)
+        self.inside.pop()
+        return result
+
+
+def _traced(root: nn.Module, exclude: Sequence[str]) -> fx.Graph:
+    tracer = _Tracer(exclude)
+    try:
+        with tracing.quiet():
+            return tracer.trace(root)
+    except Exception as error:
+        raise _UntraceableError(tracer.inside[-1] if tracer.inside else "") from error
+
+
+def own_path(target: str) -> str:
+    """Return the path in the network of what the graph calls by this name."""
+    return target.removeprefix(NETWORK).removeprefix(".")

@@ -1,0 +1,61 @@
+"""The settings of channels."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+import toolkit
+
+Of = Literal["parameters", "macs", "size_bytes"]
+Scope = Literal["global", "layer"]
+Criterion = Literal["l1", "l2", "batch-norm", "taylor", "activation", "geometric-median", "random"]
+
+
+class Params(toolkit.Params):
+    """How much goes, which channels, and when."""
+
+    amount: float = Field(default=0.5, gt=0, lt=1, description="share of the network that goes, as `of` counts it")
+    of: Of = Field(
+        default="parameters",
+        description="what `amount` is a share of: parameters, MACs of convolutions and linear layers, or the bytes of "
+        "all tensors",
+    )
+    scope: Scope = Field(default="global", description="rank all layers together, or cut each layer by the same share")
+    criterion: Criterion = Field(
+        default="l2",
+        description="remove channels with small weights (l1, l2), a small scale of their batch norm (batch-norm), "
+        "little influence on the loss (taylor), small weights times inputs (activation), or others like them "
+        "(geometric-median); with random, any (as a control)",
+    )
+    samples: int = Field(
+        default=1024, ge=1, le=10**6, description="taylor, activation: samples of train that scores are computed on"
+    )
+    floor: float = Field(default=0.1, ge=0, lt=1, description="share of each layer's channels that stays in any case")
+    round_to: int = Field(
+        default=8,
+        ge=1,
+        le=1024,
+        description="a layer keeps a multiple of so many channels; layers with fewer than twice as many are cut freely",
+    )
+    steps: int = Field(
+        default=1,
+        ge=1,
+        le=100,
+        description="remove in so many steps, with equal parts of the training between them; 1 to remove all at once",
+    )
+    reestimate: bool = Field(
+        default=True, description="estimate the statistics of batch norms again once channels have gone"
+    )
+    layers: list[str] = Field(
+        default=["*"], min_length=1, description="name patterns of the layers to cut, such as 'layer3.*'"
+    )
+    exclude: list[str] = Field(
+        default=[], description="name patterns of the layers to leave alone, and of modules that cannot be traced"
+    )
+
+    @property
+    def needs_finetune(self) -> bool:
+        """Steps are taken while the stage trains."""
+        return self.steps > 1
