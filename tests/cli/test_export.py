@@ -44,6 +44,7 @@ def test_the_last_stage_is_exported_and_its_row_is_printed(export, finished):
     assert process.stdout == "(1, 4)\n", process.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.page
 def test_another_stage_replaces_the_row_of_the_first_export(export, finished):
     export("--runtime", "onnxruntime")
