@@ -14,7 +14,7 @@ from toolkit.testing import ObserverContract, RuntimeContract, TechniqueContract
 class FewToys:
     """Makes the clauses on all toys but a few slow tests."""
 
-    toys: ClassVar[tuple[str, ...]]
+    toys: ClassVar[Any]
     few: ClassVar[tuple[str, ...]] = ("mlp", "cnn", "lstm")
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
