@@ -123,6 +123,7 @@ def test_pytest_starts_without_torch(tmp_path):
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 def test_the_toolkit_needs_no_pytest():
     code = "import sys; sys.modules['pytest'] = None; import toolkit.testing as t; [getattr(t, n) for n in t.__all__]"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

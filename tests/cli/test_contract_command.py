@@ -50,15 +50,16 @@ def command(make_plugin):
 
 def test_every_clause_is_a_line_and_no_pytest_is_needed(command, monkeypatch):
     monkeypatch.setitem(sys.modules, "pytest", None)
+    monkeypatch.setattr(checking, "check_contract", lambda name: check_contract(name, clause="the result"))
     code, lines, errors = command(SOUND)
     assert (code, errors) == (0, [])
-    assert len(lines) > 40
+    assert len(lines) > 12
     assert all(line.startswith("kept    ") for line in lines)
     assert "kept    the result survives saving [lstm]" in lines
 
 
 def test_a_broken_clause_is_told_on_its_line_and_is_a_failure(command, monkeypatch):
-    monkeypatch.setattr(checking, "check_contract", lambda name: check_contract(name, clause="it "))
+    monkeypatch.setattr(checking, "check_contract", lambda name: check_contract(name, clause="it says"))
     code, lines, errors = command(SOUND.replace('"""Leaves', '\'\'\n"""Leaves'))
     assert code == 1
     broken, _, problem, clauses = [line for line in lines if not line.startswith("kept ")]

@@ -61,6 +61,7 @@ def test_a_baseline_that_takes_another_time_than_in_the_run_leaves_no_ratio(expo
     assert "The machine was too busy to time batch 1 and" in result.output.replace("\n", " ")
 
 
+@pytest.mark.slow
 @pytest.mark.page
 def test_another_stage_replaces_the_row_of_the_first_export(export, finished):
     export("--runtime", "onnxruntime")

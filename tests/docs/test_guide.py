@@ -148,8 +148,8 @@ def test_the_commands_work_as_they_stand(project):
 @pytest.mark.parametrize(
     "name",
     [
-        *("channels", "rows", "plain"),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("hint", "half", "rounded")),
+        *("rows", "plain"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("channels", "hint", "half", "rounded")),
     ],
 )
 def test_its_plugins_keep_the_contract(project, name):

@@ -23,7 +23,8 @@ PAGES = {str(page.relative_to(DOCS)): page.read_text(encoding="utf-8") for page 
 # The guide has tests of its own, and so has what `toolkit new technique` writes; not every machine has a GPU.
 FOLLOWED = [page for page in PAGES if page.startswith("howto/") and not re.search("gpu|technique", page)]
 QUICK = ["--set", "measure.budget=0.1"]
-SLOW = ("howto/export.md", "howto/evaluating.md")  # several exports, a run and evaluations on all of MNIST
+# Several exports, evaluations on all of MNIST, and runs to compare.
+SLOW = ("howto/export.md", "howto/evaluating.md", "howto/comparing.md")
 MINIMAL = """
 [model]
 source = "toolkit.testing:toy_mlp"

@@ -224,6 +224,7 @@ def printed_digests() -> str:
     return str({name: hashlib.sha256(content).hexdigest() for name, content in artifact.pack(model).items()})
 
 
+@pytest.mark.slow
 def test_another_process_writes_the_same_bytes() -> None:
     program = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import {__name__} as tests"
     printed = subprocess.check_output(

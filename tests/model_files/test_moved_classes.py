@@ -105,8 +105,7 @@ def test_a_file_outlives_a_move_of_the_class_and_of_its_module(tmp_path: Path) -
         write(model, tmp_path)
     with installed(after):
         loaded = toolkit.load(tmp_path)
-        assert isinstance(loaded, torch.nn.Sequential)
-        assert str(type(loaded[3])) == "<class 'halves_by_me_layers.Renamed'>"
+        assert str(type(loaded.get_submodule("3"))) == "<class 'halves_by_me_layers.Renamed'>"
         assert torch.equal(loaded(inputs), expected)
     with pytest.raises(ArtifactError, match="install or upgrade the technique 'halves'"):
         toolkit.load(tmp_path)

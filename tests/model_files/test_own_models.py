@@ -121,9 +121,13 @@ def assert_measured(report):
         ("tensor", "dataclass"),
         *(
             pytest.param(*forms, marks=pytest.mark.slow)
-            for forms in (("tuple", "tuple"), ("dictionary", "dictionary"), ("tensor", "dataclass with logits"))
+            for forms in (
+                ("tuple", "tuple"),
+                ("dictionary", "dictionary"),
+                ("tensor", "dataclass with logits"),
+                ("tuple", "named tuple"),
+            )
         ),
-        ("tuple", "named tuple"),
         ("dictionary", "nested"),
     ],
 )
@@ -356,6 +360,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_network_of_torchvision(folder):
     args = (
         "image_size = 32, patch_size = 8, num_layers = 2, num_heads = 2, hidden_dim = 48, mlp_dim = 96, num_classes = 3"

@@ -35,11 +35,10 @@ def short_trainings(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def marked(name: str):
-    """The composite recipe draws its page; long ones are slow, and so is what repeats a stage of the composite one."""
+    """Two recipes that are not slow: the composite one, which draws its page, and one with a codebook."""
     if name == "mnist":
         return pytest.param(name, marks=[pytest.mark.smoke, pytest.mark.page])
-    fast = name in ("distillation", "pruning", "codebook", "papers/deep-compression-lenet-300-100")
-    return pytest.param(name, marks=[] if fast else [pytest.mark.slow])
+    return pytest.param(name, marks=[] if name == "papers/deep-compression-lenet-300-100" else [pytest.mark.slow])
 
 
 @pytest.mark.parametrize("name", [marked(name) for name in RECIPES])

@@ -49,6 +49,7 @@ def test_the_resolved_recipe_repeats_the_export(outcome):
     assert export.use.params.opset == 22
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_during_the_export_resumes(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(ExportJob, "_measured", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))

@@ -242,6 +242,7 @@ class TestDirectory:
             toolkit.run(recipe, output=tmp_path / "run", cache=False)
         assert len(toolkit.run(recipe, output=tmp_path / "run", cache=False, overwrite=True).rows) == 3
 
+    @pytest.mark.slow
     def test_the_lock_dies_with_its_process(self, undisturbed, tmp_path):
         recipe, expected, _ = undisturbed
         process = start(recipe, tmp_path / "run", cache=False)
