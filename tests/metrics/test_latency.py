@@ -156,7 +156,7 @@ def test_slowdowns_that_begin_suddenly_and_fade_slowly_favor_neither_model(clock
 
 
 def test_what_listens_to_the_progress_slows_no_timed_call_down(clock: Clock) -> None:
-    displaced = []
+    displaced: list[bool] = []
 
     def seconds(_: int) -> float:
         return 0.003 if displaced and displaced.pop() else 0.001
