@@ -25,6 +25,21 @@ from toolkit import TechniqueError, hookimpl, masks
 
 PROBED_SAMPLES = 8  # on which to test whether a bias adds to the logits
 RELATIVE_TOLERANCE = 1e-3  # of the largest logit, for the rounding of a sum
+numbers = {
+    "offset": toolkit.Number("offset", "what was added to the biases of the classes"),
+    "right_*_before": toolkit.Number(
+        "class * before", "fraction of the samples of class * that are right without the offset", "fraction", "higher"
+    ),
+    "right_*": toolkit.Number(
+        "class *", "fraction of the samples of class * that are right with the offset", "fraction", "higher"
+    ),
+    "errors_on_others_before": toolkit.Number(
+        "errors on others before", "wrong answers on samples of all other classes without the offset", better="lower"
+    ),
+    "errors_on_others": toolkit.Number(
+        "errors on others", "wrong answers on samples of all other classes with the offset", better="lower"
+    ),
+}
 
 
 class Params(toolkit.Params):

@@ -22,6 +22,10 @@ import toolkit
 from toolkit import hookimpl, masks
 
 MAX_LISTED = 4
+numbers = {
+    "weights": toolkit.Number("weights left", "number of weights that no mask sets to zero"),
+    "relative_distance": toolkit.Number("distance moved", "norm of what the weights moved by, relative to their norm"),
+}
 
 
 class Params(toolkit.Params):

@@ -105,7 +105,8 @@ def test_every_public_name_exists_and_is_explained(module):
 def test_the_public_names_of_the_package():
     """To be extended here and in the guide; a name that goes is deprecated for a minor version first."""
     assert set(toolkit.__all__) == {
-        *("Batch", "Data", "Note", "Params", "Plot", "Recipe", "RecipeError", "Report", "Row", "Source", "Stage"),
+        *("Batch", "Data", "Note", "Number", "Params", "Plot", "Recipe", "RecipeError", "Report", "Row"),
+        *("Source", "Stage"),
         "Task",
         *("Classification", "MultiLabel", "Pooled", "Regression", "TokenClassification"),
         *("TechniqueError", "ToolkitError", "TrainedAlong", "Training", "hookimpl", "layers", "load", "masks"),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from toolkit.params import Params
     from toolkit.recipe.read import Recipe, Stage
     from toolkit.report import Report
-    from toolkit.rows import Note, Plot, Row
+    from toolkit.rows import Note, Number, Plot, Row
     from toolkit.runner import run
     from toolkit.sources import Source
     from toolkit.stored_names import stored_as
@@ -30,6 +30,7 @@ _HOME = {
     "Data": "data.splits",
     "MultiLabel": "tasks",
     "Note": "rows",
+    "Number": "rows",
     "Params": "params",
     "Plot": "rows",
     "Pooled": "tasks",
@@ -64,6 +65,7 @@ __all__ = [
     "Data",
     "MultiLabel",
     "Note",
+    "Number",
     "Params",
     "Plot",
     "Pooled",

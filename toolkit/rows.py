@@ -6,7 +6,7 @@ These classes are the schema of the rows in `report.json`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
@@ -71,10 +71,29 @@ class Note(_Part):
         return {name: value for name, value in content.items() if name != "plot" or value is not None}
 
 
+class Number(_Part):
+    """What a number that a plugin measures means; a plugin declares `numbers = {"norm": toolkit.Number("norm", …)}`.
+
+    Attributes:
+        label: name of the number for readers.
+        explanation: noun phrase, which appears when a reader points at the label.
+        unit: unit of the value; `bytes` and `fraction` are shown as `62.9 kB` and `80.00 %`.
+        better: whether `higher` or `lower` values are better; None if neither is.
+    """
+
+    label: Annotated[str, Field(min_length=1)]
+    explanation: str = ""
+    unit: str = ""
+    better: Literal["higher", "lower"] | None = None
+
+    def __init__(self, *fields: Any, **named: Any) -> None:
+        super().__init__(**_by_name(("label", "explanation", "unit", "better"), fields), **named)
+
+
 # Numbers must fit into a float, to be drawn and compared.
-Number: TypeAlias = Annotated[int, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)] | float
+Numeric: TypeAlias = Annotated[int, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)] | float
 # Numbers, notes, intervals, losses, and tables of numbers or intervals by batch size.
-Value: TypeAlias = bool | Number | Note | list[float | None] | dict[str, Number] | dict[str, Pair] | None
+Value: TypeAlias = bool | Numeric | Note | list[float | None] | dict[str, Numeric] | dict[str, Pair] | None
 
 
 class Row(BaseModel):

@@ -12,14 +12,23 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from toolkit import Note, hookimpl, masks
+from toolkit import Note, Number, hookimpl, masks
 from toolkit_codebook.budget import choose_bits
 from toolkit_codebook.clustering import cluster, entropy_bytes
 from toolkit_codebook.params import Params
 from toolkit_codebook.selection import bits_by_path, select
 from toolkit_codebook.sharing import share
 
-__all__ = ["Findings", "Params", "measure", "optimize", "prepare"]
+__all__ = ["Findings", "Params", "measure", "numbers", "optimize", "prepare"]
+
+numbers = {
+    "entropy_bytes": Number(
+        "entropy", "entropy of the indices into the tables of values, zeros included", "bytes", "lower"
+    ),
+    "bits_per_weight": Number(
+        "bits per weight", "entropy of the indices, divided by the number of weights", better="lower"
+    ),
+}
 
 
 @dataclass

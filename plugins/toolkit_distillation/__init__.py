@@ -37,7 +37,17 @@ from toolkit_distillation.settings import Params
 from toolkit_distillation.soft_targets import soft_loss
 from toolkit_distillation.teachers import Lesson, Teacher, make_teacher
 
-__all__ = ["Hint", "Params", "Teacher", "finetune", "measure", "optimize", "prepare"]
+__all__ = ["Hint", "Params", "Teacher", "finetune", "measure", "numbers", "optimize", "prepare"]
+
+AGREEMENT = "fraction of samples for which student and teacher{} give the same answer"
+DISTANCE = "mean distance of the student's outputs from the teacher's{}, as the task defines it"
+numbers = {
+    "agreement": toolkit.Number("agreement with the teacher", AGREEMENT.format(""), "fraction", "higher"),
+    "agreement_*": toolkit.Number("agreement with teacher *", AGREEMENT.format(" *"), "fraction", "higher"),
+    "distance": toolkit.Number("distance to the teacher", DISTANCE.format(""), better="lower"),
+    "distance_*": toolkit.Number("distance to teacher *", DISTANCE.format(" *"), better="lower"),
+    "samples_left_out": toolkit.Number("samples left out", "number of training samples that the stage left out"),
+}
 
 
 @dataclass

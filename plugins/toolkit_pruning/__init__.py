@@ -22,7 +22,13 @@ from toolkit_pruning.prunable import check_patterns, inputs_of, kind_of, match, 
 from toolkit_pruning.ranking import cubic_sparsity
 from toolkit_pruning.scan import scan_note
 
-__all__ = ["Params", "Selection", "choose", "finetune", "measure", "optimize", "prepare", "select"]
+__all__ = ["Params", "Selection", "choose", "finetune", "measure", "numbers", "optimize", "prepare", "select"]
+
+numbers = {
+    "sparsity": toolkit.Number(
+        "zeros", "fraction of the weights in all pruned layers that are zero", "fraction", "higher"
+    )
+}
 
 
 class Selection(NamedTuple):

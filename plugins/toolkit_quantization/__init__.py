@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from toolkit import Data, Note, TechniqueError, hookimpl
+from toolkit import Data, Note, Number, TechniqueError, hookimpl
 from toolkit_quantization import arithmetic, layers
 from toolkit_quantization.arithmetic import Choice
 from toolkit_quantization.compile_choice import choose_compiled
@@ -23,7 +23,21 @@ from toolkit_quantization.params import Params
 from toolkit_quantization.selection import reasons, select, weights_by_layer
 from toolkit_quantization.self_compiling import Compiled
 
-__all__ = ["Findings", "Params", "convert", "measure", "optimize", "prepare", "relative_error", "resolve"]
+__all__ = ["Findings", "Params", "convert", "measure", "numbers", "optimize", "prepare", "relative_error", "resolve"]
+
+numbers = {
+    "layers": Number("quantized layers", "number of layers that are stored in fewer bits, or multiply integers"),
+    "output_error": Number(
+        "output error",
+        "root mean square change of the outputs on the selection split, relative to the outputs",
+        better="lower",
+    ),
+    "drop": Number(
+        "drop by the conversion",
+        "drop of the primary metric on the selection split: in points, or in percent of a value that is no fraction",
+        better="lower",
+    ),
+}
 
 
 @dataclass

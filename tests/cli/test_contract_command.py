@@ -96,6 +96,29 @@ def test_one_bug_is_shown_once_with_its_clauses_and_its_line(command, monkeypatc
     assert errors == ["error: 'mine' breaks 2 of 3 clauses; the 1 cause is listed above"]
 
 
+COUNTS = """
+@toolkit.hookimpl
+def measure(model):
+    return {"layers": len(list(model.children())), "ones": 1, "text": toolkit.Note("")}
+"""
+
+
+@pytest.mark.parametrize(
+    ("declared", "hints"),
+    [
+        ("", ["hint    describe layers, ones in `numbers`"]),
+        ('{"ones": toolkit.Number("ones"), "layer": toolkit.Number("layers")}',
+         ["hint    describe layers in `numbers`, which describes layer instead"]),
+        ('{"*": toolkit.Number("*"), "never": toolkit.Number("never")}', []),
+    ],
+)  # fmt: skip
+def test_numbers_without_a_description_are_a_hint(command, monkeypatch, declared, hints):
+    monkeypatch.setattr(checking, "check_contract", lambda name: check_contract(name, clause="says what"))
+    code, lines, _ = command(SOUND + COUNTS + (f"\nnumbers = {declared}\n" if declared else ""))
+    assert code == 0
+    assert lines == ["kept    it says what it does", *hints]
+
+
 def test_toy_models_of_a_clause_are_listed_together(command, monkeypatch):
     monkeypatch.setattr(checking, "check_contract", lambda name: check_contract(name, clause="survives saving"))
     _, lines, errors = command(SOUND.replace("return model", "return model.no_such_thing()"))

@@ -31,7 +31,7 @@ def techniques(name: str | None, contract: bool) -> None:
 
 
 def _check(name: str | None) -> None:
-    from toolkit.testing.checking import bugs, check_contract
+    from toolkit.testing.checking import bugs, check_contract, undescribed_numbers
 
     if name is None:
         raise InputError("--contract requires a plugin; pass its NAME")
@@ -39,6 +39,8 @@ def _check(name: str | None) -> None:
     for verdict in check_contract(name):
         click.echo(f"{'broken' if verdict.problem else 'kept  '}  {verdict.clause}")
         verdicts.append(verdict)
+    if hint := undescribed_numbers(name):
+        click.echo(f"hint    {hint}")
     if not (found := bugs(verdicts)):
         return
     for bug in found:

@@ -6,6 +6,7 @@ import inspect
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
 from typing import Any
 
 import pluggy
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 from toolkit.errors import TechniqueError, did_you_mean
 from toolkit.hooks.specs import PROJECT
 from toolkit.params import Params
+from toolkit.rows import Number
 
 log = logging.getLogger("toolkit")
 
@@ -91,6 +93,18 @@ def checked_params(module: Any, plugin: str) -> type[Params]:
             f"{plugin}: Params cannot be built from its defaults, '{place}': {reason}; give every field a valid default"
         ) from error
     return params
+
+
+def checked_numbers(module: Any, plugin: str) -> Mapping[str, Number]:
+    """The module's `numbers`, or none; a `TechniqueError` for anything but descriptions by name."""
+    numbers = getattr(module, "numbers", {})
+    if isinstance(numbers, ModuleType):  # of the standard library
+        return {}
+    if not isinstance(numbers, dict) or not all(isinstance(number, Number) for number in numbers.values()):
+        raise TechniqueError(
+            f"{plugin}: `numbers` must be a dictionary of toolkit.Number by name, found {numbers!r:.60}"
+        )
+    return numbers
 
 
 def hook_names(specification: type) -> set[str]:

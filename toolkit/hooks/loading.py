@@ -6,8 +6,8 @@ Only the plugins that a recipe names are imported. Listing what is installed rea
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
@@ -20,6 +20,7 @@ from toolkit.hooks import checks as hookchecks
 from toolkit.hooks.source import read_source
 from toolkit.hooks.specs import PROJECT, ObserverHooks, RuntimeHooks, TechniqueHooks
 from toolkit.params import Params
+from toolkit.rows import Number
 
 GROUP = "toolkit"
 Role = Literal["technique", "observer", "runtime"]
@@ -86,13 +87,14 @@ class Installed:
 
 @dataclass(frozen=True)
 class Plugin:
-    """An imported plugin: its `Params` class, and its hooks behind a plugin manager of its own."""
+    """An imported plugin: its `Params` class, its hooks behind a plugin manager of its own, what its numbers mean."""
 
     name: str
     distribution: str
     module: ModuleType
     params_class: type[Params]
     hooks: Any
+    numbers: Mapping[str, Number] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"'{self.name}' ({self.distribution})"
@@ -194,4 +196,5 @@ def from_module(module: Any, name: str, distribution: str = "not installed", rol
     for hook in REQUIRED.get(role, ()):
         if not getattr(manager.hook, hook).get_hookimpls():
             raise TechniqueError(f"{plugin} has no hook {hook}, which a {KINDS[role]} requires; define it")
-    return Plugin(name, distribution, module, hookchecks.checked_params(module, plugin), manager.hook)
+    params, numbers = hookchecks.checked_params(module, plugin), hookchecks.checked_numbers(module, plugin)
+    return Plugin(name, distribution, module, params, manager.hook, numbers)

@@ -120,6 +120,11 @@ class Recipe:
         return self.table.promises
 
     @property
+    def uses(self) -> list[PluginUse]:
+        """All plugins of the stages and the exports."""
+        return [*(use for stage in self.stages for use in stage.uses), *(export.use for export in self.exports)]
+
+    @property
     def baseline(self) -> Stage:
         """Training of the baseline, as stage 0."""
         return Stage(0, "baseline", finetune=self.model.training)

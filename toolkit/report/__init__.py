@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from toolkit.metrics.support.quality_format import measured_qualities
-from toolkit.rows import Row
+from toolkit.rows import Number, Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,6 +32,7 @@ class Report(BaseModel):
         environment: hardware and library versions.
         quality: metrics of quality, the primary one first, with the better direction, `higher` or `lower`.
         starts: for each row the number of the row that its stage started from; the previous row by default.
+        numbers: descriptions of the numbers that plugins measured, by name, as far as they declare them.
         directory: run directory with the curves, layers and samples of `details`; None for a report without one.
     """
 
@@ -44,6 +45,7 @@ class Report(BaseModel):
     starts: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] = ()
     rows: Annotated[tuple[Row, ...], Field(strict=False, min_length=1)]
     environment: dict[str, Any]
+    numbers: dict[str, Number] = {}
     directory: Path | None = Field(default=None, exclude=True, repr=False)
 
     @classmethod

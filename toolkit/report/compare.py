@@ -13,9 +13,10 @@ from toolkit.errors import InputError
 from toolkit.metrics import all_quantities
 from toolkit.metrics.support.metric import EXACT, Comparison, Quantity
 from toolkit.metrics.support.quality_format import quality_format
-from toolkit.number_text import bytes_text, half_width, plain, printable
+from toolkit.number_text import half_width, printable
 from toolkit.recipe.differences import settings_of
 from toolkit.report import Report
+from toolkit.report.described_numbers import quantity_of
 from toolkit.report.reader import read_report
 from toolkit.report.unknown_metrics import unknown_numbers
 from toolkit.rows import Interval, Row
@@ -129,7 +130,7 @@ def _numbers(label: str, one: Row, other: Row, reports: tuple[Report, Report]) -
         quantities.setdefault(quantity.key, quantity)
     others = [*unknown_numbers(reports[0]), *(name for name in {**one.values, **other.values} if "." in name)]
     for name in others:
-        quantities.setdefault(name, Quantity(name, bytes_text if name.endswith("_bytes") else plain))
+        quantities.setdefault(name, quantity_of(reports[0], name))
     for quantity in quantities.values():
         if quantity.comparison is not None:
             yield from _compared(label, one, other, quantity, quantity.comparison)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from toolkit.number_text import plain, printable
 from toolkit.report import Report
+from toolkit.report.described_numbers import plugin_and_name, plugin_keys, quantity_of
 from toolkit.report.equal_reasons import merge_equal_reasons
 from toolkit.rows import BREACHES, WARNINGS, Note
 
@@ -24,13 +25,13 @@ class PageNote(NamedTuple):
 
 
 class PageNumber(NamedTuple):
-    """A number that a plugin measured: its row, the plugin, a label, and the key that programs find it under."""
+    """A number that a plugin measured: its row, the plugin, a label with a hint for readers who point at it."""
 
     stage: str
     plugin: str
     label: str
     text: str
-    key: str
+    hint: str
 
 
 def notes_of(report: Report) -> list[PageNote]:
@@ -59,18 +60,20 @@ def _messages(note: Note) -> list[str]:
 
 
 def plugin_numbers(report: Report) -> list[PageNumber]:
-    """Return the numbers that plugins measured; their names contain a dot."""
+    """Return the numbers that plugins measured."""
     return [
-        PageNumber(f"{number} {row.stage}", name.partition(".")[0], _label(name), plain(value), name)
+        _page_number(report, f"{number} {row.stage}", key, row[key])
         for number, row in enumerate(report.rows)
-        for name, value in row.values.items()
-        if "." in name and isinstance(value, (int, float))
+        for key in plugin_keys(row)
     ]
 
 
-def _label(key: str) -> str:
-    """Return `output error` for the key `quantization.output_error`."""
-    return key.partition(".")[2].replace("_", " ") or key
+def _page_number(report: Report, stage: str, key: str, value: float) -> PageNumber:
+    """Return a number with its label, by default `output error` for the key `mine.output_error`."""
+    quantity = quantity_of(report, key)
+    plugin, name = plugin_and_name(key)
+    hint = "; ".join(filter(None, [quantity.hint, f"{key} in report.json"]))
+    return PageNumber(stage, plugin, quantity.title or name.replace("_", " ") or key, quantity.text(value), hint)
 
 
 def _page_note(number: int, stage: str, name: str, note: Note) -> PageNote:

@@ -13,6 +13,7 @@ from toolkit.metrics import all_metrics
 from toolkit.metrics.support.metric import Column, TableContent
 from toolkit.number_text import plain, printable
 from toolkit.report import Report
+from toolkit.report.described_numbers import described_lines
 from toolkit.report.unknown_metrics import unknown_numbers
 from toolkit.report.verdicts import stage_verdicts, verdict
 from toolkit.rows import MAX_INTEGER, Note, Row
@@ -44,13 +45,15 @@ def as_text(report: Report, width: int = 80) -> str:
         table = _table(report, shown, "simple")
     dropped = _dropped(report, [column.title for column in columns if column not in shown], width)
     notes = [f"\n{line}" for line in _notes(report, "simple", MAX_NOTE_ROWS)]
-    return "\n".join([table, "", *dropped, *_reused(report), *_verdicts(report, width), *notes])
+    return "\n".join(
+        [table, "", *dropped, *_reused(report), *_verdicts(report, width), *_numbers(report, width), *notes]
+    )
 
 
 def as_markdown(report: Report) -> str:
     """Return the verdicts, the table with all intervals, and the notes, as Markdown."""
     where = ", ".join(f"{key} {report.environment[key]}" for key in ENVIRONMENT_KEYS if key in report.environment)
-    notes = "".join(f"\n{line}\n" for line in _notes(report, "github"))
+    notes = "".join(f"\n{line}\n" for line in [*map(printable, described_lines(report)), *_notes(report, "github")])
     verdicts = "".join(f"- {line}\n" for line in stage_verdicts(report))
     table = _table(report, columns_of(report, detailed=True), "github")
     reused = "".join(f"{line}\n" for line in _reused(report))
@@ -97,6 +100,13 @@ def _verdicts(report: Report, width: int) -> Iterator[str]:
         yield from textwrap.wrap(verdict(report), width)
         for line in stage_verdicts(report):
             yield from textwrap.wrap(line, width, subsequent_indent="  ")
+
+
+def _numbers(report: Report, width: int) -> Iterator[str]:
+    """Yield the described numbers of plugins after an empty line, in lines that fit."""
+    for number, line in enumerate(described_lines(report)):
+        yield from [] if number else [""]
+        yield from textwrap.wrap(printable(line), width, subsequent_indent="  ")
 
 
 def _lines(report: Report, columns: Sequence[Column]) -> list[list[str]]:

@@ -17,12 +17,13 @@ from toolkit.metrics import answers
 from toolkit.recipe.read import PluginUse
 from toolkit.report import Report, writer
 from toolkit.report.reader import read_report
-from toolkit.rows import Row
+from toolkit.rows import Number, Row
 from toolkit.runner.environment import fixed_threads
 from toolkit.runner.exporting import ExportJob
 from toolkit.runner.row_times import comparable, times_of, with_times
 from toolkit.runner.saved_run import NamedCode, open_run
 from toolkit.runner.spoilt_times import Times
+from toolkit.runner.technique_numbers import descriptions
 from toolkit.storage.run_directory import EXPORTS, STAGES, RunDirectory
 
 
@@ -74,7 +75,8 @@ def export_run(
     job = ExportJob(samples, baseline, found, split, batch_sizes, budget_s, packages, times)
     with RunDirectory.at_rest(folder) as run:
         row = job.row(runtime, use, model, folder / EXPORTS / runtime)
-        report = _with_row(report, with_times(row, comparable(times_of(row), times)), number)
+        row = with_times(row, comparable(times_of(row), times))
+        report = _with_row(report, row, number, descriptions([row], [use]))
         writer.write_rows(report, run)
     writer.write_page(report)
     return report
@@ -85,11 +87,13 @@ def _baseline_times(report: Report) -> Times:
     return times_of(report.baseline) if report.environment.get("device") == "cpu" else {}
 
 
-def _with_row(report: Report, row: Row, start: int) -> Report:
+def _with_row(report: Report, row: Row, start: int, numbers: Mapping[str, Number]) -> Report:
     """Return the report with the row of an export, in place of an earlier one of this name."""
     kept = [index for index, before in enumerate(report.rows) if before.stage != row.stage]
     rows, starts = [report.rows[index] for index in kept], [report.start(index) for index in kept]
-    return report.model_copy(update={"rows": (*rows, row), "starts": (*starts, start)})
+    return report.model_copy(
+        update={"rows": (*rows, row), "starts": (*starts, start), "numbers": {**report.numbers, **numbers}}
+    )
 
 
 def _use(runtime: str, params: Mapping[str, Any]) -> PluginUse:

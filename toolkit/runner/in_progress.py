@@ -31,6 +31,7 @@ from toolkit.runner.row_warnings import warn_about
 from toolkit.runner.spoilt_times import Times
 from toolkit.runner.stage import StageOutcome, perform, train
 from toolkit.runner.stage_errors import errors_located_in
+from toolkit.runner.technique_numbers import descriptions
 from toolkit.seeding import reseed
 from toolkit.storage import run_directory as runs
 from toolkit.storage.checkpoints import TrainingCheckpoints
@@ -94,6 +95,7 @@ class RunInProgress:
             seed=self.recipe.seed,
             rows=tuple(self.rows),
             environment=self.environment,
+            numbers=descriptions(self.rows, [*self.recipe.uses, *self.observers.uses]),
             quality=self.data.quality,
             starts=starts,
             directory=self.directory.path,

@@ -29,6 +29,11 @@ class Observers:
         self._prepared: list[Any] = [None] * len(self._plugins)
         self._open: set[int] = set()  # positions of those that have started and not been told of the end
 
+    @property
+    def uses(self) -> list[PluginUse]:
+        """The plugins with their params."""
+        return list(self._plugins)
+
     def start(self, recipe: Recipe, directory: Path) -> None:
         """Call `on_start` and keep what it returns."""
         for position, observer in enumerate(self._plugins):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from numbers import Real
 from pathlib import Path
@@ -15,7 +17,10 @@ from toolkit.data.splits import Data
 from toolkit.errors import TechniqueError
 from toolkit.hooks.loading import Plugin
 from toolkit.recipe.read import PluginUse
-from toolkit.rows import Note, Plot
+from toolkit.report.described_numbers import plugin_and_name, plugin_keys
+from toolkit.rows import Note, Number, Plot, Row
+
+TEXTS = {"label", "explanation"}
 
 
 def named_measures(use: PluginUse, model: nn.Module, data: Data, prepared: Any) -> dict[str, Any]:
@@ -43,6 +48,32 @@ def named_measures_of_files(use: PluginUse, folder: Path) -> dict[str, Any]:
         return {}
     values = use.plugin.call("measure", folder=folder, params=use.params) or {}
     return {f"{use.plugin.name}.{name}": _checked(use.plugin, name, value) for name, value in values.items()}
+
+
+def descriptions(rows: Sequence[Row], uses: Iterable[PluginUse]) -> dict[str, Number]:
+    """Return what the numbers of plugins in some rows mean, by name, as far as the plugins declare it."""
+    declared = {use.plugin.name: use.plugin.numbers for use in uses}
+    found: dict[str, Number] = {}
+    for key in dict.fromkeys(key for row in rows for key in plugin_keys(row)):
+        plugin, name = plugin_and_name(key)
+        if (number := described(declared.get(plugin, {}), name)) is not None:
+            found[key] = number
+    return found
+
+
+def described(declared: Mapping[str, Number], name: str) -> Number | None:
+    """Return the description of a name; `*` in a declared name stands for any text, in label and explanation as well.
+
+    A description of exactly this name comes before those with `*`.
+    """
+    if name in declared:
+        return declared[name]
+    for pattern, number in declared.items():
+        matched = re.fullmatch(re.escape(pattern).replace(r"\*", "(.+)", 1), name)
+        if matched and "*" in pattern:
+            texts = {key: text.replace("*", matched[1]) for key, text in number.model_dump(include=TEXTS).items()}
+            return number.model_copy(update=texts)
+    return None
 
 
 def _checked(technique: Plugin, name: str, value: Any) -> float | int | Note | None:

@@ -9,9 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toolkit.errors import TechniqueError, ToolkitError, described
+from toolkit.errors import TechniqueError, ToolkitError
+from toolkit.errors import described as described_error
 from toolkit.hooks import loading as techniques
 from toolkit.hooks.loading import Plugin
+from toolkit.runner.technique_numbers import described
 from toolkit.testing.author_lines import last_author_line
 from toolkit.testing.contract import TechniqueContract
 from toolkit.testing.observer_contract import ObserverContract
@@ -81,6 +83,23 @@ def bugs(verdicts: Iterable[Verdict]) -> list[Bug]:
     ]
 
 
+def undescribed_numbers(name: str) -> str:
+    """Return a hint on the numbers that a technique measures on a toy without describing them, or nothing."""
+    plugin, contract = _contract_for(name)
+    if contract is not TechniqueContract:
+        return ""
+    instance: Any = type("Contract", (contract,), {"technique": name})()
+    try:
+        measured = instance._measured()
+    except (ToolkitError, AssertionError):  # a clause tells
+        return ""
+    names = {key.partition(".")[2] for key, value in measured.items() if isinstance(value, (int, float))}
+    missing = sorted(name for name in names if described(plugin.numbers, name) is None)
+    unused = sorted(plugin.numbers.keys() - names)
+    found = f", which describes {', '.join(unused)} instead" if unused else ""
+    return f"describe {', '.join(missing)} in `numbers`{found}" if missing else ""
+
+
 def _contract_for(name: str) -> tuple[Plugin, type]:
     if techniques.find(name).roles == {"runtime"}:
         return techniques.load(name, "runtime"), RuntimeContract
@@ -116,9 +135,9 @@ def _message(error: BaseException) -> str:
     """Return an error on one line, without the remedy of an error in a run, which refers to the run's log."""
     text = " ".join(str(error).split())
     if not isinstance(error, (AssertionError, ToolkitError)) or not text:  # a module's assertion may have no text
-        return described(error)
+        return described_error(error)
     if isinstance(error, TechniqueError) and isinstance(error.__cause__, (Exception, SystemExit)):
-        finding, cause, _ = text.partition(described(error.__cause__))
+        finding, cause, _ = text.partition(described_error(error.__cause__))
         if cause and not isinstance(error.__cause__, ToolkitError):
             return finding + cause
     return text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from typing import get_args
+from typing import Any, get_args
 
 from torch import nn
 
@@ -77,9 +77,9 @@ class StateClauses(ContractBase):
             f"names of measures must be Python identifiers, found {names}"
         )
 
-    def _measured(self) -> None:
+    def _measured(self) -> dict[str, Any]:
         outcome = self._perform(self._trained())
-        named_measures(self._use(), outcome.model, self.make_data(), outcome.prepared[0])
+        return named_measures(self._use(), outcome.model, self.make_data(), outcome.prepared[0])
 
 
 def _global_hooks() -> dict[str, int]:
