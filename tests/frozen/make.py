@@ -26,7 +26,7 @@ import safetensors.torch
 import toolkit_codebook
 import toolkit_quantization
 import torch
-from test_frozen import outputs
+from test_frozen import NETS, outputs
 from toolkit_quantization.self_compiling import Compiled
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
@@ -37,6 +37,7 @@ from toolkit.interruption import Interrupted, Stop
 from toolkit.model_files.packed import pack
 from toolkit.promises import Promises
 from toolkit.rows import Note
+from toolkit.sources import Source
 from toolkit.storage.checkpoints import TrainingCheckpoints
 from toolkit.storage.results import Result, as_steps, pack_result
 from toolkit.storage.run_directory import RunDirectory
@@ -91,6 +92,11 @@ def bags() -> nn.Sequential:
     return nn.Sequential(nn.EmbeddingBag(20, 8), nn.Linear(8, 4))
 
 
+def built() -> nn.Module:
+    """A network that a file refers to by the source that builds it."""
+    return Source(source=NETS, args={"channels": 3}).build()
+
+
 @torch.no_grad()
 def coarse(model: nn.Module) -> nn.Module:
     """The model with weights that are multiples of 1/16, whose sums are exact."""
@@ -125,6 +131,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Tensor, float]] = {
     "float": (lambda: coarse(mlp()), PICTURES, EXACT),
     "convolution": (cnn, PICTURES, ROUNDED),
     "tied": (lambda: coarse(tied()), PICTURES, EXACT),
+    "built": (lambda: coarse(built()), PICTURES, EXACT),
     "masked": (lambda: masked(coarse(mlp())), PICTURES, EXACT),
     "codebook": (lambda: shared(masked(mlp())), PICTURES, ROUNDED),
     "lstm": (lambda: nn.LSTM(8, 6, num_layers=2, batch_first=True), SEQUENCES, ROUNDED),

@@ -31,6 +31,7 @@ from toolkit.training import Training, fit
 VERSIONS = sorted(path.parent for path in Path(__file__).parent.glob("*/SHA256SUMS"))
 MODELS = [path for version in VERSIONS for path in sorted(version.iterdir()) if (path / "model.packed").is_file()]
 KEY = "frozen"
+NETS = f"{Path(__file__).with_name('frozen_nets.py')}:residual"  # which builds the network of `built`
 # Of the layers that techniques put into models; toys are for tests.
 NAMES = [name for name in stored_names._classes if name.partition(".")[0] in ("toolkit", "codebook", "quantization")]
 NAMES = [name for name in NAMES if not name.endswith("Toy")]
@@ -98,11 +99,21 @@ class TestAModel:
             pytest.importorskip("torchao")
 
     def test_as_plain_files_it_computes_what_it_did(self, folder: Path) -> None:
-        assert_same(toolkit.load(folder), folder)
+        assert_same(toolkit.load(folder, allow=[NETS]), folder)
 
     def test_as_a_packed_file_it_computes_what_it_did(self, folder: Path) -> None:
         pytest.importorskip("constriction")
-        assert_same(toolkit.load(folder / "model.packed"), folder)
+        assert_same(toolkit.load(folder / "model.packed", allow=[NETS]), folder)
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda path: path.name)
+def test_a_network_that_a_source_builds_is_in_format_2(version: Path) -> None:
+    with safetensors.safe_open(version / "built" / "model.safetensors", framework="pt") as file:
+        content = json.loads(file.metadata()["toolkit"])
+    assert content["format"] == 2
+    assert content["built"]["source"] == "frozen_nets.py:residual"
+    assert content["built"]["args"] == {"channels": 3}
+    assert set(content["built"]["places"]) == {"0:", "0.shortcut:function"}
 
 
 @pytest.mark.parametrize("version", VERSIONS, ids=lambda path: path.name)
