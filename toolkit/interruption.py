@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+NAMES = ("SIGINT", "SIGTERM", "SIGBREAK")  # the last is Ctrl-Break, which only Windows has
+SIGNALS: tuple[signal.Signals, ...] = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 
 
 class Interrupted(KeyboardInterrupt):
@@ -45,7 +46,7 @@ class Stop:
 
 @contextmanager
 def stopping_on_signals() -> Iterator[Stop]:
-    """Record SIGINT and SIGTERM in the `Stop` it yields; not in a thread, where Python allows no signal handlers."""
+    """Record `SIGNALS` in the `Stop` it yields; not in a thread, where Python allows no signal handlers."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -14,6 +14,7 @@ from toolkit import timing
 from toolkit_quantization.codecs import Dtype
 from toolkit_quantization.layers import Arithmetic, can_multiply_int8, converted, successor
 from toolkit_quantization.params import Params
+from toolkit_quantization.reading import read_layers
 from toolkit_quantization.selection import arithmetic_of
 from toolkit_quantization.stored import Stored
 
@@ -43,13 +44,14 @@ def choose(
         model: has the layers.
         dtypes: those of the layers to quantize.
         params: the arithmetic that the recipe asks for.
-        run: runs the model on a batch. A layer that it does not call gets float arithmetic. Without `run`, every layer
-            that has int8 products gets them.
+        run: runs the model on a batch. A layer that it does not call gets float arithmetic, like one whose weight the
+            module around it reads. Without `run`, all others that have int8 products get them.
     """
     asked = {path: arithmetic_of(path, params) for path in dtypes}
     modules = {path: model.get_submodule(path) for path in dtypes}
     having = {path: modules[path] for path, dtype in dtypes.items() if dtype == "int8" and asked[path] != "float"}
-    able = {path: module for path, module in having.items() if can_multiply_int8(module)}
+    read = read_layers(model)
+    able = {path: module for path, module in having.items() if can_multiply_int8(module) and module not in read}
     calls = None if run is None or not able else first_calls(able, run)
     choices = dict.fromkeys(dtypes, Choice("float"))
     for path, module in able.items():

@@ -20,7 +20,7 @@ from toolkit import masks
 from toolkit_quantization import layers
 from toolkit_quantization.codecs import Dtype
 from toolkit_quantization.int8 import MAX_INPUTS, TorchInt8Linear, quantize_like_torch
-from toolkit_quantization.layers import Arithmetic, Encodings
+from toolkit_quantization.layers import READ, Arithmetic, Encodings
 from toolkit_quantization.torchao_int8 import TorchaoInt8Linear, quantize_like_torchao
 
 
@@ -45,12 +45,20 @@ class Engine:
             return self.int8_linear(module, encodings)
         return layers.successor(module, dtype, arithmetic, encodings)
 
-    def why_float(self, module: nn.Module, dtype: Dtype) -> str | None:
-        """Return the reason why a layer stays in float, None if it can be replaced."""
+    def why_float(self, module: nn.Module, dtype: Dtype, is_read: bool = False) -> str | None:
+        """Return the reason why a layer stays in float, None if it can be replaced.
+
+        Args:
+            module: the layer.
+            dtype: the dtype to store its weights in.
+            is_read: whether a module around it reads its weight, as `reading.read_layers` finds.
+        """
         reason = layers.why_float(module, dtype)
         if reason is not None or self.int8_linear is None or dtype != "int8":
             return reason
         if isinstance(module, nn.Linear):
+            if is_read:
+                return READ
             limit = f"engine '{self.name}' has int8 for at most {MAX_INPUTS} inputs"
             return None if layers.can_multiply_int8(module) else limit
         kind = parametrize.type_before_parametrizations(module).__name__

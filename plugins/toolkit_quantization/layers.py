@@ -37,6 +37,9 @@ _ATTENTION = {
 }
 
 
+READ = "the module around it reads its weight instead of calling it"
+
+
 class Encodings:
     """The encodings made so far: layers that share a weight share its encoding."""
 
@@ -66,7 +69,7 @@ def why_float(module: nn.Module, dtype: Dtype = "int8") -> str | None:
     if kind is None:
         return f"{own.__name__}: not a kind of layer that is quantized"
     if own is nn.modules.linear.NonDynamicallyQuantizableLinear:
-        return "the module around it reads its weight instead of calling it"
+        return READ
     if own.forward is not kind.forward or "forward" in vars(module):
         return f"{own.__name__} has a forward of its own"
     weights = {weight.path: weight for weight in masks.named_weights(module)}

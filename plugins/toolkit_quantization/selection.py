@@ -14,6 +14,7 @@ from toolkit_quantization.codecs import Dtype
 from toolkit_quantization.engines import Engine
 from toolkit_quantization.layers import Arithmetic
 from toolkit_quantization.params import Params
+from toolkit_quantization.reading import read_layers
 
 
 def weights_by_layer(model: nn.Module) -> dict[str, dict[str, masks.Weight]]:
@@ -50,8 +51,10 @@ def why_not_asked(layer: str, params: Params) -> str | None:
 def reasons(model: nn.Module, params: Params, engine: Engine) -> dict[str, str | None]:
     """Return the reason why each layer with weights stays in float, None if it is quantized."""
     why: dict[str, str | None] = {}
+    read = read_layers(model)
     for layer in weights_by_layer(model):
-        why_float = engine.why_float(model.get_submodule(layer), dtype_of(layer, params))
+        module = model.get_submodule(layer)
+        why_float = engine.why_float(module, dtype_of(layer, params), is_read=module in read)
         why[layer] = why_not_asked(layer, params) or why_float
     return why
 

@@ -1,5 +1,6 @@
 """The command line: exit codes, one sentence a mistake, no traceback, and what is written when."""
 
+import io
 import json
 import multiprocessing
 import os
@@ -764,3 +765,10 @@ class TestSources:
         result = CliRunner().invoke(main, ["sources", "image-folders"])
         assert result.exit_code == 2
         assert result.stderr == "error: unknown data source 'image-folders'; did you mean 'image-folder'?\n"
+
+
+def test_a_terminal_without_a_character_shows_a_question_mark(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="cp437"))
+    main(["check", "--help"], standalone_mode=False)
+    sys.stdout.flush()
+    assert "RECIPE?" in sys.stdout.buffer.getvalue().decode("cp437")

@@ -39,6 +39,7 @@ from toolkit.promises import Promises
 from toolkit.rows import Note
 from toolkit.sources import Source
 from toolkit.storage.checkpoints import TrainingCheckpoints
+from toolkit.storage.files import write_file
 from toolkit.storage.results import Result, as_steps, pack_result
 from toolkit.storage.run_directory import RunDirectory
 from toolkit.training import Training, TrainingSettings, fit
@@ -199,7 +200,7 @@ def write_checkpoint(folder: Path) -> None:
     promises = Promises({"1.weight": {"pruning": masks.current(model)["1.weight"]}}, {})
     values = {"accuracy": 0.5, "pruning.layers": Note("by layer", [{"layer": "1", "zeros": 0.5}])}
     result = Result(model, values, promises, as_steps([(1.0, 1e-2)]), settings)
-    (folder / "row-1.record").write_bytes(pack_result(result, KEY, "frozen: pruning"))
+    write_file(folder / "row-1.record", pack_result(result, KEY, "frozen: pruning").write)
     expected = outputs(masks.clone(model).eval(), PICTURES)
 
     samples, targets = torch.randn(32, 1, 8, 8), torch.arange(32) % 4

@@ -110,6 +110,14 @@ def test_a_file_or_a_source_in_it_allows_what_the_file_defines(folder: Path, ent
     assert model(torch.ones(1, 4)).shape == (1, 4)
 
 
+def test_the_path_of_a_file_may_have_a_colon_as_on_windows(folder: Path) -> None:
+    (folder / "nets.py").rename(folder / "c:nets.py")
+    (folder / "run").rename(folder / "before")
+    save(import_file(folder / "c:nets.py").Net(), folder / "run")
+    assert type(toolkit.load(folder / "run", allow=["c:nets.py"])).__name__ == "Net"
+    assert type(toolkit.load(folder / "run", allow=["c:nets.py:make"])).__name__ == "Net"
+
+
 def test_single_classes_are_enough_by_name_or_as_objects(folder: Path) -> None:
     module = import_file(folder / "nets.py")
     rest = ["nets.py:Settings", "nets.py:Mode", "nets.py:halved", "nets.py:Linear"]

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -432,6 +433,15 @@ def test_names_cannot_leave_the_run_directory(name, place):
     [(found, sentence)] = problems(text)
     assert found == place
     assert "must be up to 80 letters, digits, spaces and _ . + -" in sentence
+
+
+@pytest.mark.parametrize("name", ["aux", "NUL", "com1.v2", "a.", "a "])
+def test_names_that_windows_reserves_are_refused_there(name, monkeypatch):
+    text = f'name = "{name}"\n{RECIPE}'
+    assert parse_recipe(text, "r.toml", Path()).name == name
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert problems(text) == [("name", f"cannot name a folder on Windows, found {name!r}; choose a different name")]
+    assert parse_recipe(f'name = "aux 2.1"\n{RECIPE}', "r.toml", Path()).name == "aux 2.1"
 
 
 def test_all_mistakes_are_found_at_once():

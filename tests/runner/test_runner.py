@@ -448,6 +448,16 @@ def test_threads_and_the_library_are_left_as_they_were(run):
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.parametrize(("system", "lacks"), [("darwin", "on Linux only"), ("win32", "only Ctrl-C and Ctrl-Break")])
+def test_what_a_system_lacks_is_said_in_one_sentence(system, lacks, monkeypatch, caplog):
+    environment.warn_about_machine(1, in_recipe=False)
+    assert not caplog.records
+    monkeypatch.setattr(sys, "platform", system)
+    environment.warn_about_machine(1, in_recipe=False)
+    [warning] = caplog.records
+    assert lacks in warning.message
+
+
 def test_threads_are_no_more_than_the_usable_cores_unless_somebody_says_so(run, monkeypatch, caplog):
     monkeypatch.setattr(environment, "usable_cores", lambda: 2)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

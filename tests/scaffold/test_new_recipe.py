@@ -12,6 +12,7 @@ from PIL import Image
 
 from toolkit.cli import main
 from toolkit.recipe.read import read_recipe
+from toolkit.scaffold.recipes import _beside
 from toolkit.scaffold.templates import toml
 
 NETS = """
@@ -288,3 +289,11 @@ def test_weights_are_taken_and_nothing_is_trained(new):
 )
 def test_values_are_written_on_one_line(value, text):
     assert toml(value) == text
+
+
+def test_a_file_on_another_drive_is_named_by_its_whole_path(tmp_path, monkeypatch):
+    def relpath(path, start):
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    monkeypatch.setattr("toolkit.scaffold.recipes.os.path.relpath", relpath)
+    assert _beside("/models/nets.py:Net", tmp_path) == "/models/nets.py:Net"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import Any
 
 import click
@@ -13,6 +15,12 @@ from toolkit.errors import ToolkitError
 
 class Commands(click.Group):
     """A group whose commands end with one sentence and an exit code instead of a traceback."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run as a program; a terminal or a file whose encoding lacks a character, as on Windows, gets `?` for it."""
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")
+        return super().main(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command: exit code 2 for bad input, 1 for a failure, 130 or 143 for an interruption."""

@@ -80,9 +80,9 @@ def stored_source(source: str) -> str:
 def _named(entry: Entry) -> Any:
     """Return the module, class or function that an entry stands for."""
     if isinstance(entry, str):
-        place, _, name = entry.rpartition(":")
+        is_whole = entry.endswith(".py") or ":" not in entry  # a path may have the colon of a drive
         try:
-            return object_named(absolute_source(entry, Path())) if place else _module(name)
+            return _module(entry) if is_whole else object_named(absolute_source(entry, Path()))
         except ValueError as error:
             raise InputError(f"allow: {error}") from error
     if isinstance(entry, type | ModuleType) or inspect.isfunction(entry):

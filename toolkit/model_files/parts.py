@@ -114,13 +114,17 @@ def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors: dict[str, Tensor] = {}
     ties: dict[str, str] = {}
     first: dict[int, str] = {}
+    storages: set[int] = set()
     for path, _, _, tensor in named_tensors(model):
         if id(tensor) in first:
             ties[path] = first[id(tensor)]
         else:
             first[id(tensor)] = path
-            # A copy, because safetensors refuses tensors that are views into one storage.
-            tensors[path] = tensor.detach().to("cpu", copy=True).contiguous()
+            # A copy of a part of a storage, because safetensors refuses tensors that are views into one.
+            storage = tensor.untyped_storage()
+            is_view = storage.nbytes() != tensor.nbytes or storage.data_ptr() in storages
+            storages.add(storage.data_ptr())
+            tensors[path] = tensor.detach().to("cpu", copy=is_view).contiguous()
     return tensors, ties
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -15,6 +16,7 @@ from toolkit.recipe.data_table import DataTable
 from toolkit.sources import Source
 from toolkit.training import TrainingSettings
 
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*[. ]", re.IGNORECASE)  # by Windows, as names of files
 MAX_NAME_BYTES = 240  # file systems allow 255, and the stage's number precedes its name
 
 
@@ -25,6 +27,8 @@ def _folder_name(name: str) -> str:
             "must be up to 80 letters, digits, spaces and _ . + -, starting with a letter or digit, because it names a "
             f"folder, found {name!r}"
         )
+    if sys.platform == "win32" and RESERVED.fullmatch(name):
+        raise ValueError(f"cannot name a folder on Windows, found {name!r}; choose a different name")
     if (size_bytes := len(name.encode())) > MAX_NAME_BYTES:
         raise ValueError(f"must be at most {MAX_NAME_BYTES} bytes long, found {size_bytes} in {name!r}")
     return name

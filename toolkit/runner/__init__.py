@@ -12,7 +12,7 @@ from toolkit.interruption import stopping_on_signals
 from toolkit.recipe.read import PluginUse, Recipe, read_recipe
 from toolkit.report import Report
 from toolkit.runner.assembly import assemble, check_weight_files
-from toolkit.runner.environment import describe, fixed_threads, warn_of_too_many_threads
+from toolkit.runner.environment import describe, fixed_threads, warn_about_machine
 from toolkit.runner.exclusive import only_run
 from toolkit.runner.first_batch import rehearse_first_batch
 from toolkit.runner.in_progress import RunInProgress
@@ -77,6 +77,6 @@ def run(
             runs.logging_to(directory, log),
             stopping_on_signals() as stop,
         ):
-            warn_of_too_many_threads(threads, in_recipe=recipe.table.threads is not None)
+            warn_about_machine(threads, in_recipe=recipe.table.threads is not None)
             store = StageStore(directory, recipe, identity, results, stop)
             return RunInProgress(recipe, assembly, directory, observers, environment, store, stop).execute()

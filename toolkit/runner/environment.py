@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,9 @@ from toolkit.errors import InputError
 log = logging.getLogger("toolkit")
 
 THREADS = "OMP_NUM_THREADS"
+# What does not work on other systems than Linux, as the page "What is not obvious" of the manual says.
+NO_MEMORY = "the peak memory of an inference is measured on Linux only"
+LIMITS = {"win32": f"{NO_MEMORY}, and on Windows only Ctrl-C and Ctrl-Break stop a run with a checkpoint"}
 
 
 def pick_device(name: str) -> torch.device:
@@ -49,13 +54,15 @@ def default_threads() -> int:
     return torch.get_num_threads() if os.environ.get(THREADS) else min(torch.get_num_threads(), usable_cores())
 
 
-def warn_of_too_many_threads(threads: int, in_recipe: bool) -> None:
-    """Log a warning if there are more threads than cores that this process may use.
+def warn_about_machine(threads: int, in_recipe: bool) -> None:
+    """Log what this machine cannot do: what is not supported, and more threads than this process may use cores.
 
     Args:
         threads: number of threads that compute.
         in_recipe: whether the recipe says so, instead of the environment.
     """
+    if sys.platform != "linux":
+        log.warning("%s", LIMITS.get(sys.platform, NO_MEMORY))
     cores = usable_cores()
     if threads > cores:
         log.warning(
@@ -86,7 +93,11 @@ def describe(device: torch.device) -> dict[str, Any]:
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
+    if sys.platform == "darwin":  # where Python knows no more than "arm"
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        with suppress(OSError, subprocess.SubprocessError):
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     return platform.processor() or platform.machine()

@@ -52,7 +52,7 @@ class RecipeRequest:
             data=_beside(self.data, self.output.parent),
             model_args=self.model_args,
             data_args=self.data_args,
-            weights=self.weights and os.path.relpath(self.weights, self.output.parent),
+            weights=self.weights and _relative(self.weights, self.output.parent),
             suggestions=self.suggestions,
             stages=stages,
             left_out=left_out or {},
@@ -173,4 +173,12 @@ def _write(path: Path, text: str) -> None:
 def _beside(source: str, folder: Path) -> str:
     """Return a source that is relative to the working directory, relative to `folder`; other sources as they are."""
     place, _, name = source.rpartition(":")
-    return f"{Path(os.path.relpath(place, folder)).as_posix()}:{name}" if place.endswith(".py") else source
+    return f"{_relative(place, folder)}:{name}" if place.endswith(".py") else source
+
+
+def _relative(path: str, folder: Path) -> str:
+    """Return a path as seen from a folder, or an absolute path if they are on different drives of Windows."""
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:
+        return Path(os.path.abspath(path)).as_posix()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.data.cache_folder import cache_folder
-from toolkit.storage.files import write_file
+from toolkit.storage.files import Content, write_file
 from toolkit.storage.lock import locked
 
 log = logging.getLogger("toolkit")
@@ -66,7 +66,7 @@ class Cache:
             return nullcontext()
         return locked(lock_folder / f"{key}.lock", on_wait)
 
-    def write(self, key: str | None, content: bytes) -> None:
+    def write(self, key: str | None, content: Content) -> None:
         """Store a result; if that fails, log a warning and continue."""
         path = self.path(key)
         if path is not None:

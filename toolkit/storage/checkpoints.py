@@ -6,7 +6,7 @@ import logging
 import time
 
 from toolkit.interruption import Stop
-from toolkit.storage.record import DamagedError, pack_record, read_record
+from toolkit.storage.record import DamagedError, Record, read_field, read_record
 from toolkit.storage.run_directory import CHECKPOINT, RunDirectory
 from toolkit.storage.training_state import State, matches, restore_state, take_state
 from toolkit.training import TrainingSettings
@@ -61,19 +61,27 @@ class TrainingCheckpoints:
     def _save(self, stepper: Stepper, progress: Progress) -> None:
         started = time.monotonic()
         tensors, content = take_state(stepper, progress)
-        self._directory.write(self._names[0], pack_record(tensors, {**content, "key": self._key}))
+        self._directory.write(self._names[0], Record(tensors, {**content, "key": self._key}).write)
         self._names.reverse()
         self._saved_at = time.monotonic()
         self._cost_s = self._saved_at - started
 
     def _load_newest(self) -> State | None:
-        intact = [(name, state) for name in self._names if (state := self._load(name)) is not None]
-        if not intact:
-            return None
-        name, state = max(intact, key=lambda item: item[1][1]["done"])
-        if name == self._names[0]:  # overwrite the older file next
-            self._names.reverse()
-        return state
+        """Return the newest intact state; the older file is read only if the newer one is damaged."""
+        for name in sorted(self._names, key=self._steps, reverse=True):
+            state = self._load(name)
+            if state is not None:
+                if name == self._names[0]:  # overwrite the other file next
+                    self._names.reverse()
+                return state
+        return None
+
+    def _steps(self, name: str) -> int:
+        """Return how many steps a file claims to contain; -1 if it cannot be read."""
+        try:
+            return int(read_field(self._directory.path / name, "done"))
+        except (DamagedError, ValueError, TypeError):
+            return -1
 
     def _load(self, name: str) -> State | None:
         path = self._directory.path / name

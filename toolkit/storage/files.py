@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 PARTIAL_SUFFIX = ".part"
+RENAMES, RENAME_PAUSE_S = 10, 0.1  # on Windows
+
+Content = bytes | Callable[[BinaryIO], None]  # a function writes it to the file, piece by piece
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: Content) -> None:
     """Write a temporary file, flush it to disk and rename it to `path`.
 
     Raises:
@@ -20,14 +27,28 @@ def write_file(path: Path, content: bytes) -> None:
     try:
         temporary.unlink(missing_ok=True)
         with open(temporary, "xb") as file:  # "x" does not follow a symlink planted at this path
-            file.write(content)
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                content(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        _replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     _flush_folder(path.parent)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """Rename a file; on Windows, try again for a while if another process, such as a virus scanner, has one open."""
+    for _ in range(RENAMES - 1 if sys.platform == "win32" else 0):
+        try:
+            os.replace(temporary, path)
+            return
+        except PermissionError:
+            time.sleep(RENAME_PAUSE_S)
+    os.replace(temporary, path)
 
 
 def remove_partial_files(folder: Path) -> None:

@@ -139,7 +139,12 @@ def _models(placed: Iterable[tuple[str, Source]]) -> Iterator[Source]:
 
 def _weights(sources: Iterable[Source]) -> dict[str, str]:
     files = [source.weights for source in sources if source.weights is not None]
-    return {f"weights {file}": hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files}
+    return {f"weights {file}": _hash_of_file(Path(file)) for file in files}
+
+
+def _hash_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_of_source(source: str, kind: Kind) -> str | None:
@@ -194,12 +199,14 @@ def _split_fingerprint(split: Split) -> str | None:
         samples = [stored[number * count // MAX_HASHED_SAMPLES] for number in range(min(MAX_HASHED_SAMPLES, count))]
     leaves = tree_leaves(samples)
     for leaf in leaves:
-        digest.update(_bytes(leaf))
+        _add(digest, leaf)
     return digest.hexdigest()
 
 
-def _bytes(leaf: Any) -> bytes:
+def _add(digest: hashlib._Hash, leaf: Any) -> None:
     if isinstance(leaf, Tensor):
         plain = leaf.detach().cpu().contiguous()
-        return f"{plain.dtype}{tuple(plain.shape)}".encode() + plain.flatten().view(torch.uint8).numpy().tobytes()
-    return repr(leaf).encode()
+        digest.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
+        digest.update(plain.flatten().view(torch.uint8).numpy().data)
+    else:
+        digest.update(repr(leaf).encode())

@@ -17,7 +17,7 @@ from toolkit.model_files.borrowing import Borrowed
 from toolkit.model_files.grants import Entry
 from toolkit.promises import Kind, Promises
 from toolkit.rows import Note
-from toolkit.storage.record import DamagedError, pack_record, read_record
+from toolkit.storage.record import DamagedError, Record, read_record
 from toolkit.training import TrainingSettings
 
 
@@ -49,7 +49,7 @@ def as_steps(steps: Sequence[tuple[float, float]]) -> Tensor:
     return torch.tensor(steps, dtype=torch.float64).reshape(-1, 2)
 
 
-def pack_result(result: Result, key: str, title: str) -> bytes:
+def pack_result(result: Result, key: str, title: str) -> Record:
     """Return the record of a result.
 
     Args:
@@ -73,7 +73,7 @@ def pack_result(result: Result, key: str, title: str) -> bytes:
         "settings": result.settings.model_dump() if result.settings is not None else None,
     }
     tensors = {f"model/{name}": tensor for name, tensor in parts.tensors.items()}
-    return pack_record({**tensors, **zeros, "steps": result.steps}, content)
+    return Record({**tensors, **zeros, "steps": result.steps}, content)
 
 
 def read_result(path: Path, key: str, allow: Sequence[Entry], trusted: Sequence[str]) -> Result:

@@ -73,7 +73,7 @@ class StageStore:
 
     def save(self, number: int, result: Result) -> None:
         """Save the result of a finished stage, and delete the checkpoints of its training."""
-        content = pack_result(result, self._key(number), self._titles[number])
+        content = pack_result(result, self._key(number), self._titles[number]).write
         self._directory.write(f"{CHECKPOINT}/{_file_name(number)}", content)
         if not result.reused:
             self._cache.write(self._keys[number], content)

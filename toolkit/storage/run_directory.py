@@ -17,7 +17,7 @@ from typing import Any
 from toolkit.errors import InputError, ToolkitError
 from toolkit.model_files import PACKED, SKELETON, TENSORS
 from toolkit.recipe.differences import differences
-from toolkit.storage.files import PARTIAL_SUFFIX, remove_partial_files, write_file
+from toolkit.storage.files import PARTIAL_SUFFIX, Content, remove_partial_files, write_file
 from toolkit.storage.lock import locked
 
 RECIPE, REPORT, TABLE, LOG, STAGES = "recipe.toml", "report.json", "report.md", "log.txt", "stages"
@@ -127,7 +127,7 @@ class RunDirectory:
         """Return the folder for the model of one stage."""
         return RunDirectory(self.path / STAGES / f"{number}-{name}", self._root)
 
-    def write(self, name: str, content: bytes | str) -> Path:
+    def write(self, name: str, content: Content | str) -> Path:
         """Write one file, and create its folder if missing; return the path of the file.
 
         Raises:
