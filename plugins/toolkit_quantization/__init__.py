@@ -22,20 +22,27 @@ from toolkit_quantization.float_fallback import scan_note
 from toolkit_quantization.params import Params
 from toolkit_quantization.selection import reasons, select, weights_by_layer
 from toolkit_quantization.self_compiling import Compiled
+from toolkit_quantization.static.stage import Calibrated, calibrated, converted
+
+SIMULATION = Note("computes in float what integers give; export the row to run it in integers")
 
 __all__ = ["Findings", "Params", "convert", "measure", "optimize", "prepare", "relative_error", "resolve"]
 
 
 @dataclass
 class Findings:
-    """What `optimize` chooses and the report shows: numbers and notes, the engine, whether the model compiles itself,
-    the layers returned to float, and the arithmetic of each layer."""
+    """What `optimize` and `finish` choose and the report shows: numbers and notes, the engine, whether the model
+    compiles itself, the layers returned to float, and the arithmetic of each layer.
+
+    `calibrated` is the model between both, with static activations.
+    """
 
     values: dict[str, float | Note] = field(default_factory=dict)
     engine: str | None = None
     compiles: bool = False
     returned: tuple[str, ...] = ()
     choices: dict[str, Choice] = field(default_factory=dict)
+    calibrated: Calibrated | None = None
 
 
 def convert(model: nn.Module, params: Params) -> nn.Module:
@@ -57,6 +64,9 @@ def prepare(params: Params, data: Data) -> Findings:
 @hookimpl
 def optimize(model: nn.Module, params: Params, data: Data, prepared: Findings) -> nn.Module:
     """Quantize as many layers as the bounds allow, with the engine that the recipe names, or with the fastest."""
+    if params.activations == "static":
+        prepared.calibrated = calibrated(model, params, data)
+        return prepared.calibrated.model
     meter = CostMeter(model, data, params)
     auto = params.engine == "auto"
     choice = fastest(model.eval(), params, data, meter) if auto else by_name(model, params, meter)
@@ -84,6 +94,18 @@ def _note(choice: Chosen, meter: CostMeter, findings: Findings) -> None:
 
 
 @hookimpl
+def finish(model: nn.Module, params: Params, prepared: Findings) -> nn.Module:
+    """With static activations, convert as many of the calibrated layers as the bounds allow."""
+    ready = prepared.calibrated
+    if ready is None:
+        return model
+    guarded = converted(model, ready, params)
+    _note(Chosen("toolkit", guarded), ready.meter, prepared)
+    prepared.values["arithmetic"] = SIMULATION
+    return guarded.model
+
+
+@hookimpl
 def resolve(params: Params, prepared: Findings) -> Params:
     """Replace `auto` by the engine, the arithmetic and the decision to compile that were the fastest."""
     chosen = {
@@ -97,14 +119,19 @@ def resolve(params: Params, prepared: Findings) -> Params:
 @hookimpl
 def measure(model: nn.Module, params: Params, prepared: Findings) -> dict[str, float | Note]:
     """Return the number of quantized layers, what they cost, and which layers stay in float and why."""
-    engine = ENGINES[prepared.engine or params.engine]
     inner = model.model if isinstance(model, Compiled) else model
-    why = reasons(inner, params, engine)
+    why = _reasons(inner, params, prepared)
     why.update(dict.fromkeys(prepared.returned, "returned to float, because it cost too much"))
     sizes = {
         layer: sum(weight.parameter.numel() for weight in weights.values())
         for layer, weights in weights_by_layer(inner).items()
     }
-    table = [{"layer": layer, "weights": sizes[layer], "reason": why[layer]} for layer in sizes]
+    table = [{"layer": layer, "weights": sizes[layer], "reason": why.get(layer)} for layer in sizes]
     count = sum(1 for _ in layers.converted(inner))
     return {"layers": count, **prepared.values, "float": Note("" if table else "no layer stays in float", table)}
+
+
+def _reasons(model: nn.Module, params: Params, findings: Findings) -> dict[str, str | None]:
+    if findings.calibrated is not None:
+        return dict(findings.calibrated.reasons)
+    return reasons(model, params, ENGINES[findings.engine or params.engine])

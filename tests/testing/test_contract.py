@@ -75,6 +75,11 @@ class TestQuantization(TechniqueContract):
     technique = "quantization"
 
 
+class TestStaticQuantization(TechniqueContract):
+    technique = "quantization"
+    params: ClassVar[dict[str, Any]] = {"activations": "static", "max_drop": 100.0}
+
+
 @pytest.mark.slow
 class TestTorchQuantization(TechniqueContract):
     technique = "quantization"
