@@ -1,4 +1,7 @@
-"""Dynamic quantization: stores weights in few bits; int8 layers round their inputs row by row. No training.
+"""Quantization: stores weights in few bits; int8 layers round their inputs, too, and multiply integers.
+
+Activations are rounded row by row as they come (dynamic), or to ranges that were calibrated (static). Static ones run
+whole layers in integers in exported files, and can be trained: a `finetune` table trains with the rounding.
 
 Rounding is symmetric, so that a zero weight stays zero, and the result of a row depends on that row alone. The cost is
 measured on the validation split (on train if there is none): layers that cost too much are returned to float.
@@ -10,7 +13,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from toolkit import Data, Note, TechniqueError, hookimpl
+from toolkit import Data, Note, TechniqueError, Training, hookimpl
 from toolkit_quantization import arithmetic, layers
 from toolkit_quantization.arithmetic import Choice
 from toolkit_quantization.compile_choice import choose_compiled
@@ -22,7 +25,7 @@ from toolkit_quantization.float_fallback import scan_note
 from toolkit_quantization.params import Params
 from toolkit_quantization.selection import reasons, select, weights_by_layer
 from toolkit_quantization.self_compiling import Compiled
-from toolkit_quantization.static.stage import Calibrated, calibrated, converted
+from toolkit_quantization.static.stage import Calibrated, calibrated, converted, trained
 
 SIMULATION = Note("computes in float what integers give; export the row to run it in integers")
 
@@ -94,6 +97,13 @@ def _note(choice: Chosen, meter: CostMeter, findings: Findings) -> None:
 
 
 @hookimpl
+def finetune(model: nn.Module, params: Params, prepared: Findings, training: Training) -> Training:
+    """With static activations, train with the rounding of weights, biases and activations."""
+    ready = prepared.calibrated
+    return training if ready is None else trained(model, ready, params, training)
+
+
+@hookimpl
 def finish(model: nn.Module, params: Params, prepared: Findings) -> nn.Module:
     """With static activations, convert as many of the calibrated layers as the bounds allow."""
     ready = prepared.calibrated
@@ -101,6 +111,8 @@ def finish(model: nn.Module, params: Params, prepared: Findings) -> nn.Module:
         return model
     guarded = converted(model, ready, params)
     _note(Chosen("toolkit", guarded), ready.meter, prepared)
+    if ready.roundings:  # a training moves the outputs, whatever is rounded
+        del prepared.values["output_error"]
     prepared.values["arithmetic"] = SIMULATION
     return guarded.model
 

@@ -39,6 +39,17 @@ class Params(toolkit.Params):
     calibration: Calibration = Field(
         default=Calibration(), description="how the ranges of static activations are found"
     )
+    learn_steps: bool = Field(
+        default=False,
+        description="where a finetune table trains with the rounding, learn the scales (LSQ) instead of following the "
+        "ranges of weights and activations",
+    )
+    freeze_after: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="share of these training steps after which the ranges of activations, and learned scales, stay",
+    )
     overflow_safe: bool = Field(
         default=True,
         description="with static activations, round int8 weights so that sums are exact on x86 without VNNI, too; "
@@ -112,3 +123,8 @@ class Params(toolkit.Params):
     def trainable_after(self) -> bool:
         """False, because rounding has no gradient."""
         return False
+
+    @property
+    def trainable_in_stage(self) -> bool:
+        """Whether the stage can train with the rounding, before the integers are final."""
+        return self.activations == "static"

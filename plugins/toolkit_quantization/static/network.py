@@ -106,6 +106,20 @@ def static_networks(model: nn.Module) -> dict[str, StaticNetwork]:
     return {path: module for path, module in model.named_modules() if isinstance(module, StaticNetwork)}
 
 
+def input_quantizers(model: nn.Module) -> dict[str, Quantizer]:
+    """Return what rounds the inputs of each layer, by path, unless the layer is called with inputs of several kinds."""
+    by_layer: dict[str, set[Quantizer | None]] = {}
+    for path, network in static_networks(model).items():
+        quantizers = network.quantizers
+        rounding = {each.name: quantizers.get(each.target.rpartition(".")[2]) for each in network.program}
+        for operation in network.program:
+            if operation.kind == "layer" and operation.inputs:
+                layer = f"{path}.{operation.target}".lstrip(".")
+                by_layer.setdefault(layer, set()).add(rounding[operation.inputs[0]])
+    only = {layer: each for layer, (each, *others) in by_layer.items() if not others}
+    return {layer: each for layer, each in only.items() if each is not None}
+
+
 def _parent(module: nn.Module, prefix: str) -> nn.Module:
     for name in prefix.split(".") if prefix else ():
         if name not in module._modules:

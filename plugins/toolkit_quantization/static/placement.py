@@ -25,7 +25,8 @@ def placed(program: Program, layers: Collection[str], lookup: Lookup) -> Program
 
     Rounded are the inputs and the results of the quantized layers, and of the additions, products and concatenations
     between them; a ReLU counts as part of the layer before it. What a linear layer gives is rounded only if integers
-    are computed from it. What only selects values, as a max pooling does, rounds with the grid of its input, which changes nothing.
+    are computed from it. What only selects values, as a max pooling does, rounds with the grid of its input, which
+    changes nothing.
 
     Args:
         program: has no quantizers.
@@ -38,8 +39,9 @@ def placed(program: Program, layers: Collection[str], lookup: Lookup) -> Program
     for operation in program:
         operations.append(operation.with_inputs(lambda name: rounded.get(name, name)))
         if operation.name in grids:
-            path = f"{QUANTIZERS}.{grids[operation.name]}"
-            operations.append(Operation(rounded[operation.name], "layer", path, (Ref(operation.name),)))
+            root, result = grids[operation.name], Ref(operation.name)
+            args = (result,) if root == operation.name else (result, True)
+            operations.append(Operation(rounded[operation.name], "layer", f"{QUANTIZERS}.{root}", args))
     return tuple(operations)
 
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
-from toolkit import Data, TechniqueError
+from toolkit import Data, TechniqueError, Training
 from toolkit_quantization.codecs import Dtype
 from toolkit_quantization.conversion_cost import CostMeter, relative_error
 from toolkit_quantization.float_fallback import GuardedModel, guard
 from toolkit_quantization.params import Params
-from toolkit_quantization.static.calibration import calibrate
+from toolkit_quantization.static.calibration import calibrate, quantizers
 from toolkit_quantization.static.conversion import StaticConversion, place_quantizers
 from toolkit_quantization.static.network import static_networks
 from toolkit_quantization.static.norm_folding import fold_norms
 from toolkit_quantization.static.selection import selected, static_reasons
 from toolkit_quantization.static.tracing import static
+from toolkit_quantization.static.training import Roundings, rounded_training
 
 MAX_TRACING_ERROR = 1e-3  # of the outputs' size: folded norms round elsewhere
 
@@ -26,13 +28,14 @@ MAX_TRACING_ERROR = 1e-3  # of the outputs' size: folded norms round elsewhere
 class Calibrated:
     """A model with calibrated quantizers, what to convert in it, and what it cost before.
 
-    `reasons` says why layers with weights stay in float.
+    `reasons` says why layers with weights stay in float, `roundings` has those of a training, by layer.
     """
 
     model: nn.Module
     dtypes: dict[str, Dtype]
     reasons: dict[str, str | None]
     meter: CostMeter
+    roundings: Roundings = field(default_factory=dict)
 
 
 def calibrated(model: nn.Module, params: Params, data: Data) -> Calibrated:
@@ -53,9 +56,27 @@ def calibrated(model: nn.Module, params: Params, data: Data) -> Calibrated:
     return Calibrated(network, dtypes, reasons, meter)
 
 
+def trained(model: nn.Module, ready: Calibrated, params: Params, training: Training) -> Training:
+    """Return the training with all roundings of a calibrated model in it."""
+    training, ready.roundings = rounded_training(
+        model,
+        ready.dtypes,
+        training,
+        overflow_safe=params.overflow_safe,
+        learn_steps=params.learn_steps,
+        freeze_after=params.freeze_after,
+    )
+    if ready.meter.metric is not None:  # a training moves the outputs of a float network, too
+        ready.meter.bounds = ready.meter.bounds._replace(error=math.inf)
+    return training
+
+
 def converted(model: nn.Module, ready: Calibrated, params: Params) -> GuardedModel:
     """Return a calibrated model, trained or not, with as many layers in integers as the bounds allow."""
-    return guard(StaticConversion(model, ready.dtypes, params.overflow_safe), ready.meter, params.scan)
+    for quantizer in quantizers(model).values():
+        quantizer.settle()
+    learned = {path: each.quantize for path, each in ready.roundings.items()}
+    return guard(StaticConversion(model, ready.dtypes, params.overflow_safe, learned), ready.meter, params.scan)
 
 
 @torch.no_grad()

@@ -9,6 +9,8 @@ from toolkit import operators, stored_as
 from toolkit_quantization.codecs import Encoded
 from toolkit_quantization.kernels import INT8_MAX, MIN_ROW_MAX
 
+SAFE_MAX = 64  # two weights of at most this size cannot overflow
+
 
 def quantize_without_overflow(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Round rows (out, in) to int8 and scale (out,) float32, so that pairs of products fit into 16 bits.
@@ -36,9 +38,7 @@ class Int32Bias(Encoded):
     def __init__(self, bias: Tensor, scale: Tensor) -> None:
         """Round `bias` (out,) to multiples of `scale` (out,)."""
         super().__init__(bias)
-        limits = torch.iinfo(torch.int32)
-        values = (bias.detach().double() / scale.double()).round().clamp(limits.min, limits.max)
-        self.register_buffer("values", values.to(torch.int32))
+        self.register_buffer("values", round_bias(bias, scale))
         self.register_buffer("scale", scale.float())
 
     def _decoded(self, *parts: Tensor) -> Tensor:
@@ -47,6 +47,13 @@ class Int32Bias(Encoded):
 
     def _exported(self, *parts: Tensor) -> Tensor:
         return operators.dequantize(*parts)
+
+
+def round_bias(bias: Tensor, scale: Tensor) -> Tensor:
+    """Return the int32 (out,) that stand for a bias (out,) in units of `scale` (out,)."""
+    limits = torch.iinfo(torch.int32)
+    values = (bias.detach().double() / scale.double()).round()
+    return values.clamp(limits.min, limits.max).to(torch.int32)
 
 
 def _sum_of_two(rows: Tensor) -> Tensor:
