@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 _exporting: ContextVar[bool] = ContextVar("exporting", default=False)
-INT8_MAX = 127
+INT8_MAX, UINT8_MAX = 127, 255
 SMALLEST_SCALE = torch.finfo(torch.float32).tiny  # a subnormal scale would be too coarse to reach ±127
 
 
@@ -92,4 +92,19 @@ def _(inputs: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Ten
     return inputs.new_empty(*inputs.shape[:-1], weight.shape[0])
 
 
-__all__ = ["dequantize", "dequantize_int4", "exporting", "int8_linear", "is_exporting", "widen"]
+@torch.library.custom_op("toolkit::fake_quantize", mutates_args=())
+def fake_quantize(values: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """Round `values` to unsigned bytes, `round(value / scale) + zero_point`, and return what these stand for.
+
+    Values (…) float32, scale () float32 and zero point () uint8 give (…) float32.
+    """
+    zero = zero_point.float()
+    return ((values / scale).round() + zero).clamp(0, UINT8_MAX).sub(zero) * scale
+
+
+@fake_quantize.register_fake
+def _(values: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:  # noqa: ARG001
+    return torch.empty_like(values)
+
+
+__all__ = ["dequantize", "dequantize_int4", "exporting", "fake_quantize", "int8_linear", "is_exporting", "widen"]

@@ -33,8 +33,13 @@ class Params(Table):
 
     @property
     def trainable_after(self) -> bool:
-        """Whether the model that `optimize` returns can be trained, in this stage or a later one."""
+        """Whether the model that the stage ends with can be trained later."""
         return True
+
+    @property
+    def trainable_in_stage(self) -> bool:
+        """Whether the model that `optimize` returns can be trained by this stage, even if `finish` ends that."""
+        return self.trainable_after
 
     @property
     def needs_finetune(self) -> bool:

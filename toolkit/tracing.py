@@ -13,6 +13,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -23,7 +24,17 @@ from torch.utils._pytree import tree_map_only
 from toolkit import operators
 from toolkit.errors import TechniqueError, ToolkitError
 
-__all__ = ["arguments", "causes", "checked_outputs", "decompose", "dynamic_batch", "problem", "quiet", "trace"]
+__all__ = [
+    "arguments",
+    "causes",
+    "checked_outputs",
+    "decompose",
+    "dynamic_batch",
+    "problem",
+    "quiet",
+    "trace",
+    "without_shared_modules",
+]
 
 INT8_MAX = 127
 TRACEBACK_KEYS = ("from_node", "source_fn_stack", "stack_trace")  # where operations come from: paths of this machine
@@ -41,11 +52,9 @@ def trace(model: nn.Module, example: Any) -> ExportedProgram:
     """
     args, kwargs = arguments(example)
     outputs = checked_outputs(model, args, kwargs)
-    model = _without_shared_modules(model)
+    model = without_shared_modules(model)
     network = model if type(outputs) is dict or not isinstance(outputs, Mapping) else _PlainOutputs(model)
-    shapes = dynamic_batch(kwargs or args)
-    if isinstance(network, _PlainOutputs):
-        shapes = {"kwargs": shapes} if kwargs else {"args": shapes}
+    shapes = dynamic_batch(kwargs or args, network)
     with operators.exporting(), torch.no_grad(), quiet():
         try:
             program = torch.export.export(network, args, kwargs, dynamic_shapes=shapes, strict=False)
@@ -78,7 +87,7 @@ def decompose(program: ExportedProgram, in_integers: bool | None = None) -> Expo
 
     plain: dict[Any, Any] = {
         operator._opoverload: operator._init_fn
-        for operator in (operators.dequantize, operators.dequantize_int4, operators.widen)
+        for operator in (operators.dequantize, operators.dequantize_int4, operators.fake_quantize, operators.widen)
     }
     with quiet(), torch.no_grad():
         return _anonymous(program.run_decompositions({**plain, operators.int8_linear._opoverload: int8_linear}))
@@ -92,7 +101,7 @@ def _has_byte_products() -> bool:
     return is_exact and any(torch.cpu.get_capabilities().get(name) for name in fast)
 
 
-def _without_shared_modules(model: nn.Module) -> nn.Module:
+def without_shared_modules(model: nn.Module) -> nn.Module:
     """Return the model with a module of its own in each place, on the same tensors: the tracer mixes up shared ones."""
     modules = [module for _, module in model.named_modules(remove_duplicate=False)]
     if len(modules) == len({id(module) for module in modules}):
@@ -136,10 +145,23 @@ def arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (tuple(example) if isinstance(example, (tuple, list)) else (example,)), {}
 
 
-def dynamic_batch(inputs: Any) -> Any:
-    """Return the `dynamic_shapes` of inputs whose first dimension is the number of samples."""
+def dynamic_batch(inputs: Any, network: nn.Module | None = None) -> Any:
+    """Return the `dynamic_shapes` of inputs whose first dimension is the number of samples.
+
+    Args:
+        inputs: a tuple of arguments, or a dictionary of named ones.
+        network: what takes them; needed where its `forward` takes any number of arguments.
+    """
     batch = torch.export.Dim("batch", min=1)
-    return tree_map_only(Tensor, lambda _: {0: batch}, inputs)
+    shapes = tree_map_only(Tensor, lambda _: {0: batch}, inputs)
+    if network is None:
+        return shapes
+    wanted = Parameter.VAR_KEYWORD if isinstance(inputs, Mapping) else Parameter.VAR_POSITIONAL
+    parameters = signature(network.forward).parameters
+    first = next(iter(parameters.values()), None)
+    takes_any = first is not None and first.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    name = next((name for name, parameter in parameters.items() if parameter.kind is wanted), None)
+    return {name: shapes} if takes_any and name is not None else shapes
 
 
 @torch.no_grad()

@@ -55,13 +55,18 @@ def measure(folder: Any) -> dict[str, Any]:
 @toolkit.hookimpl
 def open(folder, params, threads):
     # Runs in a process that has neither the toolkit nor this module.
+    import builtins
+
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Weights in int8 that are multiplied in float are decoded once, when the file is opened, instead of at each call.
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    with builtins.open(f"{folder}/model.onnx", "rb") as file:
+        rounds_activations = b'"\x0eQuantizeLinear' in file.read()  # the type of a node, with its length before it
+    if not rounds_activations:
+        # Weights in int8 that are multiplied in float are decoded once, when the file is opened, not at each call.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     session = onnxruntime.InferenceSession(f"{folder}/model.onnx", options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
     keys = [value.name for value in session.get_outputs()]

@@ -13,9 +13,10 @@ import toolkit
 from toolkit_onnxruntime.layer_names import read_layer_name
 
 FLOAT = {"Conv", "ConvTranspose", "FusedConv", "FusedGemm", "FusedMatMul", "GRU", "Gemm", "LSTM", "MatMul", "RNN"}
+CALIBRATED = {"QGemm", "QLinearConv", "QLinearMatMul"}
 INTEGER = {
-    *("ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "QGemm", "QLinearConv", "QLinearMatMul"),
-    *("DynamicQuantizeLSTM", "DynamicQuantizeMatMul"),
+    *CALIBRATED,
+    *("ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul"),
 }
 
 
@@ -38,18 +39,26 @@ def arithmetic_note(file: Path) -> toolkit.Note:
 def products(graph: Any) -> list[Any]:
     """Return the nodes that multiply by weights: products of two activations, as in attention, do not count."""
     weights = {tensor.name for tensor in graph.initializer}
-    return [
-        node
-        for node in graph.node
-        if node.op_type in FLOAT | INTEGER and any(name in weights for name in node.input[1:2])
-    ]
+    return [node for node in graph.node if node.op_type in FLOAT | INTEGER and _weight(node) in weights]
+
+
+def _weight(node: Any) -> str:
+    """Return the name of the second factor: behind scale and zero point of the first where the node rounds."""
+    place = 3 if node.op_type in CALIBRATED else 1
+    return node.input[place] if len(node.input) > place else ""
+
+
+def rounds_activations(file: Path) -> bool:
+    """Return whether the file rounds activations to calibrated ranges, so that ONNX Runtime can multiply integers."""
+    return any(node.op_type == "QuantizeLinear" for node in onnx.load(file, load_external_data=False).graph.node)
 
 
 def optimized_graph(file: Path) -> Any:
     """Return the graph that ONNX Runtime runs on this machine."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # a warning says that the optimized file suits this machine only
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if not rounds_activations(file):
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     with tempfile.TemporaryDirectory() as folder:
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])

@@ -33,6 +33,7 @@ def write_onnx(model: nn.Module, example: Any, path: Path, opset: int, fast: boo
     """
     args, kwargs = tracing.arguments(example)
     names = _output_names(tracing.checked_outputs(model, args, kwargs))
+    model = tracing.without_shared_modules(model)
     with operators.exporting(), torch.no_grad(), tracing.quiet():
         try:
             program = torch.onnx.export(
@@ -42,7 +43,7 @@ def write_onnx(model: nn.Module, example: Any, path: Path, opset: int, fast: boo
                 dynamo=True,
                 opset_version=opset,
                 output_names=names,
-                dynamic_shapes=tracing.dynamic_batch(kwargs or args),
+                dynamic_shapes=tracing.dynamic_batch(kwargs or args, model),
                 custom_translation_table=translations(fast),
                 verbose=False,
                 optimize=False,

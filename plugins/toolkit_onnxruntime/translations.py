@@ -21,7 +21,10 @@ SMALLEST = 127 * 1.1754943508222875e-38
 
 def dequantize(values: Any, scale: Any) -> Any:
     """Store the integers, and multiply them with their scales where they are used."""
-    return op.DequantizeLinear(values, scale, axis=0)
+    rows = int(values.shape[0])
+    zeros = onnx.helper.make_tensor("zeros", int(values.dtype), [rows], [0] * rows)
+    # Without zero points ONNX Runtime multiplies linear layers in float.
+    return op.DequantizeLinear(values, scale, op.Constant(value=zeros), axis=0)
 
 
 def int8_linear(inputs: Any, weight: Any, scale: Any, bias: Any = None) -> Any:
@@ -69,6 +72,11 @@ def dequantize_int4(packed: Any, scale: Any, shape: Sequence[int]) -> Any:
     return op.Reshape(op.Slice(rows, start, end, axis), op.Constant(value_ints=list(shape)))
 
 
+def fake_quantize(values: Any, scale: Any, zero_point: Any) -> Any:
+    """Round to bytes and back; ONNX Runtime merges this into the layers around it, which then run on the bytes."""
+    return op.DequantizeLinear(op.QuantizeLinear(values, scale, zero_point), scale, zero_point)
+
+
 def widen(values: Any) -> Any:
     """Store 16 bits, and compute the floats when the file is opened."""
     return op.Cast(values, to=FLOAT)
@@ -88,6 +96,7 @@ def translations(fast: bool) -> dict[Callable[..., Any], Callable[..., Any]]:
     return {
         operators.dequantize._opoverload: dequantize,
         operators.dequantize_int4._opoverload: dequantize_int4,
+        operators.fake_quantize._opoverload: fake_quantize,
         operators.widen._opoverload: widen,
         operators.int8_linear._opoverload: int8_linear_fast if fast else int8_linear,
     }

@@ -1,4 +1,7 @@
-"""Dynamic quantization: stores weights in few bits; int8 layers round their inputs row by row. No training.
+"""Quantization: stores weights in few bits; int8 layers round their inputs, too, and multiply integers.
+
+Activations are rounded row by row as they come (dynamic), or to ranges that were calibrated (static). Static ones run
+whole layers in integers in exported files, and can be trained: a `finetune` table trains with the rounding.
 
 Rounding is symmetric, so that a zero weight stays zero, and the result of a row depends on that row alone. The cost is
 measured on the validation split (on train if there is none): layers that cost too much are returned to float.
@@ -10,7 +13,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from toolkit import Data, Note, Number, TechniqueError, hookimpl
+from toolkit import Data, Note, Number, TechniqueError, Training, hookimpl
 from toolkit_quantization import arithmetic, layers
 from toolkit_quantization.arithmetic import Choice
 from toolkit_quantization.compile_choice import choose_compiled
@@ -22,6 +25,9 @@ from toolkit_quantization.float_fallback import scan_note
 from toolkit_quantization.params import Params
 from toolkit_quantization.selection import reasons, select, weights_by_layer
 from toolkit_quantization.self_compiling import Compiled
+from toolkit_quantization.static.stage import Calibrated, calibrated, converted, trained
+
+SIMULATION = Note("computes in float what integers give; export the row to run it in integers")
 
 __all__ = ["Findings", "Params", "convert", "measure", "numbers", "optimize", "prepare", "relative_error", "resolve"]
 
@@ -42,14 +48,18 @@ numbers = {
 
 @dataclass
 class Findings:
-    """What `optimize` chooses and the report shows: numbers and notes, the engine, whether the model compiles itself,
-    the layers returned to float, and the arithmetic of each layer."""
+    """What `optimize` and `finish` choose and the report shows: numbers and notes, the engine, whether the model
+    compiles itself, the layers returned to float, and the arithmetic of each layer.
+
+    `calibrated` is the model between both, with static activations.
+    """
 
     values: dict[str, float | Note] = field(default_factory=dict)
     engine: str | None = None
     compiles: bool = False
     returned: tuple[str, ...] = ()
     choices: dict[str, Choice] = field(default_factory=dict)
+    calibrated: Calibrated | None = None
 
 
 def convert(model: nn.Module, params: Params) -> nn.Module:
@@ -71,6 +81,9 @@ def prepare(params: Params, data: Data) -> Findings:
 @hookimpl
 def optimize(model: nn.Module, params: Params, data: Data, prepared: Findings) -> nn.Module:
     """Quantize as many layers as the bounds allow, with the engine that the recipe names, or with the fastest."""
+    if params.activations == "static":
+        prepared.calibrated = calibrated(model, params, data)
+        return prepared.calibrated.model
     meter = CostMeter(model, data, params)
     auto = params.engine == "auto"
     choice = fastest(model.eval(), params, data, meter) if auto else by_name(model, params, meter)
@@ -98,6 +111,27 @@ def _note(choice: Chosen, meter: CostMeter, findings: Findings) -> None:
 
 
 @hookimpl
+def finetune(model: nn.Module, params: Params, prepared: Findings, training: Training) -> Training:
+    """With static activations, train with the rounding of weights, biases and activations."""
+    ready = prepared.calibrated
+    return training if ready is None else trained(model, ready, params, training)
+
+
+@hookimpl
+def finish(model: nn.Module, params: Params, prepared: Findings) -> nn.Module:
+    """With static activations, convert as many of the calibrated layers as the bounds allow."""
+    ready = prepared.calibrated
+    if ready is None:
+        return model
+    guarded = converted(model, ready, params)
+    _note(Chosen("toolkit", guarded), ready.meter, prepared)
+    if ready.roundings:  # a training moves the outputs, whatever is rounded
+        del prepared.values["output_error"]
+    prepared.values["arithmetic"] = SIMULATION
+    return guarded.model
+
+
+@hookimpl
 def resolve(params: Params, prepared: Findings) -> Params:
     """Replace `auto` by the engine, the arithmetic and the decision to compile that were the fastest."""
     chosen = {
@@ -111,14 +145,19 @@ def resolve(params: Params, prepared: Findings) -> Params:
 @hookimpl
 def measure(model: nn.Module, params: Params, prepared: Findings) -> dict[str, float | Note]:
     """Return the number of quantized layers, what they cost, and which layers stay in float and why."""
-    engine = ENGINES[prepared.engine or params.engine]
     inner = model.model if isinstance(model, Compiled) else model
-    why = reasons(inner, params, engine)
+    why = _reasons(inner, params, prepared)
     why.update(dict.fromkeys(prepared.returned, "returned to float, because it cost too much"))
     sizes = {
         layer: sum(weight.parameter.numel() for weight in weights.values())
         for layer, weights in weights_by_layer(inner).items()
     }
-    table = [{"layer": layer, "weights": sizes[layer], "reason": why[layer]} for layer in sizes]
+    table = [{"layer": layer, "weights": sizes[layer], "reason": why.get(layer)} for layer in sizes]
     count = sum(1 for _ in layers.converted(inner))
     return {"layers": count, **prepared.values, "float": Note("" if table else "no layer stays in float", table)}
+
+
+def _reasons(model: nn.Module, params: Params, findings: Findings) -> dict[str, str | None]:
+    if findings.calibrated is not None:
+        return dict(findings.calibrated.reasons)
+    return reasons(model, params, ENGINES[findings.engine or params.engine])

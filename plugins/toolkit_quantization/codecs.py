@@ -7,7 +7,7 @@ of an embedding, an input channel of a transposed convolution.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from toolkit import operators, rounding, stored_as
 from toolkit_quantization.int8 import quantize_per_channel
 
 Dtype = Literal["int8", "int4", "float16", "bfloat16"]
+Rounding: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class Encoded(nn.Module):
@@ -63,9 +64,10 @@ class Int8(Encoded):
     values: Tensor
     scale: Tensor
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, quantize: Rounding = quantize_per_channel) -> None:
+        """Hold the values (rows, …) int8 and the scale (rows,) float32 that `quantize` returns for the rows."""
         super().__init__(weight)
-        values, scale = quantize_per_channel(weight.flatten(1))
+        values, scale = quantize(weight.flatten(1))
         self.register_buffer("values", values.view(weight.shape))
         self.register_buffer("scale", scale)
 

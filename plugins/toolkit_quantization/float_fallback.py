@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from torch import nn
 
 from toolkit import Note, TechniqueError
 from toolkit_quantization.arithmetic import Choice
-from toolkit_quantization.conversion import Conversion
 from toolkit_quantization.conversion_cost import Cost, CostMeter
 
 Layers = tuple[str, ...]  # layers that share a weight; usually only one
@@ -31,7 +31,17 @@ class GuardedModel:
     choices: Mapping[str, Choice] = field(default_factory=dict)
 
 
-def guard(conversion: Conversion, meter: CostMeter, scan: bool = False) -> GuardedModel:
+class Convertible(Protocol):
+    """Layers that can be quantized: `of` returns a copy of their model in which some of them are."""
+
+    @property
+    def groups(self) -> Sequence[Layers]: ...
+    @property
+    def choices(self) -> Mapping[str, Choice]: ...
+    def of(self, names: Collection[str]) -> nn.Module: ...
+
+
+def guard(conversion: Convertible, meter: CostMeter, scan: bool = False) -> GuardedModel:
     """Quantize all layers, except for as few as possible that have to stay in float.
 
     Args:
@@ -65,7 +75,7 @@ def guard(conversion: Conversion, meter: CostMeter, scan: bool = False) -> Guard
     return accepted[0]
 
 
-def sensitivity(conversion: Conversion, meter: CostMeter) -> dict[Layers, Cost]:
+def sensitivity(conversion: Convertible, meter: CostMeter) -> dict[Layers, Cost]:
     """Return the cost of each layer quantized alone, the most harmful first."""
     costs = {layers: meter(conversion.of(layers)) for layers in conversion.groups}
     return dict(sorted(costs.items(), key=lambda item: -meter.severity(item[1])))

@@ -14,12 +14,46 @@ from toolkit_quantization.layers import Arithmetic
 EngineName = Literal["toolkit", "torch", "torchao", "auto"]
 
 
+class Calibration(toolkit.Params):
+    """How the ranges of static activations are found."""
+
+    samples: int = Field(default=512, ge=1, description="samples of the train split, spread over all of it")
+    method: Literal["minmax", "percentile", "mse"] = Field(
+        default="minmax",
+        description="the whole range of the values, that of 99.99 % of them, or that with the smallest squared error",
+    )
+
+
 class Params(toolkit.Params):
     """Which layers to quantize, to which dtype, with whose arithmetic, and how much that may cost."""
 
     dtype: Dtype = Field(default="int8", description="dtype of the weights; int4 has a scale per group of 32")
     overrides: dict[str, Dtype] = Field(
         default={}, description="other dtypes by name pattern; the most specific pattern wins, whatever the order"
+    )
+    activations: Literal["dynamic", "static"] = Field(
+        default="dynamic",
+        description="ranges of activations: dynamic, found anew in each row, in linear layers and attention; or "
+        "static, calibrated once, so that convolutions and linear layers run in integers in exported files",
+    )
+    calibration: Calibration = Field(
+        default=Calibration(), description="how the ranges of static activations are found"
+    )
+    learn_steps: bool = Field(
+        default=False,
+        description="where a finetune table trains with the rounding, learn the scales (LSQ) instead of following the "
+        "ranges of weights and activations",
+    )
+    freeze_after: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="share of these training steps after which the ranges of activations, and learned scales, stay",
+    )
+    overflow_safe: bool = Field(
+        default=True,
+        description="with static activations, round int8 weights so that sums are exact on x86 without VNNI, too; "
+        "false rounds them about half as coarsely, for processors with VNNI",
     )
     layers: list[str] = Field(default=["*"], min_length=1, description="name patterns of the layers to quantize")
     exclude: list[str] = Field(default=[], description="name patterns of the layers to leave in float")
@@ -73,7 +107,24 @@ class Params(toolkit.Params):
             raise ValueError("engine 'torch' cannot be compiled; choose another engine, or leave compile out")
         return self
 
+    @model_validator(mode="after")
+    def _static(self) -> Params:
+        if self.activations == "static":
+            other = {"engine": "toolkit", "arithmetic": "auto", "compile": False}
+            for name, only in other.items():
+                if getattr(self, name) != only:
+                    found = getattr(self, name)
+                    raise ValueError(f"with static activations {name} must be {only!r}, found {found!r}; leave it out")
+            if wide := {self.dtype, *self.overrides.values()} - {"int8", "int4"}:
+                raise ValueError(f"with static activations a dtype must be int8 or int4, found {min(wide)!r}")
+        return self
+
     @property
     def trainable_after(self) -> bool:
         """False, because rounding has no gradient."""
         return False
+
+    @property
+    def trainable_in_stage(self) -> bool:
+        """Whether the stage can train with the rounding, before the integers are final."""
+        return self.activations == "static"

@@ -91,6 +91,22 @@ class TestQuantization(FewToys, TechniqueContract):
     technique = "quantization"
 
 
+class TestStaticQuantization(TechniqueContract):
+    technique = "quantization"
+    params: ClassVar[dict[str, Any]] = {"activations": "static", "max_drop": 100.0}
+
+
+class TestTrainingWithRounding(TechniqueContract):
+    technique = "quantization"
+    params: ClassVar[dict[str, Any]] = {"activations": "static", "max_drop": 100.0}
+
+
+class TestTrainingWithLearnedSteps(TechniqueContract):
+    technique = "quantization"
+    params: ClassVar[dict[str, Any]] = {"activations": "static", "max_drop": 100.0, "learn_steps": True}
+    toys = ("cnn",)
+
+
 @pytest.mark.slow
 class TestTorchQuantization(TechniqueContract):
     technique = "quantization"

@@ -27,7 +27,7 @@ def stage_order_problems(tables: Sequence[Any], stages: Sequence[StageTable | No
         previous = frozen_by[names.index(start)] if "from" in table and start in names else frozen_by[-1]
         names.append(table.get("name") or table.get("technique"))
         frozen_by.append(_frozen_by(stage, previous))
-        problems.extend(_training_problems(number, stage, frozen_by[-1]))
+        problems.extend(_training_problems(number, stage, _frozen_by(stage, previous, in_stage=True)))
     return problems
 
 
@@ -66,13 +66,14 @@ def _can_be_a_name(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= 80
 
 
-def _frozen_by(stage: StageTable | None, previous: str | None) -> str | None:
+def _frozen_by(stage: StageTable | None, previous: str | None, in_stage: bool = False) -> str | None:
+    """Return what made the model untrainable after a stage or, with `in_stage`, for the training of the stage."""
     if stage is None:
         return None
     for use in (stage, *stage.others):
         if use.params.replaces_model:
             previous = None
-        if not use.params.trainable_after:
+        if not (use.params.trainable_in_stage if in_stage else use.params.trainable_after):
             previous = use.technique
     return previous
 

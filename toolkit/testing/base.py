@@ -53,7 +53,7 @@ class ContractBase:
 
     def _stage(self, *before: PluginUse) -> Stage:
         use = self._use()
-        trains = self.finetune is not None and use.params.trainable_after
+        trains = self.finetune is not None and use.params.trainable_in_stage
         return Stage(1, self.technique, (*before, use), 0, TrainingSettings(**self.finetune or {}) if trains else None)
 
     def _perform(

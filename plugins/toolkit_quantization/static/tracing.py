@@ -1,0 +1,128 @@
+"""From the Python code of a network to a static network, where its operations can be told from the code alone."""
+
+from __future__ import annotations
+
+import builtins
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
+
+from toolkit import masks
+from toolkit_quantization.static.functions import ATTRIBUTES, METHODS, name_of
+from toolkit_quantization.static.network import StaticNetwork
+from toolkit_quantization.static.program import Operation, Ref
+
+
+class UntraceableError(Exception):
+    """The operations of a network cannot be told from its code; the message says why, without a place."""
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002  # torch's signature
+        kind = parametrize.type_before_parametrizations(m)
+        is_of_torch = kind.__module__.startswith("torch.nn") and not issubclass(kind, nn.Sequential)
+        return is_of_torch or hasattr(m, "replaces") or isinstance(m, StaticNetwork)
+
+
+def traced(model: nn.Module) -> StaticNetwork:
+    """Return a network of the model's own layers, at their paths, that computes what the model does in eval mode.
+
+    Raises:
+        UntraceableError: the model's control flow depends on its inputs, or it uses an operation that is not known.
+    """
+    try:
+        graph = _Tracer().trace(model)
+    except Exception as error:  # whatever the code of a network raises on symbols instead of tensors
+        raise UntraceableError(str(error).strip().partition("\n")[0] or type(error).__name__) from error
+    program = tuple(_operation(node) for node in graph.nodes)
+    try:
+        network = StaticNetwork({each.target: _part(model, each) for each in program if _is_part(each)}, program)
+    except TypeError as error:
+        raise UntraceableError(str(error)) from error
+    for module in network.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]
+    return network.train(model.training)
+
+
+def static(model: nn.Module) -> tuple[nn.Module, dict[str, str]]:
+    """Return a copy in which every part that can be traced is a static network, and why the other parts are none.
+
+    The whole model is one, or else each of its `nn.Sequential`s: what those compute is certain.
+    """
+    twin = masks.clone(model)
+    reasons: dict[str, str] = {}
+    return _static(twin, "", reasons), reasons
+
+
+def _static(model: nn.Module, path: str, reasons: dict[str, str]) -> nn.Module:
+    if not path or isinstance(model, nn.Sequential):
+        try:
+            return traced(model)
+        except UntraceableError as error:
+            reasons[path] = str(error)
+    for name, child in model.named_children():
+        if not isinstance(child, StaticNetwork):
+            model._modules[name] = _static(child, f"{path}.{name}".lstrip("."), reasons)
+    return model
+
+
+def _is_part(operation: Operation) -> bool:
+    return operation.kind in ("layer", "tensor")
+
+
+def _part(model: nn.Module, operation: Operation) -> nn.Module | Tensor:
+    if operation.kind == "layer":
+        return model.get_submodule(operation.target)
+    prefix, _, name = operation.target.rpartition(".")
+    tensor: Tensor = getattr(model.get_submodule(prefix), name)
+    return tensor
+
+
+def _operation(node: fx.Node) -> Operation:
+    args, kwargs = _plain((node.args, node.kwargs))
+    kwargs.pop("inplace", None)
+    if node.op == "placeholder":
+        if str(node.target).startswith("*"):
+            raise UntraceableError(f"it takes any number of arguments ({node.target})")
+        return Operation(node.name, "input", str(node.target), args)
+    if node.op == "call_module":
+        return Operation(node.name, "layer", str(node.target), args, kwargs)
+    if node.op == "get_attr":
+        return Operation(node.name, "tensor", str(node.target))
+    if node.op == "output":
+        return Operation(node.name, "output", "", args)
+    return _call(node, args, kwargs)
+
+
+def _call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Operation:
+    if node.op == "call_method":
+        target = str(node.target).removesuffix("_")
+        if target in METHODS:
+            return Operation(node.name, "method", target, args, kwargs)
+        raise UntraceableError(f"it calls the method {node.target} of a tensor, which a static network does not have")
+    function: Any = node.target
+    if function is builtins.getattr and args[1] in ATTRIBUTES:
+        return Operation(node.name, "attribute", args[1], args[:1])
+    name = name_of(function)
+    if name is None:
+        called = getattr(function, "__qualname__", str(function))
+        raise UntraceableError(f"it calls {called}, which a static network does not have")
+    return Operation(node.name, "function", name, args, kwargs)
+
+
+def _plain(value: Any) -> Any:
+    """Arguments with references instead of nodes, and plain lists and dictionaries instead of torch.fx's."""
+    if isinstance(value, fx.Node):
+        return Ref(value.name)
+    if isinstance(value, torch.Size):
+        return tuple(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, slice):
+        return slice(*(_plain(part) for part in (value.start, value.stop, value.step)))
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return tuple(_plain(item) for item in value) if isinstance(value, tuple) else value

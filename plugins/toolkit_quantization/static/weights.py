@@ -1,0 +1,60 @@
+"""Weights in int8 whose sums no processor gets wrong."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from toolkit import operators, stored_as
+from toolkit_quantization.codecs import Encoded
+from toolkit_quantization.kernels import INT8_MAX, MIN_ROW_MAX
+
+SAFE_MAX = 64  # two weights of at most this size cannot overflow
+
+
+def quantize_without_overflow(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Round rows (out, in) to int8 and scale (out,) float32, so that pairs of products fit into 16 bits.
+
+    Without VNNI, x86 multiplies an unsigned by a signed byte and adds two such products in 16 bits, which saturate. The
+    two largest weights of a row add up to at most 128 here, and the two smallest to at least -128, so that no pair
+    exceeds 255 · 128 = 32,640, whichever weights are paired. Most rows reach ±70, where ±63 would be safe for all.
+    """
+    rows = rows.float()
+    largest = rows.abs().amax(dim=1)
+    pairs = [_sum_of_two(rows.clamp(min=0)), _sum_of_two((-rows).clamp(min=0))]
+    # Rounding adds at most a half to each of two values: 127 + 2 / 2 = 128.
+    scale = torch.stack([largest, *pairs]).amax(dim=0).clamp_(min=MIN_ROW_MAX) / INT8_MAX
+    return (rows / scale.unsqueeze(1)).round_().to(torch.int8), scale
+
+
+@stored_as("quantization.Int32Bias")
+class Int32Bias(Encoded):
+    """A bias in int32, in the unit of the products that it is added to: the scale of the inputs times the weights'."""
+
+    precision = "int32"
+    values: Tensor
+    scale: Tensor
+
+    def __init__(self, bias: Tensor, scale: Tensor) -> None:
+        """Round `bias` (out,) to multiples of `scale` (out,)."""
+        super().__init__(bias)
+        self.register_buffer("values", round_bias(bias, scale))
+        self.register_buffer("scale", scale.float())
+
+    def _decoded(self, *parts: Tensor) -> Tensor:
+        values, scale = parts
+        return values.to(scale.dtype) * scale
+
+    def _exported(self, *parts: Tensor) -> Tensor:
+        return operators.dequantize(*parts)
+
+
+def round_bias(bias: Tensor, scale: Tensor) -> Tensor:
+    """Return the int32 (out,) that stand for a bias (out,) in units of `scale` (out,)."""
+    limits = torch.iinfo(torch.int32)
+    values = (bias.detach().double() / scale.double()).round()
+    return values.clamp(limits.min, limits.max).to(torch.int32)
+
+
+def _sum_of_two(rows: Tensor) -> Tensor:
+    return rows.topk(min(2, rows.shape[1]), dim=1).values.sum(dim=1)
