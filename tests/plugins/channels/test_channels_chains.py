@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,9 +61,10 @@ def test_hints_find_their_layers_in_a_cut_student(tmp_path: Path) -> None:
 def test_a_cut_model_is_saved_opened_and_exported(tmp_path: Path) -> None:
     export = '[[exports]]\nruntime = "onnxruntime"\n'
     outcome = done(run_text(CNN + CUT + INT8 + export, tmp_path))
-    conv, linear = outcome.model[0], outcome.model[6]
+    model: Any = outcome.model
+    conv, linear = model[0], model[6]
     assert conv.weight.shape[0] == conv.out_channels == 8
-    assert linear.dense_weight().shape == (4, 16 * outcome.model[3].out_channels)
+    assert linear.dense_weight().shape == (4, 16 * model[3].out_channels)
     assert outcome.rows[-1]["accuracy"] == pytest.approx(outcome.rows[-2]["accuracy"], abs=0.05)
 
 
@@ -77,7 +79,7 @@ def test_a_network_with_lambdas_is_opened_with_its_source(tmp_path: Path) -> Non
         "    return toolkit.Data(train=split(64), validation=split(32), test=split(32))\n"
     )
     outcome = done(run_text(model + data + CUT.replace("0.5", "0.3"), tmp_path))
-    opened = model_files.load(outcome.directory, allow=[str(source), f"{source}:ResNetA"])
+    opened: Any = model_files.load(outcome.directory, allow=[str(source), f"{source}:ResNetA"])
     assert isinstance(opened.conv1.out_channels, int)
     assert sum(p.numel() for p in opened.parameters()) == outcome.rows[1]["parameters"]
     assert sum(p.numel() for p in ResNetA(1, 8).parameters()) > outcome.rows[1]["parameters"]

@@ -43,7 +43,7 @@ def test_the_row_in_the_middle_is_the_easiest_to_replace() -> None:
     assert geometric_median_scores(rows).tolist() == pytest.approx([3, 2, 3])
 
 
-def cut(model: nn.Module, data: toolkit.Data = DATA, **params: Any) -> tuple[nn.Module, toolkit_channels.Findings]:
+def cut(model: nn.Module, data: toolkit.Data = DATA, **params: Any) -> tuple[Any, toolkit_channels.Findings]:
     findings = toolkit_channels.prepare()
     model = masks.clone(model).eval()
     return toolkit_channels.optimize(model=model, params=Params(**params), data=data, prepared=findings), findings
@@ -54,7 +54,7 @@ def parameters(model: nn.Module) -> int:
 
 
 @pytest.mark.parametrize("criterion", ["l1", "l2", "batch-norm", "taylor", "activation", "geometric-median", "random"])
-def test_every_criterion_removes_what_was_asked_for(criterion: str) -> None:
+def test_every_criterion_removes_what_was_asked_for(criterion: Any) -> None:
     model = toy_cnn(32)
     fit(model, Training(TrainingSettings(epochs=1, lr=1e-2), DATA.task.loss), DATA)
     result, findings = cut(model, amount=0.5, criterion=criterion)
@@ -81,7 +81,7 @@ def test_macs_are_those_of_the_papers() -> None:
 
 
 def test_the_weakest_channels_go_and_the_others_keep_their_weights() -> None:
-    model = toy_mlp(8)
+    model: Any = toy_mlp(8)
     with torch.no_grad():
         model[1].weight[2:6] *= 1e-3
     result, _ = cut(model, amount=0.4, criterion="l1", round_to=1)
@@ -90,7 +90,7 @@ def test_the_weakest_channels_go_and_the_others_keep_their_weights() -> None:
 
 
 def test_each_layer_loses_the_same_share_in_the_scope_of_a_layer() -> None:
-    model = toy_cnn(32)
+    model: Any = toy_cnn(32)
     with torch.no_grad():
         model[0].weight *= 100
     result, _ = cut(model, amount=0.5, scope="layer", round_to=1)
@@ -122,7 +122,7 @@ def test_layers_are_selected_by_patterns() -> None:
     assert findings.kept["3"] == "not among the layers"
 
 
-def test_steps_need_a_training_and_remove_a_part_each(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_need_a_training_and_remove_a_part_each() -> None:
     params = Params(amount=0.6, steps=3, round_to=1)
     assert params.needs_finetune
     model, findings = cut(toy_mlp(64), **params.model_dump())
@@ -136,7 +136,7 @@ def test_steps_need_a_training_and_remove_a_part_each(monkeypatch: pytest.Monkey
 
     training = toolkit_channels.finetune(model=model, params=params, data=DATA, prepared=findings, training=training)
     fit(model, training.using(after_step=share), DATA)
-    model = toolkit_channels.finish(model=model, params=params, data=DATA, prepared=findings)
+    result: Any = toolkit_channels.finish(model=model, params=params, data=DATA, prepared=findings)
     assert [round(shares[n], 1) for n in (0, 3, 4, 7, 8, 11)] == [0.2, 0.4, 0.4, 0.6, 0.6, 0.6]
-    assert model[1].out_features == model[3].in_features == round(64 * (1 - shares[-1]))
-    assert not masks.current(model)
+    assert result[1].out_features == result[3].in_features == round(64 * (1 - shares[-1]))
+    assert not masks.current(result)
