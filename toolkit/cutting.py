@@ -46,13 +46,13 @@ def cut(model: nn.Module, kept: Mapping[str, Indices]) -> None:
     _drop_masks(model, {id(places[path].tensor) for path in cut_masks})
     new = {id(place.tensor): _new(place.tensor, kept[path]) for path, place in places.items()}
     along = {id(place.tensor): kept[path] for path, place in places.items()}
-    for module, attribute, tensor in list(_tensors(model)):
-        if id(tensor) in new:
-            _set(module, attribute, new[id(tensor)])
-            _cuts.setdefault(module, []).append((attribute, along[id(tensor)]))
+    changed = [(module, attribute, tensor) for module, attribute, tensor in _tensors(model) if id(tensor) in new]
+    for module, attribute, tensor in changed:
+        _set(module, attribute, new[id(tensor)])
+        _cuts.setdefault(module, []).append((attribute, along[id(tensor)]))
     masks.apply(model, cut_masks)
-    for module in {place.module for place in places.values()}:
-        _state_sizes(module)
+    for layer in {module for module, _, _ in changed}:
+        _state_sizes(layer)
 
 
 def take_cuts(model: nn.Module) -> dict[str, list[Indices]]:

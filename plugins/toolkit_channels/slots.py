@@ -65,6 +65,10 @@ class Slots:
         """Return the tensor at a path."""
         return self.tensors[path]
 
+    def paths_of(self, path: str) -> list[str]:
+        """Return all paths of the tensor at a path."""
+        return [other for other, tensor in self.tensors.items() if tensor is self.tensors[path]]
+
     def bind(self, path: str, dim: int, role: Role, units: Numbers) -> None:
         """Say which units a tensor has along a dimension; a tensor that is used twice ties them."""
         key = (id(self.tensors[path]), dim)

@@ -66,7 +66,8 @@ class Structure:
             self._add(made, reasons, layers, exclude)
 
     def _add(self, made: list[Slot], reasons: Mapping[int, str], layers: Any, exclude: Any) -> None:
-        paths = tuple(dict.fromkeys(slot.path.rpartition(".")[0] for slot in made if self.is_weight(slot.path)))
+        weights = [path for slot in made if self.is_weight(slot.path) for path in self._source.paths_of(slot.path)]
+        paths = tuple(dict.fromkeys(path.rpartition(".")[0] for path in weights))
         if not paths:
             return
         first = next(slot.units for slot in made if self.is_weight(slot.path))
@@ -91,7 +92,8 @@ class Structure:
     def width(self, layer: str) -> int:
         """Return the number of channels that a layer of one of the groups makes."""
         path = f"{layer}.weight".lstrip(".")
-        return next(len(slot.units) for slot in self.slots if slot.path == path and slot.role == "output")
+        paths = self._source.paths_of(path)
+        return next(len(slot.units) for slot in self.slots if slot.path in paths and slot.role == "output")
 
     @cached_property
     def _along(self) -> dict[str, dict[int, Numbers]]:
