@@ -234,7 +234,18 @@ class TestTable:
         assert any("\n1 more column on a wider terminal: MACs\n" in as_text(full, width) for width in range(80, 120))
         assert "more column" not in as_text(full, 200)
         of_a_run = as_text(report(directory=Path("run")), 60)
-        assert "\n4 more columns in report.html: ms @64, zeros, nonzero, MACs\n" in of_a_run
+        assert "\n3 more columns in report.html: zeros, nonzero, MACs\n" in of_a_run
+
+    @pytest.mark.parametrize("width", [20, 60, 80])
+    def test_every_batch_size_that_a_verdict_speaks_of_is_in_a_table(self, width):
+        ratios = {str(size): 0.5 for size in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)}
+        ones = dict.fromkeys(ratios, 1.0)
+        baseline = Row("baseline", {"latency_ms": ones, "latency_ratio": ones, "size_bytes": 1})
+        text = as_text(Report(name="r", seed=0, rows=(baseline, row("small", ratio=ratios)), environment={}), width)
+        headings = [line.split() for line in text.splitlines() if "ms @" in line and "more" not in line]
+        for size in ratios:
+            assert [f"@{size}" in words for words in headings].count(True) == 1
+        assert all(len(line) <= width for line in text.splitlines()[:15] if width > 60)
 
     def test_it_begins_with_a_plain_table_and_verdicts_follow(self):
         table, _, rest = as_text(report(row("a", change=-0.01)), 200).partition("\n\n")

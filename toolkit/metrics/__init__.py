@@ -21,7 +21,8 @@ function leaves the model unchanged, and returns the same exact numbers for the 
 `toolkit.masks` and `toolkit.replacements`, so that the metric is correct for masked and replaced layers.
 
 A terminal of 80 columns has room for about seven columns. Those with the highest `dispensable` are dropped first, and a
-line below the table names them; a column with `dispensable=0` always stays. The page and Markdown have all columns.
+line below the table names them; a column with `dispensable=0` always stays, and those with 1 to 9, which the verdicts
+speak of, continue in another table. The page and Markdown have all columns.
 
 A number that only one technique has belongs in its `measure` hook, a property of a dataset in `[data] metrics`, and the
 definition of a correct answer in a `Task`.

@@ -95,7 +95,9 @@ def _columns(content: TableContent) -> Iterable[Column]:
     for place, size in enumerate(content.rows[0].get("latency_ms") or {}):
         explanation = f"time of a call with {printable(size)} samples: the baseline's median time, multiplied by the"
         explanation += f" ratio to it, timed alternately (ms; lower is better; {UNKNOWN} if they could not be compared)"
-        yield Column(f"ms @{printable(size)}", partial(_cell, size, content.detailed), 1 + place, explanation, PLACE)
+        yield Column(
+            f"ms @{printable(size)}", partial(_cell, size, content.detailed), min(1 + place, 9), explanation, PLACE
+        )
 
 
 def _cell(size: str, detailed: bool, row: Row, _: Row) -> str:

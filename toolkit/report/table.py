@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ REUSED = "↺"
 REUSED_MEANS = f"{REUSED} computed by an earlier run; the times were measured in that run."
 MAX_NOTE_ROWS = 8  # rows of a note's table on a terminal
 UNKNOWN_DISPENSABLE = 1000
+MAX_CONTINUED = 9  # `dispensable` of columns that verdicts speak of
 ENVIRONMENT_KEYS = ("processor", "threads", "device", "torch")
 
 
@@ -35,15 +37,14 @@ class Heading(NamedTuple):
 def as_text(report: Report, width: int = 80) -> str:
     """Return the table, the verdicts and the notes for a terminal of `width` characters.
 
-    Columns that do not fit are dropped, the least important ones first, and listed below the table.
+    Columns that do not fit are dropped, the least important ones first, and listed below the table. Those that the
+    verdicts speak of continue in another table.
     """
     columns = columns_of(report)
-    shown = list(columns)
-    table = _table(report, shown, "simple")
-    while max(map(len, table.splitlines())) > width and any(column.dispensable for column in shown):
-        shown.remove(max(shown, key=lambda column: column.dispensable))
-        table = _table(report, shown, "simple")
-    dropped = _dropped(report, [column.title for column in columns if column not in shown], width)
+    parts = _parts(report, columns, width)
+    shown = {column.title for part in parts for column in part}
+    table = "\n\n".join(_table(report, part, "simple") for part in parts)
+    dropped = _dropped(report, [column.title for column in columns if column.title not in shown], width)
     notes = [f"\n{line}" for line in _notes(report, "simple", MAX_NOTE_ROWS)]
     return "\n".join(
         [table, "", *dropped, *_reused(report), *_verdicts(report, width), *_numbers(report, width), *notes]
@@ -78,6 +79,22 @@ def columns_of(report: Report, detailed: bool = False) -> list[Column]:
         for column in columns
         if not column.dispensable or any(column.show(row, report.baseline) for row in report.rows)
     ]
+
+
+def _parts(report: Report, columns: Sequence[Column], width: int) -> list[list[Column]]:
+    """Return the columns of one table that fits, and of the tables that continue it."""
+    shown = list(columns)
+    while _width(report, shown) > width and any(column.dispensable for column in shown):
+        shown.remove(max(shown, key=lambda column: column.dispensable))
+    rest = [column for column in columns if column not in shown and column.dispensable <= MAX_CONTINUED]
+    if not rest:
+        return [shown]
+    first = replace(rest[0], dispensable=0)  # however narrow the terminal is
+    return [shown, *_parts(report, [columns[0], first, *rest[1:]], width)]
+
+
+def _width(report: Report, columns: Sequence[Column]) -> int:
+    return max(map(len, _table(report, columns, "simple").splitlines()))
 
 
 def _dropped(report: Report, titles: Sequence[str], width: int) -> list[str]:

@@ -96,7 +96,8 @@ class Quantity:
         better: whether `higher` or `lower` values are better; None if neither is.
         title: heading of the column; empty for a number without a column.
         cell: formats a value for the column; `text` by default.
-        dispensable: columns with higher values are the first to be dropped on a narrow terminal; 0 is never dropped.
+        dispensable: columns with higher values are the first to be dropped on a narrow terminal; 0 is never dropped,
+            and 1 to 9 continue in another table.
         bounds: possible values; a report with other values is not read.
         comparison: how `toolkit diff` compares two values; None if it does not.
         interval_key: key of the 95 % interval; `<key>_interval` by default.
