@@ -285,7 +285,11 @@ def test_a_crop_leaves_the_border_out(tmp_path):
             Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
     plain = {"root": str(tmp_path), "mean": [0.0], "std": [1.0]}
     assert read(image_folder(size=40, **plain))[0].mean() == pytest.approx(0.75)
-    half, _ = read(image_folder(size=20, crop=0.5, **plain))
+    data = image_folder(size=20, crop=0.5, **plain)
+    assert data.preparation.startswith(
+        "the center 20 × 20 pixels of an image whose shorter side is scaled to 40 pixels; "
+    )
+    half, _ = read(data)
     assert half.shape[2:] == (20, 20)
     assert half.max() == 0
 

@@ -178,7 +178,10 @@ def test_epochs_follow_from_the_steps(new, samples, epochs, finetune):
 def test_a_technique_asked_for_says_which_model_to_fill_in(new):
     result = new("sized", "--model-args", "{ hidden = 8 }", "--technique", "pruning", "--technique", "distillation")
     assert result.exit_code == 0, result.stderr
-    assert "recipe.toml: stages.1.params.student (model that replaces the present one" in result.stdout
+    assert (
+        "recipe.toml: stages.1.params.student is not set; fill in its line to set it: model that replaces"
+        in result.stdout
+    )
     text = Path("recipe.toml").read_text()
     line = '# student = { source = "nets.py:sized", args = { hidden = 8 } }\n'
     assert line in text
@@ -209,10 +212,11 @@ def pictures(new):
             pixels = np.full((8, 8, 3), (51, 102, 204 * number), dtype=np.uint8)
             Image.fromarray(pixels).save(Path("photos", name, f"{position}.png"))
 
-    def pictures(net, args='{ root = "photos" }'):
-        result = new(net, "--data", "image-folder", "--data-args", args, "--technique", "quantization")
+    def pictures(net, args='{ root = "photos" }', output="recipe.toml"):
+        options = ["--data-args", args, "--technique", "quantization", "--output", output]
+        result = new(net, "--data", "image-folder", *options)
         assert result.exit_code == 0, result.stderr
-        return read_recipe("recipe.toml").data.args
+        return read_recipe(output).data.args
 
     return pictures
 
@@ -231,6 +235,11 @@ def test_images_are_standardized_by_their_own_statistics(pictures):
 def test_images_of_a_pretrained_network_are_standardized_as_imagenet(pictures):
     args = pictures("trained")
     assert (args["mean"], args["std"], args["crop"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225], 0.875)
+
+
+def test_images_are_found_from_a_recipe_in_another_folder(pictures):
+    assert pictures("Net", output="recipes/first.toml")["root"] == str(Path("photos").resolve())
+    assert 'root = "../photos"' in Path("recipes/first.toml").read_text()
 
 
 def test_arguments_of_images_that_are_set_are_kept(pictures):

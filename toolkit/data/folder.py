@@ -80,7 +80,11 @@ def image_folder(
     splits: Any = {name: _load(files, size, channels, crop) for name, files in files_by_split.items()}
     convert = Standardized(mean, std)
     classes = files_by_split["train"].classes
-    return Data(**splits, convert=convert, preparation=convert.description, classes=classes)
+    preparation = (
+        f"the center {size} × {size} pixels of an image whose shorter side is scaled to {_shorter_side(size, crop)} "
+        f"pixels; {convert.description}"
+    )
+    return Data(**splits, convert=convert, preparation=preparation, classes=classes)
 
 
 def _check_arguments(size: int, channels: int, test: float, crop: float) -> None:
@@ -152,6 +156,10 @@ def _list_files(folder: Path) -> LabelledFiles:
     return LabelledFiles(paths, torch.tensor(targets), classes)
 
 
+def _shorter_side(size: int, crop: float) -> int:
+    return round(size / crop)
+
+
 def _load(files: LabelledFiles, size: int, channels: int, crop: float) -> Split:
     """Read the images into memory if they fit into `MAX_IN_MEMORY_BYTES`; otherwise leave them on disk."""
     images = ImageFiles(files, size, channels, crop)
@@ -165,7 +173,7 @@ class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, files: LabelledFiles, size: int, channels: int, crop: float = 1.0) -> None:
         self.files, self.size, self.channels = files, size, channels
-        self.shorter_side = round(size / crop)
+        self.shorter_side = _shorter_side(size, crop)
 
     def __len__(self) -> int:
         return len(self.files.paths)

@@ -12,6 +12,7 @@ from pathlib import Path
 from toolkit.errors import InputError, ToolkitError
 from toolkit.hooks import loading as techniques
 from toolkit.hooks.loading import Plugin
+from toolkit.recipe.data_table import FOLDERS
 from toolkit.recipe.read import Recipe, parse_recipe
 from toolkit.recipe.shipped import shipped
 from toolkit.runner.assembly import assemble
@@ -20,7 +21,7 @@ from toolkit.scaffold.drafts import Draft, chain
 from toolkit.scaffold.messages import each_once
 from toolkit.scaffold.place import check_place
 from toolkit.scaffold.suggestions import Suggestions, batch_size_of, suggestions_for
-from toolkit.scaffold.templates import render
+from toolkit.scaffold.templates import render, toml
 from toolkit.scaffold.used_model import example_of
 
 WHOLE_CHAIN = "mnist"
@@ -82,6 +83,7 @@ def new_recipe(request: RecipeRequest, names: Sequence[str] = ()) -> NewRecipe:
         InputError: the file cannot be written, the model and the data do not fit, or no technique works on them; the
             message lists everything that was found.
     """
+    request = replace(request, data_args=_beside_root(request))
     loaded = _loaded(request, names)
     with each_once(log):
         request = _suited(request, chain(loaded, bool(names)))
@@ -155,7 +157,7 @@ def _refusals(request: RecipeRequest, loaded: Sequence[Plugin]) -> dict[str, str
 def _choices(stages: Sequence[Draft]) -> list[str]:
     """Return a sentence for every model that a technique may take and the recipe leaves open."""
     return [
-        f"stages.{number}.params.{name} ({description}) is not set; fill in its line to set it"
+        f"stages.{number}.params.{name} is not set; fill in its line to set it: {description}"
         for number, stage in enumerate(stages, start=1)
         for name, description in stage.models.items()
     ]
@@ -168,6 +170,16 @@ def _write(path: Path, text: str) -> None:
             file.write(text)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _beside_root(request: RecipeRequest) -> str:
+    """The arguments of the data; the root of a folder is relative to the working directory, as all sources are."""
+    args = tomllib.loads(f"args = {request.data_args or '{}'}")["args"]
+    root = args.get("root")
+    if request.data not in FOLDERS or not isinstance(root, str) or request.output.parent.resolve() == Path.cwd():
+        return request.data_args
+    path = root if os.path.isabs(root) else Path(os.path.relpath(root, request.output.parent)).as_posix()
+    return toml({**args, "root": path})
 
 
 def _beside(source: str, folder: Path) -> str:
