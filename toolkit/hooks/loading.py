@@ -5,6 +5,7 @@ Only the plugins that a recipe names are imported. Listing what is installed rea
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -86,13 +87,18 @@ class Installed:
 
 @dataclass(frozen=True)
 class Plugin:
-    """An imported plugin: its `Params` class, and its hooks behind a plugin manager of its own."""
+    """An imported plugin: its `Params` class, and its hooks behind a plugin manager of its own.
+
+    `open_source` is the source code of a runtime's hook `open`, empty if it cannot be read. It is read when the plugin
+    is imported, because its file may be edited during a run.
+    """
 
     name: str
     distribution: str
     module: ModuleType
     params_class: type[Params]
     hooks: Any
+    open_source: str = ""
 
     def __str__(self) -> str:
         return f"'{self.name}' ({self.distribution})"
@@ -194,4 +200,13 @@ def from_module(module: Any, name: str, distribution: str = "not installed", rol
     for hook in REQUIRED.get(role, ()):
         if not getattr(manager.hook, hook).get_hookimpls():
             raise TechniqueError(f"{plugin} has no hook {hook}, which a {KINDS[role]} requires; define it")
-    return Plugin(name, distribution, module, hookchecks.checked_params(module, plugin), manager.hook)
+    params_class = hookchecks.checked_params(module, plugin)
+    source = _source(module.open) if role == "runtime" else ""
+    return Plugin(name, distribution, module, params_class, manager.hook, source)
+
+
+def _source(function: Any) -> str:
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):  # there is no file, or it is no Python function
+        return ""
