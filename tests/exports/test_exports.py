@@ -1,5 +1,6 @@
 """Files of a runtime: written whole, opened in a clean process, accepted only if they match the model."""
 
+import inspect
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from toolkit.exports.portable import portable_source
 from toolkit.exports.process import OpenedFile
 from toolkit.exports.readme import Example, readme
 from toolkit.hooks import loading
+from toolkit.importing import import_file
 from toolkit.metrics import answers
 from toolkit.recipe.read import PluginUse
 from toolkit.runner import exporting
@@ -192,7 +194,24 @@ def test_a_hook_that_uses_its_module_is_refused():
         return lambda inputs: inputs * np.float32(len(folder))
 
     with pytest.raises(TechniqueError, match="opens uses 'np' of its module, but runs in a process without it"):
-        portable_source(opens, "'x' (tests)")
+        portable_source(inspect.getsource(opens), "'x' (tests)")
+
+
+def test_a_plugin_that_is_edited_during_a_run_exports_what_was_imported(tmp_path):
+    file = tmp_path / "edited.py"
+    hooks = "".join(inspect.getsource(hook) for hook in (export, open))
+    file.write_text(f"import numpy as np\nimport toolkit\n\n{hooks}")
+    plugin = loading.from_module(import_file(file), "edited", "tests 1.0", "runtime")
+    file.write_text("broken(" + "\n" * 99)
+    exported = export_model(plugin, toolkit.Params(), toy_mlp(), toy_data(64), tmp_path / "numpy")
+    with exported.opened(1) as opened:
+        assert opened(torch.ones(3, 1, 8, 8)).shape == (3, 4)
+
+
+@pytest.mark.parametrize("source", ["", "opens = 3\n", "lambda folder: 1,\n  2)", "# nothing\n"])
+def test_a_source_that_is_no_function_is_refused(source):
+    with pytest.raises(TechniqueError, match="the source code of open cannot be read; define it in a Python file"):
+        portable_source(source, "'x' (tests)")
 
 
 def test_annotations_and_decorators_are_dropped():
@@ -200,7 +219,7 @@ def test_annotations_and_decorators_are_dropped():
     def opens(folder: Path, params: toolkit.Params, threads: int) -> object:
         return lambda inputs: inputs
 
-    source = portable_source(opens, "'x' (tests)")
+    source = portable_source(inspect.getsource(opens), "'x' (tests)")
     assert source.startswith("def opens(folder, params, threads):\n")
     compile(source, "run.py", "exec")
 

@@ -444,6 +444,20 @@ def test_names_that_windows_reserves_are_refused_there(name, monkeypatch):
     assert parse_recipe(f'name = "aux 2.1"\n{RECIPE}', "r.toml", Path()).name == "aux 2.1"
 
 
+@pytest.mark.parametrize(
+    ("table", "place"),
+    [("trainning", "model.training"), ("training", "model.training"), ("finetune", "stages.1.finetune")],
+)
+def test_a_table_at_the_wrong_level_is_told_its_place(table, place):
+    text = RECIPE + f"\n[{table}]\nepochs = 3\n"
+    assert (table, f"is not a known key; did you mean '{place}'?") in problems(text)
+
+
+def test_a_key_that_is_none_anywhere_gets_a_list():
+    [(_, sentence)] = problems(f"xyzzy = 3\n{RECIPE}")
+    assert sentence.startswith("is not a known key; known: data, device, exports, ")
+
+
 def test_all_mistakes_are_found_at_once():
     text = """
     sed = 3

@@ -93,7 +93,7 @@ def export_model(runtime: Plugin, params: Params, model: nn.Module, data: Data, 
         TechniqueError: the runtime rejects the model, or fails.
         ToolkitError: the files cannot be written.
     """
-    source = portable_source(runtime.module.open, str(runtime))
+    source = portable_source(runtime.open_source, str(runtime))
     deployed = folded(model).eval().cpu()
     data = data.on_cpu()
     inputs, plain = data.example(2).inputs, params.model_dump(mode="json")

@@ -4,39 +4,45 @@ from __future__ import annotations
 
 import ast
 import builtins
-import inspect
 import symtable
 import textwrap
-from collections.abc import Callable
-from typing import Any
 
 from toolkit.errors import TechniqueError
 
 
-def portable_source(function: Callable[..., Any], plugin: str) -> str:
-    """Return the source code of `function` without its decorators, checked to depend on nothing outside itself.
+def portable_source(source: str, plugin: str) -> str:
+    """Return the source code of a function without its decorators, checked to depend on nothing outside itself.
 
     Args:
-        function: a hook, whose imports are inside it.
+        source: of a hook, whose imports are inside it, as its file has it.
         plugin: name and distribution, for the error.
 
     Raises:
-        TechniqueError: the function uses a name of its module, which a process without the plugin does not have.
+        TechniqueError: there is no source of a function, or it uses a name of its module, which a process without the
+            plugin does not have.
     """
-    source = textwrap.dedent(inspect.getsource(function))
-    tree = ast.parse(source)
-    definition = tree.body[0]
-    assert isinstance(definition, ast.FunctionDef)
+    source = textwrap.dedent(source)
+    tree = _parsed(source)
+    definition = tree.body[0] if tree.body else None
+    if not isinstance(definition, ast.FunctionDef):
+        raise TechniqueError(f"{plugin}: the source code of open cannot be read; define it in a Python file with `def`")
     definition.decorator_list = []
     _drop_annotations(definition)
     script = ast.unparse(tree)
     outside = sorted(name for name in _global_names(script) if not hasattr(builtins, name))
     if outside:
         raise TechniqueError(
-            f"{plugin}: {function.__name__} uses '{outside[0]}' of its module, but runs in a process without it; "
+            f"{plugin}: {definition.name} uses '{outside[0]}' of its module, but runs in a process without it; "
             f"import or define it inside the function"
         )
     return _with_comments(source, definition, script)
+
+
+def _parsed(source: str) -> ast.Module:
+    try:
+        return ast.parse(source)
+    except SyntaxError:  # the file was edited between the import and the reading, or it is a part of an expression
+        return ast.Module([], [])
 
 
 def _drop_annotations(definition: ast.FunctionDef) -> None:

@@ -35,4 +35,4 @@ def stored_export(folder: Path, trust: bool = False) -> ExportedModel:
     except ValidationError as error:
         raise InputError(f"{folder}: this version of {runtime} does not have these params; export it again") from error
     # The installed plugin's script, not the folder's: whoever wrote the folder could have written any.
-    return ExportedModel(folder, portable_source(runtime.module.open, str(runtime)), params, runtime, manifest.files)
+    return ExportedModel(folder, portable_source(runtime.open_source, str(runtime)), params, runtime, manifest.files)

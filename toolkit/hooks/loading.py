@@ -5,6 +5,7 @@ Only the plugins that a recipe names are imported. Listing what is installed rea
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -87,7 +88,11 @@ class Installed:
 
 @dataclass(frozen=True)
 class Plugin:
-    """An imported plugin: its `Params` class, its hooks behind a plugin manager of its own, what its numbers mean."""
+    """An imported plugin: its `Params` class, its hooks behind a plugin manager of its own, what its numbers mean.
+
+    `open_source` is the source code of a runtime's hook `open`, empty if it cannot be read. It is read when the plugin
+    is imported, because its file may be edited during a run.
+    """
 
     name: str
     distribution: str
@@ -95,6 +100,7 @@ class Plugin:
     params_class: type[Params]
     hooks: Any
     numbers: Mapping[str, Number] = field(default_factory=dict)
+    open_source: str = ""
 
     def __str__(self) -> str:
         return f"'{self.name}' ({self.distribution})"
@@ -197,4 +203,12 @@ def from_module(module: Any, name: str, distribution: str = "not installed", rol
         if not getattr(manager.hook, hook).get_hookimpls():
             raise TechniqueError(f"{plugin} has no hook {hook}, which a {KINDS[role]} requires; define it")
     params, numbers = hookchecks.checked_params(module, plugin), hookchecks.checked_numbers(module, plugin)
-    return Plugin(name, distribution, module, params, manager.hook, numbers)
+    source = _source(module.open) if role == "runtime" else ""
+    return Plugin(name, distribution, module, params, manager.hook, numbers, source)
+
+
+def _source(function: Any) -> str:
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):  # there is no file, or it is no Python function
+        return ""

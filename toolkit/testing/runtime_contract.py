@@ -48,7 +48,7 @@ class RuntimeContract:
             assert not numeric or field.metadata, f"give the param '{name}' a range, such as Field(ge=0)"
 
     def test_open_runs_without_its_module(self) -> None:
-        portable_source(self._loaded().module.open, self.plugin)
+        portable_source(self._loaded().open_source, self.plugin)
 
     def test_a_file_gives_the_answers_of_its_model_at_any_batch_size(self, toy: str, tmp_path: Path) -> None:
         torch.manual_seed(0)
