@@ -123,7 +123,7 @@ def project(tmp_path, monkeypatch):
 
 def test_every_module_of_it_is_one_of_the_project():
     assert set(FILES) == {
-        *("toolkit_channels.py", "pyproject.toml", "test_channels.py", "recipe.toml"),
+        *("toolkit_filters.py", "pyproject.toml", "test_filters.py", "recipe.toml"),
         *("toolkit_hint.py", "toolkit_half.py", "toolkit_rows.py", "toolkit_plain.py"),
         *("toolkit_rounded.py", "rounded.toml"),
     }
@@ -149,7 +149,7 @@ def test_the_commands_work_as_they_stand(project):
     "name",
     [
         *("rows", "plain"),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("channels", "hint", "half", "rounded")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("filters", "hint", "half", "rounded")),
     ],
 )
 def test_its_plugins_keep_the_contract(project, name):
@@ -160,7 +160,7 @@ def test_its_plugins_keep_the_contract(project, name):
 
 def test_its_plugins_work_together(project, recipe_run):
     [plugin] = [text for language, text in BLOCKS if language == "toml" and not re.match(r"# ", text)]
-    stages = ["channels", "hint", "half"]
+    stages = ["filters", "hint", "half"]
     tables = [f'[[stages]]\ntechnique = "{name}"\n' for name in stages]
     text = '[model]\nsource = "toolkit.testing:toy_cnn"\ntraining = {}\n' + "finetune = {}\n".join(tables) + plugin
     outcome = recipe_run(text)
