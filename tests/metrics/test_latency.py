@@ -190,6 +190,16 @@ def test_a_busy_machine_gets_three_budgets_for_an_interval(clock: Clock) -> None
     assert latency(model, baseline, DATA, [1], budget_s=0.5)["latency_ratio"] == {}
 
 
+def test_a_stall_does_not_end_the_measurement(clock: Clock) -> None:
+    def seconds(_: int) -> float:
+        return 2.0 if len(model.calls) == 5 else 0.05
+
+    model = Takes(clock, seconds)
+    timing = timings(model, Takes(clock, lambda _: 0.05), DATA, [1], budget_s=1)[1]
+    assert len(timing.model) == MIN_ROUNDS_FOR_INTERVAL
+    assert timing.ratio == pytest.approx(1.0)
+
+
 def test_a_model_slower_than_the_budget_is_called_once(clock: Clock) -> None:
     model, baseline = Takes(clock, lambda size: 100.0 * size), Takes(clock, lambda size: 50.0 * size)
 

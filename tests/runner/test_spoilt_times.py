@@ -142,25 +142,24 @@ RECIPE = '[measure]\nbudget = 20.0\nbatch_sizes = [1]\n[[stages]]\ntechnique = "
 @pytest.fixture
 def timings(monkeypatch):
     """Lets the machine be so busy in some measurements that a call takes a thousand times as long; counts them."""
-    busy, done = set(), []
+    busy, done, then = set(), [], []
 
-    def measured(model, baseline, data, sizes, *rest):
-        values = latency(model, baseline, data, sizes, 0.05)
-        factor = 1000.0 if len(done) in busy else 1.0
-        steady = {"1": 0.1 if model is baseline else 0.05}
-        values["latency_ms"] = {size: factor * taken for size, taken in steady.items()}
-        values["latency_ratio"] = {"1": 1.0 if model is baseline else 0.5}
+    def measured(model, baseline, *_):
+        ratio, factor = (1.0 if model is baseline else 0.5), (1000.0 if len(done) in busy else 1.0)
         done.append(model)
-        return values
+        for call in then:
+            call()
+        times = {"latency_ms": 0.1 * factor * ratio, "latency_rounds": 40, "latency_ratio": ratio}
+        return {key: {"1": value} for key, value in times.items()}
 
     monkeypatch.setattr(sys.modules[latency.__module__], "latency", measured)
     monkeypatch.setattr(measure_stage, "latency", measured)
-    return busy, done
+    return busy, done, then
 
 
 @pytest.mark.parametrize("busy_in", [{0}, {1}])
 def test_a_run_times_again_what_was_spoilt(recipe_run, timings, busy_in):
-    busy, done = timings
+    busy, done, _ = timings
     busy |= busy_in
     outcome = recipe_run(RECIPE)
     assert len(done) == (3 if busy_in == {0} else 4)
@@ -183,6 +182,8 @@ def test_no_more_than_three_budgets_are_spent(recipe_run, timings, monkeypatch):
     limits = []
     monkeypatch.setattr(RowTimes, "repeat_spoilt", lambda *arguments: limits.append(arguments[-1]))
     recipe_run(RECIPE)
-    monkeypatch.setattr("toolkit.metrics.support.measurer.Measurer.left_s", -15.0)
+    now, real = [0.0], time.perf_counter
+    monkeypatch.setattr(time, "perf_counter", lambda: real() + now[0])
+    timings[2].append(lambda: now.__setitem__(0, now[0] + 25.0))
     recipe_run(RECIPE, output="other")
-    assert limits == [40.0, 25.0]
+    assert limits == [pytest.approx(60.0, abs=5.0), pytest.approx(10.0, abs=5.0)]

@@ -125,8 +125,8 @@ class Measuring:
 
     @property
     def repeat_s(self) -> float:
-        """Seconds for timing rows again: all measurements together take at most `MAX_BUDGETS` budgets."""
-        return max(0.0, (MAX_BUDGETS - 1) * self._budget_s + min(0.0, self._measurer.left_s))
+        """Seconds for timing rows again: all timings together take at most `MAX_BUDGETS` budgets."""
+        return max(0.0, MAX_BUDGETS * self._budget_s - self._measurer.seconds.get("latency", 0.0))
 
     def time_again(self, stage: Stage, model: nn.Module, sizes: Sequence[int], budget_s: float) -> Times:
         """Return the times of a stage's model next to the baseline; the baseline is timed alone."""

@@ -33,6 +33,9 @@ class Measurer:
         budget_s: seconds for all rows. Only the timing adapts to it, and uses what the other metrics leave.
         rows: number of models that will be measured.
         metrics: what to measure, by name; all metrics by default.
+
+    Attributes:
+        seconds: how long each metric took for all rows so far, by its name.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Measurer:
         self.baseline, self.data, self.batch_sizes = baseline, data, sorted(batch_sizes)
         self.split = "test" if data.test is not None else "validation"
         self.answers: Answers | None = None
+        self.seconds: dict[str, float] = {}
         self._latest: tuple[nn.Module, Answers] | None = None
         self._left_s, self._rows = budget_s, rows
         self._metrics = all_metrics() if metrics is None else metrics
@@ -80,7 +84,9 @@ class Measurer:
                 session=self._session_of[name],
                 on_progress=on_progress,
             )
+            begun = time.perf_counter()
             row |= {key: _finite(value, key) for key, value in _values(name, metric, subject).items()}
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun
         # The remaining time is for later rows.
         self._left_s, self._rows = self._left_s - (time.perf_counter() - started), self._rows - 1
         return row
@@ -90,11 +96,6 @@ class Measurer:
         if self.answers is None:
             self._ask(model)
         self._left_s, self._rows = self._left_s * (1 - 1 / max(1, self._rows)), self._rows - 1
-
-    @property
-    def left_s(self) -> float:
-        """Seconds of the budget that are left, below 0 if measuring took longer."""
-        return self._left_s
 
     def took(self, seconds: float) -> None:
         """Subtract from the budget what other parts of measuring took."""

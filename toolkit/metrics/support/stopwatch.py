@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 
@@ -27,15 +28,15 @@ class Stopwatch:
         self.block_target_s = MAX_BLOCK_S
         self.compiling_s = 0.0
         self._calls = 1
-        self._call_s = 0.0
+        self._call_s, self._fastest_s = 0.0, math.inf
         # An accelerator is handed work and goes on by itself. Waiting once for a whole block would let a call
         # begin while the one before it is computed: that is throughput.
         self._waits = data.device.type != "cpu"
 
     @property
     def block_s(self) -> float:
-        """The seconds that the next block is expected to take."""
-        return self._calls * self._call_s
+        """The seconds that the next block takes at best: a stall says nothing of the next block."""
+        return self._calls * self._fastest_s
 
     def first(self) -> float:
         """Return the seconds of the first call; of the next one if the model compiled itself in the first."""
@@ -45,7 +46,7 @@ class Stopwatch:
             seconds = self._timed()
         if _compilations() == before:
             return seconds
-        self.compiling_s, self._calls = seconds, 1
+        self.compiling_s, self._calls, self._fastest_s = seconds, 1, math.inf
         return self.block()
 
     def block(self) -> float:
@@ -69,6 +70,7 @@ class Stopwatch:
             if self._waits:
                 torch.accelerator.synchronize(self.data.device)
         self._call_s = (time.perf_counter() - start) / self._calls
+        self._fastest_s = min(self._fastest_s, self._call_s)
         # Ten times more at most, in case that the clock is too coarse for what it just timed.
         self._calls = min(10 * self._calls, max(1, round(self.block_target_s / max(self._call_s, 1e-6))))
         return self._call_s
