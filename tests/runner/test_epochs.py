@@ -11,7 +11,7 @@ from torch import nn
 
 from toolkit.data.splits import Data
 from toolkit.runner import epochs as module
-from toolkit.runner.epochs import Epochs, stored_epochs
+from toolkit.runner.epochs import MAX_TIME_FRACTION, Epochs, stored_epochs
 from toolkit.runner.validation import primary_text, validation_metrics
 from toolkit.testing import toy_data
 from toolkit.training import Training, TrainingSettings, fit
@@ -80,8 +80,7 @@ def trained(model, data, epochs=None):
 
 @pytest.mark.parametrize("last", [nn.Linear, Merging])
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_not_a_bit_of_the_training_changes(monkeypatch, last, in_memory):
-    monkeypatch.setattr(module, "MAX_TIME_FRACTION", float("inf"))
+def test_not_a_bit_of_the_training_changes(last, in_memory):
     data = toy_data(128)
     if not in_memory:
         data = Data(train=Noisy(data.train), validation=Noisy(data.validation), test=None)
@@ -127,7 +126,8 @@ class Clock:
         (60.0, [1, 10]),
     ],
 )
-def test_validation_takes_a_twentieth_of_the_time(validation_s, expected):
+def test_validation_takes_a_twentieth_of_the_time(monkeypatch, validation_s, expected):
+    monkeypatch.setattr(module, "MAX_TIME_FRACTION", MAX_TIME_FRACTION)
     stage = SimpleNamespace(number=1, name="toy", label="", finetune=SimpleNamespace(epochs=10))
     epochs = Epochs(stage, toy_data(64), lambda **_: None, clock=Clock(validation_s))
     progress, stepper = Progress(order_seed=0), SimpleNamespace(model=network().eval())

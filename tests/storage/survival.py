@@ -103,14 +103,9 @@ def said(output: Path) -> Path:
 
 
 def outcome(folder: Path) -> dict[str, object]:
-    """Everything that a run left but for times and memory: every file's name, the model's bytes, the numbers.
-
-    Which epochs are validated depends on times; the last one always is.
-    """
+    """Everything that a run left but for times and memory: every file's name, the model's bytes, the numbers."""
     report = json.loads((folder / "report.json").read_text())
     rows = [{key: value for key, value in row.items() if not key.startswith(TIMES)} for row in report.pop("rows")]
-    for row in rows:
-        row |= {key: values[-1] for key, values in row.items() if key.startswith("validation_")}
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     models = [name for name in files if name.endswith((".safetensors", ".skeleton"))]
     return {

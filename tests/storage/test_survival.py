@@ -123,17 +123,14 @@ def series(folder):
 
 @pytest.fixture(scope="module")
 def validated(tmp_path_factory):
-    """A run that validates after every epoch."""
+    """A run that validates after every epoch, as all runs of tests."""
     folder = tmp_path_factory.mktemp("validated")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("toolkit.runner.epochs.MAX_TIME_FRACTION", float("inf"))
-        toolkit.run(make_recipe(folder, VALIDATED), output=folder / "run", cache=False)
+    toolkit.run(make_recipe(folder, VALIDATED), output=folder / "run", cache=False)
     return folder / "run"
 
 
 @pytest.mark.parametrize(("stage", "step"), [(0, 3), (0, 4), (1, 2), (1, 4), (1, 9), (1, 12)])
-def test_what_was_validated_before_an_interruption_is_kept(validated, tmp_path, monkeypatch, stage, step):
-    monkeypatch.setattr("toolkit.runner.epochs.MAX_TIME_FRACTION", float("inf"))
+def test_what_was_validated_before_an_interruption_is_kept(validated, tmp_path, stage, step):
     recipe = make_recipe(tmp_path, VALIDATED)
     interrupted_at(recipe, tmp_path / "run", stage, step)
     told = []

@@ -88,7 +88,8 @@ class Epochs:
         parts = [f"epoch {epoch} of {self._epochs}", f"training loss {loss:.4f}"]
         if validation:
             parts.append(primary_text(validation))
-        parts.append(f"about {seconds((self._epochs - epoch) * epoch_s)} of training left")
+        if epoch < self._epochs:
+            parts.append(f"about {seconds((self._epochs - epoch) * epoch_s)} of training left")
         log.info("stage %d (%s): %s", self._stage.number, self._stage.name, ", ".join(parts))
 
 
