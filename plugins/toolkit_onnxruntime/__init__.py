@@ -2,19 +2,17 @@
 
 Int8 weights are stored as such, with `DequantizeLinear` where they are multiplied in float; linear layers that round
 their inputs row by row become `MatMulInteger` with the scales that the model was measured with. Their sums are exact on
-every processor: positive and negative inputs are multiplied apart, since x86 without VNNI adds pairs of larger products
-in too few bits.
+every processor: the file finds out, when it is opened, whether one product of all bytes is exact there.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
 import toolkit
 from toolkit_onnxruntime.arithmetic import arithmetic_note
-from toolkit_onnxruntime.exactness import fast_products_are_exact
 from toolkit_onnxruntime.external_data import check_external_data
 from toolkit_onnxruntime.model import write_onnx
 from toolkit_onnxruntime.value_names import value_names
@@ -24,21 +22,11 @@ FILE = "model.onnx"
 
 class Params(toolkit.Params):
     opset: int = Field(default=21, ge=21, le=23, description="version of the ONNX operators")
-    int8_products: Literal["exact", "fast"] = Field(
-        default="exact",
-        description="integers in linear layers: exact on every processor, or fast, up to half the time, but sums "
-        "overflow on x86 without VNNI",
-    )
 
 
 @toolkit.hookimpl
 def export(model: Any, params: Params, example: Any, folder: Any) -> str:
-    fast = params.int8_products == "fast"
-    if fast and not fast_products_are_exact():
-        raise toolkit.TechniqueError(
-            "int8_products 'fast' overflows on this processor, which has no VNNI instructions; choose 'exact'"
-        )
-    write_onnx(model, example, folder / FILE, params.opset, fast)
+    write_onnx(model, example, folder / FILE, params.opset)
     return value_names(folder / FILE)
 
 

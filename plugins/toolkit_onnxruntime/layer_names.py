@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from typing import Any
 
 SCOPES = "pkg.torch.onnx.name_scopes"
@@ -10,12 +11,14 @@ SEPARATOR = "/"
 # ONNX Runtime fuses these into the layer before them, and names the result after their output.
 FUSED = ("BatchNormalization", "Relu", "Clip", "LeakyRelu", "HardSigmoid", "Sigmoid", "Tanh")
 
+BRANCH = re.compile(r"_if_(else|then)_branch_(token_\d+_)?")  # put in front of the names of a branch that it takes
+
 
 def write_layer_names(graph: Any) -> None:
     """Put the path of its module in front of the name of each node and of each value inside the graph."""
     outputs = {id(value) for value in graph.outputs}
     layer_of: dict[int, str] = {}
-    for node in graph:
+    for node in graph.all_nodes():
         layer = _layer(node)
         if node.op_type in FUSED:
             layer = layer_of.get(id(node.inputs[0]), layer)
@@ -37,4 +40,4 @@ def _layer(node: Any) -> str:
 def read_layer_name(node: Any) -> str:
     """Return the path of the layer that a node belongs to, of an optimized graph; else the node's own name."""
     named = [name for name in (node.name, *node.output) if SEPARATOR in name]
-    return named[0].rpartition(" ")[2].partition(SEPARATOR)[0] if named else node.name
+    return BRANCH.sub("", named[0].rpartition(" ")[2]).partition(SEPARATOR)[0] if named else node.name

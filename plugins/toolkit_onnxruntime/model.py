@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from toolkit import TechniqueError, operators, tracing
 from toolkit_onnxruntime.layer_names import write_layer_names
 from toolkit_onnxruntime.problems import export_problem
+from toolkit_onnxruntime.signed_products import choose_products
 from toolkit_onnxruntime.translations import is_decoding, translations
 
 OUTPUTS = "outputs"  # key of the file's metadata that tells a dictionary from a tuple
 
 
-def write_onnx(model: nn.Module, example: Any, path: Path, opset: int, fast: bool) -> None:
+def write_onnx(model: nn.Module, example: Any, path: Path, opset: int) -> None:
     """Write `model` as ONNX with a dynamic batch dimension.
 
     Args:
@@ -26,7 +27,6 @@ def write_onnx(model: nn.Module, example: Any, path: Path, opset: int, fast: boo
         example: inputs of two samples or more: a tensor, a tuple of them, or a dictionary by argument.
         path: the file.
         opset: version of the operators.
-        fast: whether integer products may be inexact on some processors (`exactness`).
 
     Raises:
         TechniqueError: the model cannot be exported; names the operation where that is known.
@@ -44,13 +44,14 @@ def write_onnx(model: nn.Module, example: Any, path: Path, opset: int, fast: boo
                 opset_version=opset,
                 output_names=names,
                 dynamic_shapes=tracing.dynamic_batch(kwargs or args, model),
-                custom_translation_table=translations(fast),
+                custom_translation_table=translations(),
                 verbose=False,
                 optimize=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
             raise TechniqueError(export_problem(model, args, kwargs, error)) from error
     assert program is not None
+    choose_products(program.model)
     optimize_ir(program.model, should_fold=lambda node: False if is_decoding(node) else None)
     write_layer_names(program.model.graph)
     _strip(program.model)

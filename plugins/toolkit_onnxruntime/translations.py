@@ -10,12 +10,13 @@ import onnx
 from onnxscript import opset21
 
 from toolkit import operators
+from toolkit_onnxruntime.signed_products import signed_products
 
 op: Any = opset21  # its annotations do not know that a constant has a type
-ZERO_POINT = onnx.helper.make_tensor("zero_point", onnx.TensorProto.UINT8, [], [128])
 FIFTEEN = onnx.helper.make_tensor("fifteen", onnx.TensorProto.UINT8, [], [15])
 FOUR = onnx.helper.make_tensor("four", onnx.TensorProto.UINT8, [], [4])
 UINT8, FLOAT = onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT
+MOVING = ("Flatten", "Identity", "MaxPool", "Reshape", "Transpose")  # operations that only move or select numbers
 SMALLEST = 127 * 1.1754943508222875e-38
 
 
@@ -28,35 +29,38 @@ def dequantize(values: Any, scale: Any) -> Any:
 
 
 def int8_linear(inputs: Any, weight: Any, scale: Any, bias: Any = None) -> Any:
-    """Round each row with its own scale, and multiply positive and negative values apart: exact on any processor.
-
-    Without VNNI, x86 adds two products of unsigned and signed bytes in 16 bits. Bytes up to 255 overflow there; those
-    up to 127 do not, as 2 · 127 · 128 is less than 32,768.
-    """
-    row_scale, rounded = _rounded_rows(inputs)
-    rows = op.Cast(op.Relu(op.Concat(rounded, op.Neg(rounded), axis=0)), to=UINT8)
-    products = op.MatMulInteger(rows, op.Transpose(weight, perm=[1, 0]))
-    positive, negative = op.Split(products, axis=0, num_outputs=2)
-    return _scaled(op.Sub(positive, negative), row_scale, scale, bias)
-
-
-def int8_linear_fast(inputs: Any, weight: Any, scale: Any, bias: Any = None) -> Any:
-    """Do the same in one product of bytes up to 255."""
-    row_scale, rounded = _rounded_rows(inputs)
-    rows = op.Cast(op.Add(rounded, op.Constant(value_float=128.0)), to=UINT8)
-    products = op.MatMulInteger(rows, op.Transpose(weight, perm=[1, 0]), op.Constant(value=ZERO_POINT))
-    return _scaled(products, row_scale, scale, bias)
-
-
-def _rounded_rows(inputs: Any) -> tuple[Any, Any]:
-    largest = op.ReduceMax(op.Abs(inputs), op.Constant(value_ints=[-1]), keepdims=1)
+    """Round each row with its own scale, multiply bytes, and multiply the sums with both scales."""
+    is_signed, columns = not _is_nonnegative(inputs), op.Transpose(weight, perm=[1, 0])
+    rows = _rows(inputs if is_signed else _before_relu(inputs), weight.shape[1])
+    largest = op.ReduceMax(op.Abs(rows) if is_signed else rows, op.Constant(value_ints=[-1]), keepdims=0)
     row_scale = op.Div(op.Max(largest, op.Constant(value_float=SMALLEST)), op.Constant(value_float=127.0))
-    return row_scale, op.Round(op.Div(inputs, row_scale))
+    if is_signed:
+        products = signed_products(rows, row_scale, columns)
+    else:
+        products = op.MatMulInteger(op.QuantizeLinear(rows, row_scale, axis=0, output_dtype=UINT8), columns)
+    outputs = op.Mul(op.DequantizeLinear(products, row_scale, axis=0), scale)
+    outputs = outputs if bias is None else op.Add(outputs, bias)
+    if len(inputs.shape) == 2:
+        return outputs
+    return op.Reshape(outputs, op.Concat(op.Shape(inputs, end=-1), op.Shape(scale), axis=0))
 
 
-def _scaled(products: Any, row_scale: Any, scale: Any, bias: Any) -> Any:
-    outputs = op.Mul(op.Mul(op.Cast(products, to=FLOAT), scale), row_scale)
-    return outputs if bias is None else op.Add(outputs, bias)
+def _rows(inputs: Any, width: int) -> Any:
+    return inputs if len(inputs.shape) == 2 else op.Reshape(inputs, op.Constant(value_ints=[-1, int(width)]))
+
+
+def _is_nonnegative(value: Any) -> bool:
+    """Return whether the graph shows that no number is negative."""
+    node = value.producer()
+    while node is not None and node.op_type in MOVING:
+        node = node.inputs[0].producer()
+    return node is not None and node.op_type in ("Relu", "Sigmoid", "Softmax")
+
+
+def _before_relu(value: Any) -> Any:
+    """Return what a ReLU receives: rounding to unsigned bytes turns negative values into zeros, too."""
+    node = value.producer()
+    return node.inputs[0] if node.op_type == "Relu" else value
 
 
 def dequantize_int4(packed: Any, scale: Any, shape: Sequence[int]) -> Any:
@@ -84,19 +88,19 @@ def widen(values: Any) -> Any:
 
 def is_decoding(node: Any) -> bool:
     """Return whether a node decodes a stored weight, so that its result must not replace what is stored."""
-    if node.op_type in ("BitwiseAnd", "BitShift", "DequantizeLinear"):
+    if node.op_type in ("MatMulInteger", "BitwiseAnd", "BitShift", "DequantizeLinear"):
         return True
     if node.op_type in ("Cast", "Transpose") and str(node.inputs[0].dtype) == "INT8":
         return True
     return node.op_type == "Cast" and str(node.inputs[0].dtype) in ("FLOAT16", "BFLOAT16")
 
 
-def translations(fast: bool) -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Return the translation of each operator; `fast` allows products that are inexact on some processors."""
+def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Return the translation of each operator."""
     return {
         operators.dequantize._opoverload: dequantize,
         operators.dequantize_int4._opoverload: dequantize_int4,
         operators.fake_quantize._opoverload: fake_quantize,
         operators.widen._opoverload: widen,
-        operators.int8_linear._opoverload: int8_linear_fast if fast else int8_linear,
+        operators.int8_linear._opoverload: int8_linear,
     }

@@ -14,7 +14,7 @@ import pytest
 import torch
 from exported_toys import DTYPES, INT8, check_answers, exported, opened, perform, quantized
 from pydantic import ValidationError
-from toolkit_onnxruntime.exactness import fast_products_are_exact
+from toolkit_onnxruntime.arithmetic import optimized_graph
 from torch import nn
 
 from toolkit import operators
@@ -64,7 +64,7 @@ def check_file(runtime, toy, dtype, folder, **params):
 def test_int8_is_multiplied_in_integers(runtime, tmp_path):
     counts, note = check_file(runtime, "cnn", "int8", tmp_path)
     assert counts["MatMulInteger"] == 1
-    assert counts["DequantizeLinear"] == 2
+    assert counts["DequantizeLinear"] == 3  # of two stored weights, and of the sums
     assert note.text == "1 of 3 layers multiplies in integers"
     assert [row["layer"] for row in note.table] == ["0", "3", "6"]
     assert [row["arithmetic"] for row in note.table] == ["float", "float", "integers"]
@@ -73,7 +73,7 @@ def test_int8_is_multiplied_in_integers(runtime, tmp_path):
 @pytest.mark.parametrize(
     ("toy", "dtype", "operation", "count"),
     [
-        pytest.param("lstm", "int8", "DequantizeLinear", 2, marks=pytest.mark.slow),
+        pytest.param("lstm", "int8", "DequantizeLinear", 3, marks=pytest.mark.slow),
         ("mlp", "int4", "BitwiseAnd", 2),
         ("outputs", "float16", "Cast", 3),
     ],
@@ -120,42 +120,73 @@ class Int8(nn.Module):
         return operators.int8_linear(inputs.flatten(1), self.weight, self.scale, None)
 
 
-@pytest.mark.parametrize(
-    "int8_products",
-    ["exact", pytest.param("fast", marks=pytest.mark.skipif(not fast_products_are_exact(), reason="needs VNNI"))],
-)
-def test_sums_of_the_largest_integers_are_exact(int8_products, runtime, tmp_path):
+def take_branch_of_others(file):
+    """Let the file believe that one product of all bytes is not exact on this processor."""
+    model = onnx.load(file.folder / "model.onnx")
+    (comparison,) = [node for node in model.graph.node if node.op_type == "Equal"]
+    (expected,) = [tensor for tensor in model.graph.initializer if tensor.name == comparison.input[1]]
+    expected.CopyFrom(onnx.numpy_helper.from_array(numpy.array(-1, numpy.int32), expected.name))
+    (file.folder / "model.onnx").write_bytes(model.SerializeToString())
+    return optimized_graph(file.folder / "model.onnx")
+
+
+def run(model, rows):
+    session = onnxruntime.InferenceSession(model.SerializeToString() if hasattr(model, "graph") else model)
+    return session.run(None, {session.get_inputs()[0].name: rows.reshape(-1, 1, 8, 8).numpy()})
+
+
+def largest_integers(rows=127.0):
+    """Rows and a weight of the largest integers of random signs; the first of each have one sign."""
     generator = torch.Generator().manual_seed(0)
     weight = 127 * (2 * torch.randint(2, (32, 64), generator=generator) - 1).to(torch.int8)
     weight[0] = 127
-    rows = 127.0 * (2 * torch.randint(2, (16, 64), generator=generator) - 1)
-    rows[0] = 127
-    file = exported(runtime, Int8(weight), tmp_path, int8_products=int8_products)
-    with opened(file, "torch") as session:
-        outputs = session(rows.reshape(-1, 1, 8, 8))
-    assert torch.equal(outputs.double(), rows.double() @ weight.double().t())
+    inputs = rows * (2 * torch.randint(2, (16, 64), generator=generator) - 1)
+    inputs[0] = rows
+    return inputs, weight
 
 
-def test_no_byte_of_an_exact_product_can_overflow(runtime, tmp_path):
-    """Adds pairs of products in 16 bits, as x86 does without VNNI, on the bytes that the file multiplies."""
-    generator = torch.Generator().manual_seed(0)
-    weight = 127 * (2 * torch.randint(2, (32, 64), generator=generator) - 1).to(torch.int8)
-    weight[0] = -128
+@pytest.mark.parametrize("branch", ["of this processor", "of processors without VNNI"])
+def test_sums_of_the_largest_integers_are_exact(branch, runtime, tmp_path):
+    rows, weight = largest_integers()
     file = exported(runtime, Int8(weight), tmp_path)
-    model = onnx.load(file.folder / "model.onnx")
-    (product,) = [node for node in model.graph.node if node.op_type == "MatMulInteger"]
+    if branch == "of processors without VNNI":
+        take_branch_of_others(file)
+    (outputs,) = run(file.folder / "model.onnx", rows)
+    assert torch.equal(torch.from_numpy(outputs).double(), rows.double() @ weight.double().t())
+
+
+@pytest.mark.parametrize("is_signed", [True, False])
+def test_no_byte_of_a_product_can_overflow_without_vnni(is_signed, runtime, tmp_path):
+    """Adds pairs of products in 16 bits, as x86 does without VNNI, on the bytes that the file multiplies."""
+    rows, weight = largest_integers(255.0)
+    weight[0] = -128
+    network = Int8(weight) if is_signed else nn.Sequential(nn.ReLU(), Int8(weight))
+    file = exported(runtime, network, tmp_path)
+    graph = take_branch_of_others(file) if is_signed else optimized_graph(file.folder / "model.onnx")
+    (product,) = [node for node in graph.node if node.op_type == "MatMulInteger"]
     assert len(product.input) == 2  # a zero point would be subtracted after an overflow
-    model.graph.output.append(onnx.helper.make_tensor_value_info(product.input[0], onnx.TensorProto.UINT8, None))
-    session = onnxruntime.InferenceSession(model.SerializeToString())
-    rows = 255.0 * (2 * torch.randint(2, (16, 64), generator=generator) - 1)
-    rows[0] = 255
-    (name,) = [value.name for value in session.get_inputs()]
-    sent = session.run(None, {name: rows.reshape(-1, 1, 8, 8).numpy()})[-1].astype(int)
+    graph.output.append(onnx.helper.make_tensor_value_info(product.input[0], onnx.TensorProto.UINT8, None))
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
+    sent = run(model, rows)[-1].astype(int)
     pairs = sent[:, None, :] * weight.numpy().astype(int)
     pairs = pairs[..., ::2] + pairs[..., 1::2]
     assert sent.max() == 127
     assert pairs.min() >= -(2**15)
     assert pairs.max() < 2**15
+
+
+def test_layers_keep_their_names_on_other_processors(runtime, tmp_path):
+    file = exported(runtime, quantized("transformer", INT8), tmp_path)
+    here = runtime.call("measure", folder=file.folder, params=runtime.params_class())["arithmetic"]
+    assert not [node for node in take_branch_of_others(file).node if node.op_type == "If"]
+    there = runtime.call("measure", folder=file.folder, params=runtime.params_class())["arithmetic"]
+    assert sorted(row["layer"] for row in there.table) == sorted(row["layer"] for row in here.table)
+    assert there.text == here.text == "8 of 8 layers multiply in integers"
+
+
+def test_after_a_relu_one_product_is_exact_on_every_processor(runtime, tmp_path):
+    counts, _ = check_file(runtime, "mlp", "int8", tmp_path)
+    assert (counts["If"], counts["MatMulInteger"], counts["Relu"]) == (1, 2, 0)  # one of them is that of the condition
 
 
 SUMS = """
@@ -169,21 +200,13 @@ print(numpy.array_equal(session.run(None, {session.get_inputs()[0].name: rows})[
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind emulates a processor without VNNI")
-@pytest.mark.parametrize(("int8_products", "exact"), [("exact", "True"), ("fast", "False")])
-def test_sums_on_a_processor_without_vnni(int8_products, exact, runtime, tmp_path, monkeypatch):
-    monkeypatch.setattr("toolkit_onnxruntime.fast_products_are_exact", lambda: True)
+def test_sums_on_a_processor_without_vnni(runtime, tmp_path):
     weight, rows = torch.full((32, 64), 127, dtype=torch.int8), torch.full((16, 1, 8, 8), 127.0)
-    file = exported(runtime, Int8(weight), tmp_path, int8_products=int8_products)
+    file = exported(runtime, Int8(weight), tmp_path)
     numpy.savez(tmp_path / "sums.npz", rows.numpy(), (rows.flatten(1) @ weight.float().t()).numpy())
     arguments = [sys.executable, "-c", SUMS, str(file.folder / "model.onnx"), str(tmp_path / "sums.npz")]
     done = subprocess.run(["valgrind", "--tool=none", "-q", *arguments], capture_output=True, text=True)
-    assert done.stdout.strip() == exact, done.stderr
-
-
-def test_fast_products_are_refused_where_they_overflow(runtime, tmp_path, monkeypatch):
-    monkeypatch.setattr("toolkit_onnxruntime.fast_products_are_exact", lambda: False)
-    with pytest.raises(TechniqueError, match=r"'fast' overflows on this processor, .* VNNI .*; choose 'exact'"):
-        exported(runtime, quantized("mlp", INT8), tmp_path, int8_products="fast")
+    assert done.stdout.strip() == "True", done.stderr
 
 
 class Branch(nn.Module):
