@@ -87,6 +87,9 @@ def _state_sizes(module: nn.Module) -> None:
     elif isinstance(module, nn.GroupNorm):
         layer.num_groups = layer.num_groups * len(layer.weight) // layer.num_channels
         layer.num_channels = len(layer.weight)
+    elif isinstance(module, nn.RNNBase):
+        layer.hidden_size, layer.input_size = layer.weight_hh_l0.shape[1], layer.weight_ih_l0.shape[1]
+        layer._init_flat_weights()
     elif isinstance(module, nn.PReLU):
         layer.num_parameters = len(layer.weight)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import numpy as np
 from torch import Tensor, nn
 
 from toolkit_channels.operations import POOLS, SAME, SHIFTS, pooled
@@ -13,7 +14,7 @@ from toolkit_channels.slots import Slots, whole_groups
 from toolkit_channels.units import Numbers
 from toolkit_channels.values import Channels
 
-Rule: TypeAlias = Callable[[Slots, str, Any, Tensor, "Channels | None", Tensor], "Channels | None"]
+Rule: TypeAlias = Callable[[Slots, str, Any, Tensor, "Channels | None", Any], Any]
 INPUTS = "what comes in has a fixed number of channels"
 
 
@@ -142,6 +143,30 @@ def _encoder(
     return None
 
 
+def _recurrent(
+    slots: Slots, path: str, layer: Any, inputs: Tensor, channels: Channels | None, outputs: Any
+) -> tuple[Channels, Any]:
+    """The hidden units, which all layers and directions have the same number of, so that they go together."""
+    if layer.proj_size or not layer.bias or inputs.dim() != 3:
+        raise NotUnderstoodError("has a projection, no bias, or no batch")
+    gates = len(layer.weight_hh_l0) // layer.hidden_size
+    units = slots.made_by(_weight(path, "weight_hh_l0"), 1)
+    both = np.tile(units, 2 if layer.bidirectional else 1)
+    places = inputs.numel() / inputs.shape[-1] / inputs.shape[0 if layer.batch_first else 1]
+    for name, _ in layer.named_parameters():
+        slots.bind(_weight(path, name), 0, "output", np.tile(units, gates), rows=gates)
+        if name.startswith("weight_ih_l0"):
+            read(slots, _weight(path, name), 1, channels, 2)
+        elif name.startswith("weight_ih"):
+            slots.bind(_weight(path, name), 1, "input", both)
+        elif name.startswith("weight_hh"):
+            slots.bind(_weight(path, name), 1, "input", units)
+        if name.startswith("weight"):
+            slots.multiplied(_weight(path, name), places)
+    state = Channels(2, units)
+    return Channels(2, both), (state, state) if isinstance(layer, nn.LSTM) else state
+
+
 def _same(
     slots: Slots, path: str, layer: nn.Module, inputs: Tensor, channels: Channels | None, outputs: Tensor
 ) -> Channels | None:
@@ -179,6 +204,7 @@ MAKERS: dict[type[nn.Module], Rule] = {
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _transposed),
     nn.Linear: _linear,
     nn.TransformerEncoderLayer: _encoder,
+    **dict.fromkeys((nn.LSTM, nn.GRU, nn.RNN), _recurrent),
 }
 """Rules of layers that have channels of their own; they apply whatever comes in."""
 

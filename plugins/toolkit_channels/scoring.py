@@ -133,7 +133,8 @@ def _activation(
     for slot in slots:
         path = slot.path.rpartition(".")[0]
         weight = _rows(plain, slot)
-        norms = squares[path].sqrt() if path in squares else torch.ones(weight.shape[1], device=weight.device)
+        is_read = slot.path.endswith("weight") and path in squares  # of recurrent layers only the weights count
+        norms = squares[path].sqrt() if is_read else torch.ones(weight.shape[1], device=weight.device)
         blocks = norms.view(-1, weight.shape[1])  # the inputs of each group
         yield slot, activation_scores(weight, blocks.repeat_interleave(len(weight) // len(blocks), 0))
 

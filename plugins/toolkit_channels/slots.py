@@ -18,13 +18,14 @@ class Slot(NamedTuple):
     """One dimension of one tensor, and the unit of each index along it.
 
     `output` channels are made by the tensor, `input` channels are read by it, and `norm` channels pass through it: a
-    batch norm scales them, for example.
+    batch norm scales them, for example. The gates of a recurrent layer have a row each for a channel: `rows` of them.
     """
 
     path: str
     dim: int
     role: Role
     units: Numbers
+    rows: int = 1
 
 
 @dataclass
@@ -69,17 +70,17 @@ class Slots:
         """Return all paths of the tensor at a path."""
         return [other for other, tensor in self.tensors.items() if tensor is self.tensors[path]]
 
-    def bind(self, path: str, dim: int, role: Role, units: Numbers) -> None:
+    def bind(self, path: str, dim: int, role: Role, units: Numbers, rows: int = 1) -> None:
         """Say which units a tensor has along a dimension; a tensor that is used twice ties them."""
         key = (id(self.tensors[path]), dim)
         self._bound.add(path)
         known = self._slots.get(key)
         if known is None:
-            self._slots[key] = Slot(path, dim, role, units)
+            self._slots[key] = Slot(path, dim, role, units, rows)
             return
         self.units.tie(known.units, units)
         if role == "output" and known.role != "output":
-            self._slots[key] = Slot(path, dim, role, known.units)
+            self._slots[key] = Slot(path, dim, role, known.units, rows)
 
     def made_by(self, path: str, dim: int) -> Numbers:
         """Return the units that a weight makes: new ones, or those of an earlier call."""

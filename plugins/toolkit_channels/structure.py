@@ -70,7 +70,7 @@ class Structure:
         paths = tuple(dict.fromkeys(path.rpartition(".")[0] for path in weights))
         if not paths:
             return
-        first = next(slot.units for slot in made if self.is_weight(slot.path))
+        _, _, _, first, rows = next(slot for slot in made if self.is_weight(slot.path))
         free = [unit for unit in dict.fromkeys(first.tolist()) if unit not in reasons]
         reason = _reason_against(paths, layers, exclude)
         if not reason and not free:
@@ -78,8 +78,8 @@ class Structure:
         if reason:
             self.kept.update(dict.fromkeys(paths, reason))
             return
-        width = int((first == free[0]).sum())
-        self.groups.append(Group(paths, tuple(free), len(first) - width * len(free), width))
+        width = int((first == free[0]).sum()) // rows
+        self.groups.append(Group(paths, tuple(free), len(first) // rows - width * len(free), width))
 
     def is_weight(self, path: str) -> bool:
         """Return whether a tensor multiplies its inputs, rather than being added or scaling them."""
@@ -91,9 +91,9 @@ class Structure:
 
     def width(self, layer: str) -> int:
         """Return the number of channels that a layer of one of the groups makes."""
-        path = f"{layer}.weight".lstrip(".")
-        paths = self._source.paths_of(path)
-        return next(len(slot.units) for slot in self.slots if slot.path in paths and slot.role == "output")
+        weights = {id(self._source.tensor(slot.path)): slot for slot in self.slots if slot.role == "output"}
+        tensors = self._source.model.get_submodule(layer).parameters()
+        return next(len(slot.units) // slot.rows for tensor in tensors if (slot := weights.get(id(tensor))))
 
     @cached_property
     def _along(self) -> dict[str, dict[int, Numbers]]:

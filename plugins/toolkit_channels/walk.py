@@ -84,7 +84,7 @@ class _Walk(fx.Interpreter):
         rule = MAKERS.get(type(layer)) or (PASSING.get(type(layer)) if channels else None)
         if rule is None and not channels:
             return None
-        if rule is None or len(channels) > 1 or not isinstance(tensors[0].value, Tensor):
+        if rule is None or len(tensors) > 1 or not isinstance(tensors[0].value, Tensor):
             raise NotUnderstoodError("has no rule for channels")
         return rule(self.slots, path, layer, tensors[0].value, tensors[0].channels, value)
 

@@ -159,3 +159,19 @@ class Sequence(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = torch.tanh(self.norm(self.enter(x.squeeze(1)))).transpose(1, 2)
         return self.leave(F.gelu(self.hidden(x)).flatten(1))
+
+
+class Recurrent(nn.Module):
+    """Two layers of a recurrent network in both directions, what they return and their last states."""
+
+    def __init__(self, kind: Callable[..., nn.Module] = nn.LSTM, bidirectional: bool = True, layers: int = 2) -> None:
+        super().__init__()
+        self.enter = nn.Linear(8, 12)
+        self.recurrent = kind(12, 16, layers, batch_first=True, bidirectional=bidirectional)
+        self.leave = nn.Linear(16 * (1 + bidirectional) + 16, 4)
+        self.is_lstm = kind is nn.LSTM
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs, state = self.recurrent(torch.relu(self.enter(x.squeeze(1))))
+        last = state[0] if self.is_lstm else state
+        return self.leave(torch.cat([outputs[:, -1], last[-1]], 1))

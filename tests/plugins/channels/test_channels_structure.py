@@ -1,12 +1,13 @@
 """What goes together: a network without some channels computes what it does with them masked to zero."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from channel_networks import Lambda, ResNetA, Sequence, Squeezed, UNet, cut_and_masked, data_of, randomized
+from channel_networks import Lambda, Recurrent, ResNetA, Sequence, Squeezed, UNet, cut_and_masked, data_of, randomized
 from toolkit_channels import analyze
 from torch import Tensor, nn
 
@@ -17,12 +18,15 @@ from toolkit.testing import TOY_MODELS
 MAX_DIFFERENCE = 1e-5
 
 OWN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    **{name: (make, (1, 8, 8)) for name, make in TOY_MODELS.items() if name != "lstm"},
+    **{name: (make, (1, 8, 8)) for name, make in TOY_MODELS.items()},
     "lenet5": (lenet5, (1, 28, 28)),
     "resnet20-a": (ResNetA, (3, 16, 16)),
     "unet": (UNet, (1, 8, 8)),
     "squeezed": (Squeezed, (1, 8, 8)),
     "sequence": (Sequence, (1, 8, 8)),
+    "lstm in both directions": (Recurrent, (1, 8, 8)),
+    "gru": (partial(Recurrent, nn.GRU, False, 1), (1, 8, 8)),
+    "rnn": (partial(Recurrent, nn.RNN), (1, 8, 8)),
 }
 TORCHVISION = {
     **dict.fromkeys(("resnet18", "resnet50", "resnext50_32x4d", "regnet_y_400mf", "mobilenet_v2"), 64),
@@ -105,7 +109,11 @@ class Forward(nn.Module):
         (lambda x: x.mean((2, 3)) / x.size(1), None, "`truediv` in forward divides by them"),
         (lambda x: x.mean(1).flatten(1), nn.Linear(64, 4), "`mean` in forward takes a mean or maximum over them"),
         (lambda x: F.pixel_shuffle(x.repeat(1, 2, 1, 1)[:, :4], 2).flatten(1), nn.Linear(256, 4), "`repeat` in"),
-        (lambda x: x.mean(2).transpose(1, 2), nn.LSTM(6, 4), "layer 'leave' of kind LSTM has no rule for channels"),
+        (
+            lambda x: x.mean((2, 3)),
+            nn.Sequential(nn.Softmax(1), nn.Linear(6, 4)),
+            "layer 'leave.0' of kind Softmax has no",
+        ),
         (lambda x: x.mean((2, 3)), nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 4)), "'leave.0' takes its mean over"),
     ],
 )
