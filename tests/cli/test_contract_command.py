@@ -127,7 +127,7 @@ def test_toy_models_of_a_clause_are_listed_together(command, monkeypatch):
     assert errors == ["error: 'mine' breaks 6 of 6 clauses; the 1 cause is listed above"]
 
 
-@pytest.mark.parametrize("source", [OBSERVER, MEASURES])
+@pytest.mark.parametrize("source", [pytest.param(OBSERVER, marks=pytest.mark.slow), MEASURES])
 def test_what_observes_or_only_measures_is_checked_as_a_run_wide_plugin(command, source):
     code, lines, _ = command(source)
     assert code == 0

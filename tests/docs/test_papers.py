@@ -65,6 +65,7 @@ def test_held_out_digits_are_none_of_the_test_digits_and_none_that_are_trained_o
     assert held_out.validation is None
 
 
+@pytest.mark.slow
 def test_runs_are_kept_as_they_come_and_not_repeated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
