@@ -61,10 +61,10 @@ def shortened(output: str) -> str:
 
 
 def pictures_of(report: str) -> dict[str, str]:
-    """The charts of a page as files of their own, by name, in the colours that the page gives them in light."""
-    colours = re.search(r":root\s*{[^}]*}", report)
-    assert colours is not None
-    style = f"<style>{colours[0]} svg {{ background: white }}</style>"
+    """The charts of a page as files of their own, by name, in the colors that the page gives them in light."""
+    colors = re.search(r":root\s*{[^}]*}", report)
+    assert colors is not None
+    style = f"<style>{colors[0]} svg {{ background: white }}</style>"
     charts = re.findall(r"<svg\b.*?</svg>", report, flags=re.DOTALL)
     return {
         name: re.sub(r"(<svg\b[^>]*>)", rf"\1{style}", chart, count=1)

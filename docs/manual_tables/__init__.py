@@ -1,4 +1,4 @@
-"""A Sphinx extension: the parts of the reference that are made of the code, so that they cannot go stale.
+"""A Sphinx extension: the parts of the reference that are generated from the code, so that they cannot go stale.
 
 A line `<!-- generated: NAME -->` of a page is replaced by the Markdown that the function of this name returns. A quote
 that begins with "This file is a source of the manual" is for readers of the file, and is left out.
