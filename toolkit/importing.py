@@ -21,11 +21,12 @@ FILE_MODULE = re.compile(r".*_py_[0-9a-f]{8}", re.DOTALL)  # module names from `
 def object_named(source: str) -> Any:
     """Import what `package.module:name` or `file.py:name` names; a `ValueError` says why that fails."""
     place, _, name = source.rpartition(":")
+    if place.endswith(".py") and not os.path.isfile(place):
+        raise ValueError(f"'{place}' does not exist")
     try:
         module = import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
     except (Exception, SystemExit) as error:
-        reason = str(error) if isinstance(error, FileNotFoundError) else described(error)
-        raise ValueError(f"cannot import '{place}': {reason}") from error
+        raise ValueError(f"cannot import '{place}': {described(error)}") from error
     target: Any = module
     for part in name.split("."):
         try:

@@ -391,7 +391,7 @@ class TestFailures:
             2,
             [
                 "toy.toml: stages.1.technique: 'broken' (broken-plugin 1.0) cannot be imported: "
-                "ModuleNotFoundError: No module named 'no_such_module_at_all': "
+                "ModuleNotFoundError: No module named 'no_such_module_at_all'; "
                 "install what it needs with pip install 'broken-plugin'"
             ],
         )
@@ -623,7 +623,7 @@ class TestEvaluate:
         ("source", "sentence"),
         [
             ("own.py:Nett", "allow: '{0}/own.py' has no 'Nett'; did you mean 'Net'?"),
-            ("nowhere.py", "allow: cannot import 'nowhere.py': {0}/nowhere.py does not exist"),
+            ("nowhere.py", "allow: 'nowhere.py' does not exist"),
             ("lenet5", "allow: cannot import 'lenet5': ModuleNotFoundError: No module named 'lenet5'"),
             ("os", "allow: 'os' cannot be allowed as a whole; name the class, as in 'os:Name'"),
         ],
@@ -636,7 +636,7 @@ class TestEvaluate:
         ("data", "sentence"),
         [
             ("minst", "digits: data.source: unknown data 'minst'; did you mean 'mnist'?"),
-            ("no.py:data", "digits: data.source: cannot import '{0}/no.py': {0}/no.py does not exist"),
+            ("no.py:data", "digits: data.source: '{0}/no.py' does not exist"),
             ("own.py:data", "digits: data.args: missing a required argument: 'samples'"),
             ("own.py:Net", f"data: data source '{{0}}/own.py:Net' must return {FORMS}, found Net"),
             ("own.py:train_only", "data: has neither a test nor a validation split"),

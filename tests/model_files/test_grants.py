@@ -191,7 +191,7 @@ def test_a_name_that_nobody_should_copy_is_no_advice(name: str) -> None:
         ([3], r"^allow must be classes, or names such as 'nets:Net', 'nets.py' and 'transformers', found 3$"),
         (["nets.py:Nett"], "^allow: '.*nets.py' has no 'Nett'; did you mean 'Net'?"),
         (["nowhere:Net"], "^allow: cannot import 'nowhere': ModuleNotFoundError: "),
-        (["nowhere.py"], "^allow: cannot import 'nowhere.py': .*nowhere.py does not exist$"),
+        (["nowhere.py"], "^allow: 'nowhere.py' does not exist$"),
         ([""], "^allow: cannot import '': "),
         (["torch.hub"], "^allow: 'torch.hub' cannot be allowed as a whole; name the class, as in 'torch.hub:Name'$"),
     ],

@@ -186,6 +186,11 @@ class TestFile:
                 "is not TOML: Invalid value (at line 1, column 8); "
                 "put text in quotes, and write truth values as true or false",
             ),
+            (
+                "x = { a = 0,5 }\n",
+                "is not TOML: Expected '=' after a key in a key/value pair (at line 1, column 15); "
+                "write decimals with a point, such as 0.5",
+            ),
             ("", "is empty; add [model], [data] and at least one [[stages]]"),
             ("# nothing yet\n\n", "is empty; add [model], [data] and at least one [[stages]]"),
             ("x = " + "[" * 3000 + "]" * 3000, "is nested too deeply"),
@@ -193,7 +198,7 @@ class TestFile:
             ("x" + ".a" * 5000 + " = 1", "is nested too deeply"),
             (edited("[data]", "args.hidden" + ".a" * 150 + " = 1\n[data]"), "is nested too deeply"),
         ],
-        ids=range(12),
+        ids=range(13),
     )
     @pytest.mark.smoke
     def test_what_is_no_recipe_at_all(self, text, sentence):
@@ -625,14 +630,14 @@ class TestOverrides:
     @pytest.mark.parametrize(
         ("place", "problem"),
         [
-            ("stages.3.params.sparsity", "--set has no entry '3': 'stages' has the entries 1 to 2"),
-            ("stages.0.params.sparsity", "--set has no entry '0': 'stages' has the entries 1 to 2"),
-            ("stages.-1.name", "--set has no entry '-1': 'stages' has the entries 1 to 2"),
-            ("stages.pruning.name", "--set has no entry 'pruning': 'stages' has the entries 1 to 2"),
-            ("stages.²", "--set has no entry '²': 'stages' has the entries 1 to 2"),
-            (f"stages.{'1' * 5000}", f"--set has no entry '{'1' * 5000}': 'stages' has the entries 1 to 2"),
-            ("model.source.x", "--set has no entry 'x': 'model.source' is a value, not a table"),
-            ("seed.x.y", "--set has no entry 'x': 'seed' is a value, not a table"),
+            ("stages.3.params.sparsity", "--set has no entry '3'; 'stages' has the entries 1 to 2"),
+            ("stages.0.params.sparsity", "--set has no entry '0'; 'stages' has the entries 1 to 2"),
+            ("stages.-1.name", "--set has no entry '-1'; 'stages' has the entries 1 to 2"),
+            ("stages.pruning.name", "--set has no entry 'pruning'; 'stages' has the entries 1 to 2"),
+            ("stages.²", "--set has no entry '²'; 'stages' has the entries 1 to 2"),
+            (f"stages.{'1' * 5000}", f"--set has no entry '{'1' * 5000}'; 'stages' has the entries 1 to 2"),
+            ("model.source.x", "--set has no entry 'x'; 'model.source' is a value, not a table"),
+            ("seed.x.y", "--set has no entry 'x'; 'seed' is a value, not a table"),
         ],
         ids=range(8),
     )
@@ -799,7 +804,7 @@ class TestPythonBesideTheRecipe:
     @pytest.mark.parametrize(
         ("source", "sentence"),
         [
-            ("net.py:Net", "cannot import '{0}/net.py': {0}/net.py does not exist"),
+            ("net.py:Net", "'{0}/net.py' does not exist"),
             ("broken.py:f", "cannot import '{0}/broken.py': SyntaxError: invalid syntax (broken.py, line 2)"),
             ("leaving.py:f", "cannot import '{0}/leaving.py': SystemExit: 0"),
             ("nets.py:Nets", "'{0}/nets.py' has no 'Nets'; did you mean 'Net'?"),

@@ -594,8 +594,8 @@ def mistakes(folder, overrides, text=TOY):
     ("source", "sentence"),
     [
         ("toolkit.testing:__all__.x", "'toolkit.testing' has no '__all__.x'"),
-        ("looping.py:f", "cannot import '{0}/looping.py': {0}/looping.py does not exist"),
-        ("a\0b.py:f", "cannot import 'a\\x00b.py': a\\x00b.py does not exist"),
+        ("looping.py:f", "'{0}/looping.py' does not exist"),
+        ("a\0b.py:f", "'a\\x00b.py' does not exist"),
         ("lazy.py:Net", "cannot import 'Net' from '{0}/lazy.py': ImportError: Net needs more"),
         ("a\n\x1b[31m:f", "cannot import 'a\\n\\x1b[31m': ModuleNotFoundError: No module named 'a\\n\\x1b[31m'"),
     ],

@@ -13,7 +13,7 @@ import click
 @click.option("--stage", metavar="NAME", help="Stage to export, or baseline.", show_default="the last stage")
 @click.option("--data", metavar="SOURCE", help="Data source.", show_default="the run's")
 @click.option("--task", metavar="SOURCE", help="Task that evaluates the data.", show_default="the run's")
-@click.option("--allow", multiple=True, metavar="SOURCE", help="Class in the model, e.g. nets.py:Net.")
+@click.option("--allow", multiple=True, metavar="SOURCE", help="Class, file or package in the model, e.g. nets.py:Net.")
 @click.option("--budget", type=click.FloatRange(min=0, min_open=True), default=20.0, help="Seconds for the timing.")
 def bench(
     run: Path,

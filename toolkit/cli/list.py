@@ -13,7 +13,7 @@ from toolkit.errors import InputError, ToolkitError, did_you_mean
 @click.argument("name", required=False)
 @click.option("--contract", is_flag=True, help="Check the plugin NAME against the contract of its kind.")
 def techniques(name: str | None, contract: bool) -> None:
-    """List the installed techniques, or show the documentation and the params of NAME."""
+    """List the installed techniques, run-wide plugins and runtimes, or show documentation and params of NAME."""
     from tabulate import tabulate
 
     from toolkit.hooks.loading import installed

@@ -82,7 +82,9 @@ def new() -> None:
     help="Technique to use; repeatable.",
     show_default="those of the recipe mnist",
 )
-@click.option("--output", type=click.Path(path_type=Path), default="recipe.toml", show_default=True, help="File.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), default="recipe.toml", show_default=True, help="File to write."
+)
 def new_recipe(
     model: str,
     model_args: str,
@@ -112,7 +114,7 @@ def new_recipe(
 
 @new.command("technique")
 @click.argument("name")
-@click.option("--output", type=click.Path(path_type=Path), help="Folder.", show_default="toolkit-NAME")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder to write.", show_default="toolkit-NAME")
 def new_technique(name: str, output: Path | None) -> None:
     """Write an installable distribution with a working technique NAME.
 

@@ -9,7 +9,7 @@ import click
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--output", type=click.Path(path_type=Path), help="File.", show_default="DIRECTORY/model.packed")
+@click.option("--output", type=click.Path(path_type=Path), help="File to write.", show_default="DIRECTORY/model.packed")
 @click.option("--half", multiple=True, metavar="PATTERN", help="Tensors to round to float16, e.g. '*bias'; repeatable.")
 @click.option("--norms", is_flag=True, help="Reduce each batch norm to a scale and a shift.")
 @click.option("--allow", multiple=True, metavar="SOURCE", help="Class, file or package to load; repeatable.")

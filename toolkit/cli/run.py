@@ -11,7 +11,7 @@ import click
 from toolkit.cli.busy_machine import wait_passively_if_busy
 from toolkit.errors import InputError, RecipeError, ToolkitError
 
-SET_HELP = "Override one value, e.g. stages.1.params.sparsity=0.9. Repeatable."
+SET_HELP = "Override one value, e.g. stages.1.params.sparsity=0.9; repeatable."
 
 
 @click.command()

@@ -99,11 +99,12 @@ def _source_of(entry: Any) -> str:
 
 
 def _module(name: str) -> ModuleType:
+    if name.endswith(".py") and not os.path.isfile(name):
+        raise ValueError(f"'{name}' does not exist")
     try:
         return import_file(Path(os.path.realpath(name))) if name.endswith(".py") else importlib.import_module(name)
     except (Exception, SystemExit) as error:
-        reason = str(error) if isinstance(error, FileNotFoundError) else described(error)
-        raise ValueError(f"cannot import '{name}': {reason}") from error
+        raise ValueError(f"cannot import '{name}': {described(error)}") from error
 
 
 def _checked(package: str) -> str:

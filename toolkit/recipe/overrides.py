@@ -83,4 +83,4 @@ def _no_such_entry(place: str, parent: str, node: Any, part: str) -> Problem:
         reason = f"'{parent}' has the entries 1 to {len(node)}" if node else f"'{parent}' is empty"
     else:
         reason = f"'{parent}' is a value, not a table"
-    return Problem(place, f"--set has no entry '{part}': {reason}")
+    return Problem(place, f"--set has no entry '{part}'; {reason}")

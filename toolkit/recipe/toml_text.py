@@ -22,6 +22,7 @@ CLASHES = ("Cannot overwrite", "Cannot declare", "Cannot mutate", "Cannot redefi
 KEY = re.compile(r"""\s*(?:\[+\s*)?((?:"(?:[^"\\]|\\.)*"|'[^']*'|[^='"\[\]])+?)\s*(?:=|\])""")
 WITHOUT_VALUE = re.compile(r"\s*([\w.-]+)\s*=\s*(?:#.*)?")
 BARE_WORD = re.compile(r"=\s*(?!(?:true|false|inf|nan)\b)[A-Za-z]\w*\s*(?:#.*)?$")
+DECIMAL_COMMA = re.compile(r"=\s*[+-]?\d+,\d")
 MARKER = "_the_table_at_the_end_"
 
 
@@ -78,6 +79,7 @@ def _with_place(message: str, text: str) -> TomlError:
     if message.startswith("Invalid value") and (empty := WITHOUT_VALUE.fullmatch(line)):
         return TomlError("", f"is not TOML: '{empty[1]}' has no value in line {number}; write one, or remove the line")
     remedy = "; put text in quotes, and write truth values as true or false" if BARE_WORD.search(line) else ""
+    remedy = "; write decimals with a point, such as 0.5" if DECIMAL_COMMA.search(line) else remedy
     end = f"at the end: line {len(lines)}, column {len(lines[-1]) + 1}"
     return TomlError("", f"is not TOML: {message.replace('at end of document', end)}{remedy}")
 
