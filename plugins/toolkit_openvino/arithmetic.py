@@ -31,5 +31,5 @@ def _row(node: Any) -> dict[str, str] | None:
     operation, kernel = information.get("layerType", ""), information.get("primitiveType", "")
     if operation not in PRODUCTS:
         return None
-    arithmetic = "integers" if kernel.endswith(INTEGER_KERNELS) else "float"
+    arithmetic = "integers" if kernel.lower().endswith(INTEGER_KERNELS) else "float"
     return {"layer": node.get_friendly_name(), "operation": operation, "kernel": kernel, "arithmetic": arithmetic}

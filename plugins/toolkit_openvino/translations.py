@@ -17,7 +17,7 @@ LEVELS = 255
 
 def translations() -> list[ConversionExtension]:
     """Return the translation of each operator."""
-    own = (dequantize, dequantize_int4, int8_linear, widen)
+    own = (dequantize, dequantize_int4, fake_quantize, int8_linear, widen)
     return [ConversionExtension(f"toolkit.{translate.__name__}.default", translate) for translate in own]
 
 
@@ -25,7 +25,8 @@ def dequantize(node: Any) -> Any:
     """Store the integers, and multiply them with their scales where they are used."""
     values = node.get_input(0)
     axes = list(range(1, values.get_partial_shape().rank.get_length()))
-    return op.multiply(op.convert(values, "f32"), op.unsqueeze(node.get_input(1), _integers(axes))).outputs()
+    scale = op.unsqueeze(node.get_input(1), _integers(axes)) if axes else node.get_input(1)
+    return op.multiply(op.convert(values, "f32"), scale).outputs()
 
 
 def int8_linear(node: Any) -> Any:
@@ -38,6 +39,14 @@ def int8_linear(node: Any) -> Any:
     floats = op.multiply(op.convert(weight, "f32"), op.unsqueeze(scale, _integers([1])))
     outputs = op.multiply(op.matmul(rows, floats, False, True), row_scale)
     return (outputs if _is_none(node, 3) else op.add(outputs, node.get_input(3))).outputs()
+
+
+def fake_quantize(node: Any) -> Any:
+    """Round to the 256 values of bytes; OpenVINO runs the layers between two such roundings on bytes."""
+    values = node.get_input(0)
+    scale, zero = (node.get_input(index).get_node().data.astype(np.float32) for index in (1, 2))
+    low, high = (op.constant((limit - zero) * scale) for limit in (np.float32(0), np.float32(255)))
+    return op.fake_quantize(values, low, high, low, high, 256).outputs()
 
 
 def _is_none(node: Any, index: int) -> bool:

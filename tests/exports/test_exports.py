@@ -350,3 +350,26 @@ def test_the_baseline_is_exported_once(job, tmp_path):
     other = replace(job, baseline=toy_mlp())
     assert "runtime_ratio" in other.row("numpy", use_of(runtime(export=counted)), job.baseline, tmp_path / "x").values
     assert len(exports) == 3
+
+
+class Grid(nn.Module):
+    def __init__(self, rounds: bool) -> None:
+        super().__init__()
+        self.rounds_activations = rounds
+
+    def forward(self, inputs):
+        return inputs
+
+
+@pytest.mark.parametrize(("rounds", "most"), [(True, 0.05), (False, 0.01)])
+def test_a_network_that_rounds_between_its_layers_may_differ_more(rounds, most):
+    model, data = nn.Sequential(toy_mlp(), Grid(rounds)).eval(), toy_data(64)
+
+    class Shifted(nn.Module):
+        def forward(self, inputs):
+            return 1.03 * model(inputs)
+
+    comparison = compare(Shifted(), model, data, "test")
+    assert comparison.output_error == pytest.approx(0.03, abs=1e-4)
+    assert comparison.is_close == rounds
+    assert f"(at most {most:g})" in str(comparison)

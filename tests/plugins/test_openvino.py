@@ -116,3 +116,15 @@ def test_the_arithmetic_of_an_engine_is_named(runtime, tmp_path):
 def test_a_missing_package_is_named_with_its_extra(runtime, tmp_path):
     with pytest.raises(TechniqueError, match=r"pip install 'torch-optimization-toolkit\[openvino\]'"):
         exported(runtime, toy_mlp().eval(), tmp_path)
+
+
+@needs_openvino
+@pytest.mark.parametrize("toy", ["cnn", pytest.param("tied", marks=pytest.mark.slow)])
+def test_static_activations_make_whole_layers_integers(toy, runtime, tmp_path):
+    model = perform(TOY_MODELS[toy](), "quantization", {"activations": "static", "max_drop": 100.0})
+    file = exported(runtime, model, tmp_path)
+    check_answers(file, model, "torch", tolerance=1e-3)
+    layers = note(runtime, file).table
+    # OpenVINO multiplies the single channel of the first convolution in float.
+    expected = ["float", "integers", "integers"] if toy == "cnn" else ["integers"] * 4
+    assert [row["arithmetic"] for row in layers] == expected

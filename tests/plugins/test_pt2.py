@@ -109,3 +109,9 @@ def test_what_cannot_be_exported_is_said_in_a_sentence(runtime, tmp_path, capfd)
 def test_the_arithmetic_of_an_engine_is_named(runtime, tmp_path):
     with pytest.raises(TechniqueError, match="layer '1' uses the arithmetic of engine 'torch', which no other runtime"):
         exported(runtime, quantized("mlp", {"engine": "torch"}), tmp_path)
+
+
+def test_static_activations_give_the_same_outputs(tmp_path):
+    torch.manual_seed(0)
+    model = perform(TOY_MODELS["cnn"](), "quantization", {"activations": "static", "max_drop": 100.0})
+    check_answers(exported(loading.load("pt2", "runtime"), model, tmp_path), model, tolerance=1e-6)

@@ -13,7 +13,7 @@ RECIPES = shipped()
 
 
 def test_the_shipped_recipes():
-    assert set(RECIPES) >= {"mnist", "distillation", "hints", "pruning", "quantization"}
+    assert set(RECIPES) >= {"mnist", "distillation", "hints", "pruning", "quantization", "quantization-aware", "static"}
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -14,6 +14,9 @@ from toolkit.tasks import Batch
 
 # Runtimes add in another order, and where a layer rounds to integers, the last bit decides between two of them.
 MAX_OUTPUT_ERROR = 0.01
+# Where every layer of a deep network rounds, these bits add up: a static int8 ResNet-18 of random weights differs by
+# 0.017 between float32 and float64 in PyTorch alone.
+MAX_ROUNDED_OUTPUT_ERROR = 0.05
 MIN_AGREEMENT = 0.99
 
 
@@ -22,17 +25,19 @@ class Comparison:
     """How a file's outputs differ from the model's on the same samples.
 
     `output_error` is the root mean square of the difference, relative to that of the model's outputs; `agreement` the
-    fraction of samples with the same answer, None for a task without discrete answers; `samples` the number of samples.
+    fraction of samples with the same answer, None for a task without discrete answers; `samples` the number of samples;
+    `max_output_error` what is allowed.
     """
 
     output_error: float
     agreement: float | None
     samples: int
+    max_output_error: float = MAX_OUTPUT_ERROR
 
     def __str__(self) -> str:
         agreement = "" if self.agreement is None else f", and {self.agreement:.2%} of the answers agree"
         return (
-            f"because its outputs differ by {self.output_error:.2g} of their size (at most {MAX_OUTPUT_ERROR:g})"
+            f"because its outputs differ by {self.output_error:.2g} of their size (at most {self.max_output_error:g})"
             f"{agreement} (at least {MIN_AGREEMENT:.0%}) on {self.samples:,} samples"
         )
 
@@ -40,7 +45,7 @@ class Comparison:
     def is_close(self) -> bool:
         """Whether the file is close enough to the model."""
         agrees = self.agreement is None or self.agreement >= MIN_AGREEMENT
-        return self.output_error <= MAX_OUTPUT_ERROR and agrees
+        return self.output_error <= self.max_output_error and agrees
 
 
 @torch.no_grad()
@@ -49,7 +54,8 @@ def compare(file: nn.Module, model: nn.Module, data: Data, split: str) -> Compar
 
     Args:
         file: the opened file.
-        model: in eval mode, on the CPU.
+        model: in eval mode, on the CPU. A module in it with a true attribute `rounds_activations` says that the network
+            rounds between its layers, and the file's outputs may differ more.
         data: the task feeds the batches.
         split: such as `test`.
 
@@ -68,7 +74,9 @@ def compare(file: nn.Module, model: nn.Module, data: Data, split: str) -> Compar
             same, answered = same + float(agreeing.sum()), answered + len(batch)
         samples += len(batch)
     error = (squares / total) ** 0.5 if total else squares**0.5
-    return Comparison(error, same / answered if answered else None, int(samples))
+    rounds = any(getattr(module, "rounds_activations", False) for module in model.modules())
+    allowed = MAX_ROUNDED_OUTPUT_ERROR if rounds else MAX_OUTPUT_ERROR
+    return Comparison(error, same / answered if answered else None, int(samples), allowed)
 
 
 def _batches(data: Data, split: str) -> Iterable[Batch]:

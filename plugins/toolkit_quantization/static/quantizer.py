@@ -18,6 +18,8 @@ class Quantizer(nn.Module):
     While the network trains it can follow its inputs: with a moving range, or with a scale that is a parameter.
     """
 
+    rounds_activations = True  # an exported file may differ by some last bits of each layer
+
     scale: Tensor
     zero_point: Tensor
     low: Tensor

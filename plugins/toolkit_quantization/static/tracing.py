@@ -23,7 +23,8 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002  # torch's signature
         kind = parametrize.type_before_parametrizations(m)
         is_of_torch = kind.__module__.startswith("torch.nn") and not issubclass(kind, nn.Sequential)
-        return is_of_torch or hasattr(m, "replaces") or isinstance(m, StaticNetwork)
+        is_simple = kind.__module__.startswith("torchvision.ops") and not m._modules  # stochastic depth, for example
+        return is_of_torch or is_simple or hasattr(m, "replaces") or isinstance(m, StaticNetwork)
 
 
 def traced(model: nn.Module) -> StaticNetwork:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from toolkit import Training, rounding
+from toolkit import Training
+from toolkit.rounding import round_straight_through
 from toolkit_quantization.codecs import Dtype
 from toolkit_quantization.int8 import quantize_per_channel
 from toolkit_quantization.kernels import INT8_MAX
@@ -65,7 +66,7 @@ class WeightRounding(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         if self.dtype != "int8":
-            return rounding.round_straight_through(weight, self.dtype)  # type: ignore[arg-type]  # no int8 here
+            return round_straight_through(weight, self.dtype)
         rows = weight.flatten(1)
         if self.log_step is None:
             values, scale = self._quantize(rows.detach())
@@ -124,8 +125,10 @@ def rounded_training(
 
     def freeze(step: int, steps: int) -> None:
         if step >= freeze_after * steps:
-            for part in (*quantizers(model).values(), *roundings.values()):
-                part.freeze()
+            for quantizer in quantizers(model).values():
+                quantizer.freeze()
+            for rounding in roundings.values():
+                rounding.freeze()
 
     functions: dict[str, Callable[[Tensor], Tensor]] = {f"{path}.weight": each for path, each in roundings.items()}
     return training.using(weights={**functions, **_biases(model, layers, roundings)}, after_step=freeze), roundings

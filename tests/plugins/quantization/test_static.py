@@ -1,6 +1,7 @@
 """Static quantization as a stage: what is rounded where, what stays in float, and what a file keeps of it."""
 
 import pytest
+import toolkit_quantization
 import torch
 from toolkit_quantization import Params
 from toolkit_quantization.conversion_cost import relative_error
@@ -109,9 +110,13 @@ def ready(model: nn.Module, **params) -> tuple:
     return made, StaticConversion(made.model, made.dtypes, settings.overflow_safe)
 
 
-def perform(model: nn.Module, params: dict) -> nn.Module:
+def outcome_of(model: nn.Module, params: dict):
     stage = type("Performing", (ContractBase,), {"technique": "quantization", "params": params, "finetune": None})()
-    return stage._perform(model).model.eval()
+    return stage._perform(model)
+
+
+def perform(model: nn.Module, params: dict) -> nn.Module:
+    return outcome_of(model, params).model.eval()
 
 
 def replaced(model: nn.Module) -> list[str]:
@@ -243,6 +248,20 @@ def test_zeros_of_masks_stay_zeros():
     made = perform(model, STATIC)
     assert (made.conv1.dense_weight()[~mask] == 0).all()
     assert (made.conv1.dense_weight()[mask] != 0).float().mean() > 0.9
+
+
+def test_layers_that_cost_too_much_return_to_float():
+    whole = outcome_of(residual(), STATIC).prepared[0]
+    bound = 0.7 * whole.values["output_error"]
+    outcome = outcome_of(residual(), {**STATIC, "max_error": bound})
+    findings = outcome.prepared[0]
+    assert 0 < len(findings.returned) < 3
+    assert findings.values["output_error"] <= bound
+    assert sorted([*findings.returned, *replaced(outcome.model)]) == ["conv1", "conv2", "leave"]
+    table = toolkit_quantization.measure(model=outcome.model, params=Params(**STATIC), prepared=findings)["float"].table
+    assert {row["layer"]: row["reason"] for row in table} == dict.fromkeys(
+        findings.returned, "returned to float, because it cost too much"
+    )
 
 
 def test_int4_weights():

@@ -71,14 +71,14 @@ def test_tied_weights_stay_tied():
     assert relative_error(outputs_of(trained.model), trained.before) < 1e-5
 
 
-@pytest.mark.parametrize("case", ["ranges", "steps"])
-def test_zeros_of_masks_stay_zeros(case):
+@pytest.mark.parametrize(("case", "layer"), [("ranges", "3"), ("steps", "3"), ("steps", "0")])  # a norm follows "0"
+def test_zeros_of_masks_stay_zeros(case, layer):
     model = toy_cnn()
-    mask = torch.rand_like(model[3].weight) > 0.5
-    masks.apply(model, {"3.weight": mask})
+    mask = torch.rand_like(model.get_submodule(layer).weight) > 0.5
+    masks.apply(model, {f"{layer}.weight": mask})
     trained = Trained(model, **CASES[case])
-    assert torch.equal(trained.masks["3.weight"], mask)
-    assert (trained.model.get_submodule("3").dense_weight()[~mask] == 0).all()
+    assert torch.equal(trained.masks[f"{layer}.weight"], mask)
+    assert (trained.model.get_submodule(layer).dense_weight()[~mask] == 0).all()
     assert relative_error(outputs_of(trained.model), trained.before) < 1e-5
 
 
