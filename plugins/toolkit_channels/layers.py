@@ -129,6 +129,8 @@ def _encoder(
     slots: Slots, path: str, layer: Any, inputs: Tensor, channels: Channels | None, outputs: Tensor
 ) -> Channels | None:
     """The hidden units of a transformer's block; what it adds to its inputs is normalized as a whole."""
+    if not getattr(layer, "activation_relu_or_gelu", 0):
+        raise UnclearError("has an activation of its own, which may not be zero for zeros")
     if channels is not None:
         slots.units.keep(channels.units, f"'{path}' takes its mean over all of them")
     first, second = f"{path}.linear1".lstrip("."), f"{path}.linear2".lstrip(".")
@@ -137,6 +139,14 @@ def _encoder(
     slots.multiplied(_weight(first), places)
     slots.multiplied(_weight(second), places)
     slots.bind(_weight(second), 1, "input", units)
+    return None
+
+
+def _encoders(
+    slots: Slots, path: str, layer: Any, inputs: Tensor, channels: Channels | None, outputs: Tensor
+) -> Channels | None:
+    for number, block in enumerate(layer.layers):
+        _encoder(slots, f"{path}.layers.{number}".lstrip("."), block, inputs, channels, outputs)
     return None
 
 
@@ -196,11 +206,14 @@ def _flatten(
     return result
 
 
+METHODS = ("forward", "_conv_forward")
+
 MAKERS: dict[type[nn.Module], Rule] = {
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _transposed),
     nn.Linear: _linear,
     nn.TransformerEncoderLayer: _encoder,
+    nn.TransformerEncoder: _encoders,
     **dict.fromkeys((nn.LSTM, nn.GRU, nn.RNN), _recurrent),
 }
 """Rules of layers that have channels of their own; they apply whatever comes in."""
@@ -217,3 +230,12 @@ PASSING: dict[type[nn.Module], Rule] = {
     **{kind: _pool for name, kind in vars(nn).items() if name.lower() in POOLS and isinstance(kind, type)},
 }
 """Rules of layers that matter only where channels come in."""
+
+
+def kind_of(layer: nn.Module) -> type[nn.Module] | None:
+    """Return the class whose rule applies: the layer's, or the one that it inherits its `forward` from."""
+    for kind in type(layer).__mro__:
+        if kind in MAKERS or kind in PASSING:
+            own, inherited = ([getattr(each, name, None) for name in METHODS] for each in (type(layer), kind))
+            return kind if own == inherited else None
+    return None

@@ -11,7 +11,7 @@ import toolkit
 from toolkit_channels.arguments import UnclearError
 from toolkit_channels.arithmetic import ARITHMETIC
 from toolkit_channels.graph import Graph, own_path, trace
-from toolkit_channels.layers import MAKERS, PASSING
+from toolkit_channels.layers import MAKERS, PASSING, kind_of
 from toolkit_channels.shapes import SHAPES
 from toolkit_channels.slots import Slots
 from toolkit_channels.units import Units
@@ -84,7 +84,8 @@ class _Walk(fx.Interpreter):
         layer = self.slots.model.get_submodule(path)
         tensors = [operand for operand in (*args, *kwargs.values()) if isinstance(operand, Operand)]
         channels = channels_in([args, kwargs])
-        rule = MAKERS.get(type(layer)) or (PASSING.get(type(layer)) if channels else None)
+        kind = kind_of(layer)
+        rule = None if kind is None else MAKERS.get(kind, PASSING.get(kind) if channels else None)
         if rule is None and not channels:
             return None
         if rule is None or len(tensors) > 1 or not isinstance(tensors[0].value, Tensor):
