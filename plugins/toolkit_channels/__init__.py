@@ -112,15 +112,19 @@ def finish(model: nn.Module, params: Params, data: toolkit.Data, prepared: Findi
 
 @hookimpl
 def measure(model: nn.Module, params: Params, prepared: Findings) -> dict[str, float | toolkit.Note]:
-    """Return the share that has gone, and the channels of each layer before and after."""
+    """Return the share that has gone, the channels of each layer before and after, and the layers that keep theirs."""
     layers = dict(model.named_modules())
     rows: list[dict[str, Any]] = [
         {"layer": path, "channels": now, "before": before}
         for path, before in prepared.before.widths.items()
         if (now := _width(layers.get(path))) is not None
     ]
-    told = "; ".join(f"{path} stays: {reason}" for path, reason in prepared.kept.items())
-    return {"removed": prepared.gone, "layers": toolkit.Note(told, rows)}
+    kept = [{"layer": path, "reason": reason} for path, reason in prepared.kept.items()]
+    return {
+        "removed": prepared.gone,
+        "layers": toolkit.Note("channels of each layer after and before", rows),
+        "kept": toolkit.Note("layers whose channels stay, and why", kept),
+    }
 
 
 def _width(layer: Any) -> int | None:

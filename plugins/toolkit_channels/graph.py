@@ -12,6 +12,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 import toolkit
 from toolkit import patterns, tracing
+from toolkit_channels.layers import kind_of
 
 NETWORK = "network"
 
@@ -95,8 +96,12 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         path = own_path(module_qualified_name)
-        is_whole = hasattr(m, "replaces") or (path and patterns.match([path], self._exclude))
-        return bool(is_whole) or super().is_leaf_module(m, module_qualified_name)
+        is_whole = hasattr(m, "replaces") or kind_of(m) is not None
+        return (
+            is_whole
+            or bool(path and patterns.match([path], self._exclude))
+            or super().is_leaf_module(m, module_qualified_name)
+        )
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         self.inside.append(own_path(self.path_of_module(m)))

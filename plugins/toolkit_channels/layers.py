@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from torch import Tensor, nn
 
-from toolkit_channels.operations import POOLS, SAME, SHIFTS, pooled
+from toolkit_channels.arguments import UnclearError
+from toolkit_channels.arithmetic import POOLS, SAME, SHIFTS, pooled
 from toolkit_channels.reshaping import reshaped
 from toolkit_channels.slots import Slots, whole_groups
 from toolkit_channels.units import Numbers
@@ -16,10 +17,6 @@ from toolkit_channels.values import Channels
 
 Rule: TypeAlias = Callable[[Slots, str, Any, Tensor, "Channels | None", Any], Any]
 INPUTS = "what comes in has a fixed number of channels"
-
-
-class NotUnderstoodError(Exception):
-    """A layer or operation does something with channels that has no rule; the text follows its name."""
 
 
 def _weight(path: str, name: str = "weight") -> str:
@@ -69,7 +66,7 @@ def _transposed(
     slots: Slots, path: str, layer: Any, inputs: Tensor, channels: Channels | None, outputs: Tensor
 ) -> Channels:
     if layer.groups > 1:
-        raise NotUnderstoodError("is a transposed convolution with groups")
+        raise UnclearError("is a transposed convolution with groups")
     at = inputs.dim() - len(layer.kernel_size) - 1
     slots.multiplied(_weight(path), inputs[0].numel() / inputs.shape[at])
     read(slots, _weight(path), 0, channels, at)
@@ -90,9 +87,9 @@ def _norm(
 ) -> Channels | None:
     names = [name for name in ("weight", "bias", "running_mean", "running_var") if slots.has(_weight(path, name))]
     if channels is None or channels.dim != 1:
-        raise NotUnderstoodError("normalizes along another dimension")
+        raise UnclearError("normalizes along another dimension")
     if not names:
-        raise NotUnderstoodError("has no tensor that says how many channels it has")
+        raise UnclearError("has no tensor that says how many channels it has")
     for name in names:
         slots.bind(_weight(path, name), 0, "norm", channels.units)
     return channels.vanishing("weight" in names)  # a scale of zero; a running mean alone would be subtracted
@@ -102,7 +99,7 @@ def _group_norm(
     slots: Slots, path: str, layer: Any, inputs: Tensor, channels: Channels | None, outputs: Tensor
 ) -> Channels | None:
     if channels is None or channels.dim != 1:
-        raise NotUnderstoodError("normalizes along another dimension")
+        raise UnclearError("normalizes along another dimension")
     if layer.num_groups == 1:
         slots.units.keep(channels.units, f"'{path}' takes its mean over all of them")
     whole_groups(slots.units, channels.units, layer.num_groups)
@@ -123,7 +120,7 @@ def _slopes(
 ) -> Channels | None:
     if layer.num_parameters > 1:
         if channels is None or channels.dim != 1:
-            raise NotUnderstoodError("has slopes along another dimension")
+            raise UnclearError("has slopes along another dimension")
         slots.bind(_weight(path), 0, "norm", channels.units)
     return channels
 
@@ -132,6 +129,8 @@ def _encoder(
     slots: Slots, path: str, layer: Any, inputs: Tensor, channels: Channels | None, outputs: Tensor
 ) -> Channels | None:
     """The hidden units of a transformer's block; what it adds to its inputs is normalized as a whole."""
+    if not getattr(layer, "activation_relu_or_gelu", 0):
+        raise UnclearError("has an activation of its own, which may not be zero for zeros")
     if channels is not None:
         slots.units.keep(channels.units, f"'{path}' takes its mean over all of them")
     first, second = f"{path}.linear1".lstrip("."), f"{path}.linear2".lstrip(".")
@@ -143,12 +142,20 @@ def _encoder(
     return None
 
 
+def _encoders(
+    slots: Slots, path: str, layer: Any, inputs: Tensor, channels: Channels | None, outputs: Tensor
+) -> Channels | None:
+    for number, block in enumerate(layer.layers):
+        _encoder(slots, f"{path}.layers.{number}".lstrip("."), block, inputs, channels, outputs)
+    return None
+
+
 def _recurrent(
     slots: Slots, path: str, layer: Any, inputs: Tensor, channels: Channels | None, outputs: Any
 ) -> tuple[Channels, Any]:
     """The hidden units, which all layers and directions have the same number of, so that they go together."""
     if layer.proj_size or not layer.bias or inputs.dim() != 3:
-        raise NotUnderstoodError("has a projection, no bias, or no batch")
+        raise UnclearError("has a projection, no bias, or no batch")
     gates = len(layer.weight_hh_l0) // layer.hidden_size
     units = slots.made_by(_weight(path, "weight_hh_l0"), 1)
     both = np.tile(units, 2 if layer.bidirectional else 1)
@@ -185,7 +192,7 @@ def _pool(
     assert channels is not None
     result = pooled(POOLS[type(layer).__name__.lower()], channels, inputs)
     if result is None or not isinstance(outputs, Tensor):
-        raise NotUnderstoodError("pools the channels themselves")
+        raise UnclearError("pools the channels themselves")
     return result
 
 
@@ -195,15 +202,18 @@ def _flatten(
     assert channels is not None
     result = reshaped(channels, inputs.shape, outputs.shape)
     if result is None:
-        raise NotUnderstoodError("merges channels with samples")
+        raise UnclearError("merges channels with samples")
     return result
 
+
+METHODS = ("forward", "_conv_forward")
 
 MAKERS: dict[type[nn.Module], Rule] = {
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _transposed),
     nn.Linear: _linear,
     nn.TransformerEncoderLayer: _encoder,
+    nn.TransformerEncoder: _encoders,
     **dict.fromkeys((nn.LSTM, nn.GRU, nn.RNN), _recurrent),
 }
 """Rules of layers that have channels of their own; they apply whatever comes in."""
@@ -220,3 +230,12 @@ PASSING: dict[type[nn.Module], Rule] = {
     **{kind: _pool for name, kind in vars(nn).items() if name.lower() in POOLS and isinstance(kind, type)},
 }
 """Rules of layers that matter only where channels come in."""
+
+
+def kind_of(layer: nn.Module) -> type[nn.Module] | None:
+    """Return the class whose rule applies: the layer's, or the one that it inherits its `forward` from."""
+    for kind in type(layer).__mro__:
+        if kind in MAKERS or kind in PASSING:
+            own, inherited = ([getattr(each, name, None) for name in METHODS] for each in (type(layer), kind))
+            return kind if own == inherited else None
+    return None

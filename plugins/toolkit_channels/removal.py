@@ -13,6 +13,7 @@ from toolkit import cutting, masks
 from toolkit_channels.structure import Structure
 
 MAX_DIFFERENCE = 1e-3  # of the largest output; rounding alone, TF32 included, stays below
+REMEDY = "exclude the layers on whose number of channels its forward depends"
 
 
 def remove(model: nn.Module, structure: Structure, units: Collection[int], data: toolkit.Data) -> None:
@@ -30,15 +31,12 @@ def remove(model: nn.Module, structure: Structure, units: Collection[int], data:
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise toolkit.TechniqueError(
-            f"the network does not run without some of its channels ({reason}); {_REMEDY}"
+            f"the network does not run without some of its channels ({reason}); {REMEDY}"
         ) from error
     if not difference <= MAX_DIFFERENCE * expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny):
         raise toolkit.TechniqueError(
-            f"the network does not compute what it does with the channels masked, but {difference:.2g} more; {_REMEDY}"
+            f"the network's outputs differ by {difference:.2g} from those with the channels masked; {REMEDY}"
         )
-
-
-_REMEDY = "exclude the layers whose number of channels its forward depends on"
 
 
 def drop_idle_masks(model: nn.Module) -> None:

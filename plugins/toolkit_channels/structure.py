@@ -151,7 +151,7 @@ def analyze(model: nn.Module, data: toolkit.Data, layers: list[str], exclude: li
         TechniqueError: the network cannot be traced, or a pattern matches nothing.
     """
     names = [path for path, _ in model.named_modules() if path and ".parametrizations" not in path]
-    patterns.require_match(names, [*layers, *exclude])
+    patterns.require_match(names or [""], [*layers, *exclude])
     slots = walk(masks.folded(model).eval(), data, exclude)
     for path, kind in _kept_in_shape(model):
         for slot in slots:

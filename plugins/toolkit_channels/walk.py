@@ -8,13 +8,16 @@ import torch
 from torch import Tensor, fx, nn
 
 import toolkit
+from toolkit_channels.arguments import UnclearError
+from toolkit_channels.arithmetic import ARITHMETIC
 from toolkit_channels.graph import Graph, own_path, trace
-from toolkit_channels.layers import MAKERS, PASSING, NotUnderstoodError
-from toolkit_channels.operations import RULES, UnclearError
+from toolkit_channels.layers import MAKERS, PASSING, kind_of
+from toolkit_channels.shapes import SHAPES
 from toolkit_channels.slots import Slots
 from toolkit_channels.units import Units
 from toolkit_channels.values import Operand, Weight, channels_in
 
+RULES = {**ARITHMETIC, **SHAPES}
 OF_TORCH = ("torch", "_operator", "builtins", "torchvision.ops.stochastic_depth")
 
 
@@ -59,7 +62,7 @@ class _Walk(fx.Interpreter):
     def _known(self, node: fx.Node, args: Any, kwargs: Any, value: Any) -> Any:
         try:
             return self._ruled(node, args, kwargs, value)
-        except (UnclearError, NotUnderstoodError) as error:
+        except UnclearError as error:
             for channels in channels_in([args, kwargs]):
                 self.slots.units.keep(channels.units, f"{self._name(node)} {error}".lstrip())
             return None
@@ -81,11 +84,12 @@ class _Walk(fx.Interpreter):
         layer = self.slots.model.get_submodule(path)
         tensors = [operand for operand in (*args, *kwargs.values()) if isinstance(operand, Operand)]
         channels = channels_in([args, kwargs])
-        rule = MAKERS.get(type(layer)) or (PASSING.get(type(layer)) if channels else None)
+        kind = kind_of(layer)
+        rule = None if kind is None else MAKERS.get(kind, PASSING.get(kind) if channels else None)
         if rule is None and not channels:
             return None
         if rule is None or len(tensors) > 1 or not isinstance(tensors[0].value, Tensor):
-            raise NotUnderstoodError("has no rule for channels")
+            raise UnclearError("has no rule for channels")
         return rule(self.slots, path, layer, tensors[0].value, tensors[0].channels, value)
 
     def _operation(self, node: fx.Node, args: Any, kwargs: Any, value: Any) -> Any:

@@ -175,3 +175,19 @@ class Recurrent(nn.Module):
         outputs, state = self.recurrent(torch.relu(self.enter(x.squeeze(1))))
         last = state[0] if self.is_lstm else state
         return self.leave(torch.cat([outputs[:, -1], last[-1]], 1))
+
+
+class Inherited(nn.Conv1d):
+    """A convolution with settings of its own."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1)
+
+
+def encoders() -> nn.Sequential:
+    """Return two blocks of a transformer behind a convolution whose class is not of torch.nn."""
+    block = nn.TransformerEncoderLayer(8, 2, 32, dropout=0.0, activation="gelu", batch_first=True)
+    blocks = nn.TransformerEncoder(block, 2, enable_nested_tensor=False)
+    return nn.Sequential(
+        nn.Flatten(1, 2), Inherited(8, 16), nn.ReLU(), Inherited(16, 4), blocks, nn.Flatten(), nn.Linear(32, 4)
+    )

@@ -90,4 +90,7 @@ def test_promised_zeros_stay_where_channels_go_in_steps(tmp_path: Path) -> None:
     outcome = done(run_text(CNN + PRUNE + steps + INT8, tmp_path))
     assert not any({"ended", "promises"} & row.values.keys() for row in outcome.rows)
     assert outcome.rows[2]["channels.removed"] >= 0.5
+    assert [dict(row) for row in outcome.rows[2]["channels.kept"].table] == [
+        {"layer": "6", "reason": "they are outputs of the network"}
+    ]
     assert outcome.rows[2]["parameters"] <= 0.5 * outcome.rows[0]["parameters"]

@@ -116,6 +116,22 @@ def test_a_network_whose_channels_all_stay_is_refused_with_the_reasons() -> None
         cut(toy_mlp(), exclude=["1"])
 
 
+class Scaled(nn.Module):
+    """Divides by a number of channels that no trace shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(64, 16), nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.leave(self.enter(x.flatten(1)) / self.enter.out_features)
+
+
+def test_a_network_that_would_compute_something_else_is_refused() -> None:
+    with pytest.raises(toolkit.TechniqueError, match=r"outputs differ by .* from those with the channels masked; excl"):
+        cut(Scaled(), amount=0.4)
+
+
 def test_layers_are_selected_by_patterns() -> None:
     result, findings = cut(toy_cnn(32), amount=0.2, layers=["0"])
     assert result[3].out_channels == 32

@@ -7,7 +7,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from channel_networks import Lambda, Recurrent, ResNetA, Sequence, Squeezed, UNet, cut_and_masked, data_of, randomized
+from channel_networks import (
+    Lambda,
+    Recurrent,
+    ResNetA,
+    Sequence,
+    Squeezed,
+    UNet,
+    cut_and_masked,
+    data_of,
+    encoders,
+    randomized,
+)
 from toolkit_channels import analyze
 from torch import Tensor, nn
 
@@ -24,6 +35,7 @@ OWN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "unet": (UNet, (1, 8, 8)),
     "squeezed": (Squeezed, (1, 8, 8)),
     "sequence": (Sequence, (1, 8, 8)),
+    "encoders": (encoders, (1, 8, 8)),
     "lstm in both directions": (Recurrent, (1, 8, 8)),
     "gru": (partial(Recurrent, nn.GRU, False, 1), (1, 8, 8)),
     "rnn": (partial(Recurrent, nn.RNN), (1, 8, 8)),
@@ -79,6 +91,10 @@ def test_layers_of_a_residual_stream_form_one_group_and_padding_stays() -> None:
     assert len(stream.units) == 4  # the padded channels of the later blocks have no layer that makes them
     assert [group.layers for group in structure.groups[:-1]] == [(f"blocks.{n}.conv1",) for n in range(3)]
     assert set(structure.kept) == {"linear"}
+
+
+def test_the_hidden_units_of_each_block_of_a_transformer_are_a_group() -> None:
+    assert groups(encoders()) == [("1",), ("4.layers.0.linear1",), ("4.layers.1.linear1",)]
 
 
 def test_a_tied_weight_ties_inputs_and_outputs() -> None:
