@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import toolkit
+from toolkit_openvino.layers import check_layers
 
 FILE = "model.xml"
 
@@ -23,6 +24,11 @@ def export(model: Any, example: Any, folder: Any) -> None:
     from toolkit_openvino.model import write_ir
 
     write_ir(model, example, folder / FILE)
+
+
+@toolkit.hookimpl
+def check(folder: Any) -> None:
+    check_layers(folder / FILE)
 
 
 @toolkit.hookimpl

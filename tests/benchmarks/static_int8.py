@@ -43,7 +43,7 @@ def network(name: str, images: Tensor) -> nn.Module:
 
 def opened(model: nn.Module, images: Tensor, folder: str) -> tuple[Run, Path]:
     file = Path(folder) / "model.onnx"
-    write_onnx(masks.folded(model).eval(), images[:2], file, 21, False)
+    write_onnx(masks.folded(model).eval(), images[:2], file, 21)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])

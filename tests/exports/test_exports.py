@@ -108,6 +108,25 @@ def test_a_file_is_timed_again_while_the_machine_is_busier_than_in_the_run(job, 
     assert len(asked) == 3
 
 
+def test_two_files_share_a_process():
+    source = source_of(
+        "import os\nimport numpy\nreturn lambda inputs: [numpy.array(os.getpid()), inputs * params.factor]"
+    )
+    inputs = torch.ones(2)
+    with (
+        OpenedFile(Path(), source, {"factor": 2.0}, 1, [], "the first") as first,
+        OpenedFile(Path(), source, {"factor": 3.0}, 1, [], "the second", beside=first) as second,
+    ):
+        process, doubled = first(inputs)
+        assert second(inputs)[0] == process
+        assert (doubled[0], second(inputs)[1][0], first(inputs)[1][0]) == (2, 3, 2)
+        second.__exit__(None, None, None)
+        assert first(inputs)[0] == process
+        with pytest.raises(TechniqueError, match="the third cannot be opened: ValueError: no"):
+            OpenedFile(Path(), source_of("raise ValueError('no')"), {}, 1, [], "the third", beside=first)
+        assert first(inputs)[0] == process
+
+
 def test_files_of_a_run_on_another_device(job, tmp_path):
     elsewhere = replace(job, data=replace(job.data, device=torch.device("meta")))
     assert row(elsewhere, runtime(), tmp_path / "numpy")["output_error"] < 1e-6

@@ -112,6 +112,52 @@ def test_the_arithmetic_of_an_engine_is_named(runtime, tmp_path):
         exported(runtime, quantized("mlp", {"engine": "torch"}), tmp_path)
 
 
+NET = '<?xml version="1.0"?>{before}<net name="net" version="11"><layers>{layers}</layers></net>'
+CONSTANT = (
+    '<layer id="0" name="weight" type="Const" version="{version}"><data offset="{offset}" size="{size}"/></layer>'
+)
+
+
+def check(runtime, folder, before="", version="opset1", offset="8", size="8"):
+    layers = CONSTANT.format(version=version, offset=offset, size=size)
+    (folder / "model.xml").write_text(NET.format(before=before, layers=layers))
+    (folder / "model.bin").write_bytes(bytes(16))
+    runtime.call("check", folder=folder)
+
+
+def test_a_sound_file_passes(runtime, tmp_path):
+    check(runtime, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"size": "9"}, r"layer 'weight' reads beyond the end of model\.bin; do not open it"),
+        ({"offset": "-8"}, r"layer 'weight' reads beyond the end of model\.bin"),
+        ({"size": ""}, r"layer 'weight' reads beyond the end of model\.bin"),
+        ({"version": "extension"}, "layer 'weight' uses the operation 'Const' of 'extension', which is not OpenVINO's"),
+        ({"before": '<!DOCTYPE net [<!ENTITY a "aa">]>'}, "defines entities of XML, which OpenVINO does not write"),
+        ({"version": "<"}, r"model\.xml is not an IR of OpenVINO; export the model again"),
+    ],
+)
+def test_a_hostile_file_is_not_opened(change, sentence, runtime, tmp_path):
+    with pytest.raises(TechniqueError, match=sentence):
+        check(runtime, tmp_path, **change)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le"])
+def test_another_file_under_its_name_is_not_opened(encoding, runtime, tmp_path):
+    declaration = f'<?xml version="1.0" encoding="{encoding[:6]}"?>'
+    (tmp_path / "model.xml").write_text(f"{declaration if '16' in encoding else ''}<html/>", encoding)
+    with pytest.raises(TechniqueError, match=r"model\.xml is not an IR of OpenVINO; export the model again"):
+        runtime.call("check", folder=tmp_path)
+
+
+@needs_openvino
+def test_what_is_exported_passes_the_check(runtime, tmp_path):
+    runtime.call("check", folder=exported(runtime, quantized("transformer", DTYPES["int8"]), tmp_path).folder)
+
+
 @pytest.mark.skipif(find_spec("openvino") is not None, reason="needs an environment without openvino")
 def test_a_missing_package_is_named_with_its_extra(runtime, tmp_path):
     with pytest.raises(TechniqueError, match=r"pip install 'torch-optimization-toolkit\[openvino\]'"):

@@ -48,12 +48,13 @@ class ExportedModel:
         """Name of the runtime."""
         return self.plugin.name
 
-    def opened(self, threads: int, blocked: Collection[str] = ()) -> OpenedFile:
+    def opened(self, threads: int, blocked: Collection[str] = (), beside: OpenedFile | None = None) -> OpenedFile:
         """Examine the files, and open them in a process of their own.
 
         Args:
             threads: for computing one call.
             blocked: packages that cannot be imported there, besides the toolkit.
+            beside: a file whose process opens this one, too; what a runtime imports takes seconds of each process.
 
         Raises:
             InputError: a file has changed, or is not safe to open.
@@ -64,7 +65,7 @@ class ExportedModel:
         if self.plugin.implements("check"):
             self.plugin.call("check", folder=self.folder)
         what = f"the file of {self.runtime}"
-        return OpenedFile(self.folder, self.source, self.params, threads, blocked, what, self.files)
+        return OpenedFile(self.folder, self.source, self.params, threads, blocked, what, self.files, beside)
 
     def remove(self) -> None:
         """Delete the folder."""

@@ -36,6 +36,7 @@ class OpenedFile(nn.Module):
         blocked: packages that cannot be imported there, besides the toolkit and its plugins.
         what: the file, as errors name it.
         files: checksums (SHA-256) by path, which the other process compares before it opens anything.
+        beside: a file in whose process this one is opened, too, which ends with that one.
     """
 
     def __init__(
@@ -47,15 +48,17 @@ class OpenedFile(nn.Module):
         blocked: Collection[str],
         what: str,
         files: Mapping[str, str] = MappingProxyType({}),
+        beside: OpenedFile | None = None,
     ) -> None:
         super().__init__()
-        self._what = what
-        self._process = _start(threads)
+        self._what, self._is_guest = what, beside is not None
+        self._process: subprocess.Popen[bytes] = _start(threads) if beside is None else beside._process
         place = {"folder": str(folder.resolve()), "files": dict(files)}
         request = {**place, "source": source, "params": dict(params), "threads": threads}
         self._resource: list[Any] = []
         try:
-            self._ask("open", {**request, "blocked": sorted({"toolkit", *blocked})}, [])
+            reply, _ = self._ask("open", {**request, "blocked": sorted({"toolkit", *blocked})}, [])
+            self._file = int(reply["file"])
         except BaseException:
             self._end()
             raise
@@ -73,6 +76,9 @@ class OpenedFile(nn.Module):
         self._end()
 
     def _end(self) -> None:
+        if self._is_guest:
+            self._resource = []
+            return
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
@@ -83,13 +89,13 @@ class OpenedFile(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         structure, arrays = _packed(kwargs or (args[0] if len(args) == 1 else args))
-        reply, outputs = self._ask("answer", {"inputs": structure}, arrays)
+        reply, outputs = self._ask("answer", {"file": self._file, "inputs": structure}, arrays)
         return _tensors(reply["outputs"], outputs)
 
     def seconds(self, calls: int, *args: Any, **kwargs: Any) -> float:
         """Return the seconds that `calls` calls take in the other process, without what it costs to send inputs."""
         structure, arrays = _packed(kwargs or (args[0] if len(args) == 1 else args))
-        reply, _ = self._ask("time", {"inputs": structure, "calls": calls}, arrays)
+        reply, _ = self._ask("time", {"file": self._file, "inputs": structure, "calls": calls}, arrays)
         return float(reply["seconds"])
 
     def _ask(self, do: str, header: Mapping[str, Any], arrays: list[Any]) -> tuple[dict[str, Any], list[Any]]:

@@ -1,4 +1,4 @@
-"""The process in which an exported file is opened: a script that runs alone, without the toolkit.
+"""The process in which exported files are opened: a script that runs alone, without the toolkit.
 
 Run as `python -I worker.py`. A message on standard input is a JSON header, followed by arrays as raw bytes; answers
 have the same form. The process imports numpy and what the runtime's code imports; the toolkit, its plugins and
@@ -92,29 +92,30 @@ def call(run: Any, inputs: Any) -> Any:
 
 
 class Server:
-    """Opens one file and answers what is asked of it."""
+    """Opens files and answers what is asked of them."""
 
     def __init__(self) -> None:
-        self.run: Any = None
+        self.runs: list[Any] = []
 
     def open(self, header: dict[str, Any], _: list[Any]) -> tuple[dict[str, Any], list[Any]]:
         check(header["folder"], header["files"])
         sys.meta_path.insert(0, Blocked(set(header["blocked"])))
         scope: dict[str, Any] = {}
         exec(compile(header["source"], "run.py", "exec"), scope)
-        self.run = scope["open"](header["folder"], types.SimpleNamespace(**header["params"]), header["threads"])
-        return {}, []
+        run = scope["open"](header["folder"], types.SimpleNamespace(**header["params"]), header["threads"])
+        self.runs.append(run)
+        return {"file": len(self.runs) - 1}, []
 
     def answer(self, header: dict[str, Any], arrays: list[Any]) -> tuple[dict[str, Any], list[Any]]:
         outputs: list[Any] = []
-        structure = packed(call(self.run, unpacked(header["inputs"], arrays)), outputs)
+        structure = packed(call(self.runs[header["file"]], unpacked(header["inputs"], arrays)), outputs)
         return {"outputs": structure}, outputs
 
     def time(self, header: dict[str, Any], arrays: list[Any]) -> tuple[dict[str, Any], list[Any]]:
-        inputs = unpacked(header["inputs"], arrays)
+        run, inputs = self.runs[header["file"]], unpacked(header["inputs"], arrays)
         start = time.perf_counter()
         for _ in range(header["calls"]):
-            call(self.run, inputs)
+            call(run, inputs)
         return {"seconds": time.perf_counter() - start}, []
 
 

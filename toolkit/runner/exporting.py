@@ -74,7 +74,7 @@ class ExportJob:
             comparison = compare(file, folded(model).eval().cpu(), self.data, self.split)
             if not comparison.is_close:
                 raise TechniqueError(f"{use.plugin}: the exported file does not match the model, {comparison}")
-            float_file = None if model is self.baseline else stack.enter_context(self._float_file(use))
+            float_file = None if model is self.baseline else stack.enter_context(self._float_file(use, file))
             baseline = folded(self.baseline).eval().cpu()
             return {
                 "size_bytes": exported.size_bytes,
@@ -91,17 +91,17 @@ class ExportJob:
         times = timed(self.batch_sizes, self.budget_s)
         return timed_until_steady(times, self.baseline_times, timed, self.budget_s, deadline)
 
-    def _opened(self, exported: ExportedModel) -> OpenedFile:
+    def _opened(self, exported: ExportedModel, beside: OpenedFile | None = None) -> OpenedFile:
         plugins = [plugin.entry_point.module.partition(".")[0] for plugin in installed()]
         try:
-            return exported.opened(torch.get_num_threads(), [*plugins, *self.blocked])
+            return exported.opened(torch.get_num_threads(), [*plugins, *self.blocked], beside)
         except InputError as error:
             raise TechniqueError(f"{exported.plugin}: {error}") from error
 
-    def _float_file(self, use: PluginUse) -> OpenedFile:
-        """Return the baseline's file of the same runtime, opened; the files are dropped with the process."""
+    def _float_file(self, use: PluginUse, beside: OpenedFile) -> OpenedFile:
+        """Return the baseline's file of the same runtime, opened in the same process; it is deleted when closed."""
         folder = tempfile.TemporaryDirectory()
         exported = export_model(use.plugin, use.params, self.baseline, self.data, Path(folder.name) / "baseline")
-        file = self._opened(exported)
+        file = self._opened(exported, beside)
         file.keep(folder)
         return file
