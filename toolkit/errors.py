@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+HINT = "hint: "  # the beginning of a line that names no mistake, only what to do
+
 
 class ToolkitError(Exception):
     """The base class of all errors; the command line prints the message without a traceback."""

@@ -65,7 +65,10 @@ def folder(tmp_path_factory):
 def refusal(*words):
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 2
-    return [line.removeprefix("error: ") for line in result.stderr.splitlines()]
+    *mistakes, hint = result.stderr.splitlines()
+    assert all(line.startswith("error: ") for line in mistakes)
+    assert hint.startswith("hint: if the code is yours, run: ")
+    return [*(line.removeprefix("error: ") for line in mistakes), hint]
 
 
 @pytest.mark.parametrize(

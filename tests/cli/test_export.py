@@ -77,6 +77,18 @@ def test_another_stage_replaces_the_row_of_the_first_export(export, finished):
         assert "2 of 2 layers multiply in integers" not in text
 
 
+def test_one_of_two_stages_of_the_same_name_is_chosen_by_its_number(tmp_path):
+    pruning = '[[stages]]\ntechnique = "pruning"\nparams = { sparsity = 0.%d }\n'
+    folder = run_text(pruning % 5 + pruning % 9, tmp_path).directory
+    options = ("--runtime", "onnxruntime", "--data", "toolkit.testing:toy_data", "--budget", "0.1")
+    result = CliRunner().invoke(main, ["export", str(folder), *options, "--stage", "pruning"])
+    sentence = "has 2 stages named 'pruning'; write --stage 1-pruning or 2-pruning"
+    assert (result.exit_code, result.stderr) == (2, f"error: {folder} {sentence}\n")
+    result = CliRunner().invoke(main, ["export", str(folder), *options, "--stage", "1-pruning"])
+    assert result.exit_code == 0, result.output
+    assert toolkit.Report.read(folder).start(3) == 1
+
+
 def evaluated(folder, *arguments):
     options = ("--data", "toolkit.testing:toy_data", "--budget", "0.1")
     return CliRunner().invoke(main, ["evaluate", str(folder), *options, *arguments])

@@ -278,10 +278,20 @@ def test_by_default_a_tenth_is_held_out_and_at_most_5000(total: int, held_out: i
     assert (data.samples("validation"), data.samples("train")) == (held_out, total - held_out)
 
 
-def test_zero_means_no_validation_split() -> None:
-    data = Data(train=numbers(100))
+def test_zero_means_no_validation_split(caplog: pytest.LogCaptureFixture) -> None:
+    data = Data(train=numbers(9))
     assert with_validation(data, 0) is data
     assert data.selection_split == "train"
+    assert not caplog.messages
+
+
+def test_too_few_samples_for_a_default_validation_split_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    data = Data(train=numbers(9))
+    assert with_validation(data, None) is data
+    [message] = caplog.messages
+    assert message == "9 training samples are too few for a validation split; set `[data] validation` to cut one"
+    assert with_validation(data, 1).samples("validation") == 1
+    assert caplog.messages == [message]
 
 
 @pytest.mark.parametrize("asked", [None, 0, 7])

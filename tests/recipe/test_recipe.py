@@ -534,16 +534,26 @@ class TestStages:
         ("start", "sentence"),
         [
             ("basline", "must name an earlier stage, found 'basline'; did you mean 'baseline'?"),
-            ("later", "must name an earlier stage, found 'later'; known: baseline, pruning, twin"),
-            ("itself", "must name an earlier stage, found 'itself'; known: baseline, pruning, twin"),
-            ("twin", "must name one earlier stage, found several named 'twin'; set a different `name` for each"),
+            ("later", "must name an earlier stage, found 'later'; known: baseline, first, pruning"),
+            ("itself", "must name an earlier stage, found 'itself'; known: baseline, first, pruning"),
+            ("pruning", "must name one earlier stage, found several named 'pruning'; set a different `name` for each"),
         ],
     )
     def test_from_names_one_earlier_stage(self, start, sentence):
-        names = ("pruning", "twin", "twin", "itself", "later")
-        stages = [f'[[stages]]\nname = "{name}"\ntechnique = "pruning"\n' for name in names]
+        names = ('name = "first"', "", "", 'name = "itself"', 'name = "later"')
+        stages = [f'[[stages]]\n{name}\ntechnique = "pruning"\n' for name in names]
         stages[3] += f'from = "{start}"\n'
         assert problems(HEAD + "".join(stages)) == [("stages.4.from", sentence)]
+
+    def test_a_name_that_is_written_twice_is_refused_with_both_places(self):
+        names = ("twin", "other", "twin")
+        stages = [f'[[stages]]\nname = "{name}"\ntechnique = "pruning"\n' for name in names]
+        sentence = "must differ from stages.1.name, found 'twin' in both; choose a different name"
+        assert problems(HEAD + "".join(stages)) == [("stages.3.name", sentence)]
+
+    def test_a_technique_that_is_used_twice_needs_no_names(self):
+        recipe = read(HEAD + '[[stages]]\ntechnique = "pruning"\n' * 2)
+        assert [stage.name for stage in recipe.stages] == ["pruning", "pruning"]
 
     @pytest.mark.parametrize(
         ("stage", "sentence"),

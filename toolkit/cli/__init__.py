@@ -10,7 +10,7 @@ import click
 
 from toolkit.cli import bench, cache, completion, export, new, pack, report, run
 from toolkit.cli import list as listing
-from toolkit.errors import ToolkitError
+from toolkit.errors import HINT, ToolkitError
 
 
 class Commands(click.Group):
@@ -31,7 +31,7 @@ class Commands(click.Group):
             ctx.exit(getattr(interruption, "exit_code", 130))
         except ToolkitError as error:
             for line in str(error).splitlines():
-                click.echo(f"error: {line}", err=True)
+                click.echo(line if line.startswith(HINT) else f"error: {line}", err=True)
             ctx.exit(error.exit_code)
 
 

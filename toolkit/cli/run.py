@@ -104,10 +104,12 @@ def _check(recipe: str, overrides: dict[str, Any], rehearse: bool) -> None:
         click.echo(f"{recipe}: ok")
         return
     from toolkit.number_text import bytes_text, seconds
+    from toolkit.runner.progress import rehearsal_told
     from toolkit.runner.rehearsal import rehearse as rehearse_recipe
 
     try:
-        rehearsal = rehearse_recipe(loaded)
+        with rehearsal_told():
+            rehearsal = rehearse_recipe(loaded)
     except RecipeError:
         raise
     except ToolkitError as error:

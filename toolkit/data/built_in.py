@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,6 +13,8 @@ from toolkit.data.downloaded import cifar10, cifar100, fashion_mnist
 from toolkit.data.folder import image_folder
 from toolkit.data.mnist import mnist
 from toolkit.data.splits import Data
+
+log = logging.getLogger("toolkit")
 
 DATASETS: dict[str, Callable[..., Data]] = {
     "mnist": mnist,
@@ -37,10 +40,12 @@ def with_validation(data: Data, samples: int | None) -> Data:
     Raises:
         ValueError: no samples would remain to train on.
     """
-    total = data.samples("train")
-    if samples is None:
-        samples = min(total // 10, MAX_DEFAULT_VALIDATION_SAMPLES)
     if data.validation is not None or samples == 0:
+        return data
+    total = data.samples("train")
+    samples = samples or min(total // 10, MAX_DEFAULT_VALIDATION_SAMPLES)
+    if samples == 0:
+        log.warning("%d training samples are too few for a validation split; set `[data] validation` to cut one", total)
         return data
     if samples >= total:
         raise ValueError(f"`validation` must be less than the number of training samples ({total}), found {samples}")

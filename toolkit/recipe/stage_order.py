@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from toolkit.errors import Problem, did_you_mean
@@ -28,7 +28,7 @@ def stage_order_problems(tables: Sequence[Any], stages: Sequence[StageTable | No
         names.append(table.get("name") or table.get("technique"))
         frozen_by.append(_frozen_by(stage, previous))
         problems.extend(_training_problems(number, stage, _frozen_by(stage, previous, in_stage=True)))
-    return problems
+    return [*problems, *_names_written_twice(tables)]
 
 
 def export_problems(content: Mapping[str, Any]) -> list[Problem]:
@@ -49,6 +49,19 @@ def export_problems(content: Mapping[str, Any]) -> list[Problem]:
             problems.append(Problem(f"exports.{number + 1}.name", f"'{name}' names a row already; choose another name"))
         taken.add(name)
     return problems
+
+
+def _names_written_twice(tables: Sequence[Any]) -> Iterator[Problem]:
+    """Yield a problem for each `name` that an earlier stage has; stages may share the name of their technique."""
+    places: dict[str, str] = {}
+    for number, table in enumerate(tables, start=1):
+        name = table.get("name") if isinstance(table, dict) else None
+        if not isinstance(name, str):
+            continue
+        place = f"stages.{number}.name"
+        if name in places:
+            yield Problem(place, f"must differ from {places[name]}, found '{name}' in both; choose a different name")
+        places.setdefault(name, place)
 
 
 def _start_problem(start: Any, names: Sequence[Any]) -> str | None:

@@ -159,7 +159,7 @@ def bench_run(
     Args:
         directory: a run directory.
         runtimes: names of runtimes; all that are installed by default.
-        stage: name of a stage, or `baseline`; the last stage by default.
+        stage: name of a stage, number and name (`2-pruning`), or `baseline`; the last stage by default.
         data: data source instead of the run's; required if the run's is Python code.
         task: task instead of the run's; required if the run's is Python code.
         allow: what the network consists of, as for `toolkit.load`, such as `nets.py:Net`.

@@ -46,7 +46,7 @@ def export_run(
     Args:
         directory: a run directory.
         runtime: name of an installed runtime.
-        stage: name of a stage, or `baseline`; the last stage by default.
+        stage: name of a stage, number and name (`2-pruning`), or `baseline`; the last stage by default.
         params: settings of the runtime.
         data: data source instead of the run's; required if the run's is Python code.
         task: task instead of the run's; required if the run's is Python code.
@@ -121,12 +121,18 @@ def open_stage(folder: Path, stage: str | None, named: NamedCode, command: Seque
 
 
 def _number(report: Report, stage: str | None, folder: Path) -> int:
+    """Return the number of a stage: by name, or by number and name as its folder is called, such as `2-pruning`."""
     names = [row.stage for row in report.rows if row.runtime is None]
     if stage is None:
         return len(names) - 1
-    if stage not in names:
-        raise InputError(f"{folder} has no stage '{stage}'{did_you_mean(stage, names)}; known: {', '.join(names)}")
-    return names.index(stage)
+    folders = [f"{number}-{name}" for number, name in enumerate(names)]
+    numbers = [number for number, name in enumerate(names) if stage in (name, folders[number])]
+    if not numbers:
+        raise InputError(f"{folder} has no stage '{stage}'{did_you_mean(stage, names)}")
+    if len(numbers) > 1:
+        choices = " or ".join(folders[number] for number in numbers)
+        raise InputError(f"{folder} has {len(numbers)} stages named '{stage}'; write --stage {choices}")
+    return numbers[0]
 
 
 def _stage_folder(folder: Path, number: int) -> Path:

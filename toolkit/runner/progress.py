@@ -145,7 +145,7 @@ def progress() -> tuple[PluginUse, ProgressBars | ProgressLines]:
 
 @contextmanager
 def rehearsal_told() -> Iterator[None]:
-    """Write to standard error what the rehearsal at the beginning of a run is doing: compiling may take a minute."""
+    """Write to standard error what a rehearsal is doing: compiling may take a minute."""
     handler, level = logging.StreamHandler(sys.stderr), told.level
     told.addHandler(handler)
     told.setLevel(logging.INFO)

@@ -10,19 +10,22 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import PrivateAttr
 from tabulate import tabulate
 
 from toolkit.data.splits import Data
 from toolkit.hooks.loading import from_module
+from toolkit.hooks.specs import hookimpl
 from toolkit.number_text import bytes_text, seconds
 from toolkit.params import Params
 from toolkit.recipe.data_table import DataTable
-from toolkit.recipe.read import PluginUse, Recipe
+from toolkit.recipe.read import PluginUse, Recipe, Stage
 from toolkit.runner import run
 from toolkit.runner.assembly import make_data
 from toolkit.runner.estimates import Clock, Estimate
+from toolkit.runner.first_batch import told
 from toolkit.runner.reduced_data import SPLITS, reduced
 from toolkit.training import TrainingSettings
 
@@ -64,12 +67,24 @@ def rehearse(recipe: Recipe) -> Rehearsal:
     data = _ReducedData.model_construct(**dict(recipe.data))
     data._batch_size = max(settings.batch_size or data.batch_size for settings in _trainings(recipe))
     clock = Clock()
-    observer = PluginUse(from_module(clock, "rehearsal", "the toolkit", "observer"), Params())
+    observers = [_observer(clock, "rehearsal"), _observer(_Told(), "told")]
     with tempfile.TemporaryDirectory(prefix="toolkit-rehearsal-") as folder:
-        run(_shortened(recipe, data), output=Path(folder) / "run", observers=[observer], cache=False, rehearsal=False)
+        run(_shortened(recipe, data), output=Path(folder) / "run", observers=observers, cache=False, rehearsal=False)
     share_s = recipe.measure.budget / (len(recipe.stages) + 1)
     stages = (recipe.baseline, *recipe.stages)
     return Rehearsal(tuple(clock.estimate(stage, data.batches, share_s) for stage in stages))
+
+
+class _Told:
+    """A run-wide plugin that says which stage is tried."""
+
+    @hookimpl
+    def on_stage(self, stage: Stage) -> None:
+        told.info("trying %s on %d batches", stage.label, BATCHES)
+
+
+def _observer(plugin: Any, name: str) -> PluginUse:
+    return PluginUse(from_module(plugin, name, "the toolkit", "observer"), Params())
 
 
 class _ReducedData(DataTable):

@@ -14,7 +14,7 @@ from torch import nn
 
 from toolkit import model_files as artifact
 from toolkit.data.splits import Data
-from toolkit.errors import ArtifactError, InputError, RecipeError
+from toolkit.errors import HINT, ArtifactError, InputError, RecipeError
 from toolkit.importing import absolute_source
 from toolkit.recipe.data_table import DataTable
 from toolkit.recipe.problems import problems_of
@@ -91,7 +91,7 @@ def _missing(refusals: Sequence[ArtifactError], unnamed: Sequence[tuple[str, str
         kind = option.removeprefix("--")
         lines.append(f"the run's {kind} is Python code, which runs only if you name it; pass {option} {source}")
     if command:
-        lines.append(f"if the code is yours, run: {shlex.join(command)}")
+        lines.append(f"{HINT}if the code is yours, run: {shlex.join(command)}")
     return "\n".join(lines)
 
 
