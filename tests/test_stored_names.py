@@ -26,6 +26,7 @@ NEVER_STORED = {
     "toolkit_channels.graph._Call",
     *("toolkit_quantization.inductor.CompilableInt8Linear", "toolkit_quantization.inductor.UncompiledInt8Linear"),
     "toolkit_quantization.codecs.Encoded",  # the base class of others
+    "toolkit_quantization.static.training.WeightRounding",  # seen by a training only
 }
 
 

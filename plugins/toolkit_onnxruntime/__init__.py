@@ -51,8 +51,9 @@ def open(folder, params, threads):
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     with builtins.open(f"{folder}/model.onnx", "rb") as file:
-        rounds_activations = b'"\x0eQuantizeLinear' in file.read()  # the type of a node, with its length before it
-    if not rounds_activations:
+        # The key and the value of the metadata, with their lengths, as `write_onnx` writes them.
+        is_calibrated = b"\n\x0bactivations\x12\ncalibrated" in file.read()
+    if not is_calibrated:
         # Weights in int8 that are multiplied in float are decoded once, when the file is opened, not at each call.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     session = onnxruntime.InferenceSession(f"{folder}/model.onnx", options, providers=["CPUExecutionProvider"])

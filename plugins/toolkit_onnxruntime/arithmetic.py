@@ -48,16 +48,17 @@ def _weight(node: Any) -> str:
     return node.input[place] if len(node.input) > place else ""
 
 
-def rounds_activations(file: Path) -> bool:
+def has_calibrated_activations(file: Path) -> bool:
     """Return whether the file rounds activations to calibrated ranges, so that ONNX Runtime can multiply integers."""
-    return any(node.op_type == "QuantizeLinear" for node in onnx.load(file, load_external_data=False).graph.node)
+    metadata = onnx.load(file, load_external_data=False).metadata_props
+    return any((entry.key, entry.value) == ("activations", "calibrated") for entry in metadata)
 
 
 def optimized_graph(file: Path) -> Any:
     """Return the graph that ONNX Runtime runs on this machine."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # a warning says that the optimized file suits this machine only
-    if not rounds_activations(file):
+    if not has_calibrated_activations(file):
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     with tempfile.TemporaryDirectory() as folder:
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")

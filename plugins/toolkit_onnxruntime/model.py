@@ -57,7 +57,15 @@ def write_onnx(model: nn.Module, example: Any, path: Path, opset: int) -> None:
     _strip(program.model)
     if names is not None:
         program.model.metadata_props[OUTPUTS] = "dictionary"
+    if _has_calibrated_activations(program.model.graph):
+        program.model.metadata_props["activations"] = "calibrated"  # which `open` looks for
     program.save(path)
+
+
+def _has_calibrated_activations(graph: Any) -> bool:
+    """Return whether activations are rounded with constant scales, not with one computed for each row."""
+    scales = [node.inputs[1] for node in graph.all_nodes() if node.op_type == "QuantizeLinear"]
+    return any(scale.const_value is not None for scale in scales)
 
 
 def _strip(model: Any) -> None:

@@ -192,5 +192,5 @@ def test_a_loss_that_an_interruption_would_change_is_found(install, tmp_path):
         return training.using(loss=loss)
 
     install("forgetful", finetune=finetune)
-    with pytest.raises(AssertionError, match="keep their state in modules"):
+    with pytest.raises(AssertionError, match="keep the state of losses and functions in modules"):
         Forgetful().test_an_interrupted_training_goes_on_to_the_same_result(tmp_path)

@@ -20,7 +20,7 @@ def test_without_a_compiler_one_sentence_says_what_is_missing():
     try:
         with (
             torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}),
-            pytest.raises(toolkit.TechniqueError, match=r"none was found: install g\+\+ or clang"),
+            pytest.raises(toolkit.TechniqueError, match=r"found none; install g\+\+ or clang"),
         ):
             compiled(convert(toy_mlp(), Params()))
     finally:

@@ -608,15 +608,28 @@ def test_a_layer_that_is_read_and_never_called_can_be_read_as_before(used):
     assert 0 < relative_error(result(inputs), model(inputs)) < 0.02
 
 
+class ReadsAWeightByNumber(nn.Module):
+    """Uses a weight in a way that cannot be seen in the code of its forward pass."""
+
+    def __init__(self, used: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(64, 4)])
+        self.used = used
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        used: Callable[[Tensor, Tensor], Tensor] = self.used
+        return used(inputs.flatten(1), self.layers[0].weight)
+
+
 def test_a_model_whose_outputs_become_others_is_refused():
-    model = ReadsItsWeight(lambda inputs, weight: inputs @ weight.float().t())
+    model = ReadsAWeightByNumber(lambda inputs, weight: inputs @ weight.float().t())
     with pytest.raises(toolkit.TechniqueError, match=r"int8 changes the outputs by .* of their size, more than 0\.5"):
         quantize(model, engine="torch")
 
 
 def test_a_model_that_no_longer_runs_is_refused():
     with pytest.raises(toolkit.TechniqueError, match="the model fails with int8 layers, exclude those at fault: "):
-        quantize(ReadsItsWeight(F.linear), engine="torch")
+        quantize(ReadsAWeightByNumber(F.linear), engine="torch")
 
 
 def test_a_model_without_finite_outputs_is_refused():
