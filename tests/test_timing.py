@@ -97,3 +97,14 @@ def test_on_the_real_clock() -> None:
     timings = timing.time_in_turn({"long": lambda: time.sleep(0.02), "short": lambda: None}, 0.0)
     assert timings.fastest == "short"
     assert timings.median_s("long") >= 0.02
+
+
+@pytest.mark.load
+@pytest.mark.parametrize(
+    ("interval", "known"),
+    [((0.6, 1.7), True), ((1.0, 1.0), True), ((0.5, 1.6), False), ((0.0, 1.0), False), ((-14.0, 16.1), False)],
+)
+def test_the_interval_of_a_ratio_says_something_up_to_a_factor_of_three(
+    interval: tuple[float, float], known: bool
+) -> None:
+    assert timing.is_known(interval) is known

@@ -16,6 +16,7 @@ from toolkit.statistics import Floats, Interval, bootstrap_median_interval
 __all__ = ["Timings", "time_in_turn"]
 
 ROUNDS_PER_ORDER = 5
+MAX_SPAN = 3.0  # upper end divided by lower end of an interval; a wider one does not say how fast a model is
 Name = TypeVar("Name")
 
 
@@ -115,6 +116,12 @@ def median_ratio(seconds: Floats, reference: Floats) -> float:
 def ratio_interval(seconds: Floats, reference: Floats) -> Interval:
     """Return the 95 % interval of `median_ratio`, by the bootstrap."""
     return bootstrap_median_interval(seconds / reference)
+
+
+def is_known(interval: Interval) -> bool:
+    """Return whether the interval of a ratio says something: above 0, and its ends at most `MAX_SPAN` times apart."""
+    low, high = interval
+    return low > 0 and high <= MAX_SPAN * low
 
 
 def _wait_for(device: torch.device | None) -> None:

@@ -70,7 +70,7 @@ def coverage(size: int) -> None:
         model = lenet5().eval()
         timing = timings(model, masks.clone(model), samples, [size], BUDGET_S)[size]
         rounds.append(len(timing.model))
-        if not timing.has_interval:
+        if not timing.has_ratio:
             unknown += 1
             continue
         low, high = timing.ratio_interval

@@ -66,3 +66,9 @@ def seconds(median, spread):
 def test_one_is_named_only_where_the_intervals_allow_it(times, sentence):
     result = Bench({8: {PYTORCH: seconds(2.0, 0.1), **times}}, {"a": 1000, "b": 2000}, {})
     assert result.recommendation() == [f"At batch size 8, {sentence}"]
+
+
+@pytest.mark.load
+def test_a_ratio_whose_interval_says_nothing_is_a_question_mark():
+    result = Bench({8: {PYTORCH: np.full(40, 1e-3), "a": np.tile([1e-3, 1e-2], 20)}}, {"a": 1000}, {})
+    assert result.table().splitlines()[-1].split()[-2:] == ["?", "?"]

@@ -210,6 +210,16 @@ def test_a_model_slower_than_the_budget_is_called_once(clock: Clock) -> None:
     assert model.calls == baseline.calls == [1, 2]
 
 
+@pytest.mark.load
+def test_an_interval_of_more_than_a_factor_of_three_leaves_no_ratio(clock: Clock) -> None:
+    draws = np.random.default_rng(0)
+    model = Takes(clock, lambda _: float(draws.choice([0.05, 0.5])))
+    measured = latency(model, Takes(clock, lambda _: 0.05), DATA, [1], budget_s=20)
+    assert measured["latency_rounds"]["1"] > MIN_ROUNDS_FOR_INTERVAL
+    assert measured["latency_ms"].keys() == {"1"}
+    assert measured["latency_ratio"] == measured["latency_ratio_interval"] == measured["latency_spread_ms"] == {}
+
+
 def test_warming_up_is_not_measured(clock: Clock) -> None:
     model: Takes = Takes(clock, lambda _: 0.05 if len(model.calls) <= 3 else 0.001)
     timing = timings(model, Takes(clock, lambda _: 0.001), DATA, [1], budget_s=40)[1]

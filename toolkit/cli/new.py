@@ -58,7 +58,7 @@ def _inline_table(_: click.Context, option: click.Parameter, text: str | None) -
 
 @click.group()
 def new() -> None:
-    """Create a recipe or a technique that works, as a starting point."""
+    """Create a recipe, a technique or a runtime that works, as a starting point."""
 
 
 @new.command("recipe")
@@ -120,8 +120,24 @@ def new_technique(name: str, output: Path | None) -> None:
 
     The distribution contains hooks, tests, a recipe and a README that describes the method.
     """
-    from toolkit.scaffold.techniques import new_technique as write
+    from toolkit.scaffold.distributions import new_distribution
 
-    folder = write(name, output)
+    _echo_next(new_distribution("technique", name, output), name)
+
+
+@new.command("runtime")
+@click.argument("name")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder to write.", show_default="toolkit-NAME")
+def new_runtime(name: str, output: Path | None) -> None:
+    """Write an installable distribution with a working runtime NAME.
+
+    The distribution contains hooks, tests, a recipe with an export and a README that describes the files.
+    """
+    from toolkit.scaffold.distributions import new_distribution
+
+    _echo_next(new_distribution("runtime", name, output), name)
+
+
+def _echo_next(folder: Path, name: str) -> None:
     click.echo(f"{folder} is written. Next:\n")
     click.echo(f"  cd {folder}\n  pip install -e '.[test]' && pytest\n  toolkit techniques {name}")

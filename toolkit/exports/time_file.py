@@ -15,7 +15,7 @@ from toolkit.data.splits import Data
 from toolkit.exports.process import OpenedFile
 from toolkit.statistics import Floats, median_interval
 from toolkit.tasks import Batch
-from toolkit.timing import median_ratio, ratio_interval, take_turns
+from toolkit.timing import is_known, median_ratio, ratio_interval, take_turns
 
 BLOCK_S = 0.01  # calls are timed together until they take this long
 MIN_ROUNDS, MAX_ROUNDS = 10, 80
@@ -42,7 +42,7 @@ def file_latency(
 
     Returns:
         The keys of the metric `latency`, by batch size, and `runtime_ratio` with `runtime_ratio_interval`: the time of
-        a call divided by that of the baseline's file.
+        a call divided by that of the baseline's file. Ratios lack the sizes whose interval says nothing.
     """
     values: dict[str, Any] = {}
     for size in sizes:
@@ -82,18 +82,19 @@ def times_in_turn(
 def _add(values: dict[str, Any], size: str, columns: Any) -> None:
     seconds, baseline = columns[0], columns[min(1, len(columns) - 1)]
     low, high = np.quantile(seconds, [0.25, 0.75]) * 1e3
-    of_size = {
-        "latency_ms": float(np.median(seconds)) * 1e3,
-        "latency_rounds": len(seconds),
-        "latency_spread_ms": [float(low), float(high)],
-        "latency_ratio": median_ratio(seconds, baseline),
-        "latency_ratio_interval": list(ratio_interval(seconds, baseline)),
-    }
+    of_size: dict[str, Any] = {"latency_ms": float(np.median(seconds)) * 1e3, "latency_rounds": len(seconds)}
+    if ratio := _ratio("latency_ratio", seconds, baseline):
+        of_size |= {"latency_spread_ms": [float(low), float(high)], **ratio}
     if len(columns) > 2:
-        of_size["runtime_ratio"] = median_ratio(seconds, columns[2])
-        of_size["runtime_ratio_interval"] = list(ratio_interval(seconds, columns[2]))
+        of_size |= _ratio("runtime_ratio", seconds, columns[2])
     for key, value in of_size.items():
         values.setdefault(key, {})[size] = value
+
+
+def _ratio(key: str, seconds: Floats, reference: Floats) -> dict[str, Any]:
+    """Return a ratio and its interval, nothing if the interval says nothing."""
+    interval = ratio_interval(seconds, reference)
+    return {key: median_ratio(seconds, reference), f"{key}_interval": list(interval)} if is_known(interval) else {}
 
 
 def _enough(deadline: float, rounds: list[list[float]]) -> bool:

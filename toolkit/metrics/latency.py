@@ -52,12 +52,12 @@ def latency(
     Returns:
         Dictionaries by batch size (as text): `latency_ms`, the median milliseconds per call; `latency_spread_ms`, its
         quartiles; `latency_ratio`, the median of model time divided by baseline time (below 1 is faster); and
-        `latency_ratio_interval`, its 95 % interval. They lack the sizes that had too few rounds for an interval; the
-        baseline's own ratio is always there. `latency_rounds` are the rounds of all sizes.
+        `latency_ratio_interval`, its 95 % interval. They lack the sizes that had too few rounds for an interval, or
+        too wide a one; the baseline's own ratio is always there. `latency_rounds` are the rounds of all sizes.
     """
     measured = timings(model, baseline, data, batch_sizes, budget_s, on_progress)
-    sure = {str(size): timing for size, timing in measured.items() if timing.has_interval}
-    compared = {str(size): timing for size, timing in measured.items() if timing.has_interval or timing.is_alone}
+    sure = {str(size): timing for size, timing in measured.items() if timing.has_ratio}
+    compared = {str(size): timing for size, timing in measured.items() if timing.has_ratio or timing.is_alone}
     return {
         "latency_ms": {str(size): timing.latency_ms for size, timing in measured.items()},
         "latency_rounds": {str(size): len(timing.model) for size, timing in measured.items()},
@@ -121,7 +121,7 @@ def _ratio_text(ratio: float) -> str:
 
 MIN_BUDGET_S = 0.01  # if the other metrics have used up the row's share
 PLACE = 30
-UNKNOWN = "?"  # a ratio of too few timings for an interval, or of timings that a busy machine spoilt
+UNKNOWN = "?"  # a ratio of too few timings for an interval, of too wide a one, or of timings that a busy machine spoilt
 # Two processes place the same weights differently in memory, and a machine is busier at one time than at another. The
 # interval of a single run includes neither. According to `tests/benchmarks/latency.py`, ratios differ by up to 7 %, and
 # by up to 9 % between two complete runs; times, in which nothing cancels out, by up to 22 %.

@@ -25,7 +25,7 @@ from toolkit.runner.environment import fixed_threads
 from toolkit.runner.export_run import open_stage
 from toolkit.runner.saved_run import NamedCode
 from toolkit.statistics import Floats
-from toolkit.timing import median_ratio, ratio_interval
+from toolkit.timing import is_known, median_ratio, ratio_interval
 
 PYTORCH = "PyTorch"
 
@@ -61,15 +61,21 @@ class Bench:
         cells = [name, f"{self.sizes_bytes[name] / 1e3:,.1f}" if name in self.sizes_bytes else ""]
         for seconds in self.seconds.values():
             own, base = seconds[name], seconds[PYTORCH]
-            low, high = ratio_interval(own, base)
-            ratio = median_ratio(own, base)
-            # A time that could contradict the ratio, taken in turn, would mislead.
-            cells += [f"{np.median(base) * ratio * 1e3:.3g}", f"{ratio:.3f}", f"{low:.3f}–{high:.3f}"]
+            cells += _cells(own, base)
         return cells
 
     def recommendation(self) -> list[str]:
         """Return a sentence for each batch size, which names one runtime only if the intervals allow it."""
         return [_sentence(size, self.fastest(size), len(seconds)) for size, seconds in self.seconds.items()]
+
+
+def _cells(own: Floats, base: Floats) -> list[str]:
+    """Return ms, ratio and interval; a time that could contradict the ratio, taken in turn, would mislead."""
+    low, high = interval = ratio_interval(own, base)
+    if not is_known(interval):
+        return [f"{np.median(own) * 1e3:.3g}", "?", "?"]
+    ratio = median_ratio(own, base)
+    return [f"{np.median(base) * ratio * 1e3:.3g}", f"{ratio:.3f}", f"{low:.3f}–{high:.3f}"]
 
 
 def _sentence(size: int, fastest: Sequence[str], count: int) -> str:

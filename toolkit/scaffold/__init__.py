@@ -1,1 +1,1 @@
-"""The recipes and techniques that `toolkit new` writes as a starting point."""
+"""The recipes, techniques and runtimes that `toolkit new` writes as a starting point."""

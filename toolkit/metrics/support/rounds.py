@@ -12,7 +12,7 @@ import numpy.typing as npt
 from toolkit.metrics.support.stopwatch import MAX_BLOCK_S, Stopwatch
 from toolkit.metrics.support.time_budget import TimeBudget
 from toolkit.statistics import Interval, bootstrap_median_interval, median_interval
-from toolkit.timing import median_ratio, ratio_interval, take_turns, turns
+from toolkit.timing import is_known, median_ratio, ratio_interval, take_turns, turns
 
 Seconds = npt.NDArray[np.float64]
 
@@ -41,9 +41,9 @@ class Timing:
         return self.model is self.baseline
 
     @property
-    def has_interval(self) -> bool:
-        """Whether there are enough rounds for an interval."""
-        return len(self.model) >= MIN_ROUNDS_FOR_INTERVAL
+    def has_ratio(self) -> bool:
+        """Whether there are enough rounds for an interval of the ratio, and it says something."""
+        return len(self.model) >= MIN_ROUNDS_FOR_INTERVAL and is_known(self.ratio_interval)
 
     @property
     def latency_ms(self) -> float:

@@ -1,4 +1,4 @@
-"""A new distribution with one working technique that fulfills the contract."""
+"""A new distribution with one plugin, a technique or a runtime, that works and fulfills its contract."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import re
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from toolkit.errors import InputError
 from toolkit.hooks.loading import installed
 from toolkit.scaffold.templates import render
+
+Kind: TypeAlias = Literal["technique", "runtime"]
 
 # The path of each template's output, with placeholders in braces.
 FILES = {
@@ -22,13 +25,13 @@ FILES = {
 }
 
 
-def new_technique(name: str, output: Path | None = None) -> Path:
-    """Write the folder `toolkit-NAME`, or `output`, and return its path.
+def new_distribution(kind: Kind, name: str, output: Path | None = None) -> Path:
+    """Write a plugin into the folder `toolkit-NAME`, or `output`, and return its path.
 
     Raises:
         InputError: the name is malformed or already in use, or the folder exists.
     """
-    _check_name(name)
+    _check_name(kind, name)
     names = {
         "name": name,
         "title": name.replace("-", " ").capitalize(),
@@ -39,29 +42,29 @@ def new_technique(name: str, output: Path | None = None) -> Path:
     folder = output or Path(names["distribution"])
     if folder.exists():
         raise InputError(f"{folder} already exists; choose another --output, or remove it")
-    for path, text in _files(names):
+    for path, text in _files(kind, names):
         _write(folder / path, text)
     return folder
 
 
-def _check_name(name: str) -> None:
+def _check_name(kind: Kind, name: str) -> None:
     """Raise an `InputError` if a name is malformed, or is the name of an installed plugin."""
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name) or len(name) > 60 or keyword.iskeyword(name):
-        raise InputError(f"'{name}' is not a name for a technique; use lower-case letters, digits and single hyphens")
+        raise InputError(f"'{name}' is not a name for a {kind}; use lower-case letters, digits and single hyphens")
     for plugin in installed():
         if plugin.name == name:
             raise InputError(f"'{name}' is already provided by {plugin.distribution}; choose another name")
 
 
 def _version_bounds(installed_version: str) -> str:
-    """Return the versions that a technique written for this version works with: `>=0.1,<0.2` for 0.1.3."""
+    """Return the versions that a plugin written for this version works with: `>=0.1,<0.2` for 0.1.3."""
     major, minor = (int(part) for part in installed_version.split(".")[:2])
     return f">={major}.{minor},<{major}.{minor + 1}"
 
 
-def _files(names: dict[str, str]) -> Iterator[tuple[str, str]]:
+def _files(kind: Kind, names: dict[str, str]) -> Iterator[tuple[str, str]]:
     for template, path in FILES.items():
-        yield path.format(**names), render(f"technique/{template}", **names)
+        yield path.format(**names), render(f"{kind}/{template}", **names)
 
 
 def _write(path: Path, text: str) -> None:
