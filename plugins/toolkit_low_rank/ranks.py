@@ -59,7 +59,8 @@ class Decomposition:
     def energy(self, ranks: tuple[int, ...]) -> float:
         """Return the share that factors of these ranks keep."""
         if self.candidate.is_tucker:
-            return tucker_energy(*self.spectra, ranks)
+            inputs, outputs = self.spectra
+            return tucker_energy(inputs, outputs, ranks)
         return kept_energy(self.spectra[0].squares, ranks[0])
 
     def factors(self, ranks: tuple[int, ...]) -> tuple[Tensor, ...]:
