@@ -119,6 +119,16 @@ def test_with_the_inputs_moment_outputs_are_no_further_off(name: str) -> None:
     assert errors["aware"] < errors["plain"]
 
 
+@pytest.mark.parametrize("padding", [0, 1, 2, "valid"])
+@torch.no_grad()
+def test_a_1x1_convolution_receives_what_lies_where_it_is_applied(padding: Any) -> None:
+    layer, inputs = nn.Conv2d(3, 3, 1, stride=3, padding=padding, bias=False), drawn(2, 3, 8, 7)
+    layer.weight.copy_(torch.eye(3).view(3, 3, 1, 1))
+    wanted = layer(inputs).movedim(1, -1).flatten(0, -2)
+    rows = rows_of(layer, inputs)
+    torch.testing.assert_close(rows.T @ rows, wanted.T @ wanted)
+
+
 def test_inputs_that_are_always_zero_keep_their_weights_at_full_rank() -> None:
     rows = drawn(50, 4) * torch.tensor([1.0, 1.0, 0.0, 0.0])
     weight = drawn(9, 4, seed=1)
