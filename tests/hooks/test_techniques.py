@@ -38,6 +38,7 @@ def test_the_built_in_plugins_are_installed_like_any_other():
         "channels",
         "codebook",
         "distillation",
+        "low-rank",
         "mlflow",
         "onnxruntime",
         "openvino",
