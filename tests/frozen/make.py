@@ -121,6 +121,15 @@ def quantized(model: nn.Module, **params: Any) -> nn.Module:
     return toolkit_quantization.convert(model.eval(), toolkit_quantization.Params(**params))
 
 
+def static(model: nn.Module) -> nn.Module:
+    """With calibrated ranges, as a stage leaves it."""
+    params = toolkit_quantization.Params(activations="static", max_drop=100.0)
+    data = toolkit.Data(train=(PICTURES, torch.arange(3)), batch_size=3)
+    findings = toolkit_quantization.prepare(params=params, data=data)
+    model = toolkit_quantization.optimize(model=model, params=params, data=data, prepared=findings)
+    return toolkit_quantization.finish(model=model, params=params, prepared=findings)
+
+
 def training_form() -> nn.Module:
     """As a checkpoint keeps it: with parametrizations of the toolkit, of a technique and of torch."""
     model = shared(masked(coarse(mlp())))
@@ -153,6 +162,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Tensor, float]] = {
     "bfloat16": (lambda: quantized(coarse(mlp()), dtype="bfloat16"), PICTURES, EXACT),
     "torch": (lambda: quantized(mlp(), engine="torch"), PICTURES, 1e-3),
     "torchao": (lambda: quantized(half_empty(), engine="torchao"), PICTURES, ROUNDED),
+    "static": (lambda: static(cnn()), PICTURES, ROUNDED),
     "compiled": (lambda: Compiled(quantized(mlp(), arithmetic="int8")), PICTURES, ROUNDED),
 }
 RECIPE = """

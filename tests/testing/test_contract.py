@@ -34,6 +34,17 @@ class TestBiasCorrectionAlone(TechniqueContract):
     finetune = None
 
 
+class TestChannels(FewToys, TechniqueContract):
+    technique = "channels"
+    params: ClassVar[dict[str, Any]] = {"amount": 0.3, "round_to": 1}
+
+
+@pytest.mark.slow
+class TestChannelsInSteps(TechniqueContract):
+    technique = "channels"
+    params: ClassVar[dict[str, Any]] = {"amount": 0.4, "round_to": 1, "steps": 2, "criterion": "taylor"}
+
+
 class TestCodebook(FewToys, TechniqueContract):
     technique = "codebook"
 
@@ -77,6 +88,17 @@ class TestHints(TechniqueContract):
     }
 
 
+class TestLowRank(FewToys, TechniqueContract):
+    technique = "low-rank"
+    params: ClassVar[dict[str, Any]] = {"rank": 0.3}
+
+
+@pytest.mark.slow
+class TestLowRankDataAware(TechniqueContract):
+    technique = "low-rank"
+    params: ClassVar[dict[str, Any]] = {"amount": 0.2, "data_aware": True, "samples": 64}
+
+
 class TestPruning(FewToys, TechniqueContract):
     technique = "pruning"
 
@@ -91,16 +113,12 @@ class TestQuantization(FewToys, TechniqueContract):
     technique = "quantization"
 
 
-class TestStaticQuantization(TechniqueContract):
+class TestStaticQuantization(FewToys, TechniqueContract):
     technique = "quantization"
     params: ClassVar[dict[str, Any]] = {"activations": "static", "max_drop": 100.0}
 
 
-class TestTrainingWithRounding(TechniqueContract):
-    technique = "quantization"
-    params: ClassVar[dict[str, Any]] = {"activations": "static", "max_drop": 100.0}
-
-
+@pytest.mark.slow
 class TestTrainingWithLearnedSteps(TechniqueContract):
     technique = "quantization"
     params: ClassVar[dict[str, Any]] = {"activations": "static", "max_drop": 100.0, "learn_steps": True}

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from typing import cast
 
 import pytest
 import safetensors.torch
@@ -618,7 +619,7 @@ class ReadsAWeightByNumber(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         used: Callable[[Tensor, Tensor], Tensor] = self.used
-        return used(inputs.flatten(1), self.layers[0].weight)
+        return used(inputs.flatten(1), cast(nn.Linear, self.layers[0]).weight)
 
 
 def test_a_model_whose_outputs_become_others_is_refused():
