@@ -615,7 +615,7 @@ class TestEvaluate:
 
     def test_classes_of_ones_own_have_to_be_allowed(self, runs):
         folder, _ = runs
-        [sentence, _] = errors(self.again(folder / "own", "--data", f"{folder / 'own.py'}:data")[1])
+        [sentence] = errors(self.again(folder / "own", "--data", f"{folder / 'own.py'}:data")[1])
         assert "it needs 'own" in sentence
         assert "Net', which is not known to be safe" in sentence
 

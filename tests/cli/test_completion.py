@@ -28,7 +28,7 @@ def proposed(tmp_path, monkeypatch):
 def test_commands(proposed):
     assert proposed("te") == ["techniques"]
     assert {"run", "check", "doctor", "schema", "new"} <= {*proposed("")}
-    assert proposed("new", "") == ["recipe", "technique"]
+    assert proposed("new", "") == ["recipe", "runtime", "technique"]
 
 
 def test_recipes(proposed):

@@ -10,7 +10,7 @@ import click
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--runtime", "runtimes", multiple=True, metavar="NAME", help="Runtime; repeatable.", show_default="all")
-@click.option("--stage", metavar="NAME", help="Stage, e.g. 2-pruning, or baseline.", show_default="the last stage")
+@click.option("--stage", metavar="NAME", help="Stage: NAME, NUMBER-NAME or baseline.", show_default="the last stage")
 @click.option("--data", metavar="SOURCE", help="Data source.", show_default="the run's")
 @click.option("--task", metavar="SOURCE", help="Task that evaluates the data.", show_default="the run's")
 @click.option("--allow", multiple=True, metavar="SOURCE", help="Class, file or package in the model, e.g. nets.py:Net.")
