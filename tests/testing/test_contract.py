@@ -77,6 +77,17 @@ class TestHints(TechniqueContract):
     }
 
 
+class TestLowRank(FewToys, TechniqueContract):
+    technique = "low-rank"
+    params: ClassVar[dict[str, Any]] = {"rank": 0.3}
+
+
+@pytest.mark.slow
+class TestLowRankDataAware(TechniqueContract):
+    technique = "low-rank"
+    params: ClassVar[dict[str, Any]] = {"amount": 0.2, "data_aware": True, "samples": 64}
+
+
 class TestPruning(FewToys, TechniqueContract):
     technique = "pruning"
 
