@@ -132,6 +132,7 @@ def written(folder: Path, params: str = 'activations = "static", learn_steps = t
     return path
 
 
+@pytest.mark.slow
 def test_a_network_is_distilled_while_it_trains_with_rounding(tmp_path):
     report = toolkit.run(written(tmp_path), output=tmp_path / "run")
     values = report.rows[-1].values
