@@ -44,6 +44,7 @@ def test_the_last_stage_is_exported_and_its_row_is_printed(export, finished):
     assert process.stdout == "(1, 4)\n", process.stderr
 
 
+@pytest.mark.slow
 def test_its_time_is_that_of_the_baselines_row_times_the_ratio(export, finished):
     export("--runtime", "onnxruntime")
     baseline, *_, row = toolkit.Report.read(finished.directory).rows
@@ -77,6 +78,7 @@ def test_another_stage_replaces_the_row_of_the_first_export(export, finished):
         assert "2 of 2 layers multiply in integers" not in text
 
 
+@pytest.mark.slow
 def test_one_of_two_stages_of_the_same_name_is_chosen_by_its_number(tmp_path):
     pruning = '[[stages]]\ntechnique = "pruning"\nparams = { sparsity = 0.%d }\n'
     folder = run_text(pruning % 5 + pruning % 9, tmp_path).directory

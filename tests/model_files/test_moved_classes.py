@@ -125,6 +125,7 @@ def test_no_file_names_a_module_of_the_toolkit_or_of_a_plugin(name: str, tmp_pat
     assert b"ctoolkit" not in training_form
 
 
+@pytest.mark.slow
 def test_opening_imports_the_technique_and_no_other(tmp_path: Path) -> None:
     model = toolkit_quantization.convert(toy_mlp().eval(), toolkit_quantization.Params(engine="toolkit"))
     write(model, tmp_path)

@@ -80,6 +80,7 @@ class TestTensorboard:
 
 
 class TestMlflow:
+    @pytest.mark.slow
     def test_params_curves_rows_and_the_model_are_in_the_store(self, recipe_run):
         outcome = recipe_run(STAGES, tables=plugin("mlflow", every=3))
         client, run = tracked(outcome.directory)

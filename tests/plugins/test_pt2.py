@@ -82,6 +82,7 @@ class Answering(nn.Module):
         return Answer(logits=self.layer(inputs.flatten(1)))
 
 
+@pytest.mark.slow
 def test_a_dictionary_of_any_class_is_returned_as_a_plain_one(runtime, tmp_path):
     file = exported(runtime, Answering().eval(), tmp_path)
     with opened(file) as session:
@@ -111,6 +112,7 @@ def test_the_arithmetic_of_an_engine_is_named(runtime, tmp_path):
         exported(runtime, quantized("mlp", {"engine": "torch"}), tmp_path)
 
 
+@pytest.mark.slow
 def test_static_activations_give_the_same_outputs(tmp_path):
     torch.manual_seed(0)
     model = perform(TOY_MODELS["cnn"](), "quantization", {"activations": "static", "max_drop": 100.0})

@@ -255,6 +255,7 @@ def test_in_another_folder_it_finds_the_files(new):
     assert [stage.name for stage in recipe.stages] == ["quantization"]
 
 
+@pytest.mark.slow
 def test_what_does_not_work_on_the_model_is_left_out_with_its_reason(new):
     assert new("Own").exit_code == 0
     text = Path("recipe.toml").read_text()

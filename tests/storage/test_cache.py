@@ -215,6 +215,7 @@ def test_the_command_lists_and_trims(run):
     assert "must be a size, found 'much'; pass e.g. 500MB or 5GB" in refused.output
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_takes_its_rows_as_its_own(tmp_path):
     from test_survival import interrupted_at
 

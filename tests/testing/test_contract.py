@@ -15,7 +15,7 @@ class FewToys:
     """Makes the clauses on all toys but a few slow tests."""
 
     toys: ClassVar[Any]
-    few: ClassVar[tuple[str, ...]] = ("mlp", "cnn", "lstm")
+    few: ClassVar[tuple[str, ...]] = ("mlp", "cnn")
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
         if "toy" in metafunc.fixturenames:
@@ -101,6 +101,7 @@ class TestLowRankDataAware(TechniqueContract):
 
 class TestPruning(FewToys, TechniqueContract):
     technique = "pruning"
+    few = ("mlp", "cnn", "lstm")
 
 
 @pytest.mark.slow
@@ -111,6 +112,7 @@ class TestGradualPruning(TechniqueContract):
 
 class TestQuantization(FewToys, TechniqueContract):
     technique = "quantization"
+    few = ("mlp", "cnn", "lstm")
 
 
 class TestStaticQuantization(FewToys, TechniqueContract):

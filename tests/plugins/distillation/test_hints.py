@@ -634,6 +634,7 @@ technique = "quantization"
 """
 
 
+@pytest.mark.slow
 def test_a_recipe_with_hints_runs_and_its_resolved_form_repeats_it(recipe_run: Any, tmp_path: Path) -> None:
     outcome = recipe_run(RECIPE)
     assert outcome.error == ""
