@@ -133,7 +133,7 @@ def test_networks_of_torchvision_run_in_integers(name, convolutions, additions, 
         model(images)  # the norms of a new network have statistics of none
     data = Data(train=(images, classes), validation=(images, classes), test=(images, classes), batch_size=32)
     made = performed(model, data)
-    write_onnx(made, images[:2], tmp_path / "model.onnx", 21, False)
+    write_onnx(made, images[:2], tmp_path / "model.onnx", 21)
     found = [node.op_type for node in optimized_graph(tmp_path / "model.onnx").node]
     assert (found.count("QLinearConv"), found.count("QLinearAdd")) == (convolutions, additions)
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
