@@ -22,7 +22,7 @@ class Clock:
 def lines(capsys):
     clock = Clock()
     shown = ProgressLines(clock)
-    shown.on_start(recipe=SimpleNamespace(stages=[STAGE]))
+    shown.on_start(recipe=SimpleNamespace(stages=[STAGE], exports=[]))
     shown.on_stage(stage=STAGE)
 
     def told(after_s, call):
@@ -57,7 +57,7 @@ def test_the_latest_validation_is_part_of_the_line_until_the_next_stage(lines):
 
 def test_a_bar_is_there_from_the_beginning_of_a_stage_and_shows_the_validation(capsys):
     bars = ProgressBars()
-    bars.on_start(recipe=SimpleNamespace(stages=[STAGE]))
+    bars.on_start(recipe=SimpleNamespace(stages=[STAGE], exports=[]))
     bars.on_stage(stage=STAGE)
     assert "[1/1] pruning, preparing" in capsys.readouterr().err
     bars.on_step(stage=STAGE, step=1, steps=8, loss=2.0)

@@ -35,7 +35,7 @@ class ProgressBars:
 
     @hookimpl
     def on_start(self, recipe: Recipe) -> None:
-        self._stages = len(recipe.stages)
+        self._last = len(recipe.stages) + len(recipe.exports)
 
     @hookimpl
     def on_stage(self, stage: Stage) -> None:
@@ -62,7 +62,7 @@ class ProgressBars:
     @hookimpl
     def on_row(self, stage: Stage, row: Row) -> None:
         self.close()
-        tqdm.write(f"{_title(stage, self._stages)}: {_summary(row)}", file=sys.stderr)
+        tqdm.write(f"{_title(stage, self._last)}: {_summary(row)}", file=sys.stderr)
 
     def close(self) -> None:
         """Take the bar off the terminal."""
@@ -77,7 +77,7 @@ class ProgressBars:
             shape = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
             self._bar = tqdm(
                 total=total,
-                desc=f"{_title(stage, self._stages)}, {activity}",
+                desc=f"{_title(stage, self._last)}, {activity}",
                 leave=False,
                 bar_format=shape,
                 dynamic_ncols=True,
@@ -97,7 +97,7 @@ class ProgressLines:
 
     @hookimpl
     def on_start(self, recipe: Recipe) -> None:
-        self._stages = len(recipe.stages)
+        self._last = len(recipe.stages) + len(recipe.exports)
 
     @hookimpl
     def on_stage(self, stage: Stage) -> None:
@@ -134,7 +134,7 @@ class ProgressLines:
 
     def _tell(self, stage: Stage, text: str) -> None:
         self._told = self._clock()
-        print(f"{_title(stage, self._stages)}: {text}", file=sys.stderr, flush=True)
+        print(f"{_title(stage, self._last)}: {text}", file=sys.stderr, flush=True)
 
 
 def progress() -> tuple[PluginUse, ProgressBars | ProgressLines]:
@@ -164,8 +164,8 @@ def _has_width() -> bool:
         return False
 
 
-def _title(stage: Stage, stages: int) -> str:
-    return f"[{stage.number}/{stages}] {stage.name}"
+def _title(stage: Stage, last: int) -> str:
+    return f"[{stage.number}/{last}] {stage.name}"
 
 
 def _summary(row: Row) -> str:
