@@ -20,6 +20,7 @@ def bench(finished, *arguments):
     return CliRunner().invoke(main, ["bench", str(finished.directory), *data, *arguments])
 
 
+@pytest.mark.slow
 def test_a_table_and_a_sentence_for_each_batch_size(finished):
     result = bench(finished, "--runtime", "onnxruntime")
     assert result.exit_code == 0, result.output

@@ -52,6 +52,7 @@ def test_its_time_is_that_of_the_baselines_row_times_the_ratio(export, finished)
         assert row["latency_ms"][size] == pytest.approx(baseline["latency_ms"][size] * ratio)
 
 
+@pytest.mark.slow
 @pytest.mark.load
 def test_a_baseline_that_takes_another_time_than_in_the_run_leaves_no_ratio(export, finished, monkeypatch):
     monkeypatch.setattr("toolkit.runner.spoilt_times.MAX_DRIFT", 1e-9)

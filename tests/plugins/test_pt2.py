@@ -34,6 +34,7 @@ def test_every_toy_in_every_dtype(toy, dtype, runtime, tmp_path):
     assert integer == (LINEAR[toy] if dtype == "int8" else 0)
 
 
+@pytest.mark.slow
 def test_masks_and_shared_values_are_folded(runtime, tmp_path):
     model = perform(perform(toy_mlp(), "pruning", {"sparsity": 0.5}), "codebook", {"bits": 2})
     check_answers(exported(runtime, model, tmp_path), model)

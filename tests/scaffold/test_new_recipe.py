@@ -145,6 +145,7 @@ def load():
 """
 
 
+@pytest.mark.slow
 def test_the_batch_size_of_a_loader_is_taken_and_what_is_ignored_is_told_once(new, caplog):
     Path("own.py").write_text(LOADERS)
     with caplog.at_level(logging.WARNING):

@@ -136,6 +136,7 @@ def test_a_damaged_entry_is_computed_again_and_replaced(run, caplog):
     assert reused(run()) == [True] * 3
 
 
+@pytest.mark.slow
 def test_without_the_cache_nothing_is_taken_or_kept(run):
     run(cache=False)
     assert not list(entries(stages_folder()))
@@ -174,6 +175,7 @@ class Releasing(logging.Handler):
             threading.Timer(1.0, lambda: [lock.release() for lock in self.locks]).start()  # several polls later
 
 
+@pytest.mark.slow
 def test_a_run_that_waits_reports_it_once(run, tmp_path):
     run()
     for entry in list(entries(stages_folder())):

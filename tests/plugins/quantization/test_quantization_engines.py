@@ -222,6 +222,7 @@ params = { engine = "auto", max_drop = 5.0, batch_sizes = [64] }
 """
 
 
+@pytest.mark.slow
 @pytest.mark.cache
 def test_the_resolved_recipe_names_the_engine_and_repeats_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr("toolkit_quantization.model_timing.BUDGET_S", 0.05)
