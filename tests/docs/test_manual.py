@@ -24,7 +24,14 @@ PAGES = {str(page.relative_to(DOCS)): page.read_text(encoding="utf-8") for page 
 FOLLOWED = [page for page in PAGES if page.startswith("howto/") and not re.search("gpu|technique", page)]
 QUICK = ["--set", "measure.budget=0.1"]
 # Several exports, evaluations on all of MNIST, and runs to compare.
-SLOW = ("howto/export.md", "howto/integers.md", "howto/evaluating.md", "howto/comparing.md", "howto/python.md")
+SLOW = (
+    "howto/channels.md",
+    "howto/export.md",
+    "howto/integers.md",
+    "howto/evaluating.md",
+    "howto/comparing.md",
+    "howto/python.md",
+)
 MINIMAL = """
 [model]
 source = "toolkit.testing:toy_mlp"

@@ -175,6 +175,7 @@ def test_no_byte_of_a_product_can_overflow_without_vnni(is_signed, runtime, tmp_
     assert pairs.max() < 2**15
 
 
+@pytest.mark.slow
 def test_layers_keep_their_names_on_other_processors(runtime, tmp_path):
     file = exported(runtime, quantized("transformer", INT8), tmp_path)
     here = runtime.call("measure", folder=file.folder, params=runtime.params_class())["arithmetic"]

@@ -40,6 +40,7 @@ def test_int8_is_multiplied_in_integers(runtime, tmp_path):
     assert check_file(runtime, "cnn", "int8", tmp_path).text == "1 of 3 layers multiplies in integers"
 
 
+@pytest.mark.slow
 @needs_openvino
 def test_a_layer_without_a_bias(runtime, tmp_path):
     model = perform(nn.Sequential(nn.Flatten(), nn.Linear(64, 4, bias=False)), "quantization", DTYPES["int8"])
@@ -54,6 +55,7 @@ def test_every_toy_in_every_dtype(toy, dtype, runtime, tmp_path):
     check_file(runtime, toy, dtype, tmp_path)
 
 
+@pytest.mark.slow
 @needs_openvino
 @pytest.mark.parametrize(("dtype", "bytes_each"), [("int8", 1), ("int4", 0.5 + 4 / 32), ("float16", 2)])
 def test_large_weights_are_stored_in_few_bytes(dtype, bytes_each, runtime, tmp_path):
@@ -82,6 +84,7 @@ def compiling(settings):
     return compile_model
 
 
+@pytest.mark.slow
 @needs_openvino
 def test_a_dictionary_is_returned_as_one(runtime, tmp_path):
     file = exported(runtime, TOY_MODELS["outputs"]().eval(), tmp_path)
@@ -153,6 +156,7 @@ def test_another_file_under_its_name_is_not_opened(encoding, runtime, tmp_path):
         runtime.call("check", folder=tmp_path)
 
 
+@pytest.mark.slow
 @needs_openvino
 def test_what_is_exported_passes_the_check(runtime, tmp_path):
     runtime.call("check", folder=exported(runtime, quantized("transformer", DTYPES["int8"]), tmp_path).folder)

@@ -148,6 +148,7 @@ class TestBounds:
         assert page.count("<svg") == 1
         assert len(page) < 500_000
 
+    @pytest.mark.slow
     def test_many_notes(self, tmp_path):
         page = self.page_of(tmp_path, [Note("", TABLE, PLOT)] * (MAX_CHARTS + 100))
         assert page.count("<svg") == MAX_CHARTS

@@ -158,6 +158,7 @@ finetune = { epochs = 1 }
 """
 
 
+@pytest.mark.slow
 @pytest.mark.page
 def test_in_a_run_it_is_drawn_on_the_page_and_a_table_elsewhere(recipe_run: Any) -> None:
     outcome = recipe_run(RECIPE)
