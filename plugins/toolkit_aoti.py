@@ -20,8 +20,9 @@ FILE = "model.pt2"
 class Params(toolkit.Params):
     int8_products: Literal["auto", "integers", "float"] = Field(
         default="auto",
-        description="arithmetic of layers that round their inputs to int8: integers (slow on processors without "
-        "instructions for bytes), float (the same integers in float32), or auto, what suits this machine",
+        description="arithmetic of layers that round their inputs to int8: integers (x86 processors need VNNI: without "
+        "it sums overflow, and the file does not match the model), float (the same integers in float32), or auto, what "
+        "suits this machine",
     )
 
 

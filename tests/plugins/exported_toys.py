@@ -1,6 +1,8 @@
 """Toys in the dtypes that a stage may leave, and a comparison of their files with them."""
 
+import pytest
 import torch
+from toolkit_quantization import kernels
 from torch import nn
 
 from toolkit.exports.files import ExportedModel, export_model
@@ -14,6 +16,12 @@ from toolkit.testing.base import ContractBase
 ANY_DROP = {"max_drop": 100}  # the toys are not trained
 INT8 = {"dtype": "int8", "arithmetic": "int8", **ANY_DROP}
 DTYPES = {"float": None, "int8": INT8, "int4": {"dtype": "int4", **ANY_DROP}, "float16": {"dtype": "float16"}}
+
+
+def require_exact_sums() -> None:
+    """Skip where sums of bytes overflow in oneDNN, whose kernels PyTorch and OpenVINO use."""
+    if not kernels.is_exact(kernels.onednn_packed):
+        pytest.skip("bytes are not summed exactly on this processor")
 
 
 def perform(model: nn.Module, technique: str, params: dict) -> nn.Module:

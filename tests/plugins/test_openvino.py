@@ -5,8 +5,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from exported_toys import DTYPES, check_answers, exported, opened, perform, quantized
-from toolkit_quantization import kernels
+from exported_toys import DTYPES, check_answers, exported, opened, perform, quantized, require_exact_sums
 from torch import nn
 
 from toolkit.errors import TechniqueError
@@ -24,12 +23,6 @@ def runtime():
 
 def note(runtime, file):
     return runtime.call("measure", folder=file.folder, params=runtime.params_class())["arithmetic"]
-
-
-def require_exact_sums():
-    """Skip where OpenVINO's sums of bytes overflow, as those of oneDNN do, whose kernels it has."""
-    if not kernels.is_exact(kernels.onednn_packed):
-        pytest.skip("bytes are not summed exactly on this processor")
 
 
 def check_file(runtime, toy, dtype, folder):
