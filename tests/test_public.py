@@ -110,6 +110,7 @@ def test_the_public_names_of_the_package():
         "Task",
         *("Classification", "MultiLabel", "Pooled", "Regression", "TokenClassification"),
         *("TechniqueError", "ToolkitError", "TrainedAlong", "Training", "hookimpl", "layers", "load", "masks"),
+        "replace_layers",
         *("cutting", "operators", "patterns", "reestimate", "rounding", "run"),
         *("scoring", "stored_as", "testing", "timing", "tracing", "training"),
     }

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from toolkit.model_files import load
     from toolkit.params import Params
     from toolkit.recipe.read import Recipe, Stage
+    from toolkit.replacements import replace_layers
     from toolkit.report import Report
     from toolkit.rows import Note, Number, Plot, Row
     from toolkit.runner import run
@@ -51,6 +52,7 @@ _HOME = {
     "layers": "layer_selection",
     "load": "model_files",
     "reestimate": "batch_norms",
+    "replace_layers": "replacements",
     "run": "runner",
     "stored_as": "stored_names",
 }
@@ -90,6 +92,7 @@ __all__ = [
     "operators",
     "patterns",
     "reestimate",
+    "replace_layers",
     "rounding",
     "run",
     "scoring",

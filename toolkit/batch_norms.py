@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -25,11 +27,11 @@ def reestimate(model: nn.Module, data: Data, samples: int = DEFAULT_SAMPLES) -> 
         data: its train split is read in order, and not augmented.
         samples: how many samples to read at most; more give a better estimate.
     """
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms: list[Any] = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     norms = [norm for norm in norms if norm.track_running_stats and norm.running_mean is not None]
     if not norms:
         return
-    momenta = [norm.momentum for norm in norms]
+    before = [(norm.momentum, norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
     order = torch.arange(min(samples, data.samples("train")))
     with in_eval_mode(model):
         for norm in norms:
@@ -37,10 +39,13 @@ def reestimate(model: nn.Module, data: Data, samples: int = DEFAULT_SAMPLES) -> 
             norm.momentum = None  # the mean over all batches
             norm.train()
         try:
-            for batch in data.batches("train", order=order):
+            for batch in data.batches("train", order=order, batch_size=max(2, data.batch_size)):
                 if len(batch) > 1:  # one sample has no variance
                     data.task.forward(model, batch)
         finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
+            for norm, (momentum, mean, variance) in zip(norms, before, strict=True):
                 norm.momentum = momentum
                 norm.eval()
+                if not norm.num_batches_tracked:  # no sample came here
+                    norm.running_mean.copy_(mean)
+                    norm.running_var.copy_(variance)

@@ -116,9 +116,13 @@ class _Place:
             if others:
                 raise ToolkitError(f"cannot cut '{self.path}': {type(others[0]).__name__} keeps it in shape")
         for dim, kept in indices.items():
-            if not 0 <= dim < self.tensor.dim() or not len(kept) or int(kept.max()) >= self.tensor.shape[dim]:
+            if not 0 <= dim < self.tensor.dim() or not _are_indices(kept, self.tensor.shape[dim]):
                 reason = f"its shape {tuple(self.tensor.shape)} has no such indices in dimension {dim}"
                 raise ToolkitError(f"cannot cut '{self.path}': {reason}")
+
+
+def _are_indices(kept: Tensor, size: int) -> bool:
+    return kept.dtype == torch.int64 and len(kept) > 0 and int(kept.min()) >= 0 and int(kept.max()) < size
 
 
 def _tensor(module: nn.Module, attribute: str) -> Any:
@@ -142,7 +146,8 @@ def _tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
 
 
 def _set(module: nn.Module, attribute: str, tensor: Tensor) -> None:
-    (module._parameters if attribute in module._parameters else module._buffers)[attribute] = tensor  # type: ignore[assignment]
+    tensors: dict[str, Any] = module._parameters if attribute in module._parameters else module._buffers
+    tensors[attribute] = tensor
 
 
 def _new(tensor: Tensor, indices: Indices) -> Tensor:

@@ -1,4 +1,4 @@
-"""Layers that a technique put in place of a layer of `torch.nn`, recognized by their attributes.
+"""Layers that a technique puts in place of a layer of `torch.nn`, recognized by their attributes.
 
 A replacement has the attribute `replaces`, the class name of the original layer. A layer with a single weight defines
 `dense_weight()`, which returns this weight as a float tensor, and the attribute `bias`, a tensor or None. Any other
@@ -8,7 +8,7 @@ original layer (`weight_ih_l0`, `out_proj.weight`). The optional attribute `prec
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -55,6 +55,26 @@ def replaced_layers(model: nn.Module) -> Iterator[Replacement]:
         if module not in seen and is_replaced(module):
             seen.update(module.modules())
             yield Replacement(path, module)
+
+
+def replace_layers(model: nn.Module, successors: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """Replace modules in place, under all their names; return the model, or its successor if it has one itself.
+
+    Blocks of `nn.TransformerEncoder` with a new layer call their layers from then on, also in eval mode, where a fused
+    function would read the weights of the old ones.
+    """
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is not None:
+                parent._modules[name] = successors.get(child, child)
+    new = set(successors.values())
+    for module in model.modules():
+        if isinstance(module, (nn.TransformerEncoderLayer, nn.TransformerEncoder)) and new & set(module.modules()):
+            if isinstance(module, nn.TransformerEncoder):
+                module.use_nested_tensor = False
+            else:
+                module.activation_relu_or_gelu = 0
+    return successors.get(model, model)
 
 
 def is_replaced(module: nn.Module) -> bool:

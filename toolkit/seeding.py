@@ -20,11 +20,13 @@ def reseed(seed: int, stage: int) -> None:
 
 @contextmanager
 def preserve_generators() -> Iterator[None]:
-    """Restore the state of the generators of torch, NumPy and Python on exit."""
+    """Restore the state of the generators of torch (of CUDA devices, too), NumPy and Python on exit."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    of_cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     try:
         yield
     finally:
         torch.set_rng_state(states[0])
+        torch.cuda.set_rng_state_all(of_cuda)
         np.random.set_state(states[1])
         random.setstate(states[2])

@@ -8,7 +8,8 @@ rule. The report names them with the reason.
 
 The least important channels of the whole network go first, as many as `amount` asks for. `taylor` follows Molchanov et
 al. 2019, `activation` Sun et al. 2023, `geometric-median` He et al. 2019, `batch-norm` Liu et al. 2017, `l1` Li et al.
-2017. With `steps` they go gradually while the stage trains: masked in each step, and cut out at the end.
+2017. With `steps` they go gradually: the first part is cut out before the training, the others are masked while the
+stage trains, and cut out at the end.
 """
 
 from __future__ import annotations
@@ -34,10 +35,15 @@ __all__ = [
     "finetune",
     "finish",
     "measure",
+    "numbers",
     "optimize",
     "prepare",
     "remove",
 ]
+
+numbers = {
+    "removed": toolkit.Number("removed", "share of the network that is gone, as `of` counts it", "fraction", "higher"),
+}
 
 
 @dataclass
@@ -68,7 +74,8 @@ def optimize(model: nn.Module, params: Params, data: toolkit.Data, prepared: Fin
     widths = {path: structure.width(path) for group in structure.groups for path in group.layers}
     prepared.before, prepared.kept = Before(structure.cost(params.of), widths), structure.kept
     scores = unit_scores(structure, model, params, data)
-    choose(structure, scores, params, params.amount, prepared.before)  # refuses now what the last step could not do
+    if params.steps > 1:  # refuse now what the last step could not do
+        choose(structure, scores, params, params.amount, prepared.before)
     chosen = choose(structure, scores, params, params.amount / params.steps, prepared.before)
     prepared.gone = 1 - structure.cost(params.of, chosen) / prepared.before.cost
     remove(model, structure, chosen, data)
@@ -91,7 +98,7 @@ def finetune(
         ends = [round(part * steps / params.steps) for part in range(1, params.steps)]
         if step in ends:
             structure = _analyzed(model, params, data)
-            amount = params.amount * (ends.index(step) + 2) / params.steps
+            amount = params.amount * (sum(end <= step for end in ends) + 1) / params.steps
             scores = unit_scores(structure, model, params, data)
             masks.apply(model, structure.masks(choose(structure, scores, params, amount, prepared.before)))
 
@@ -128,7 +135,8 @@ def measure(model: nn.Module, params: Params, prepared: Findings) -> dict[str, f
 
 
 def _width(layer: Any) -> int | None:
-    return getattr(layer, "out_channels", getattr(layer, "out_features", None))
+    sizes = ("out_channels", "out_features", "hidden_size")
+    return next((getattr(layer, name) for name in sizes if hasattr(layer, name)), None)
 
 
 def _analyzed(model: nn.Module, params: Params, data: toolkit.Data) -> Structure:

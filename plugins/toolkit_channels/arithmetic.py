@@ -78,7 +78,7 @@ def _product(slots: Slots, args: Sequence[Any], kwargs: dict[str, Any], out: Any
 
 
 def _quotient(slots: Slots, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Channels | None:
-    if channels_in(args[1]):
+    if channels_in([*args[1:], *kwargs.values()]):
         raise UnclearError("divides by them")
     return _together(slots, args, kwargs, out, vanishes=any)
 
@@ -87,6 +87,8 @@ def _together(
     slots: Slots, args: Sequence[Any], kwargs: dict[str, Any], out: Any, vanishes: Callable[[list[bool]], bool]
 ) -> Channels | None:
     """Tie the channels of two terms or factors, or bind a parameter that is added or multiplied."""
+    if len(args) < 2:
+        raise UnclearError("combines them in a way that has no rule")
     known = [operand for operand in args[:2] if isinstance(operand, Operand) and operand.channels is not None]
     if any(isinstance(operand, Operand) and isinstance(operand.known, (Count, Sizes)) for operand in args):
         raise UnclearError("calculates with how many there are")
@@ -121,6 +123,8 @@ def _joined(slots: Slots, operand: Any, place: int, units: np.ndarray) -> bool:
 
 def _cat(slots: Slots, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Channels:
     parts = args[0] if args else kwargs["tensors"]
+    if isinstance(parts, Operand) or not all(isinstance(part, Operand) for part in parts):
+        raise UnclearError("joins them in a way that has no rule")
     dim = argument(args, kwargs, 1, "dim", kwargs.get("axis", 0)) % out.dim()
     known = [part.channels for part in parts if part.channels is not None]
     if {channels.dim for channels in known} == {dim}:
@@ -140,7 +144,8 @@ def _cat(slots: Slots, args: Sequence[Any], kwargs: dict[str, Any], out: Any) ->
 def _mean(slots: Slots, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Channels:
     operand, channels = first(args, kwargs), channels_of(args, kwargs)
     dims = argument(args, kwargs, 1, "dim")
-    dims = {dim % operand.value.dim() for dim in ([dims] if isinstance(dims, int) else dims or range(out.dim() + 99))}
+    rank = operand.value.dim()
+    dims = {dim % rank for dim in ([dims] if isinstance(dims, int) else dims or range(rank))}
     if channels.dim in dims:
         raise UnclearError("takes a mean or maximum over them")
     is_kept = out.dim() == operand.value.dim()
@@ -151,7 +156,7 @@ ARITHMETIC: dict[str, Rule] = {
     **dict.fromkeys(SAME, _same),
     **dict.fromkeys(SHIFTS, _shifts),
     **{name: _pool(dims) for name, dims in POOLS.items()},
-    **dict.fromkeys(("clamp", "hardtanh", "clip"), _clamp),
+    **dict.fromkeys(("clamp", "clip"), _clamp),
     **dict.fromkeys(("add", "iadd", "sub", "isub"), _sum),
     **dict.fromkeys(("mul", "imul", "multiply"), _product),
     **dict.fromkeys(("div", "truediv", "itruediv"), _quotient),

@@ -13,6 +13,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 import toolkit
 from toolkit import patterns, tracing
 from toolkit_channels.layers import kind_of
+from toolkit_channels.slots import SAMPLES
 
 NETWORK = "network"
 
@@ -25,7 +26,7 @@ class Graph(NamedTuple):
     inputs: list[Tensor]
 
 
-def trace(model: nn.Module, data: toolkit.Data, exclude: Sequence[str] = ()) -> Graph:
+def trace(model: nn.Module, data: toolkit.Data, exclude: Sequence[str]) -> Graph:
     """Trace a network as its task calls it; where that fails, with the excluded modules as layers of their own.
 
     Args:
@@ -77,7 +78,7 @@ def _called(model: nn.Module, data: toolkit.Data) -> tuple[nn.Module, list[Tenso
     hook = model.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
     try:
         with torch.no_grad():
-            data.task.forward(model, data.example(2))
+            data.task.forward(model, data.example(SAMPLES))
     finally:
         hook.remove()
     if not calls:

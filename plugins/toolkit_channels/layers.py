@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from toolkit_channels.arguments import UnclearError
 from toolkit_channels.arithmetic import POOLS, SAME, SHIFTS, pooled
 from toolkit_channels.reshaping import reshaped
-from toolkit_channels.slots import Slots, whole_groups
+from toolkit_channels.slots import SAMPLES, Slots, whole_groups
 from toolkit_channels.units import Numbers
 from toolkit_channels.values import Channels
 
@@ -49,7 +49,7 @@ def _convolution(
 ) -> Channels:
     at = inputs.dim() - len(layer.kernel_size) - 1
     units = made(slots, path, 0)
-    slots.multiplied(_weight(path), outputs[0].numel() / outputs.shape[at])
+    slots.multiplied(_weight(path), outputs.numel() / outputs.shape[at] / SAMPLES)
     if layer.groups == 1:
         read(slots, _weight(path), 1, channels, at)
         return Channels(at, units)
@@ -68,7 +68,7 @@ def _transposed(
     if layer.groups > 1:
         raise UnclearError("is a transposed convolution with groups")
     at = inputs.dim() - len(layer.kernel_size) - 1
-    slots.multiplied(_weight(path), inputs[0].numel() / inputs.shape[at])
+    slots.multiplied(_weight(path), inputs.numel() / inputs.shape[at] / SAMPLES)
     read(slots, _weight(path), 0, channels, at)
     return Channels(at, made(slots, path, 1))
 
@@ -77,7 +77,7 @@ def _linear(
     slots: Slots, path: str, layer: nn.Module, inputs: Tensor, channels: Channels | None, outputs: Tensor
 ) -> Channels:
     last = inputs.dim() - 1
-    slots.multiplied(_weight(path), outputs[0].numel() / outputs.shape[last])
+    slots.multiplied(_weight(path), outputs.numel() / outputs.shape[last] / SAMPLES)
     read(slots, _weight(path), 1, channels, last)
     return Channels(last, made(slots, path, 0))
 
@@ -130,12 +130,12 @@ def _encoder(
 ) -> Channels | None:
     """The hidden units of a transformer's block; what it adds to its inputs is normalized as a whole."""
     if not getattr(layer, "activation_relu_or_gelu", 0):
-        raise UnclearError("has an activation of its own, which may not be zero for zeros")
+        raise UnclearError("has replaced layers, or an activation that may not be zero for zeros")
     if channels is not None:
         slots.units.keep(channels.units, f"'{path}' takes its mean over all of them")
     first, second = f"{path}.linear1".lstrip("."), f"{path}.linear2".lstrip(".")
     units = made(slots, first, 0)
-    places = inputs[0].numel() / inputs.shape[-1]
+    places = inputs.numel() / inputs.shape[-1] / SAMPLES
     slots.multiplied(_weight(first), places)
     slots.multiplied(_weight(second), places)
     slots.bind(_weight(second), 1, "input", units)
@@ -159,7 +159,7 @@ def _recurrent(
     gates = len(layer.weight_hh_l0) // layer.hidden_size
     units = slots.made_by(_weight(path, "weight_hh_l0"), 1)
     both = np.tile(units, 2 if layer.bidirectional else 1)
-    places = inputs.numel() / inputs.shape[-1] / inputs.shape[0 if layer.batch_first else 1]
+    places = inputs.numel() / inputs.shape[-1] / SAMPLES
     for name, _ in layer.named_parameters():
         slots.bind(_weight(path, name), 0, "output", np.tile(units, gates), rows=gates)
         if name.startswith("weight_ih_l0"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch.nn.utils import parametrize
 
 import toolkit
 from toolkit import cutting, masks
+from toolkit_channels.slots import SAMPLES
 from toolkit_channels.structure import Structure
 
 MAX_DIFFERENCE = 1e-3  # of the largest output; rounding alone, TF32 included, stays below
@@ -40,18 +42,16 @@ def remove(model: nn.Module, structure: Structure, units: Collection[int], data:
 
 
 def drop_idle_masks(model: nn.Module) -> None:
-    """Turn layers whose masks have no zero into plain layers."""
-    current = masks.current(model)
-    for path, module in list(model.named_modules()):
+    """Turn layers with nothing but masks without a zero into plain layers."""
+    for module in list(model.modules()):
         if parametrize.is_parametrized(module):
-            lists: object = module.parametrizations
-            names = list(lists)  # type: ignore[call-overload]
-            found = [current.get(f"{path}.{name}".lstrip(".")) for name in names]
-            if all(mask is not None and bool(mask.all()) for mask in found):
+            lists: Any = module.parametrizations
+            parts = [part for name in lists for part in lists[name]]
+            if all(isinstance(part, masks.Mask) and bool(part.mask.all()) for part in parts):
                 masks.fold(module)
 
 
 @torch.no_grad()
 def _outputs(model: nn.Module, data: toolkit.Data) -> Tensor:
-    batch = data.example(2)
+    batch = data.example(SAMPLES)
     return data.task.logits(data.task.forward(model.eval(), batch)).float()

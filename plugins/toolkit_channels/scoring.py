@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,7 +111,8 @@ def _taylor(slots: list[Slot], plain: nn.Module, params: Params, data: toolkit.D
     totals = [
         torch.zeros(weight.shape[slot.dim], device=weight.device) for slot, weight in zip(slots, weights, strict=True)
     ]
-    with torch.enable_grad():
+    # In eval mode, cuDNN has no gradients of recurrent layers.
+    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
         for batch in _batches(params, data):
             loss = data.task.loss(data.task.forward(plain, batch), batch)
             gradients = torch.autograd.grad(loss, weights, allow_unused=True)
@@ -126,7 +128,7 @@ def _activation(
     squares: dict[str, Tensor] = {}
     layers = {slot.path.rpartition(".")[0]: plain.get_submodule(slot.path.rpartition(".")[0]) for slot in slots}
     for path, layer in layers.items():
-        layer.register_forward_pre_hook(_adding(squares, path))
+        layer.register_forward_pre_hook(_adding(squares, path), with_kwargs=True)
     with torch.no_grad():
         for batch in _batches(params, data):
             data.task.forward(plain, batch)
@@ -139,9 +141,9 @@ def _activation(
         yield slot, activation_scores(weight, blocks.repeat_interleave(len(weight) // len(blocks), 0))
 
 
-def _adding(squares: dict[str, Tensor], path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        values = inputs[0].detach().float()
+def _adding(squares: dict[str, Tensor], path: str) -> Callable[[nn.Module, Any, Any], None]:
+    def hook(layer: nn.Module, args: Any, kwargs: Any) -> None:
+        values = (args[0] if args else kwargs["input"]).detach().float()
         channels = values.dim() - 1 if isinstance(layer, nn.Linear) else values.dim() - 1 - _spatial(layer)
         total = values.movedim(channels, 0).flatten(1).square().sum(1)
         squares[path] = squares[path] + total if path in squares else total

@@ -65,6 +65,8 @@ def _pad(slots: Slots, args: Sequence[Any], kwargs: dict[str, Any], out: Any) ->
     mode, value = argument(args, kwargs, 2, "mode", "constant"), argument(args, kwargs, 3, "value", 0) or 0
     position = 2 * (operand.value.dim() - 1 - channels.dim)
     before, after = (*pad, *[0] * (position + 2))[position : position + 2]
+    if isinstance(before, Operand) or isinstance(after, Operand):
+        raise UnclearError("pads them by a computed number")
     if (before or after) and (mode != "constant" or min(before, after) < 0):
         raise UnclearError("pads them with copies")
     reason = "forward pads them to a fixed number"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from toolkit_channels.units import Numbers, Units
 
 Role = Literal["output", "input", "norm"]
+SAMPLES = 2  # that the network is traced and compared on
 
 
 class Slot(NamedTuple):

@@ -41,11 +41,6 @@ class Group(NamedTuple):
         """The first layer."""
         return self.layers[0]
 
-    @property
-    def channels(self) -> int:
-        """The number of channels of the first layer."""
-        return self.staying + self.width * len(self.units)
-
 
 class Structure:
     """A network's slots by unit, and its groups in the order of the network.
@@ -56,7 +51,7 @@ class Structure:
         kept: for each layer whose channels stay, the reason.
     """
 
-    def __init__(self, slots: Slots, layers: Collection[str] = ("*",), exclude: Collection[str] = ()) -> None:
+    def __init__(self, slots: Slots, layers: Collection[str], exclude: Collection[str]) -> None:
         self._source = slots
         roots, reasons = slots.units.roots(), slots.units.reasons()
         self.slots = [slot._replace(units=roots[slot.units]) for slot in slots]
@@ -131,10 +126,11 @@ class Structure:
 
     def cost(self, of: str, removed: Collection[int] = ()) -> float:
         """Return the parameters, the MACs per sample of convolutions and linear layers, or the bytes that are left."""
-        left = self.indices(removed)
+        left = {id(self._source.tensor(path)): dims for path, dims in self.indices(removed).items()}
 
         def size(path: str) -> int:
-            return _left(self._source.tensor(path), left.get(path, {}))
+            tensor = self._source.tensor(path)
+            return _left(tensor, left.get(id(tensor), {}))
 
         if of == "macs":
             return sum(size(path) * places for path, places in self._source.places.items())

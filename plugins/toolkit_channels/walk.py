@@ -88,7 +88,8 @@ class _Walk(fx.Interpreter):
         rule = None if kind is None else MAKERS.get(kind, PASSING.get(kind) if channels else None)
         if rule is None and not channels:
             return None
-        if rule is None or len(tensors) > 1 or not isinstance(tensors[0].value, Tensor):
+        is_plain = len(tensors) == 1 and isinstance(tensors[0].value, Tensor)  # no initial state of a recurrent layer
+        if rule is None or not is_plain or any(type(each) is tuple for each in (*args, *kwargs.values())):
             raise UnclearError("has no rule for channels")
         return rule(self.slots, path, layer, tensors[0].value, tensors[0].channels, value)
 

@@ -19,7 +19,7 @@ from torch import nn
 
 import toolkit
 from toolkit import hookimpl
-from toolkit_low_rank.layers import candidates, factored, replaced
+from toolkit_low_rank.layers import candidates, factored
 from toolkit_low_rank.moments import moments
 from toolkit_low_rank.params import Params
 from toolkit_low_rank.ranks import Decomposition, Ranks, choose, saved_parameters
@@ -28,7 +28,7 @@ __all__ = ["Findings", "Params", "measure", "numbers", "optimize", "prepare"]
 
 numbers = {
     "removed": toolkit.Number(
-        "parameters removed", "share of the network's parameters that factors save", "fraction", "higher"
+        "parameters removed", "share of the network's float parameters that factors save", "fraction", "higher"
     ),
     "energy": toolkit.Number(
         "energy kept",
@@ -104,11 +104,14 @@ def _row(layer: Decomposition, ranks: Ranks) -> dict[str, Any]:
 
 
 def _with_factors(model: nn.Module, layers: list[Decomposition], ranks: Ranks, data: toolkit.Data) -> nn.Module:
-    for layer in layers:
-        candidate = layer.candidate
-        if candidate.path in ranks:
-            new = factored(candidate.layer, layer.factors(ranks[candidate.path]))
-            model = replaced(model, candidate.layer, new)
+    chosen = [layer for layer in layers if layer.candidate.path in ranks]
+    model = toolkit.replace_layers(
+        model,
+        {
+            layer.candidate.layer: factored(layer.candidate.layer, layer.factors(ranks[layer.candidate.path]))
+            for layer in chosen
+        },
+    )
     _check(model, ranks, data)
     return model
 

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 
 import toolkit
 from toolkit import masks
+from toolkit_low_rank.params import Params
 
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -66,7 +67,7 @@ class Candidate:
         return ranks[0] < self.weight.shape[1], ranks[1] < self.weight.shape[0]
 
 
-def candidates(model: nn.Module, params: Any, data: toolkit.Data) -> tuple[list[Candidate], Reasons]:
+def candidates(model: nn.Module, params: Params, data: toolkit.Data) -> tuple[list[Candidate], Reasons]:
     """Return the selected layers that can be factored, and the reason for each that cannot."""
     chosen = toolkit.layers(model, KINDS, params.layers, params.exclude)
     uses = _uses(model, {layer.path for layer in chosen}, data)
@@ -81,24 +82,6 @@ def candidates(model: nn.Module, params: Any, data: toolkit.Data) -> tuple[list[
         else:
             found.append(Candidate(path, layer, uses[path]))
     return found, left
-
-
-def replaced(model: nn.Module, layer: nn.Module, new: nn.Module) -> nn.Module:
-    """Return the model with `new` wherever it has `layer`."""
-    if model is layer:
-        return new
-    for module in list(model.modules()):
-        for name, child in list(module._modules.items()):
-            if child is layer:
-                setattr(module, name, new)
-                leave_fused_path(module)
-    return model
-
-
-def leave_fused_path(module: nn.Module) -> None:
-    """Let a transformer's layer call its linear layers in eval mode, too, instead of passing their weights on."""
-    if isinstance(module, nn.TransformerEncoderLayer):
-        module.activation_relu_or_gelu = 0
 
 
 def factored(layer: Any, factors: tuple[Tensor, ...]) -> nn.Sequential:
@@ -125,16 +108,16 @@ def _part(layer: Any, weight: Tensor, *, as_layer: bool) -> Any:
 
 
 def _obstacle(layer: Any, *, is_shared: bool, is_called: bool) -> str:
-    if type(layer) not in KINDS and not parametrize.is_parametrized(layer):
-        return f"{type(layer).__name__} may compute something else than its base class"
+    if not is_called:
+        return "the network reads its weight instead of calling it, or does not use it"
     if parametrize.is_parametrized(layer):
         return "its weight is masked or computed from other tensors, which factors would undo; factor it before that"
+    if type(layer) not in KINDS:
+        return f"{type(layer).__name__} may compute something else than its base class"
     if is_shared:
         return "it shares its weight with another layer"
     if getattr(layer, "groups", 1) > 1:
         return "its channels are in groups"
-    if not is_called:
-        return "the network reads its weight instead of calling it, or does not use it"
     return "" if layer.weight.isfinite().all() else "its weight is not finite"
 
 
@@ -144,17 +127,16 @@ def _uses(model: nn.Module, paths: set[str], data: toolkit.Data) -> dict[str, Us
     uses: dict[str, Use] = {}
 
     def counting(path: str) -> Callable[..., None]:
-        def hook(layer: Any, inputs: Any, output: Tensor) -> None:
+        def hook(layer: Any, args: Any, kwargs: Any, output: Tensor) -> None:
             use = uses.setdefault(path, Use())
             channels = layer.weight.shape[1] * getattr(layer, "groups", 1)
-            use.inputs += inputs[0].numel() // channels
+            use.inputs += (args[0] if args else kwargs["input"]).numel() // channels
             use.outputs += output.numel() // layer.weight.shape[0]
 
         return hook
 
-    twin.apply(leave_fused_path)
     for path in paths:
-        twin.get_submodule(path).register_forward_hook(counting(path))
+        twin.get_submodule(path).register_forward_hook(counting(path), with_kwargs=True)
     with torch.no_grad():
         data.task.forward(twin, data.example(1))
     return uses

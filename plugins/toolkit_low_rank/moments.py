@@ -18,7 +18,7 @@ def moments(model: nn.Module, found: Sequence[Candidate], samples: int, data: to
     twin = masks.clone(model).eval()
     sums: dict[str, Tensor] = {}
     for candidate in found:
-        twin.get_submodule(candidate.path).register_forward_pre_hook(_adding(sums, candidate.path))
+        twin.get_submodule(candidate.path).register_forward_pre_hook(_adding(sums, candidate.path), with_kwargs=True)
     with torch.no_grad():
         for batch in data.batches("train", order=torch.arange(min(samples, data.samples("train")))):
             data.task.forward(twin, batch)
@@ -37,9 +37,9 @@ def rows_of(layer: Any, inputs: Tensor) -> Tensor:
     return inputs.movedim(-spatial - 1, -1).flatten(0, -2)
 
 
-def _adding(sums: dict[str, Tensor], path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        rows = rows_of(layer, inputs[0].detach()).double()
+def _adding(sums: dict[str, Tensor], path: str) -> Callable[[nn.Module, Any, Any], None]:
+    def hook(layer: nn.Module, args: Any, kwargs: Any) -> None:
+        rows = rows_of(layer, (args[0] if args else kwargs["input"]).detach()).double()
         sums[path] = sums.get(path, 0) + rows.T @ rows
 
     return hook

@@ -115,7 +115,7 @@ def _of_energy(layers: Sequence[Decomposition], energy: float) -> Ranks:
 
 def _within(layers: Sequence[Decomposition], amount: float, total: int) -> Ranks:
     """Return the ranks of the highest energy at which this share of the parameters goes."""
-    low, high = 0.0, 1.0
+    low, high = -1.0, 1.0  # two spectra may each lose all but one rank
     most = saved_parameters(layers, _of_energy(layers, low)) / total
     if most < amount:
         raise toolkit.TechniqueError(

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import nn
 
-from toolkit import masks
+from toolkit import masks, replace_layers
 from toolkit_quantization import layers
 from toolkit_quantization.arithmetic import Choice
 from toolkit_quantization.codecs import Dtype
@@ -40,4 +40,4 @@ class Conversion:
         """Return a copy of the model in which these layers are quantized; all copies share the successors."""
         twin = masks.clone(self.model)
         successors = {twin.get_submodule(name): self._successors[name] for name in names}
-        return layers.replace(twin, successors).eval()
+        return replace_layers(twin, successors).eval()

@@ -139,26 +139,6 @@ def converted(model: nn.Module) -> Iterator[tuple[str, Stored | Int8Linear | Int
             yield path, module
 
 
-def replace(model: nn.Module, successors: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """Replace modules in place, under all their names; return the model, or its successor if it has one itself."""
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child is not None:
-                parent._modules[name] = successors.get(child, child)
-    _leave_fused_paths(model)
-    return successors.get(model, model)
-
-
-def _leave_fused_paths(model: nn.Module) -> None:
-    # In eval mode these two pass the float weights of their inner layers to one fused function.
-    for module in model.modules():
-        if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerEncoder) and any(converted(module)):
-            if isinstance(module, nn.TransformerEncoder):
-                module.use_nested_tensor = False
-            else:
-                module.activation_relu_or_gelu = 0
-
-
 def _is_encoded(path: str) -> bool:
     return "bias" not in path.rpartition(".")[2]
 

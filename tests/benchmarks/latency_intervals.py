@@ -8,8 +8,8 @@ is 90 of 100. Timings without an interval claim nothing, and are counted separat
 from __future__ import annotations
 
 import multiprocessing
-import os
 import random
+import statistics
 import sys
 import threading
 import time
@@ -19,6 +19,7 @@ from contextlib import contextmanager
 import torch
 
 from toolkit import masks
+from toolkit.cores import usable_cores
 from toolkit.data.splits import Data
 from toolkit.metrics import timings
 from toolkit.models import lenet5
@@ -30,7 +31,7 @@ MEAN_BURST_S, MEAN_PAUSE_S = 0.05, 0.1  # of the other process, drawn from expon
 def burn(seed: int) -> None:
     """Keep all cores busy in bursts, by products that run outside the interpreter's lock."""
     torch.set_num_threads(1)
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     for _ in range(cores - 1):
         threading.Thread(target=_bursts, args=(seed,), daemon=True).start()
     _bursts(seed)
@@ -81,9 +82,8 @@ def coverage(size: int) -> None:
         f"batch {size}: {inside} of {counted} intervals contain 1 (target {TARGET} %), {unknown} have no interval; ",
         end="",
     )
-    print(
-        f"median width {sorted(widths)[len(widths) // 2]:.3f}, median rounds {sorted(rounds)[REPEATS // 2]}", flush=True
-    )
+    width = f"{statistics.median(widths):.3f}" if widths else "unknown"
+    print(f"median width {width}, median rounds {statistics.median(rounds):g}", flush=True)
 
 
 if __name__ == "__main__":

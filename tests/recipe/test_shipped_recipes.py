@@ -13,7 +13,8 @@ RECIPES = shipped()
 
 
 def test_the_shipped_recipes():
-    assert set(RECIPES) >= {"mnist", "distillation", "hints", "pruning", "quantization", "quantization-aware", "static"}
+    assert set(RECIPES) >= {"mnist", "distillation", "hints", "pruning", "channels", "codebook", "low-rank"}
+    assert set(RECIPES) >= {"quantization", "quantization-aware", "static"}
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -45,10 +45,8 @@ class Counting(nn.Module):
 
 def network(last: type[nn.Linear] = nn.Linear) -> nn.Sequential:
     torch.manual_seed(1)
-    norm = nn.BatchNorm2d(4)
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), norm, Counting(), nn.Dropout(), nn.Flatten(), last(144, 4))
-    model[3].p = 0.25  # type: ignore[assignment]  # the dropout
-    return model
+    layers = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), Counting(), nn.Dropout(0.25), nn.Flatten(), last(144, 4)
+    return nn.Sequential(*layers)
 
 
 class Noisy(torch.utils.data.Dataset):

@@ -25,6 +25,7 @@ def timed(ratio, taken=0.1):
         "latency_spread_ms": {"1": [0.05, 0.2], "128": [4.0, 5.0]},
         "latency_ratio": of_sizes,
         "latency_ratio_interval": {size: [0.9 * ratio, 1.1 * ratio] for size, ratio in of_sizes.items()},
+        "runtime_ratio": dict(of_sizes),
     }
 
 

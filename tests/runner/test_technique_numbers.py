@@ -7,7 +7,7 @@ import pytest
 import toolkit
 from toolkit.report.compare import compare
 from toolkit.report.page import render
-from toolkit.runner.technique_numbers import described
+from toolkit.runner.technique_numbers import description_of
 from toolkit.testing import run_text
 
 EVERYTHING = """
@@ -98,6 +98,6 @@ def test_anything_else_is_refused(recipe_run, install, numbers):
 
 def test_exact_names_come_first_and_others_in_their_order():
     declared = {"a_*": toolkit.Number("family *"), "a_b": toolkit.Number("member"), "*": toolkit.Number("rest")}
-    labels = [number and number.label for number in (described(declared, name) for name in ("a_b", "a_c", "d"))]
+    labels = [number and number.label for number in (description_of(declared, name) for name in ("a_b", "a_c", "d"))]
     assert labels == ["member", "family c", "rest"]
-    assert described({"a_*": toolkit.Number("family *")}, "a_") is None
+    assert description_of({"a_*": toolkit.Number("family *")}, "a_") is None

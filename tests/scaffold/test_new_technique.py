@@ -88,7 +88,7 @@ def test_a_folder_that_exists_is_left_alone(new):
     Path("toolkit-clip").mkdir()
     result = new("clip")
     assert (result.exit_code, [*Path("toolkit-clip").iterdir()]) == (2, [])
-    assert result.stderr == "error: toolkit-clip already exists; choose another --output, or remove it\n"
+    assert result.stderr == "error: toolkit-clip already exists; choose another --output, or delete it\n"
 
 
 def test_metadata_is_in_one_file_with_version_bounds_and_a_summary_of_its_own(new):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from pathlib import Path
 
 import click
@@ -47,12 +46,12 @@ def doctor() -> None:
 
 def _inline_table(_: click.Context, option: click.Parameter, text: str | None) -> str:
     """Return `text` if it is a TOML table on one line; raise a click error otherwise."""
+    from toolkit.scaffold.templates import inline_table
+
     try:
-        values = tomllib.loads(f"args = {text or '{}'}")
-    except tomllib.TOMLDecodeError as error:
+        inline_table(text)
+    except ValueError as error:
         raise click.BadParameter(f"must be a table such as {{ size = 32 }}; {error}", param=option) from error
-    if not isinstance(values["args"], dict) or len(values) > 1 or "\n" in (text or ""):
-        raise click.BadParameter("must be one table such as { size = 32 }", param=option)
     return text or ""
 
 

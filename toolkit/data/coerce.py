@@ -59,7 +59,7 @@ def loader_batch_size(returned: Any) -> int | None:
     Raises:
         InputError: `returned` has no splits.
     """
-    train = returned.train if isinstance(returned, Data) else _by_name(returned, "")["train"]
+    train = returned.train if isinstance(returned, Data) else _by_name(returned, "").get("train")
     return train.batch_size if isinstance(train, DataLoader) else None
 
 

@@ -13,11 +13,14 @@ from torch import nn
 
 from toolkit.data.splits import Data
 from toolkit.exports.process import OpenedFile
+from toolkit.metrics.latency import latency_values
+from toolkit.metrics.support.rounds import Timing
 from toolkit.statistics import Floats, median_interval
 from toolkit.tasks import Batch
 from toolkit.timing import is_known, median_ratio, ratio_interval, take_turns
 
 BLOCK_S = 0.01  # calls are timed together until they take this long
+SETTLE_S = 0.02  # threads of PyTorch and of runtimes wait actively for some milliseconds after their last call
 MIN_ROUNDS, MAX_ROUNDS = 10, 80
 WIDTH = 0.03  # of the interval of the ratio, relative to the ratio: a narrower one ends the rounds
 
@@ -44,6 +47,7 @@ def file_latency(
         The keys of the metric `latency`, by batch size, and `runtime_ratio` with `runtime_ratio_interval`: the time of
         a call divided by that of the baseline's file. Ratios lack the sizes whose interval says nothing.
     """
+    measured: dict[int, Timing] = {}
     values: dict[str, Any] = {}
     for size in sizes:
         batch = data.example(size)
@@ -52,8 +56,11 @@ def file_latency(
         blocks += [] if baseline_file is None else [_in_process(baseline_file, data, batch)]
         deadline = time.perf_counter() + budget_s / len(sizes)
         columns = np.array(take_turns(blocks, partial(_enough, deadline)), dtype=np.float64).T
-        _add(values, str(size), columns)
-    return values
+        measured[size] = Timing(columns[0], columns[0] if len(columns) == 1 else columns[1])
+        if len(columns) > 2:
+            for key, value in _runtime_ratio(columns[0], columns[2]).items():
+                values.setdefault(key, {})[str(size)] = value
+    return {**latency_values(measured), **values}
 
 
 def times_in_turn(
@@ -79,22 +86,12 @@ def times_in_turn(
     return list(np.array(rounds, dtype=np.float64).T)
 
 
-def _add(values: dict[str, Any], size: str, columns: Any) -> None:
-    seconds, baseline = columns[0], columns[min(1, len(columns) - 1)]
-    low, high = np.quantile(seconds, [0.25, 0.75]) * 1e3
-    of_size: dict[str, Any] = {"latency_ms": float(np.median(seconds)) * 1e3, "latency_rounds": len(seconds)}
-    if ratio := _ratio("latency_ratio", seconds, baseline):
-        of_size |= {"latency_spread_ms": [float(low), float(high)], **ratio}
-    if len(columns) > 2:
-        of_size |= _ratio("runtime_ratio", seconds, columns[2])
-    for key, value in of_size.items():
-        values.setdefault(key, {})[size] = value
-
-
-def _ratio(key: str, seconds: Floats, reference: Floats) -> dict[str, Any]:
-    """Return a ratio and its interval, nothing if the interval says nothing."""
+def _runtime_ratio(seconds: Floats, reference: Floats) -> dict[str, Any]:
+    """Return the ratio to the baseline's file and its interval, nothing if the interval says nothing."""
     interval = ratio_interval(seconds, reference)
-    return {key: median_ratio(seconds, reference), f"{key}_interval": list(interval)} if is_known(interval) else {}
+    if not is_known(interval):
+        return {}
+    return {"runtime_ratio": median_ratio(seconds, reference), "runtime_ratio_interval": list(interval)}
 
 
 def _enough(deadline: float, rounds: list[list[float]]) -> bool:
@@ -136,7 +133,17 @@ class _Timed(nn.Module):
 
 
 def _per_call(block: Callable[[int], float]) -> Callable[[], float]:
-    """Return a block of as many calls as take `BLOCK_S`, which returns the seconds of one of them."""
+    """Return a block of as many calls as take `BLOCK_S`, which returns the seconds of one of them.
+
+    The turn before was another process's, or another thread pool's: its threads have stopped waiting and this one's
+    are awake again before the clock starts.
+    """
     block(2)  # the first calls allocate
     calls = max(1, min(1000, round(BLOCK_S / max(block(3) / 3, 1e-6))))
-    return lambda: block(calls) / calls
+
+    def settled() -> float:
+        time.sleep(SETTLE_S)
+        block(calls)
+        return block(calls) / calls
+
+    return settled

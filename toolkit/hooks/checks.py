@@ -96,11 +96,13 @@ def checked_params(module: Any, plugin: str) -> type[Params]:
 
 
 def checked_numbers(module: Any, plugin: str) -> Mapping[str, Number]:
-    """The module's `numbers`, or none; a `TechniqueError` for anything but descriptions by name."""
+    """Return the module's `numbers`, or none; a `TechniqueError` for anything but descriptions by name."""
     numbers = getattr(module, "numbers", {})
     if isinstance(numbers, ModuleType):  # of the standard library
         return {}
-    if not isinstance(numbers, dict) or not all(isinstance(number, Number) for number in numbers.values()):
+    if not isinstance(numbers, dict) or not all(
+        isinstance(name, str) and isinstance(number, Number) for name, number in numbers.items()
+    ):
         raise TechniqueError(
             f"{plugin}: `numbers` must be a dictionary of toolkit.Number by name, found {numbers!r:.60}"
         )

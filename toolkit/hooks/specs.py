@@ -121,7 +121,7 @@ class ObserverHooks:
         loss: float,
         validation: dict[str, float | None] | None,
     ) -> None:
-        """An epoch has ended: `epoch` counts from 1 to `epochs`, `loss` is the mean training loss of the epoch.
+        """Called after each epoch; `epoch` counts from 1 to `epochs`, `loss` is the mean training loss of the epoch.
 
         `validation` has the metrics of the model on the validation split, by name, the primary one first; it is None if
         the epoch was not validated.

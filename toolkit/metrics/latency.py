@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -55,7 +55,11 @@ def latency(
         `latency_ratio_interval`, its 95 % interval. They lack the sizes that had too few rounds for an interval, or
         too wide a one; the baseline's own ratio is always there. `latency_rounds` are the rounds of all sizes.
     """
-    measured = timings(model, baseline, data, batch_sizes, budget_s, on_progress)
+    return latency_values(timings(model, baseline, data, batch_sizes, budget_s, on_progress))
+
+
+def latency_values(measured: Mapping[int, Timing]) -> dict[str, dict[str, Any]]:
+    """Return what `latency` returns, of times by batch size."""
     sure = {str(size): timing for size, timing in measured.items() if timing.has_ratio}
     compared = {str(size): timing for size, timing in measured.items() if timing.has_ratio or timing.is_alone}
     return {
@@ -128,7 +132,7 @@ UNKNOWN = "?"  # a ratio of too few timings for an interval, of too wide a one, 
 LATENCY = Quantity(
     "latency_ms",
     milliseconds,
-    "median time of a call",
+    "the baseline's median time of a call, multiplied by the ratio",
     unit="ms",
     better="lower",
     bounds=POSITIVE,

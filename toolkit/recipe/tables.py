@@ -207,7 +207,8 @@ def _params(params: Any, name: str | None, role: techniques.Role, info: Validati
     try:
         validated = table.model_validate(params, context=info.context)
         # Properties of a third party may raise too; `stage_order` uses them later.
-        _ = validated.replaces_model, validated.trainable_in_stage, validated.needs_finetune
+        _ = validated.replaces_model, validated.needs_finetune
+        _ = validated.trainable_after, validated.trainable_in_stage
         return validated
     except ValidationError as error:
         raise NestedError(table, error) from error

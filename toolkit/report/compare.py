@@ -130,7 +130,8 @@ def _numbers(label: str, one: Row, other: Row, reports: tuple[Report, Report]) -
         quantities.setdefault(quantity.key, quantity)
     others = [*unknown_numbers(reports[0]), *(name for name in {**one.values, **other.values} if "." in name)]
     for name in others:
-        quantities.setdefault(name, quantity_of(reports[0], name))
+        describing = next((report for report in reports if name in report.numbers), reports[0])
+        quantities.setdefault(name, quantity_of(describing, name))
     for quantity in quantities.values():
         if quantity.comparison is not None:
             yield from _compared(label, one, other, quantity, quantity.comparison)

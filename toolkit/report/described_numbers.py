@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from toolkit.metrics.support.metric import Quantity
-from toolkit.number_text import bytes_text, percent, plain
+from toolkit.number_text import bytes_text, percent, plain, printable
 from toolkit.report import Report
 from toolkit.rows import Number, Row
 
@@ -44,6 +44,6 @@ def described_lines(report: Report) -> Iterator[str]:
 
 def _text_of(number: Number) -> Callable[[float], str]:
     def with_unit(value: float) -> str:
-        return " ".join(filter(None, [plain(value), number.unit]))
+        return " ".join(filter(None, [plain(value), printable(number.unit)]))
 
     return FORMATS.get(number.unit, with_unit)

@@ -29,7 +29,7 @@ def check_values(content: Any) -> None:
                 _check_quantity(value, quantities[key], f"rows.{number}.{key}")
             elif key in intervals:
                 _check_interval(value, f"rows.{number}.{key}")
-            elif key == "training_loss" or key.startswith(PREFIX):
+            elif key == "training_loss" or (key.startswith(PREFIX) and "." not in key):
                 _check_losses(value, f"rows.{number}.{key}")
 
 

@@ -50,13 +50,11 @@ class Epochs:
     def begin(self, progress: Progress) -> None:
         """Tell the observers of the epochs before an interruption."""
         self._progress = progress
-        _pad(progress, progress.epoch)
         for epoch, loss in enumerate(progress.losses, start=1):
             self._tell(epoch=epoch, epochs=self._epochs, loss=loss, validation=progress.validation[epoch - 1])
 
     def after_epoch(self, stepper: Stepper, progress: Progress, epoch_s: float) -> None:
         """Validate if it is time for it, log the epoch, and tell the observers."""
-        _pad(progress, progress.epoch - 1)
         is_due = progress.epoch >= progress.next_validation or progress.epoch == self._epochs
         validation = self._validated(stepper, progress, epoch_s) if self._validate and is_due else None
         progress.validation.append(validation)
@@ -77,8 +75,8 @@ class Epochs:
             metrics = validation_metrics(stepper.model, self._data)
         except Exception as error:  # of a dataset or a metric; what is only shown does not end a training
             self._validate = False
-            reason = described(error)
-            log.warning("%s: cannot validate during the training (%s)", self._stage.label, reason, exc_info=True)
+            log.warning("%s: cannot validate during the training (%s)", self._stage.label, described(error))
+            log.info("cannot validate", exc_info=True)
             return None
         allowed_s = MAX_TIME_FRACTION * epoch_s
         progress.next_validation = progress.epoch + max(1, math.ceil((self._clock() - started) / allowed_s))
@@ -101,8 +99,3 @@ def stored_epochs(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         metrics = {name: of[epoch - 1] for name, of in series.items() if isinstance(of, list) and len(of) >= epoch}
         is_validated = any(value is not None for value in metrics.values())
         yield {"epoch": epoch, "epochs": len(losses), "loss": loss, "validation": metrics if is_validated else None}
-
-
-def _pad(progress: Progress, epochs: int) -> None:
-    """Add what a checkpoint of an earlier version does not know of."""
-    progress.validation += [None] * (epochs - len(progress.validation))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from torch import nn
 
@@ -18,7 +19,7 @@ from toolkit.recipe.read import PluginUse
 from toolkit.report import Report, writer
 from toolkit.report.reader import read_report
 from toolkit.rows import Number, Row
-from toolkit.runner.environment import fixed_threads
+from toolkit.runner.environment import describe, fixed_threads
 from toolkit.runner.exporting import ExportJob
 from toolkit.runner.row_times import comparable, times_of, with_times
 from toolkit.runner.saved_run import NamedCode, open_run
@@ -83,8 +84,10 @@ def export_run(
 
 
 def _baseline_times(report: Report) -> Times:
-    """Return the times of the baseline's row if they were measured on the CPU, as those of files are."""
-    return times_of(report.baseline) if report.environment.get("device") == "cpu" else {}
+    """Return the times of the baseline's row if they were measured as those of files are now, else none."""
+    now = describe(torch.device("cpu"))
+    is_alike = all(report.environment.get(key) == now[key] for key in ("processor", "threads", "device"))
+    return times_of(report.baseline) if is_alike else {}
 
 
 def _with_row(report: Report, row: Row, start: int, numbers: Mapping[str, Number]) -> Report:

@@ -38,7 +38,7 @@ from toolkit.tasks import to_float32
 from toolkit.training import Training, TrainingSettings
 
 log = logging.getLogger("toolkit")
-told = logging.getLogger("toolkit.rehearsal")  # what is being done, for a terminal that shows it
+rehearsal_log = logging.getLogger("toolkit.rehearsal")  # what is being done, for a terminal that shows it
 
 THRESHOLD_S = 10.0  # of training; a rehearsal takes seconds itself
 REMEDY = "the rehearsal on one batch fails, so nothing was trained; pass --no-rehearsal to train nevertheless"
@@ -104,7 +104,7 @@ class _FirstBatch:
         errors: list[ToolkitError] = []
         for stage in self._stages:
             reseed(self._recipe.seed, stage.number)
-            told.info("trying %s on one batch", stage.label)
+            rehearsal_log.info("trying %s on one batch", stage.label)
             try:
                 with errors_located_in(stage):
                     model, promises = self._run(stage)
@@ -125,7 +125,7 @@ class _FirstBatch:
             model, stage = self._models[export.start], Stage(number, export.name, start=export.start)
             if model is None:
                 continue
-            told.info("trying export '%s' on one batch", export.name)
+            rehearsal_log.info("trying export '%s' on one batch", export.name)
             try:
                 with errors_located_in(stage, f"export '{export.name}'"), TemporaryDirectory() as folder:
                     export_model(export.use.plugin, export.use.params, model, self._data, Path(folder) / "files")
@@ -172,7 +172,7 @@ class _FirstBatch:
         metrics = {name: metric for name, metric in all_metrics().items() if metric.rehearsed}
         models = [model.eval() for model in self._models if model is not None]
         data = reduced(self._data, self._data.batch_size)
-        told.info("measuring every row on one batch")
+        rehearsal_log.info("measuring every row on one batch")
         try:
             with Measurer(models[0], data, [1], 0.0, len(models), metrics) as measurer:
                 for stage, model in zip(self._stages, models, strict=True):

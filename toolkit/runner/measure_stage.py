@@ -125,7 +125,7 @@ class Measuring:
 
     @property
     def repeat_s(self) -> float:
-        """Seconds for timing rows again: all timings together take at most `MAX_BUDGETS` budgets."""
+        """Seconds for timing rows again: the timings of all stages take at most `MAX_BUDGETS` budgets."""
         return max(0.0, MAX_BUDGETS * self._budget_s - self._measurer.seconds.get("latency", 0.0))
 
     def time_again(self, stage: Stage, model: nn.Module, sizes: Sequence[int], budget_s: float) -> Times:

@@ -18,7 +18,7 @@ from toolkit.number_text import seconds
 from toolkit.params import Params
 from toolkit.recipe.read import PluginUse, Recipe, Stage
 from toolkit.rows import Row
-from toolkit.runner.first_batch import told
+from toolkit.runner.first_batch import rehearsal_log
 from toolkit.runner.validation import Metrics, primary_text
 
 MAX_SILENCE_S = 30.0  # between two lines of a stage that is trained or measured
@@ -30,7 +30,7 @@ class ProgressBars:
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
         self._activity: tuple[int, str] | None = None
-        self._stages = 0
+        self._last = 0
         self._validation = ""
 
     @hookimpl
@@ -91,7 +91,7 @@ class ProgressLines:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._stages = 0
+        self._last = 0
         self._began = self._told = 0.0
         self._validation = ""
 
@@ -146,14 +146,14 @@ def progress() -> tuple[PluginUse, ProgressBars | ProgressLines]:
 @contextmanager
 def rehearsal_told() -> Iterator[None]:
     """Write to standard error what a rehearsal is doing: compiling may take a minute."""
-    handler, level = logging.StreamHandler(sys.stderr), told.level
-    told.addHandler(handler)
-    told.setLevel(logging.INFO)
+    handler, level = logging.StreamHandler(sys.stderr), rehearsal_log.level
+    rehearsal_log.addHandler(handler)
+    rehearsal_log.setLevel(logging.INFO)
     try:
         yield
     finally:
-        told.removeHandler(handler)
-        told.setLevel(level)
+        rehearsal_log.removeHandler(handler)
+        rehearsal_log.setLevel(level)
 
 
 def _has_width() -> bool:

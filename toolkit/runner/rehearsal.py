@@ -25,7 +25,7 @@ from toolkit.recipe.read import PluginUse, Recipe, Stage
 from toolkit.runner import run
 from toolkit.runner.assembly import make_data
 from toolkit.runner.estimates import Clock, Estimate
-from toolkit.runner.first_batch import told
+from toolkit.runner.first_batch import rehearsal_log
 from toolkit.runner.reduced_data import SPLITS, reduced
 from toolkit.training import TrainingSettings
 
@@ -67,7 +67,7 @@ def rehearse(recipe: Recipe) -> Rehearsal:
     data = _ReducedData.model_construct(**dict(recipe.data))
     data._batch_size = max(settings.batch_size or data.batch_size for settings in _trainings(recipe))
     clock = Clock()
-    observers = [_observer(clock, "rehearsal"), _observer(_Told(), "told")]
+    observers = [_observer(clock, "rehearsal"), _observer(_Told(len(recipe.stages)), "told")]
     with tempfile.TemporaryDirectory(prefix="toolkit-rehearsal-") as folder:
         run(_shortened(recipe, data), output=Path(folder) / "run", observers=observers, cache=False, rehearsal=False)
     share_s = recipe.measure.budget / (len(recipe.stages) + 1)
@@ -76,11 +76,15 @@ def rehearse(recipe: Recipe) -> Rehearsal:
 
 
 class _Told:
-    """A run-wide plugin that says which stage is tried."""
+    """A run-wide plugin that says which stage or export is tried."""
+
+    def __init__(self, stages: int) -> None:
+        self._stages = stages
 
     @hookimpl
     def on_stage(self, stage: Stage) -> None:
-        told.info("trying %s on %d batches", stage.label, BATCHES)
+        what = stage.label if stage.number <= self._stages else f"export '{stage.name}'"
+        rehearsal_log.info("trying %s on %d batches", what, BATCHES)
 
 
 def _observer(plugin: Any, name: str) -> PluginUse:

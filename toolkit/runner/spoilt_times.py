@@ -59,7 +59,7 @@ def replaced(times: Times, new: Times, sizes: Collection[str]) -> dict[str, Any]
     """Return times with those of some batch sizes replaced; the order of the sizes is kept."""
     order = list(times.get("latency_ms") or {})
     merged = {}
-    for key in TIMES:
+    for key in dict.fromkeys([*times, *new]):  # of an exported file, also the ratio to the baseline's file
         kept = {size: value for size, value in (times.get(key) or {}).items() if size not in sizes}
         of_key = {**kept, **{size: value for size, value in (new.get(key) or {}).items() if size in sizes}}
         merged[key] = {size: of_key[size] for size in order if size in of_key}

@@ -56,12 +56,12 @@ def descriptions(rows: Sequence[Row], uses: Iterable[PluginUse]) -> dict[str, Nu
     found: dict[str, Number] = {}
     for key in dict.fromkeys(key for row in rows for key in plugin_keys(row)):
         plugin, name = plugin_and_name(key)
-        if (number := described(declared.get(plugin, {}), name)) is not None:
+        if (number := description_of(declared.get(plugin, {}), name)) is not None:
             found[key] = number
     return found
 
 
-def described(declared: Mapping[str, Number], name: str) -> Number | None:
+def description_of(declared: Mapping[str, Number], name: str) -> Number | None:
     """Return the description of a name; `*` in a declared name stands for any text, in label and explanation as well.
 
     A description of exactly this name comes before those with `*`.
@@ -69,8 +69,7 @@ def described(declared: Mapping[str, Number], name: str) -> Number | None:
     if name in declared:
         return declared[name]
     for pattern, number in declared.items():
-        matched = re.fullmatch(re.escape(pattern).replace(r"\*", "(.+)", 1), name)
-        if matched and "*" in pattern:
+        if matched := re.fullmatch(re.escape(pattern).replace(r"\*", "(.+)", 1), name):
             texts = {key: text.replace("*", matched[1]) for key, text in number.model_dump(include=TEXTS).items()}
             return number.model_copy(update=texts)
     return None

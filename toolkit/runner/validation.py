@@ -13,7 +13,7 @@ from torch import nn
 from toolkit import masks
 from toolkit.data.splits import Data
 from toolkit.metrics import answers, quality
-from toolkit.number_text import percent, printable
+from toolkit.metrics.support.quality_format import quality_format
 from toolkit.seeding import preserve_generators
 
 Metrics: TypeAlias = Mapping[str, float | None]
@@ -24,8 +24,7 @@ def validation_metrics(model: nn.Module, data: Data) -> dict[str, float | None]:
 
     Parameters, buffers, modes and random generators are the same afterwards.
     """
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with preserve_generators(), torch.random.fork_rng(devices=devices), _kept_buffers(model):
+    with preserve_generators(), _kept_buffers(model):
         values = quality(answers(_evaluated(model), data, "validation"))
     return {metric: _finite(values[metric]) for metric in data.quality if metric in values}
 
@@ -33,8 +32,8 @@ def validation_metrics(model: nn.Module, data: Data) -> dict[str, float | None]:
 def primary_text(metrics: Metrics) -> str:
     """Return the first of the metrics in words: `validation accuracy 98.12 %`."""
     name, value = next(iter(metrics.items()))
-    number = "not finite" if value is None else percent(value) if name == "accuracy" else f"{value:.4f}"
-    return f"validation {printable(name)} {number}"
+    form = quality_format(name)
+    return f"validation {form.name} {'not finite' if value is None else form.text(value)}"
 
 
 def _evaluated(model: nn.Module) -> nn.Module:
@@ -47,16 +46,19 @@ def _evaluated(model: nn.Module) -> nn.Module:
 def _kept_buffers(model: nn.Module) -> Iterator[None]:
     """Restore the buffers of all modules on exit; some modules count or average in eval mode, too."""
     buffers = [
-        (module, name, buffer, buffer.clone())
+        (buffer, buffer.clone())
         for module in model.modules()
-        for name, buffer in module._buffers.items()
+        for buffer in module._buffers.values()
         if buffer is not None
     ]
+    registered = [(module, dict(module._buffers)) for module in model.modules()]
     try:
         yield
     finally:
-        for module, name, buffer, value in buffers:
-            module._buffers[name] = buffer
+        for module, of_module in registered:  # some are None until the first call in eval mode
+            module._buffers.clear()
+            module._buffers.update(of_module)
+        for buffer, value in buffers:
             if not torch.equal(buffer, value):
                 buffer.copy_(value)
 

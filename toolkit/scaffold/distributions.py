@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 
 from toolkit.errors import InputError
 from toolkit.hooks.loading import installed
+from toolkit.scaffold.place import check_place, write_new
 from toolkit.scaffold.templates import render
 
 Kind: TypeAlias = Literal["technique", "runtime"]
@@ -29,7 +30,7 @@ def new_distribution(kind: Kind, name: str, output: Path | None = None) -> Path:
     """Write a plugin into the folder `toolkit-NAME`, or `output`, and return its path.
 
     Raises:
-        InputError: the name is malformed or already in use, or the folder exists.
+        InputError: the name is malformed or already in use, or the folder exists or cannot be written.
     """
     _check_name(kind, name)
     names = {
@@ -40,10 +41,9 @@ def new_distribution(kind: Kind, name: str, output: Path | None = None) -> Path:
         "bounds": _version_bounds(version("torch-optimization-toolkit")),
     }
     folder = output or Path(names["distribution"])
-    if folder.exists():
-        raise InputError(f"{folder} already exists; choose another --output, or remove it")
+    check_place(folder)
     for path, text in _files(kind, names):
-        _write(folder / path, text)
+        write_new(folder / path, text)
     return folder
 
 
@@ -65,11 +65,3 @@ def _version_bounds(installed_version: str) -> str:
 def _files(kind: Kind, names: dict[str, str]) -> Iterator[tuple[str, str]]:
     for template, path in FILES.items():
         yield path.format(**names), render(f"{kind}/{template}", **names)
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error

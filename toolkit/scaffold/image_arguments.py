@@ -52,7 +52,7 @@ def image_arguments(model: ModelTable, data: Data, chosen: Mapping[str, Any]) ->
 
 
 def _of_imagenet() -> Iterator[Argument]:
-    reason = "ImageNet's, because the model is pretrained; must be what it was trained with"
+    reason = "ImageNet's, because the model has these weights at every seed; must be what it was trained with"
     yield Argument("mean", list(IMAGENET_MEAN), reason)
     yield Argument("std", list(IMAGENET_STD))
 

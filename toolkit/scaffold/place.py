@@ -1,4 +1,4 @@
-"""Whether a new file can be written, found out before any work."""
+"""New files, and whether they can be written, found out before any work."""
 
 from __future__ import annotations
 
@@ -17,6 +17,16 @@ def check_place(path: Path) -> None:
         folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
         with tempfile.TemporaryFile(dir=folder):
             pass
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}); choose another --output") from error
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a file that does not exist, with the folders that it needs; an `InputError` if it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}); choose another --output") from error
 

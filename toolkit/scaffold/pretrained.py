@@ -11,14 +11,16 @@ from toolkit.seeding import preserve_generators
 
 
 def is_pretrained(table: ModelTable) -> bool:
-    """Return whether a model has weights of a file, or builds some of its matrices or filters to the same numbers.
+    """Return whether a model has weights of a file, or most of its matrices and filters at every seed.
 
-    A network that is not trained draws them at random; only scales and shifts begin with constants.
+    A network that is not trained draws them at random; scales, shifts and encodings of positions begin with constants.
     """
     if table.weights is not None:
         return True
     first, second = (_state(table, seed) for seed in (1, 2))
-    return any(_is_learned(tensor) and torch.equal(tensor, second[name]) for name, tensor in first.items())
+    learned = {name: tensor for name, tensor in first.items() if _is_learned(tensor)}
+    same = sum(tensor.numel() for name, tensor in learned.items() if torch.equal(tensor, second[name]))
+    return 2 * same > sum(tensor.numel() for tensor in learned.values())
 
 
 def _state(table: ModelTable, seed: int) -> dict[str, Tensor]:
@@ -28,4 +30,5 @@ def _state(table: ModelTable, seed: int) -> dict[str, Tensor]:
 
 
 def _is_learned(tensor: Tensor) -> bool:
-    return not is_lazy(tensor) and tensor.dim() > 1 and tensor.numel() > 1 and bool(tensor.min() != tensor.max())
+    is_matrix = not is_lazy(tensor) and tensor.requires_grad and tensor.dim() > 1 and tensor.numel() > 1
+    return is_matrix and bool(tensor.min() != tensor.max())

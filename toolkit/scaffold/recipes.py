@@ -19,9 +19,9 @@ from toolkit.runner.assembly import assemble
 from toolkit.runner.rehearsal import Rehearsal, rehearse
 from toolkit.scaffold.drafts import Draft, chain
 from toolkit.scaffold.messages import each_once
-from toolkit.scaffold.place import check_place
+from toolkit.scaffold.place import check_place, write_new
 from toolkit.scaffold.suggestions import Suggestions, batch_size_of, suggestions_for
-from toolkit.scaffold.templates import render, toml
+from toolkit.scaffold.templates import inline_table, render, toml
 from toolkit.scaffold.used_model import example_of
 
 WHOLE_CHAIN = "mnist"
@@ -133,7 +133,7 @@ def _tried_and_written(request: RecipeRequest, loaded: Sequence[Plugin], by_name
             reasons = dict.fromkeys(left_out.values())
             raise InputError("no technique works on this model: " + "; ".join(reasons)) from None
         rehearsal = request.rehearsed(stages)
-    _write(request.output, request.text(stages, left_out))
+    write_new(request.output, request.text(stages, left_out))
     return NewRecipe(rehearsal, tuple(_choices(stages) if by_name else ()))
 
 
@@ -144,7 +144,7 @@ def _usual_techniques() -> list[str]:
 
 
 def _refusals(request: RecipeRequest, loaded: Sequence[Plugin]) -> dict[str, str]:
-    """Why techniques do not work on the model, each tried alone."""
+    """Return why techniques do not work on the model, each tried alone."""
     refusals = {}
     for technique in loaded:
         try:
@@ -163,22 +163,13 @@ def _choices(stages: Sequence[Draft]) -> list[str]:
     ]
 
 
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from error
-
-
 def _beside_root(request: RecipeRequest) -> str:
-    """The arguments of the data; the root of a folder is relative to the working directory, as all sources are."""
-    args = tomllib.loads(f"args = {request.data_args or '{}'}")["args"]
+    """Return the arguments of the data, with a root that is relative to the working directory, as all sources are."""
+    args = inline_table(request.data_args)
     root = args.get("root")
     if request.data not in FOLDERS or not isinstance(root, str) or request.output.parent.resolve() == Path.cwd():
         return request.data_args
-    path = root if os.path.isabs(root) else Path(os.path.relpath(root, request.output.parent)).as_posix()
+    path = root if os.path.isabs(root) else _relative(root, request.output.parent)
     return toml({**args, "root": path})
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from toolkit.errors import ToolkitError
 from toolkit.recipe.data_table import FOLDERS, DataTable
 from toolkit.recipe.read import Recipe
 from toolkit.scaffold.image_arguments import Argument, image_arguments
+from toolkit.scaffold.templates import inline_table
 
 MIN_STEPS, MIN_EPOCHS = 500, 5  # of the training of the baseline
 MIN_FINETUNE_STEPS, MIN_FINETUNE_EPOCHS = 250, 2
@@ -73,7 +73,7 @@ def suggestions_for(recipe: Recipe, data: Data, batch_size: int | None, data_arg
     steps = len(data.training_batches(torch.arange(data.samples("train")), data.batch_size))
     if recipe.data.source not in FOLDERS:
         return Suggestions(batch_size, steps)
-    chosen = tomllib.loads(f"args = {data_args or '{}'}")["args"]
+    chosen = inline_table(data_args)
     return Suggestions(batch_size, steps, tuple(image_arguments(recipe.model, data, chosen)))
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from toolkit.importing import absolute_source
-from toolkit.scaffold.templates import toml
+from toolkit.scaffold.templates import inline_table, toml
 from toolkit.sources import resolve
 
 
@@ -21,7 +20,7 @@ def example_of(source: str, written: str, args: str) -> str:
         written: the same as a recipe names it.
         args: its arguments, a table of TOML on one line.
     """
-    numbers = dict(_numbers(source, tomllib.loads(f"args = {args or '{}'}")["args"]))
+    numbers = dict(_numbers(source, inline_table(args)))
     return toml({"source": written, "args": numbers} if numbers else {"source": written})
 
 

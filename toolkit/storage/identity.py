@@ -28,6 +28,7 @@ from toolkit.recipe.read import Recipe, Stage
 from toolkit.recipe.successors import successors
 from toolkit.seeding import preserve_generators
 from toolkit.sources import Kind, Source, models_in, resolve
+from toolkit.storage.tensor_stream import memory
 
 MAX_HASHED_SAMPLES = 32  # of a split that is not in memory
 SPLITS = ("train", "validation", "test")
@@ -205,8 +206,7 @@ def _split_fingerprint(split: Split) -> str | None:
 
 def _add(digest: hashlib._Hash, leaf: Any) -> None:
     if isinstance(leaf, Tensor):
-        plain = leaf.detach().cpu().contiguous()
-        digest.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
-        digest.update(plain.flatten().view(torch.uint8).numpy().data)
+        digest.update(f"{leaf.dtype}{tuple(leaf.shape)}".encode())
+        digest.update(memory(leaf))
     else:
         digest.update(repr(leaf).encode())

@@ -18,6 +18,8 @@ DTYPES = {
     "I8": torch.int8,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
     "U16": torch.uint16,
     "I16": torch.int16,
     "F16": torch.float16,
@@ -46,8 +48,7 @@ def blocks(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterat
     text += b" " * (-len(text) % ALIGNMENT)
     yield struct.pack("<Q", len(text)) + text
     for name in names:
-        if tensors[name].numel():
-            yield _memory(tensors[name].detach().cpu().contiguous())
+        yield memory(tensors[name])
 
 
 def read_tensors(file: BinaryIO, size_bytes: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -94,11 +95,11 @@ def _layout(header: Mapping[str, Any], size_bytes: int) -> Iterator[tuple[str, t
 
 def _read(file: BinaryIO, dtype: torch.dtype, shape: list[int]) -> Tensor:
     tensor = torch.empty(shape, dtype=dtype)
-    if tensor.numel() and file.readinto(_memory(tensor)) != tensor.nbytes:  # type: ignore[attr-defined]  # buffered
+    if file.readinto(memory(tensor)) != tensor.nbytes:  # type: ignore[attr-defined]  # buffered
         raise ValueError("it ends inside a tensor")
     return tensor
 
 
-def _memory(tensor: Tensor) -> memoryview:
-    """Return the bytes of a contiguous tensor on the CPU, without a copy."""
-    return tensor.reshape(-1).view(torch.uint8).numpy().data
+def memory(tensor: Tensor) -> memoryview:
+    """Return the bytes of a tensor: its own if it is contiguous and on the CPU, else those of a copy."""
+    return tensor.detach().resolve_conj().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

@@ -9,11 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toolkit.errors import TechniqueError, ToolkitError
-from toolkit.errors import described as described_error
+from toolkit.errors import TechniqueError, ToolkitError, described
 from toolkit.hooks import loading as techniques
 from toolkit.hooks.loading import Plugin
-from toolkit.runner.technique_numbers import described
+from toolkit.runner.technique_numbers import description_of
 from toolkit.testing.author_lines import last_author_line
 from toolkit.testing.contract import TechniqueContract
 from toolkit.testing.observer_contract import ObserverContract
@@ -94,7 +93,7 @@ def undescribed_numbers(name: str) -> str:
     except (ToolkitError, AssertionError):  # a clause tells
         return ""
     names = {key.partition(".")[2] for key, value in measured.items() if isinstance(value, (int, float))}
-    missing = sorted(name for name in names if described(plugin.numbers, name) is None)
+    missing = sorted(name for name in names if description_of(plugin.numbers, name) is None)
     unused = sorted(plugin.numbers.keys() - names)
     found = f", which describes {', '.join(unused)} instead" if unused else ""
     return f"describe {', '.join(missing)} in `numbers`{found}" if missing else ""
@@ -135,9 +134,9 @@ def _message(error: BaseException) -> str:
     """Return an error on one line, without the remedy of an error in a run, which refers to the run's log."""
     text = " ".join(str(error).split())
     if not isinstance(error, (AssertionError, ToolkitError)) or not text:  # a module's assertion may have no text
-        return described_error(error)
+        return described(error)
     if isinstance(error, TechniqueError) and isinstance(error.__cause__, (Exception, SystemExit)):
-        finding, cause, _ = text.partition(described_error(error.__cause__))
+        finding, cause, _ = text.partition(described(error.__cause__))
         if cause and not isinstance(error.__cause__, ToolkitError):
             return finding + cause
     return text

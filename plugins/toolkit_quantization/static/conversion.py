@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor, nn
 
-from toolkit import masks
+from toolkit import masks, replace_layers
 from toolkit_quantization import layers
 from toolkit_quantization.arithmetic import Choice
 from toolkit_quantization.codecs import Dtype, Encoded, Int8, Rounding, encode
@@ -50,7 +50,7 @@ class StaticConversion:
         """Return a copy of the model in which these layers are quantized; all copies share the successors."""
         twin = place_quantizers(masks.clone(self.model), names)
         successors = {twin.get_submodule(name): self._successors[name] for name in names}
-        return layers.replace(twin, successors).eval()
+        return replace_layers(twin, successors).eval()
 
 
 def place_quantizers(model: nn.Module, names: Collection[str]) -> nn.Module:

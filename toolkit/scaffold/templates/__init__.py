@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,18 @@ def render(template: str, **values: Any) -> str:
     )
     environment.filters["toml"] = toml
     return environment.get_template(template).render(values)
+
+
+def inline_table(text: str | None) -> dict[str, Any]:
+    """Return a table of TOML on one line, such as `{ size = 32 }`, as a dictionary; no text is an empty table.
+
+    Raises:
+        ValueError: the text is anything else; says why.
+    """
+    values = tomllib.loads(f"args = {text or '{}'}")
+    if not isinstance(values["args"], dict) or len(values) > 1 or "\n" in (text or ""):
+        raise ValueError("it must be one table on one line")
+    return dict(values["args"])
 
 
 def toml(value: Any) -> str:
