@@ -1,9 +1,15 @@
 """Toys in the dtypes that a stage may leave, and a comparison of their files with them."""
 
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy
 import pytest
 import torch
 from toolkit_quantization import kernels
-from torch import nn
+from torch import Tensor, nn
 
 from toolkit.exports.files import ExportedModel, export_model
 from toolkit.exports.judge import compare
@@ -52,3 +58,23 @@ def check_answers(file: ExportedModel, model: nn.Module, *blocked: str, toleranc
         for size in (1, 7):
             outputs, expected = session(data.example(size).inputs), model(data.example(size).inputs)
             torch.testing.assert_close(outputs, expected, rtol=tolerance, atol=tolerance)
+
+
+RUN_ONNX = """
+import sys
+import numpy, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1])
+numpy.save(sys.argv[3], session.run(None, {session.get_inputs()[0].name: numpy.load(sys.argv[2])})[0])
+"""
+needs_valgrind = pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind emulates a processor with AVX2")
+
+
+def outputs_without_vnni(onnx_file: Path, inputs: Tensor, folder: Path) -> Tensor:
+    """Run an ONNX file on an emulated processor without AVX-512 and VNNI."""
+    numpy.save(folder / "inputs.npy", inputs.numpy())
+    paths = [str(onnx_file), str(folder / "inputs.npy"), str(folder / "outputs.npy")]
+    done = subprocess.run(
+        ["valgrind", "--tool=none", "-q", sys.executable, "-c", RUN_ONNX, *paths], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return torch.from_numpy(numpy.load(folder / "outputs.npy"))

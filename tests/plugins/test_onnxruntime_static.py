@@ -4,7 +4,7 @@ import onnxruntime
 import pytest
 import torch
 import torchvision
-from exported_toys import exported, opened, perform
+from exported_toys import exported, needs_valgrind, opened, outputs_without_vnni, perform
 from toolkit_onnxruntime.arithmetic import optimized_graph
 from toolkit_onnxruntime.model import write_onnx
 from torch import nn
@@ -108,12 +108,17 @@ class Extreme(nn.Module):
         return self.conv(inputs.reshape(-1, 64, 1, 1)).flatten(1) + self.linear(inputs.flatten(1))
 
 
-def test_the_largest_sums_are_those_of_exact_integers(runtime, tmp_path):
-    """No sum of two products exceeds 16 bits, in which processors without VNNI add them: see the weights' own test."""
+def extreme():
+    """Return inputs at both ends of their range, and the quantized model."""
     inputs = torch.full((64, 1, 8, 8), 2.0)
     inputs[1::2] = -2.0
     data = Data(train=(inputs, torch.zeros(64).long()), validation=(inputs, torch.zeros(64).long()), batch_size=16)
-    model = performed(Extreme(), data)
+    return inputs, performed(Extreme(), data)
+
+
+def test_the_largest_sums_are_those_of_exact_integers(runtime, tmp_path):
+    """No sum of two products exceeds 16 bits, in which processors without VNNI add them: see the weights' own test."""
+    inputs, model = extreme()
     values = model.linear.layer.weight.values.long()
     assert (values.abs().sum(1) == 64 * 64).all()
     file = exported(runtime, model, tmp_path)
@@ -121,6 +126,20 @@ def test_the_largest_sums_are_those_of_exact_integers(runtime, tmp_path):
         torch.testing.assert_close(
             session(inputs[:4]), model.double()(inputs[:4].double()).float(), rtol=0.01, atol=0.01
         )
+
+
+@pytest.mark.slow
+@needs_valgrind
+@pytest.mark.parametrize("name", ["extreme", "residual"])
+def test_a_processor_without_vnni_gives_the_same_outputs(name, runtime, tmp_path):
+    torch.manual_seed(0)
+    inputs, model = (
+        extreme() if name == "extreme" else (toy_data(64).example(64).inputs, perform(Block(), "quantization", STATIC))
+    )
+    path = exported(runtime, model, tmp_path).folder / "model.onnx"
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    outputs = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})[0]
+    torch.testing.assert_close(outputs_without_vnni(path, inputs, tmp_path), torch.from_numpy(outputs))
 
 
 @pytest.mark.slow
