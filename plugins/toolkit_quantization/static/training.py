@@ -18,7 +18,7 @@ from toolkit_quantization.static.affine import RoundStraightThrough
 from toolkit_quantization.static.calibration import quantizers
 from toolkit_quantization.static.network import input_quantizers
 from toolkit_quantization.static.quantizer import Quantizer
-from toolkit_quantization.static.weights import SAFE_MAX, quantize_without_overflow, round_bias
+from toolkit_quantization.static.weights import SAFE_MAX, quantize_without_overflow, round_bias, wide_enough
 
 Roundings = dict[str, "WeightRounding"]
 
@@ -161,7 +161,8 @@ def _biases(model: nn.Module, layers: Mapping[str, Any], roundings: Roundings) -
 
     def function(layer: Any, each: WeightRounding, quantizer: Quantizer) -> Callable[[Tensor], Tensor]:
         def rounded(bias: Tensor) -> Tensor:
-            unit = each.scale(_weight(layer)).detach() * quantizer.step.detach()
+            step = quantizer.step.detach()
+            unit = wide_enough(each.scale(_weight(layer)).detach(), bias, step) * step
             result: Tensor = _Replaced.apply(bias, round_bias(bias.detach(), unit) * unit)
             return result
 
