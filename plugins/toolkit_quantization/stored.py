@@ -110,7 +110,7 @@ class StoredEmbedding(StoredWeight):
     def forward(self, input: Tensor) -> Tensor:
         weight: Any = self.layer.weight
         rows: Tensor = weight(input.reshape(-1))
-        return rows.reshape(*input.shape, -1)
+        return rows.reshape(*input.shape, rows.shape[1])
 
 
 @stored_as("quantization.StoredEmbeddingBag")
