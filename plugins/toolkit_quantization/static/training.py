@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from toolkit import Training
+from toolkit import Training, masks
 from toolkit.rounding import round_straight_through
 from toolkit_quantization.codecs import Dtype
 from toolkit_quantization.int8 import quantize_per_channel
@@ -143,16 +143,14 @@ def _shared(layers: Mapping[str, Any], roundings: Roundings) -> Roundings:
 
 def _tensor(layer: Any) -> Tensor:
     """The tensor that the optimizer changes."""
-    is_masked = parametrize.is_parametrized(layer, "weight")
-    tensor: Tensor = layer.parametrizations.weight.original if is_masked else layer._parameters["weight"]
-    return tensor
+    return next(weight.parameter for weight in masks.named_weights(layer) if weight.path == "weight")
 
 
 def _weight(layer: Any) -> Tensor:
     """The weight with its masks, and not what the layer sees instead during a step."""
-    weight = _tensor(layer)
-    for part in layer.parametrizations.weight if parametrize.is_parametrized(layer, "weight") else ():
-        weight = part(weight)
+    if not parametrize.is_parametrized(layer, "weight"):
+        return _tensor(layer)
+    weight: Tensor = parametrize.ParametrizationList.forward(layer.parametrizations.weight)
     return weight
 
 
