@@ -135,19 +135,19 @@ def rounded_training(
 
 
 def _shared(layers: Mapping[str, Any], roundings: Roundings) -> Roundings:
-    """Layers that share a weight share its rounding."""
+    """Return the roundings by layer, where layers that share a weight share its rounding."""
     first: dict[int, WeightRounding] = {}
     owners = {path: _tensor(layer) for path, layer in layers.items()}
     return {path: first.setdefault(id(owners[path]), each) for path, each in roundings.items()}
 
 
 def _tensor(layer: Any) -> Tensor:
-    """The tensor that the optimizer changes."""
+    """Return the tensor that the optimizer changes."""
     return next(weight.parameter for weight in masks.named_weights(layer) if weight.path == "weight")
 
 
 def _weight(layer: Any) -> Tensor:
-    """The weight with its masks, and not what the layer sees instead during a step."""
+    """Return the weight with its masks, and not what the layer sees instead during a step."""
     if not parametrize.is_parametrized(layer, "weight"):
         return _tensor(layer)
     weight: Tensor = parametrize.ParametrizationList.forward(layer.parametrizations.weight)
@@ -155,7 +155,7 @@ def _weight(layer: Any) -> Tensor:
 
 
 def _biases(model: nn.Module, layers: Mapping[str, Any], roundings: Roundings) -> dict[str, Callable[[Tensor], Tensor]]:
-    """The rounding of each bias that becomes an integer."""
+    """Return the rounding of each bias that becomes an integer."""
 
     def function(layer: Any, each: WeightRounding, quantizer: Quantizer) -> Callable[[Tensor], Tensor]:
         def rounded(bias: Tensor) -> Tensor:
