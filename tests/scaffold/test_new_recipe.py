@@ -176,6 +176,31 @@ def test_epochs_follow_from_the_steps(new, samples, epochs, finetune):
     assert f"epochs = {finetune:<24} # for at least 250 steps; an epoch has {steps}\n" in text
 
 
+ROUNDED = """
+import toolkit
+class Params(toolkit.Params):
+    @property
+    def trainable_after(self):
+        return False
+    @property
+    def trainable_in_stage(self):
+        return True
+@toolkit.hookimpl
+def finish(model):
+    return model.requires_grad_(False)
+"""
+
+
+def test_a_stage_that_can_train_is_trained_though_no_later_one_can(new, make_plugin):
+    make_plugin("rounded", ROUNDED)
+    result = new("Net", "--technique", "quantization", "--technique", "rounded")
+    assert result.exit_code == 0, result.stderr
+    rounded, last = read_recipe("recipe.toml").stages
+    assert (rounded.uses[0].plugin.name, last.uses[0].plugin.name) == ("rounded", "quantization")
+    assert rounded.finetune is not None
+    assert last.finetune is None
+
+
 def test_a_technique_asked_for_says_which_model_to_fill_in(new):
     result = new("sized", "--model-args", "{ hidden = 8 }", "--technique", "pruning", "--technique", "distillation")
     assert result.exit_code == 0, result.stderr
