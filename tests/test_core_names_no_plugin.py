@@ -5,6 +5,7 @@ Docstrings may, because they give examples. No module is exempt.
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +51,16 @@ def plugins_named(source: str) -> list[tuple[int, str]]:
 def test_the_shipped_plugins_are_known_here() -> None:
     assert {" pruning ", " distillation ", " quantization ", " bias correction ", " toolkit pruning "} <= NAMES
     assert len(CORE) > 100
+
+
+def test_the_contract_of_imports_has_every_plugin() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    forbidden = [
+        contract["forbidden_modules"]
+        for contract in project["tool"]["importlinter"]["contracts"]
+        if contract["type"] == "forbidden"
+    ]
+    assert forbidden == [sorted(plugin.entry_point.value for plugin in SHIPPED)]
 
 
 @pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(CORE[0].parents[0])))

@@ -273,6 +273,15 @@ def test_a_mask_goes_on_top_of_another_parametrization() -> None:
     assert all(not values(plain)[path][~mask].any() for path, mask in zeros.items())
 
 
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_weight_of_several_parts_is_folded_to_a_parameter_where_gradients_are_off(trains: bool) -> None:
+    layer = parametrizations.weight_norm(nn.Linear(8, 4)).requires_grad_(trains)
+    with torch.no_grad():
+        plain = masks.folded(layer)
+    assert {name: each.requires_grad for name, each in plain.named_parameters()} == {"weight": trains, "bias": trains}
+    assert torch.equal(plain.get_parameter("weight"), layer.weight)
+
+
 def test_a_whole_model_is_not_folded_and_a_plain_layer_stays_as_it_is() -> None:
     model = masked(toy_mlp())
     with pytest.raises(ToolkitError, match=r"^masks.fold takes one layer, and Sequential .* layer '1'; fold that"):

@@ -176,7 +176,12 @@ def fold(module: nn.Module) -> None:
         return
     lists: Any = module.parametrizations
     for attribute in list(lists):
-        parametrize.remove_parametrizations(module, attribute, leave_parametrized=True)
+        with torch.enable_grad():
+            parametrize.remove_parametrizations(module, attribute, leave_parametrized=True)
+        value = getattr(module, attribute)
+        if not isinstance(value, nn.Parameter):  # torch leaves a tensor, if a weight of several parts is not trained
+            delattr(module, attribute)
+            module.register_parameter(attribute, nn.Parameter(value, requires_grad=False))
         with torch.no_grad():
             getattr(module, attribute).add_(0.0)  # a mask turns negative weights into -0.0
 

@@ -59,7 +59,7 @@ def dequantize_int4(packed: Tensor, scale: Tensor, shape: list[int]) -> Tensor:
 
 
 @dequantize_int4.register_fake
-def _(packed: Tensor, scale: Tensor, shape: list[int]) -> Tensor:  # noqa: ARG001
+def _(packed: Tensor, scale: Tensor, shape: list[int]) -> Tensor:  # noqa: ARG001  # the operator's signature
     return packed.new_empty(shape, dtype=torch.float32)
 
 
@@ -88,7 +88,7 @@ def int8_linear(inputs: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | No
 
 
 @int8_linear.register_fake
-def _(inputs: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ARG001
+def _(inputs: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ARG001  # the operator's signature
     return inputs.new_empty(*inputs.shape[:-1], weight.shape[0])
 
 
@@ -103,7 +103,7 @@ def fake_quantize(values: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
 
 
 @fake_quantize.register_fake
-def _(values: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:  # noqa: ARG001
+def _(values: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:  # noqa: ARG001  # the operator's signature
     return torch.empty_like(values)
 
 

@@ -88,7 +88,7 @@ class Int8Attention(nn.Module):
         return projection
 
     def _heads(self, name: str, inputs: Tensor, is_batched: bool) -> Tensor:
-        """Inputs in any of the three layouts, projected: (batch, heads, length, head size)."""
+        """Project inputs in any of the three layouts: (batch, heads, length, head size)."""
         if not is_batched:
             inputs = inputs.unsqueeze(0)
         elif not self.batch_first:

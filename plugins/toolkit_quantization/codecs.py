@@ -6,6 +6,7 @@ of an embedding, an input channel of a transposed convolution.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -19,7 +20,7 @@ Dtype = Literal["int8", "int4", "float16", "bfloat16"]
 Rounding: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-class Encoded(nn.Module):
+class Encoded(nn.Module, ABC):
     """A weight in fewer bits, in buffers whose first dimension runs over its rows."""
 
     precision: str
@@ -30,7 +31,7 @@ class Encoded(nn.Module):
         self.shape, self.dtype = tuple(weight.shape), weight.dtype
 
     def forward(self, rows: Tensor | None = None) -> Tensor:
-        """The weight in floats, or only the given rows of it, int (N,)."""
+        """Return the weight in floats, or only some `rows` of it, int (N,)."""
         parts = [part if rows is None else part.index_select(0, rows) for part in self.buffers()]
         if operators.is_exporting() and rows is None:
             return self._exported(*parts)
@@ -40,12 +41,13 @@ class Encoded(nn.Module):
         """Decode into a tensor of the weight's shape and dtype."""
         floats.copy_(self())
 
+    @abstractmethod
     def _decoded(self, *parts: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Return the floats that rows of the buffers stand for, in any shape."""
 
+    @abstractmethod
     def _exported(self, *parts: Tensor) -> Tensor:
         """Decode by an operator that exporters know, to float32 in the weight's shape."""
-        raise NotImplementedError
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         # A model that is converted to another dtype computes in that dtype.
@@ -132,7 +134,7 @@ def encode(weight: Tensor, dtype: Dtype) -> Encoded:
 
 
 def why_not(weights: Sequence[Tensor], dtype: Dtype) -> str | None:
-    """The reason why a dtype cannot hold these weights, None if it can."""
+    """Return the reason why a dtype cannot hold these weights, None if it can."""
     for weight in weights:
         shape = tuple(weight.shape)
         if not weight.is_floating_point() or weight.numel() == 0:

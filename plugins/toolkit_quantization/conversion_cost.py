@@ -51,7 +51,7 @@ def share(cost: float | None, bound: float | None) -> float:
 
 
 class CostMeter:
-    """Compares converted models with the model before them, on the same samples of the selection split.
+    """A comparison of converted models with the model before them, on the same samples of the selection split.
 
     `metric` is the primary metric, None for a task that has only a loss; `unit` is that of a drop: points (hundredths)
     of a metric that is a fraction, percent of the value of any other. A drop is a change for the worse.

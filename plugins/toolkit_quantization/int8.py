@@ -41,7 +41,7 @@ def quantize_like_torch(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def int8_matmul(rows: Tensor, weight: Tensor) -> Tensor:
-    """The exact product (N, out) int32 of rows (N, in) and weight (out, in), both int8, on any device."""
+    """Return the exact product (N, out) int32 of rows (N, in) and weight (out, in), both int8, on any device."""
     (count, inputs), outputs = rows.shape, weight.shape[0]
     if rows.device.type == "cpu" and INT_MM_IS_EXACT and inputs > 1:  # a single input has unusual strides
         return torch._int_mm(rows, weight.t())
@@ -54,7 +54,7 @@ def int8_matmul(rows: Tensor, weight: Tensor) -> Tensor:
 
 
 def _is_transformed() -> bool:
-    """Whether tensors are recorded by `torch.jit.trace`, or stand for many, as under `torch.vmap`."""
+    """Return whether tensors are recorded by `torch.jit.trace`, or stand for many, as under `torch.vmap`."""
     return bool(torch._C._get_tracing_state()) or torch._C._functorch.peek_interpreter_stack() is not None
 
 
@@ -85,7 +85,7 @@ class Int8Linear(nn.Module):
             self.register_buffer(name, tensor)
 
     def dense_weight(self) -> Tensor:
-        """The weight (out, in) float32 that the integers stand for."""
+        """Return the weight (out, in) float32 that the integers stand for."""
         return self.weight * self.scale.float().unsqueeze(1)
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ def scaled_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def scaled(outputs: Tensor, row_scale: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
-    """Outputs (N, out), which may be overwritten, times a scale per row (N, 1), plus a bias (out,).
+    """Return outputs (N, out), which may be overwritten, times a scale per row (N, 1), plus a bias (out,).
 
     The result of a row depends on that row alone, to the last bit. `out` may be `outputs` itself.
     """
@@ -56,7 +56,7 @@ def scaled(outputs: Tensor, row_scale: Tensor, bias: Tensor | None, out: Tensor 
 
 
 def _adds_and_multiplies_alike() -> bool:
-    """Whether `addcmul` rounds equally often wherever a value lies in a tensor; on some processors it does not."""
+    """Return whether `addcmul` rounds equally often wherever a value lies in a tensor, as some processors do not."""
     bias, outputs, scale = torch.linspace(1, 9, 3 * 333, device="cpu").frac().reshape(3, 1, 333)
     rows, scales = torch.cat([outputs, outputs.flip(1), outputs]), scale[:, :3].t()
     whole = torch.addcmul(bias, rows, scales)
@@ -72,7 +72,7 @@ def fbgemm_packed(weight: Tensor, scale: Tensor) -> Packed:
 
 
 def fbgemm_signs_packed(weight: Tensor, scale: Tensor) -> Packed:
-    """As `fbgemm_packed`, with the same bits, but exact on processors that add pairs of products in 16 bits.
+    """Return what `fbgemm_packed` does, with the same bits, on processors that add pairs of products in 16 bits, too.
 
     A pair of products of 8 by 8 bits overflows 16 bits, a pair of 7 by 8 bits does not (2 * 127 * 127 < 2**15). So this
     multiplies the positive and the negative parts of the rows, each 7 bits without a sign, as rows of their own, and
@@ -138,7 +138,7 @@ def onednn_packed(weight: Tensor, scale: Tensor) -> Packed:
 
 
 def linear_prepack(weight: Tensor, scale: Tensor, bias: Tensor | None, engine: str | None = None) -> Any:
-    """Parameters of `torch.ops.quantized.linear…`, packed by an engine, by default the current one."""
+    """Return parameters of `torch.ops.quantized.linear…`, packed by an engine, by default the current one."""
     zeros = torch.zeros(len(weight), dtype=torch.int64)
     with no_deprecation_warnings(), _engine:
         before = torch.backends.quantized.engine
@@ -160,7 +160,7 @@ def no_deprecation_warnings() -> Iterator[None]:
 
 
 def is_exact(pack: Callable[[Tensor, Tensor], Packed]) -> bool:
-    """Whether a kernel exists, rounds as `torch.round`, and does not saturate silently, as most do without VNNI."""
+    """Return whether a kernel exists, rounds as `torch.round`, and does not saturate as most do without VNNI."""
     extreme = torch.full((64, 64), INT8_MAX, dtype=torch.int8, device="cpu")
     halves = torch.arange(-126.5, 127, 0.5, device="cpu").nextafter(torch.zeros((), device="cpu")).split(64)
     rows = torch.stack([*halves[:7], torch.full((64,), float(INT8_MAX), device="cpu")])

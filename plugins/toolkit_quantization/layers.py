@@ -58,7 +58,7 @@ class Encodings:
 
 
 def kind_of(module: nn.Module) -> type[nn.Module] | None:
-    """The class of `torch.nn` that a layer belongs to, None if no layer of its kind can be stored in fewer bits."""
+    """Return the class of `torch.nn` that a layer belongs to, None if no such layer can be stored in fewer bits."""
     return next((kind for kind in KINDS if isinstance(module, kind)), None)
 
 
@@ -124,7 +124,7 @@ def successor(
 
 
 def wholes(model: nn.Module) -> dict[nn.Module, str]:
-    """For each part of a layer that keeps weights in parts, the path of the whole layer."""
+    """Return the path of the whole layer for each part of a layer that keeps weights in parts."""
     attentions = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
     called = [(path, module) for path, module in attentions if type(module).forward is nn.MultiheadAttention.forward]
     return {part: path for path, module in called for part in module.modules()}

@@ -81,7 +81,7 @@ def select(model: nn.Module, params: Params, engine: Engine) -> dict[str, Dtype]
 
 
 def groups(model: nn.Module, names: Iterable[str]) -> list[tuple[str, ...]]:
-    """The layers in the model's order, grouped by shared weights: either all layers of a group are float, or none."""
+    """Return the layers in the model's order, grouped by shared weights: all layers of a group are float, or none."""
     known = weights_by_layer(model)
     made: list[tuple[set[int], list[str]]] = []
     for layer in names:

@@ -15,7 +15,7 @@ from toolkit_quantization.inductor import compiled
 
 @stored_as("quantization.Compiled")
 class Compiled(nn.Module):
-    """Runs `model` compiled; if that fails, as it does without a C++ compiler, uncompiled and with a warning.
+    """A model that runs compiled; if that fails, as it does without a C++ compiler, uncompiled and with a warning.
 
     Copies and files hold nothing compiled: a copy, or a model from `toolkit.load`, compiles itself again. The model
     also runs uncompiled while somebody looks inside (hooks on layers, dispatch modes, tracing).
@@ -51,7 +51,7 @@ class Compiled(nn.Module):
 
 
 class _Runner:
-    """Holds a callable, so that it is not a submodule and is not saved."""
+    """A callable that is not a submodule and is not saved."""
 
     def __init__(self, call: Callable[..., Any], failure: str = "") -> None:
         self.call, self.failure = call, failure

@@ -110,7 +110,7 @@ class StoredEmbedding(StoredWeight):
     def forward(self, input: Tensor) -> Tensor:
         weight: Any = self.layer.weight
         rows: Tensor = weight(input.reshape(-1))
-        return rows.reshape(*input.shape, -1)
+        return rows.reshape(*input.shape, rows.shape[1])
 
 
 @stored_as("quantization.StoredEmbeddingBag")
@@ -166,7 +166,7 @@ def _floats_bytes(layer: nn.Module) -> int:
 
 
 def _floats(weights: Mapping[str, Encoded]) -> dict[str, Tensor]:
-    """Encoded weights as floats, all in one block of memory.
+    """Return encoded weights as floats, all in one block of memory.
 
     The allocator returns memory to the system beyond twice the largest block that was freed: with a block per weight,
     an LSTM of 5 MB spent 2 of its 12 ms per call on page faults.

@@ -21,7 +21,7 @@ def quantize_like_torchao(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 @stored_as("quantization.TorchaoInt8Linear")
 class TorchaoInt8Linear(Int8Linear):
-    """Computes what torchao's `Int8DynamicActivationInt8WeightConfig` does, to the last bit; each row has a scale."""
+    """The arithmetic of torchao's `Int8DynamicActivationInt8WeightConfig`, to the last bit; each row has a scale."""
 
     _wrapped: _Wrapped | None = None
 

@@ -68,6 +68,8 @@ def generators():
 
 STAGE = SimpleNamespace(number=1, name="toy", label="stage 1 (toy)", finetune=SimpleNamespace(epochs=4))
 
+NOTHING_ADDED = Training(TrainingSettings(), toy_data(64).task.loss)
+
 
 def trained(model, data, epochs=None):
     torch.manual_seed(2), np.random.seed(3), random.seed(4)
@@ -97,10 +99,34 @@ def test_every_module_is_back_in_its_mode_and_gradients_stay():
     model[1].eval()
     data.task.loss(data.task.forward(model, data.example(8)), data.example(8)).backward()
     before, modes = copy.deepcopy([each.grad for each in model.parameters()]), [m.training for m in model.modules()]
-    metrics = validation_metrics(model, data)
+    metrics = validation_metrics(model, data, NOTHING_ADDED)
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(each.grad, grad) for each, grad in zip(model.parameters(), before, strict=True))
     assert list(metrics) == ["accuracy", "loss"]
+
+
+class Halved(nn.Module):
+    """A function of a weight: half of it, and nothing in train mode; it counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, weight):
+        self.calls += 1
+        return weight * (0.0 if self.training else 0.5)
+
+
+@pytest.mark.parametrize("last", [nn.Linear, Merging])
+def test_the_network_is_validated_as_it_sees_its_weights(last):
+    data, half = toy_data(64), Halved()
+    model = nn.Sequential(nn.Flatten(), last(64, 4)).eval()
+    metrics = validation_metrics(model, data, NOTHING_ADDED.using(weights={"1.weight": half}))
+    assert (half.calls, half.training) == (0, True)
+    before = validation_metrics(model, data, NOTHING_ADDED)
+    with torch.no_grad():
+        model[1].weight *= 0.5
+    assert validation_metrics(model, data, NOTHING_ADDED) == metrics != before
 
 
 class Clock:
@@ -128,7 +154,7 @@ def test_validation_takes_a_twentieth_of_the_time(monkeypatch, validation_s, exp
     monkeypatch.setattr(module, "MAX_TIME_FRACTION", MAX_TIME_FRACTION)
     stage = SimpleNamespace(number=1, name="toy", label="", finetune=SimpleNamespace(epochs=10))
     epochs = Epochs(stage, toy_data(64), lambda **_: None, clock=Clock(validation_s))
-    progress, stepper = Progress(order_seed=0), SimpleNamespace(model=network().eval())
+    progress, stepper = Progress(order_seed=0), SimpleNamespace(model=network().eval(), training=NOTHING_ADDED)
     epochs.begin(progress)
     for epoch in range(1, 11):
         progress.epoch = epoch

@@ -1,7 +1,6 @@
 """`toolkit check --rehearse`: what only shows in a stage is found in seconds, and nothing is left behind."""
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -119,9 +118,8 @@ def test_a_stage_that_breaks_the_one_before_it(check, make_plugin):
 )
 def test_what_only_a_stage_shows(hook, said, check, make_plugin):
     make_plugin("bad", HOOK.format(hook))
-    started = time.perf_counter()
-    result = check(PRUNING + '[[stages]]\ntechnique = "bad"\nfinetune = { epochs = 1000 }\n')
-    assert time.perf_counter() - started < 20
+    # So many epochs would never end.
+    result = check(PRUNING + '[[stages]]\ntechnique = "bad"\nfinetune = { epochs = 100_000_000 }\n')
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1].startswith("error: toy.toml: stage 2 (bad): ")
     assert said in result.stderr

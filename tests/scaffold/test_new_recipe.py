@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
+from torch import nn
 
 from toolkit.cli import main
 from toolkit.recipe.read import read_recipe
@@ -176,6 +178,31 @@ def test_epochs_follow_from_the_steps(new, samples, epochs, finetune):
     assert f"epochs = {finetune:<24} # for at least 250 steps; an epoch has {steps}\n" in text
 
 
+ROUNDED = """
+import toolkit
+class Params(toolkit.Params):
+    @property
+    def trainable_after(self):
+        return False
+    @property
+    def trainable_in_stage(self):
+        return True
+@toolkit.hookimpl
+def finish(model):
+    return model.requires_grad_(False)
+"""
+
+
+def test_a_stage_that_can_train_is_trained_though_no_later_one_can(new, make_plugin):
+    make_plugin("rounded", ROUNDED)
+    result = new("Net", "--technique", "quantization", "--technique", "rounded")
+    assert result.exit_code == 0, result.stderr
+    rounded, last = read_recipe("recipe.toml").stages
+    assert (rounded.uses[0].plugin.name, last.uses[0].plugin.name) == ("rounded", "quantization")
+    assert rounded.finetune is not None
+    assert last.finetune is None
+
+
 def test_a_technique_asked_for_says_which_model_to_fill_in(new):
     result = new("sized", "--model-args", "{ hidden = 8 }", "--technique", "pruning", "--technique", "distillation")
     assert result.exit_code == 0, result.stderr
@@ -213,8 +240,8 @@ def pictures(new):
             pixels = np.full((8, 8, 3), (51, 102, 204 * number), dtype=np.uint8)
             Image.fromarray(pixels).save(Path("photos", name, f"{position}.png"))
 
-    def pictures(net, args='{ root = "photos" }', output="recipe.toml"):
-        options = ["--data-args", args, "--technique", "quantization", "--output", output]
+    def pictures(net, args='{ root = "photos" }', output="recipe.toml", options=()):
+        options = [*options, "--data-args", args, "--technique", "quantization", "--output", output]
         result = new(net, "--data", "image-folder", *options)
         assert result.exit_code == 0, result.stderr
         return read_recipe(output).data.args
@@ -236,6 +263,14 @@ def test_images_are_standardized_by_their_own_statistics(pictures):
 def test_images_of_a_pretrained_network_are_standardized_as_imagenet(pictures):
     args = pictures("trained")
     assert (args["mean"], args["std"], args["crop"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225], 0.875)
+    text = Path("recipe.toml").read_text()
+    assert "# ImageNet's, because the model has most of its weights at every seed; must be what it was" in text
+
+
+def test_of_images_for_weights_of_a_file_the_recipe_says_where_they_are_from(pictures):
+    torch.save(nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 2)).state_dict(), "weights.pt")
+    assert pictures("Net", options=["--weights", "weights.pt"])["mean"] == [0.485, 0.456, 0.406]
+    assert "# ImageNet's, because the model has the weights of a file; must be" in Path("recipe.toml").read_text()
 
 
 def test_images_are_found_from_a_recipe_in_another_folder(pictures):
@@ -243,7 +278,8 @@ def test_images_are_found_from_a_recipe_in_another_folder(pictures):
     assert 'root = "../photos"' in Path("recipes/first.toml").read_text()
 
 
-def test_arguments_of_images_that_are_set_are_kept(pictures):
+def test_arguments_of_images_that_are_set_are_kept_without_a_look_at_the_images(pictures, monkeypatch):
+    monkeypatch.setattr("toolkit.scaffold.image_arguments.pixel_statistics", None)  # a call would fail
     args = pictures("Net", '{ root = "photos", size = 8, crop = 0.5, mean = [0.5], std = [0.25], test = 0.4 }')
     root = str(Path("photos").resolve())
     assert args == {"root": root, "size": 8, "crop": 0.5, "mean": [0.5], "std": [0.25], "test": 0.4}

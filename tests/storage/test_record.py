@@ -76,6 +76,14 @@ def test_it_is_safetensors_and_a_checksum(path: Path, dtype: torch.dtype) -> Non
             assert stored[name].tolist() == tensor.tolist()
 
 
+def test_conjugates_and_negatives_are_written_as_their_values(path: Path) -> None:
+    numbers = torch.tensor([1 + 2j, 3 - 4j])
+    write(path, {"conjugates": numbers.conj(), "negatives": numbers.conj().imag}, {})
+    tensors, _ = read_record(path)
+    assert tensors["conjugates"].tolist() == [1 - 2j, 3 + 4j]
+    assert tensors["negatives"].tolist() == [-2, 4]
+
+
 def test_what_safetensors_writes_is_read(path: Path) -> None:
     tensors = {"b": torch.arange(3), "a": torch.tensor([True, False]), "c": torch.rand(2, 2)}
     path.write_bytes(with_checksum(safetensors.torch.save(tensors, {record.KEY: '{"format": 1}'})))

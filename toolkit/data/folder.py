@@ -171,7 +171,7 @@ def _load(files: LabelledFiles, size: int, channels: int, crop: float) -> Split:
 class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
     """Images (channels, size, size) uint8 with their class indices; each is read from its file when it is needed."""
 
-    def __init__(self, files: LabelledFiles, size: int, channels: int, crop: float = 1.0) -> None:
+    def __init__(self, files: LabelledFiles, size: int, channels: int, crop: float) -> None:
         self.files, self.size, self.channels = files, size, channels
         self.shorter_side = _shorter_side(size, crop)
 

@@ -139,7 +139,7 @@ def _start(threads: int) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     command = [sys.executable, "-I", str(Path(worker.__file__))]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(command, env=environment, **pipes)  # type: ignore[call-overload]
+    return subprocess.Popen(command, env=environment, **pipes)  # type: ignore[call-overload]  # unpacked keywords
 
 
 def _packed(inputs: Any) -> tuple[Any, list[Any]]:

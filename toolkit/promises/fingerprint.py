@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from toolkit.tensor_memory import memory
+
 
 class Change(NamedTuple):
     """A layer or tensor that changed, with a description of it before and after."""
@@ -65,7 +67,7 @@ def _text(tensor: Tensor) -> str:
 
 def _checksum(tensor: Tensor) -> int:
     # Enough against accidents, and several times as fast as a longer checksum.
-    return zlib.crc32(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return zlib.crc32(memory(tensor))
 
 
 def _readable(path: str) -> str:

@@ -72,7 +72,7 @@ class Epochs:
     def _validated(self, stepper: Stepper, progress: Progress, epoch_s: float) -> dict[str, float | None] | None:
         started = self._clock()
         try:
-            metrics = validation_metrics(stepper.model, self._data)
+            metrics = validation_metrics(stepper.model, self._data, stepper.training)
         except Exception as error:  # of a dataset or a metric; what is only shown does not end a training
             self._validate = False
             log.warning("%s: cannot validate during the training (%s)", self._stage.label, described(error))

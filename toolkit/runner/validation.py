@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TypeAlias
 
 import torch
@@ -12,20 +12,31 @@ from torch import nn
 
 from toolkit import masks
 from toolkit.data.splits import Data
+from toolkit.eval_mode import in_eval_mode
 from toolkit.metrics import answers, quality
 from toolkit.metrics.support.quality_format import quality_format
 from toolkit.seeding import preserve_generators
+from toolkit.training import Training
+from toolkit.training.weights import weight_functions
 
 Metrics: TypeAlias = Mapping[str, float | None]
 
 
-def validation_metrics(model: nn.Module, data: Data) -> dict[str, float | None]:
+def validation_metrics(model: nn.Module, data: Data, training: Training) -> dict[str, float | None]:
     """Return the metrics of quality by name, the primary one first; None for a number that is not finite.
 
-    Parameters, buffers, modes and random generators are the same afterwards.
+    The network sees its weights through the functions of the training, whose modules are in eval mode, too. Parameters,
+    buffers, modes and random generators are the same afterwards.
     """
-    with preserve_generators(), _kept_buffers(model):
-        values = quality(answers(_evaluated(model), data, "validation"))
+    with preserve_generators(), ExitStack() as kept:
+        for module in (model, *training.modules):
+            kept.enter_context(_kept_buffers(module))
+        for module in training.modules:
+            kept.enter_context(in_eval_mode(module))
+        evaluated = _evaluated(model)
+        kept.enter_context(torch.no_grad())
+        kept.enter_context(weight_functions(evaluated, training.weights))
+        values = quality(answers(evaluated, data, "validation"))
     return {metric: _finite(values[metric]) for metric in data.quality if metric in values}
 
 

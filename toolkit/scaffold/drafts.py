@@ -35,9 +35,9 @@ class Draft:
         return (self.technique.module.__doc__ or self.name).strip().partition("\n")[0]
 
     @property
-    def trainable(self) -> bool:
-        """Whether the result of the technique can be trained."""
-        return self.technique.params_class().trainable_after
+    def trains(self) -> bool:
+        """Whether the stage can train, as a `finetune` table asks for."""
+        return self.technique.params_class().trainable_in_stage
 
     @property
     def models(self) -> dict[str, str]:
@@ -60,16 +60,20 @@ def chain(techniques: Sequence[Plugin], by_name: bool = False) -> list[Draft]:
 
     A technique that acts only during training joins the first stage with training. If the user named the techniques,
     one that takes a model gets a stage of its own instead, before all others, because it may replace the model.
-    Techniques whose result cannot be trained come last.
+    Techniques whose result cannot be trained come last, those whose own stage can train before the others.
     """
     drafts = [Draft(technique) for technique in techniques]
     first = [draft for draft in drafts if by_name and draft.models]
     rest = [draft for draft in drafts if draft not in first]
     joining = [draft for draft in rest if draft.technique.params_class().needs_finetune]
-    stages = sorted((draft for draft in rest if draft not in joining), key=lambda draft: not draft.trainable)
-    if stages and stages[0].trainable:
+    stages = sorted((draft for draft in rest if draft not in joining), key=_untrainable)
+    if stages and stages[0].trains:
         return [*first, Draft(stages[0].technique, tuple(joining)), *stages[1:]]
     return [*first, *joining, *stages]
+
+
+def _untrainable(draft: Draft) -> tuple[bool, bool]:
+    return not draft.technique.params_class().trainable_after, not draft.trains
 
 
 def _is_model(field: FieldInfo) -> bool:

@@ -12,7 +12,7 @@ from toolkit.data.normalization import IMAGENET_MEAN, IMAGENET_STD, pixel_statis
 from toolkit.data.splits import Data
 from toolkit.recipe.tables import ModelTable
 from toolkit.scaffold.drafts import COMMENT_COLUMN
-from toolkit.scaffold.pretrained import is_pretrained
+from toolkit.scaffold.pretrained import why_pretrained
 from toolkit.scaffold.templates import toml
 
 IMAGENET_CROP = 0.875  # 224 pixels of 256
@@ -41,19 +41,21 @@ def image_arguments(model: ModelTable, data: Data, chosen: Mapping[str, Any]) ->
     """
     yield from (Argument(name, value) for name, value in chosen.items())
     defaults = {name: each.default for name, each in signature(image_folder).parameters.items()}
-    imagenet = chosen.get("channels", defaults["channels"]) == len(IMAGENET_MEAN) and is_pretrained(model)
-    crop = IMAGENET_CROP if imagenet else defaults["crop"]
+    is_colored = chosen.get("channels", defaults["channels"]) == len(IMAGENET_MEAN)
+    reason = why_pretrained(model) if is_colored else None
+    crop = IMAGENET_CROP if reason else defaults["crop"]
     suggested = [
         Argument("size", defaults["size"], "height and width in pixels"),
         Argument("crop", crop, "fraction of the shorter side that the square covers"),
-        *(_of_imagenet() if imagenet else _of_pixels(data)),
     ]
+    if not {"mean", "std"} <= chosen.keys():  # the statistics take a look at many images
+        suggested += _of_imagenet(reason) if reason else _of_pixels(data)
     yield from (argument for argument in suggested if argument.name not in chosen)
 
 
-def _of_imagenet() -> Iterator[Argument]:
-    reason = "ImageNet's, because the model has these weights at every seed; must be what it was trained with"
-    yield Argument("mean", list(IMAGENET_MEAN), reason)
+def _of_imagenet(reason: str) -> Iterator[Argument]:
+    comment = f"ImageNet's, because {reason}; must be what it was trained with"
+    yield Argument("mean", list(IMAGENET_MEAN), comment)
     yield Argument("std", list(IMAGENET_STD))
 
 

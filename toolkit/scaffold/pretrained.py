@@ -10,17 +10,19 @@ from toolkit.recipe.tables import ModelTable
 from toolkit.seeding import preserve_generators
 
 
-def is_pretrained(table: ModelTable) -> bool:
-    """Return whether a model has weights of a file, or most of its matrices and filters at every seed.
+def why_pretrained(table: ModelTable) -> str | None:
+    """Return what shows that a model is trained, None if nothing does: a file, or equal weights at every seed.
 
-    A network that is not trained draws them at random; scales, shifts and encodings of positions begin with constants.
+    A network that is not trained draws its matrices and filters at random; scales, shifts and encodings of positions
+    begin with constants.
     """
     if table.weights is not None:
-        return True
+        return "the model has the weights of a file"
     first, second = (_state(table, seed) for seed in (1, 2))
     learned = {name: tensor for name, tensor in first.items() if _is_learned(tensor)}
     same = sum(tensor.numel() for name, tensor in learned.items() if torch.equal(tensor, second[name]))
-    return 2 * same > sum(tensor.numel() for tensor in learned.values())
+    is_pretrained = 2 * same > sum(tensor.numel() for tensor in learned.values())
+    return "the model has most of its weights at every seed" if is_pretrained else None
 
 
 def _state(table: ModelTable, seed: int) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ from toolkit.recipe.read import Recipe, Stage
 from toolkit.recipe.successors import successors
 from toolkit.seeding import preserve_generators
 from toolkit.sources import Kind, Source, models_in, resolve
-from toolkit.storage.tensor_stream import memory
+from toolkit.tensor_memory import memory
 
 MAX_HASHED_SAMPLES = 32  # of a split that is not in memory
 SPLITS = ("train", "validation", "test")

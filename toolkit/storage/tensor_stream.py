@@ -11,6 +11,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from toolkit.tensor_memory import memory
+
 ALIGNMENT = 8  # bytes; the header ends at a multiple
 DTYPES = {
     "BOOL": torch.bool,
@@ -98,8 +100,3 @@ def _read(file: BinaryIO, dtype: torch.dtype, shape: list[int]) -> Tensor:
     if file.readinto(memory(tensor)) != tensor.nbytes:  # type: ignore[attr-defined]  # buffered
         raise ValueError("it ends inside a tensor")
     return tensor
-
-
-def memory(tensor: Tensor) -> memoryview:
-    """Return the bytes of a tensor: its own if it is contiguous and on the CPU, else those of a copy."""
-    return tensor.detach().resolve_conj().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

@@ -47,7 +47,7 @@ class StateClauses(ContractBase):
     def test_global_state_is_left_alone_and_nothing_is_printed(self) -> None:
         heard: list[str] = []
         handler = logging.Handler()
-        handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
+        handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]  # in this object only
         printed.addHandler(handler)
         try:
             with warnings.catch_warnings(record=True) as caught:

@@ -39,7 +39,7 @@ class ObserverContract:
     def test_it_gets_through_a_run_and_prints_nothing(self, tmp_path: Path) -> None:
         heard: list[str] = []
         handler = logging.Handler()
-        handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
+        handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]  # in this object only
         printed.addHandler(handler)
         try:
             outcome = self._run(tmp_path)

@@ -99,10 +99,10 @@ class Training:
             around_step: called with the model that runs, which may be a copy; the context manager that it returns is
                 active during the forward pass and the loss. Add hooks to layers in it, and remove them.
             weights: functions by path, such as `fc1.weight`. During a step the network sees `function(weight)` instead
-                of the weight, with gradients through the function; outside the step the weight is itself. The function
-                receives the masked weight and returns a tensor of the same shape and dtype; the zeros of a mask stay
-                zeros. Layers that share the weight all see the result, which is computed once per step. A function
-                that is an nn.Module is trained with the model.
+                of the weight, with gradients through the function; outside the step, but for a validation after an
+                epoch, the weight is itself. The function receives the masked weight and returns a tensor of the same
+                shape and dtype; the zeros of a mask stay zeros. Layers that share the weight all see the result, which
+                is computed once per step. A function that is an nn.Module is trained with the model.
             samples: positions in the train split, int64 (N,). The training uses only these, of those that it used
                 before: the model never sees the others, not even its batch norms. The batch size stays the same.
 

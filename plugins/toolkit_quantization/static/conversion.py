@@ -16,7 +16,7 @@ from toolkit_quantization.selection import groups
 from toolkit_quantization.static.network import input_quantizers, static_networks
 from toolkit_quantization.static.placement import placed, unplaced
 from toolkit_quantization.static.quantizer import Quantizer
-from toolkit_quantization.static.weights import Int32Bias, quantize_without_overflow
+from toolkit_quantization.static.weights import Int32Bias, beside_bias, quantize_without_overflow
 from toolkit_quantization.stored import StoredWeight
 
 
@@ -68,6 +68,8 @@ def _successor(
     module: nn.Module, dtype: Dtype, rounding: Rounding, inputs: Quantizer | None, encodings: layers.Encodings
 ) -> nn.Module:
     weights = {weight.path: weight for weight in masks.named_weights(module)}
+    if "bias" in weights and inputs is not None:
+        rounding = beside_bias(rounding, weights["bias"].value, inputs.scale)
 
     def make(weight: Tensor) -> Encoded:
         return Int8(weight, rounding) if dtype == "int8" else encode(weight, dtype)

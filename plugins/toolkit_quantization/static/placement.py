@@ -61,7 +61,7 @@ class _Placement:
                 self.joins.add(operation.name)
 
     def grids(self) -> dict[str, str]:
-        """For each result that is rounded, the name of the result whose quantizer rounds it."""
+        """Return the name of the result whose quantizer rounds it, for each result that is rounded."""
         names: dict[str, None] = {}
         for operation in self.by_name.values():
             if self._is_integer(operation):
@@ -75,7 +75,7 @@ class _Placement:
         return {name: self._root(name) for name in self.by_name if name in names}
 
     def _tensors(self, operation: Operation) -> list[str]:
-        """The inputs of an operation that hold activations: a constant tensor or a number of samples is none."""
+        """Return the inputs of an operation that hold activations: neither constant tensors nor numbers of samples."""
         inputs = (self.by_name[name] for name in operation.inputs)
         return [each.name for each in inputs if each.kind != "tensor" and not self._is_number(each)]
 
@@ -116,7 +116,7 @@ class _Placement:
         return using[0] if len(using) == 1 and self._activates(using[0]) else operation
 
     def _is_exact(self, operation: Operation) -> bool:
-        """Whether a result is rounded only where another integer operation takes it: a linear layer can give floats."""
+        """Return whether only integer operations need a result rounded: a linear layer can give floats."""
         return self._is_quantized(operation) and isinstance(self.lookup(operation.target), nn.Linear)
 
     def _selects(self, operation: Operation) -> bool:

@@ -102,7 +102,7 @@ def loaded(text: str) -> Program:
 
 
 def _plain(value: Any) -> Any:
-    """Arguments in JSON, where an object with one key stands for what JSON does not have."""
+    """Return arguments in JSON, where an object with one key stands for what JSON does not have."""
     if isinstance(value, Ref):
         return {"ref": value.name}
     if isinstance(value, (tuple, dict)):

@@ -13,7 +13,7 @@ MOMENTUM = 0.01  # share of the newest batch in a moving range
 
 @stored_as("quantization.Quantizer")
 class Quantizer(nn.Module):
-    """Rounds a tensor to the 256 values of unsigned bytes; before it has a range, it returns its inputs.
+    """The rounding of a tensor to the 256 values of unsigned bytes; before it has a range, it returns its inputs.
 
     While the network trains it can follow its inputs: with a moving range, or with a scale that is a parameter.
     """

@@ -44,7 +44,7 @@ def traced(model: nn.Module) -> StaticNetwork:
         raise UntraceableError(str(error)) from error
     for module in network.modules():
         if getattr(module, "inplace", False):
-            module.inplace = False  # type: ignore[assignment]
+            module.inplace = False  # type: ignore[assignment]  # a flag of activations, no tensor
     return network.train(model.training)
 
 
@@ -115,7 +115,7 @@ def _call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Opera
 
 
 def _plain(value: Any) -> Any:
-    """Arguments with references instead of nodes, and plain lists and dictionaries instead of torch.fx's."""
+    """Return arguments with references instead of nodes, and plain lists and dictionaries instead of torch.fx's."""
     if isinstance(value, fx.Node):
         return Ref(value.name)
     if isinstance(value, torch.Size):

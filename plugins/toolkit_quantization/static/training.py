@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from toolkit import Training
+from toolkit import Training, masks
 from toolkit.rounding import round_straight_through
 from toolkit_quantization.codecs import Dtype
 from toolkit_quantization.int8 import quantize_per_channel
@@ -18,7 +18,7 @@ from toolkit_quantization.static.affine import RoundStraightThrough
 from toolkit_quantization.static.calibration import quantizers
 from toolkit_quantization.static.network import input_quantizers
 from toolkit_quantization.static.quantizer import Quantizer
-from toolkit_quantization.static.weights import SAFE_MAX, quantize_without_overflow, round_bias
+from toolkit_quantization.static.weights import SAFE_MAX, quantize_without_overflow, round_bias, wide_enough
 
 Roundings = dict[str, "WeightRounding"]
 
@@ -135,33 +135,32 @@ def rounded_training(
 
 
 def _shared(layers: Mapping[str, Any], roundings: Roundings) -> Roundings:
-    """Layers that share a weight share its rounding."""
+    """Return the roundings by layer, where layers that share a weight share its rounding."""
     first: dict[int, WeightRounding] = {}
     owners = {path: _tensor(layer) for path, layer in layers.items()}
     return {path: first.setdefault(id(owners[path]), each) for path, each in roundings.items()}
 
 
 def _tensor(layer: Any) -> Tensor:
-    """The tensor that the optimizer changes."""
-    is_masked = parametrize.is_parametrized(layer, "weight")
-    tensor: Tensor = layer.parametrizations.weight.original if is_masked else layer._parameters["weight"]
-    return tensor
+    """Return the tensor that the optimizer changes."""
+    return next(weight.parameter for weight in masks.named_weights(layer) if weight.path == "weight")
 
 
 def _weight(layer: Any) -> Tensor:
-    """The weight with its masks, and not what the layer sees instead during a step."""
-    weight = _tensor(layer)
-    for part in layer.parametrizations.weight if parametrize.is_parametrized(layer, "weight") else ():
-        weight = part(weight)
+    """Return the weight with its masks, and not what the layer sees instead during a step."""
+    if not parametrize.is_parametrized(layer, "weight"):
+        return _tensor(layer)
+    weight: Tensor = parametrize.ParametrizationList.forward(layer.parametrizations.weight)
     return weight
 
 
 def _biases(model: nn.Module, layers: Mapping[str, Any], roundings: Roundings) -> dict[str, Callable[[Tensor], Tensor]]:
-    """The rounding of each bias that becomes an integer."""
+    """Return the rounding of each bias that becomes an integer."""
 
     def function(layer: Any, each: WeightRounding, quantizer: Quantizer) -> Callable[[Tensor], Tensor]:
         def rounded(bias: Tensor) -> Tensor:
-            unit = each.scale(_weight(layer)).detach() * quantizer.step.detach()
+            step = quantizer.step.detach()
+            unit = wide_enough(each.scale(_weight(layer)).detach(), bias, step) * step
             result: Tensor = _Replaced.apply(bias, round_bias(bias.detach(), unit) * unit)
             return result
 

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from toolkit import operators, stored_as
-from toolkit_quantization.codecs import Encoded
+from toolkit_quantization.codecs import Encoded, Rounding
 from toolkit_quantization.kernels import INT8_MAX, MIN_ROW_MAX
 
 SAFE_MAX = 64  # two weights of at most this size cannot overflow
+MAX_BIAS = 2**30  # leaves room in int32 for the products that a bias is added to
 
 
 def quantize_without_overflow(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -17,7 +18,7 @@ def quantize_without_overflow(rows: Tensor) -> tuple[Tensor, Tensor]:
 
     Without VNNI, x86 multiplies an unsigned by a signed byte and adds two such products in 16 bits, which saturate. The
     two largest weights of a row add up to at most 128 here, and the two smallest to at least -128, so that no pair
-    exceeds 255 · 128 = 32,640, whichever weights are paired. Most rows reach ±70, where ±63 would be safe for all.
+    exceeds 255 · 128 = 32,640, whichever weights are paired. Most rows reach ±70, where ±64 would be safe for all.
     """
     rows = rows.float()
     largest = rows.abs().amax(dim=1)
@@ -25,6 +26,26 @@ def quantize_without_overflow(rows: Tensor) -> tuple[Tensor, Tensor]:
     # Rounding adds at most a half to each of two values: 127 + 2 / 2 = 128.
     scale = torch.stack([largest, *pairs]).amax(dim=0).clamp_(min=MIN_ROW_MAX) / INT8_MAX
     return (rows / scale.unsqueeze(1)).round_().to(torch.int8), scale
+
+
+def beside_bias(quantize: Rounding, bias: Tensor, step: Tensor) -> Rounding:
+    """Return the rounding with coarser scales for the rows whose bias int32 could not hold: see `wide_enough`."""
+
+    def rounded(rows: Tensor) -> tuple[Tensor, Tensor]:
+        values, fine = quantize(rows)
+        scale = wide_enough(fine, bias, step)
+        return (values * (fine / scale).unsqueeze(1)).round().to(torch.int8), scale
+
+    return rounded
+
+
+def wide_enough(scale: Tensor, bias: Tensor, step: Tensor) -> Tensor:
+    """Return the scale (out,) of weights, larger where the bias (out,) is too many of the products' units.
+
+    That unit is the scale times the `step` () of the inputs. It is tiny in a row of zeros, or of weights that are
+    nothing next to the bias.
+    """
+    return torch.maximum(scale, bias.detach().abs().float() / (step * MAX_BIAS))
 
 
 @stored_as("quantization.Int32Bias")

@@ -192,6 +192,13 @@ def test_a_layer_without_int8_products_computes_in_float(name):
     assert isinstance(successor, Stored)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(0,), (2, 0)])
+def test_nothing_is_looked_up_in_an_embedding(shape, dtype):
+    _, successor, _ = made("Embedding", dtype=dtype)
+    assert successor(torch.empty(shape, dtype=torch.long)).shape == (*shape, 6)
+
+
 def test_other_dtypes_have_no_int8_products():
     assert isinstance(layers.successor(nn.Linear(4, 4), "int4", "int8"), Stored)
 

@@ -250,6 +250,17 @@ def test_zeros_of_masks_stay_zeros():
     assert (made.conv1.dense_weight()[mask] != 0).float().mean() > 0.9
 
 
+@pytest.mark.parametrize("weight", [0.0, 1e-9])
+def test_a_neuron_keeps_its_bias_whatever_is_left_of_its_weights(weight):
+    model = toy_mlp()
+    with torch.no_grad():
+        model[1].weight[0] = weight
+        model[1].bias[0] = 2.0
+    stored = perform(model, STATIC).get_submodule("1")
+    torch.testing.assert_close(stored.dense_weights()["bias"], model[1].bias, atol=1e-3, rtol=0)
+    torch.testing.assert_close(stored.dense_weight(), model[1].weight, atol=1e-2, rtol=0)
+
+
 def test_layers_that_cost_too_much_return_to_float():
     whole = outcome_of(residual(), STATIC).prepared[0]
     bound = 0.7 * whole.values["output_error"]

@@ -83,6 +83,28 @@ def test_zeros_of_masks_stay_zeros(case, layer):
 
 
 @pytest.mark.parametrize("case", ["ranges", "steps"])
+def test_a_weight_of_several_parts_trains_with_rounding(case):
+    model = toy_mlp()
+    nn.utils.parametrizations.weight_norm(model[1])
+    trained = Trained(model, **CASES[case])
+    assert trained.model.get_submodule("1").precision == "int8"
+    assert relative_error(outputs_of(trained.model), trained.before) < 1e-5
+
+
+@pytest.mark.parametrize("case", ["ranges", "steps"])
+def test_a_pruned_neuron_keeps_its_bias(case):
+    model = toy_mlp()
+    mask = torch.ones_like(model[1].weight, dtype=torch.bool)
+    mask[0] = False
+    masks.apply(model, {"1.weight": mask})
+    with torch.no_grad():
+        model[1].bias[0] = 2.0
+    trained = Trained(model, **CASES[case])
+    assert trained.model.get_submodule("1").dense_weights()["bias"][0] > 1
+    assert relative_error(outputs_of(trained.model), trained.before) < 1e-5
+
+
+@pytest.mark.parametrize("case", ["ranges", "steps"])
 def test_ranges_follow_the_activations_until_they_are_frozen(case):
     def scales(share):
         trained = Trained(toy_mlp(), freeze_after=share, **CASES[case])

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from toolkit.model_files.packed import positions
 from toolkit.model_files.packed.streams import DamagedError, Reader, Writer, bits_of, levels_of
+from toolkit.tensor_memory import memory
 
 MAX_TABLE = 1 << 16
 SPARSE, LEVELLED, TABLE, HALF = 1, 2, 4, 8  # flags of a form
@@ -166,8 +167,7 @@ def _as_matrix(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _as_bits(tensor: Tensor) -> NDArray[Any]:
-    content = tensor.detach().cpu().contiguous().reshape(-1)
-    bits: NDArray[Any] = content.view(torch.uint8).numpy().view(_unsigned(tensor.dtype))
+    bits: NDArray[Any] = np.asarray(memory(tensor)).view(_unsigned(tensor.dtype))
     return bits
 
 

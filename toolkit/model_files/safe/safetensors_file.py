@@ -21,7 +21,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return a file's tensors, each in memory of its own, and its metadata; an `InputError` says what is wrong."""
     with _opened(path) as file:
         # Copied, because tensors begin at any byte of the mapped file, and some kernels then round differently.
-        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # no mapping
         return tensors, dict(file.metadata() or {})
 
 

@@ -65,7 +65,7 @@ def new_axes(height: float, grid: str = "x") -> tuple[Figure, Axes]:
     """Return a figure `WIDTH` inches wide with one pair of axes and a faint grid along `x`, `y` or `both`."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.add_subplot()
-    axes.grid(visible=True, axis=grid)  # type: ignore[arg-type]
+    axes.grid(visible=True, axis=grid)  # type: ignore[arg-type]  # a literal there
     axes.tick_params(length=0)
     return figure, axes
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from toolkit.number_text import bytes_text, percent, printable
 from toolkit.report.charts.drawing import (
@@ -104,7 +105,7 @@ def _histogram(place: int, before: Layer, after: Layer) -> Chart:
     return Chart(f"histogram-{place}", f"{name}: {percent(after.sparsity, 0)} zeros", text, figure, table)
 
 
-def _outline(axes, histogram: Histogram | None, color: str, label: str, filled: bool) -> None:  # type: ignore[no-untyped-def]
+def _outline(axes: Any, histogram: Histogram | None, color: str, label: str, filled: bool) -> None:
     if histogram is None:
         return
     bins, total = len(histogram.counts), sum(histogram.counts) or 1
