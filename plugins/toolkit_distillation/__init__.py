@@ -121,8 +121,7 @@ def finetune(
         return training
     numbered = enumerate(prepared.teachers, start=1)
     hints = make_hints(params.hints, model, prepared.teachers, data) if params.hints else None
-    bfloat16 = training.settings.precision == "bfloat16"
-    teachers = [Teacher(teacher, data, paths_of(params.hints, number), bfloat16) for number, teacher in numbered]
+    teachers = [Teacher(teacher, data, paths_of(params.hints, number)) for number, teacher in numbered]
     training = training.using(loss=DistillationLoss(training.loss, data.task, teachers, hints, params))
     if hints is None:
         return training

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import toolkit
 from toolkit import masks
-from toolkit.training import use_fast_layout
+from toolkit.training import autocast, use_fast_layout
 from toolkit_distillation.features import arranged, catching
 
 # Logits of all training samples are kept up to this size; beyond it the teacher runs in every epoch.
@@ -30,16 +30,13 @@ class Teacher(nn.Module):
     """Computes the teacher's lesson on a batch.
 
     Without augmentation the logits are computed once per sample. The features of the modules at `paths` are too large
-    to keep: if there are any, the teacher runs in every step. With `in_bfloat16` it then runs in this precision.
+    to keep: if there are any, the teacher runs in every step. It then runs in the precision of the step.
     """
 
     logits: Tensor | None
 
-    def __init__(
-        self, model: nn.Module, data: toolkit.Data, paths: Collection[str] = (), in_bfloat16: bool = False
-    ) -> None:
+    def __init__(self, model: nn.Module, data: toolkit.Data, paths: Collection[str] = ()) -> None:
         super().__init__()
-        self.in_bfloat16 = in_bfloat16
         self.model, self.task, self.paths = model, data.task, tuple(paths)
         # In the stored order of all samples, so that the logits do not depend on how batches are drawn.
         self.register_buffer("logits", None if data.augmented or paths else _all_logits(model, data))
@@ -50,8 +47,7 @@ class Teacher(nn.Module):
     def forward(self, batch: toolkit.Batch) -> Lesson:
         if self.logits is not None:
             return Lesson(self.logits[batch.index], {})
-        autocast = torch.autocast(batch.index.device.type, torch.bfloat16, enabled=self.in_bfloat16)
-        with catching(self.model, self.paths) as caught, autocast:
+        with catching(self.model, self.paths) as caught, autocast(batch.index.device):
             logits = logits_of(self.model, self.task, batch)
             return Lesson(logits, arranged(self.model, caught))
 

@@ -348,12 +348,14 @@ def test_the_teacher_runs_as_fast_as_the_student_in_every_step(precision: str) -
     teacher = Watched().requires_grad_(False)
     data = replace(toy_data(64), augment=lambda inputs: inputs)
     training = Training(TrainingSettings.model_validate({"precision": precision}), data.task.loss)
-    taught = toolkit_distillation.finetune(
-        toy_cnn(), toolkit_distillation.Params(), data, Prepared([teacher]), training
-    )
+    params = toolkit_distillation.Params()
+    taught = toolkit_distillation.finetune(toy_cnn(), params, data, Prepared([teacher]), training)
+    teacher.seen.clear()
+    fit(toy_cnn(), taught, data)
+    assert teacher.seen == {(getattr(torch, precision), True)}
     teacher.seen.clear()
     taught.loss(torch.randn(8, 4), data.example(8))
-    assert teacher.seen == {(getattr(torch, precision), True)}
+    assert teacher.seen == {(torch.float32, True)}, "no step runs"
 
 
 def test_the_teacher_sees_samples_of_a_dataset_in_every_epoch(counting: nn.Module) -> None:
