@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import toolkit
 from toolkit import masks
+from toolkit.training import autocast, use_fast_layout
 from toolkit_distillation.features import arranged, catching
 
 # Logits of all training samples are kept up to this size; beyond it the teacher runs in every epoch.
@@ -29,7 +30,7 @@ class Teacher(nn.Module):
     """Computes the teacher's lesson on a batch.
 
     Without augmentation the logits are computed once per sample. The features of the modules at `paths` are too large
-    to keep: if there are any, the teacher runs in every step.
+    to keep: if there are any, the teacher runs in every step. It then runs in the precision of the step.
     """
 
     logits: Tensor | None
@@ -39,12 +40,14 @@ class Teacher(nn.Module):
         self.model, self.task, self.paths = model, data.task, tuple(paths)
         # In the stored order of all samples, so that the logits do not depend on how batches are drawn.
         self.register_buffer("logits", None if data.augmented or paths else _all_logits(model, data))
+        if self.logits is None:
+            use_fast_layout(model, data)
 
     @torch.no_grad()
     def forward(self, batch: toolkit.Batch) -> Lesson:
         if self.logits is not None:
             return Lesson(self.logits[batch.index], {})
-        with catching(self.model, self.paths) as caught:
+        with catching(self.model, self.paths) as caught, autocast(batch.index.device):
             logits = logits_of(self.model, self.task, batch)
             return Lesson(logits, arranged(self.model, caught))
 

@@ -111,6 +111,16 @@ def test_translation_is_by_whole_pixels_in_all_directions() -> None:
     assert found == set(range(25))
 
 
+def test_half_of_the_pictures_are_mirrored_and_no_two_pictures_mixed() -> None:
+    pictures = torch.rand(400, 3, 4, 5)
+    changed = translation(pictures, pixels=0, flip=True)
+    mirrored = (changed == pictures.flip(3)).flatten(1).all(1)
+    same = (changed == pictures).flatten(1).all(1)
+    assert (mirrored ^ same).all()
+    assert 150 < mirrored.sum() < 250
+    assert torch.equal(translation(pictures, pixels=0), pictures)
+
+
 @pytest.mark.parametrize("change", [affine, elastic, translation])
 def test_every_picture_is_changed_by_an_amount_of_its_own(change: Any) -> None:
     pictures = torch.rand(1, 1, 20, 20).expand(8, -1, -1, -1)

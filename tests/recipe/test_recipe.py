@@ -1040,9 +1040,15 @@ class TestWeights:
         found = problems(RECIPE, overrides={"model.weights_key": "ema"})
         assert found == [("model.weights_key", "requires `weights`")]
 
-    def test_they_exclude_training(self, tmp_path):
-        text = edited("[data]", saved(toy_mlp().state_dict(), tmp_path / "toy.pt") + "\n[data]")
-        assert problems(text, tmp_path) == [("model", "has both `weights` and `training`; remove one of them")]
+    @pytest.mark.parametrize("lr", [1e-12, 0.1])
+    def test_a_training_starts_from_them(self, tmp_path, lr):
+        weights = toy_mlp().state_dict()
+        text = edited("[data]", saved(weights, tmp_path / "toy.pt") + "\n[data]")
+        (tmp_path / "recipe.toml").write_text(text)
+        toolkit.run(tmp_path / "recipe.toml", {"model.training.lr": lr}, output=tmp_path / "run")
+        baseline = toolkit.load(tmp_path / "run/stages/0-baseline").state_dict()
+        agree = [torch.allclose(tensor, weights[name], atol=1e-6) for name, tensor in baseline.items()]
+        assert agree == [lr < 1e-3] * len(weights)
 
 
 class TestResolved:

@@ -69,17 +69,23 @@ def elastic(
     return _warped(images, grid.add_(field.permute(0, 2, 3, 1)))
 
 
-def translation(images: Tensor, pixels: int = 2) -> Tensor:
+def translation(images: Tensor, pixels: int = 2, flip: bool = False) -> Tensor:
     """Shift each image by a random whole number of pixels; pixels from outside the image repeat the border.
+
+    With `flip`, half of the images, drawn at random, are mirrored first, which suits photos but not digits.
 
     Args:
         images: (N, C, H, W) of any float dtype; not modified.
         pixels: maximum shift in each direction.
+        flip: whether to exchange left and right in half of the images.
 
     Raises:
         InputError: `images` has another shape or dtype.
     """
     _check_images(images, "translation")
+    if flip:
+        mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+        images = torch.where(mirrored, images.flip(3), images)
     height, width = images.shape[2:]
     padded = pad(images, (pixels, pixels, pixels, pixels), mode="replicate")
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)

@@ -48,12 +48,12 @@ class NestedError(ValueError):
 class ModelTable(Source):
     """The `[model]` table: the network, with its weights or its training."""
 
-    training: TrainingSettings | None = Field(default=None, description="training of the baseline")
+    training: TrainingSettings | None = Field(
+        default=None, description="training of the baseline, which starts from the `weights` if there are any"
+    )
 
     @model_validator(mode="after")
-    def _either(self) -> ModelTable:
-        if self.training is not None and self.weights is not None:
-            raise ValueError("has both `weights` and `training`; remove one of them")
+    def _trained(self) -> ModelTable:
         if self.training is None and self.weights is None and ":" not in self.source:
             raise ValueError("has neither `training` nor `weights`; set one of them, or the baseline stays untrained")
         return self

@@ -154,8 +154,7 @@ def training_mode(model: nn.Module, training: Training, data: Data) -> Iterator[
     modules = [model, *training.modules]
     for module in training.modules:
         module.to(data.device)
-    if _gains_from_channels_last(model, data):
-        model.to(memory_format=torch.channels_last)
+    use_fast_layout(model, data)
     try:
         for module in modules:
             module.train()
@@ -164,6 +163,12 @@ def training_mode(model: nn.Module, training: Training, data: Data) -> Iterator[
         for module in modules:
             module.eval()
         model.to(memory_format=torch.contiguous_format)
+
+
+def use_fast_layout(model: nn.Module, data: Data) -> None:
+    """Put a network with 2-d convolutions into channels-last memory layout, if it runs in it."""
+    if _gains_from_channels_last(model, data):
+        model.to(memory_format=torch.channels_last)
 
 
 def _gains_from_channels_last(model: nn.Module, data: Data) -> bool:

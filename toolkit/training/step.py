@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,8 @@ from toolkit.training.optimizer import make_optimizer, make_schedule, trained_pa
 from toolkit.training.plan import Training
 from toolkit.training.settings import Precision
 from toolkit.training.weights import weight_functions
+
+_PRECISION: ContextVar[Precision] = ContextVar("precision of the step that runs", default="float32")
 
 
 @dataclass
@@ -106,12 +109,24 @@ class Stepper:
 
 def training_loss(model: nn.Module, training: Training, task: Task, batch: Batch) -> Tensor:
     """Run the model once in the training's precision, and return the loss in float32, computed outside autocast."""
-    with AroundSteps(model, training.contexts):
-        outputs = _outputs(model, training.settings.precision, task, batch)
-        loss = training.loss(to_float32(outputs), batch)
+    token = _PRECISION.set(training.settings.precision)
+    try:
+        with AroundSteps(model, training.contexts):
+            outputs = _outputs(model, training.settings.precision, task, batch)
+            loss = training.loss(to_float32(outputs), batch)
+    finally:
+        _PRECISION.reset(token)
     if problem := loss_problem(loss):
         raise TrainingError(f"the loss function {problem}")
     return loss
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """Return a context in the precision in which the step that runs computes the model; outside of steps, float32.
+
+    A loss is computed outside of it, in float32. Run a second network of the loss in it, such as a teacher.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=_PRECISION.get() == "bfloat16")
 
 
 def _outputs(model: nn.Module, precision: Precision, task: Task, batch: Batch) -> Any:

@@ -329,6 +329,35 @@ def test_the_teacher_sees_augmented_samples_in_every_epoch(counting: nn.Module, 
     assert samples_seen(counting, replace(toy_data(200), augment=lambda inputs: inputs + 1), epochs) == 200 * epochs
 
 
+class Watched(nn.Module):
+    """A convolutional network that notes in which dtype and layout each pass runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(1, 4, 3), nn.Linear(4, 4)
+        self.seen: set[tuple[torch.dtype, bool]] = set()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        self.seen.add((y.dtype, y.is_contiguous(memory_format=torch.channels_last)))
+        return self.fc(y.mean((2, 3)))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_teacher_runs_as_fast_as_the_student_in_every_step(precision: str) -> None:
+    teacher = Watched().requires_grad_(False)
+    data = replace(toy_data(64), augment=lambda inputs: inputs)
+    training = Training(TrainingSettings.model_validate({"precision": precision}), data.task.loss)
+    params = toolkit_distillation.Params()
+    taught = toolkit_distillation.finetune(toy_cnn(), params, data, Prepared([teacher]), training)
+    teacher.seen.clear()
+    fit(toy_cnn(), taught, data)
+    assert teacher.seen == {(getattr(torch, precision), True)}
+    teacher.seen.clear()
+    taught.loss(torch.randn(8, 4), data.example(8))
+    assert teacher.seen == {(torch.float32, True)}, "no step runs"
+
+
 def test_the_teacher_sees_samples_of_a_dataset_in_every_epoch(counting: nn.Module) -> None:
     class Pairs(torch.utils.data.Dataset[Any]):
         def __len__(self) -> int:
