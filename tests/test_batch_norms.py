@@ -1,5 +1,6 @@
 """Statistics of batch norms, estimated again: those of the train split, and nothing else changes."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -21,6 +22,26 @@ def test_statistics_are_those_of_the_train_split() -> None:
     assert torch.allclose(model[1].running_mean, outputs.mean((0, 2, 3)), atol=1e-5)
     assert torch.allclose(model[1].running_var, outputs.var((0, 2, 3)), rtol=0.05)
     assert model[1].momentum == 0.1
+
+
+def test_a_batch_size_of_one_estimates_from_larger_batches() -> None:
+    model: Any = toy_cnn().eval()
+    single = dataclasses.replace(DATA, batch_size=1)
+    outputs = model[0](DATA.train[0]).detach()
+    toolkit.reestimate(model, single)
+    assert torch.allclose(model[1].running_mean, outputs.mean((0, 2, 3)), atol=1e-5)
+    assert torch.allclose(model[1].running_var, outputs.var((0, 2, 3)), rtol=0.2)
+
+
+def test_a_single_sample_has_no_statistics_and_changes_none() -> None:
+    model: Any = toy_cnn().eval()
+    with torch.no_grad():
+        model[1].running_mean.fill_(0.5)
+        model[1].running_var.fill_(2)
+    toolkit.reestimate(model, DATA, samples=1)
+    assert model[1].running_mean.tolist() == [0.5] * 8
+    assert model[1].running_var.tolist() == [2] * 8
+    assert torch.isfinite(model(DATA.train[0])).all()
 
 
 @pytest.mark.parametrize("training", [True, False])

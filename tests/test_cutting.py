@@ -14,7 +14,7 @@ from toolkit.promises import Promises
 from toolkit.testing import toy_cnn, toy_mlp, toy_tied
 
 
-def at(*indices: int) -> Tensor:
+def at(*indices: int | bool) -> Tensor:
     return torch.tensor(indices)
 
 
@@ -80,6 +80,8 @@ def test_promises_follow_what_was_cut_once() -> None:
         ("1.weight", {0: at(4)}, "its shape (4, 64) has no such indices in dimension 0"),
         ("1.weight", {2: at(0)}, "its shape (4, 64) has no such indices in dimension 2"),
         ("1.weight", {0: at()}, "its shape (4, 64) has no such indices in dimension 0"),
+        ("1.weight", {0: at(-1, 0)}, "its shape (4, 64) has no such indices in dimension 0"),
+        ("1.weight", {0: at(True, True, False, True)}, "its shape (4, 64) has no such indices in dimension 0"),
     ],
 )
 def test_what_cannot_be_cut_is_named_and_nothing_is_cut(path: str, indices: Any, reason: str) -> None:

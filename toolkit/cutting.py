@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from toolkit import masks
+from toolkit.attention import narrow
 from toolkit.errors import ToolkitError
+from toolkit.replacements import call_layers
 
 Indices: TypeAlias = Mapping[int, Tensor]
 """The indices that stay along each dimension, int64 and ascending."""
@@ -28,7 +30,7 @@ BATCH_NORMS = (nn.modules.batchnorm._NormBase,)
 
 
 def cut(model: nn.Module, kept: Mapping[str, Indices]) -> None:
-    """Cut tensors in place, with their masks, and set the sizes that convolutions, linear layers and norms state.
+    """Cut tensors in place, with their masks, and set the sizes that layers state; attentions lose whole heads.
 
     Args:
         model: changed in place; a tensor that several layers share is cut in all of them and stays shared.
@@ -50,6 +52,10 @@ def cut(model: nn.Module, kept: Mapping[str, Indices]) -> None:
     for module, attribute, tensor in changed:
         _set(module, attribute, new[id(tensor)])
         _cuts.setdefault(module, []).append((attribute, along[id(tensor)]))
+    attentions = {module for module, _, _ in changed if isinstance(module, nn.MultiheadAttention)}
+    for attention in attentions:
+        narrow(attention)
+    call_layers(model, attentions)
     masks.apply(model, cut_masks)
     for layer in {module for module, _, _ in changed}:
         _state_sizes(layer)

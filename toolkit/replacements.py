@@ -8,7 +8,7 @@ original layer (`weight_ih_l0`, `out_proj.weight`). The optional attribute `prec
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -67,14 +67,18 @@ def replace_layers(model: nn.Module, successors: Mapping[nn.Module, nn.Module]) 
         for name, child in parent._modules.items():
             if child is not None:
                 parent._modules[name] = successors.get(child, child)
-    new = set(successors.values())
+    call_layers(model, set(successors.values()))
+    return successors.get(model, model)
+
+
+def call_layers(model: nn.Module, layers: Set[nn.Module]) -> None:
+    """Make the blocks of `nn.TransformerEncoder` with one of these layers call it, rather than read its weights."""
     for module in model.modules():
-        if isinstance(module, (nn.TransformerEncoderLayer, nn.TransformerEncoder)) and new & set(module.modules()):
+        if isinstance(module, (nn.TransformerEncoderLayer, nn.TransformerEncoder)) and layers & set(module.modules()):
             if isinstance(module, nn.TransformerEncoder):
                 module.use_nested_tensor = False
             else:
                 module.activation_relu_or_gelu = 0
-    return successors.get(model, model)
 
 
 def is_replaced(module: nn.Module) -> bool:

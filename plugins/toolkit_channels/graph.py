@@ -12,6 +12,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 import toolkit
 from toolkit import patterns, tracing
+from toolkit_channels.heads import rule_of
 from toolkit_channels.layers import kind_of
 from toolkit_channels.slots import SAMPLES
 
@@ -97,7 +98,7 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         path = own_path(module_qualified_name)
-        is_whole = hasattr(m, "replaces") or kind_of(m) is not None
+        is_whole = hasattr(m, "replaces") or kind_of(m) is not None or rule_of(m) is not None
         return (
             is_whole
             or bool(path and patterns.match([path], self._exclude))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from toolkit_channels.arguments import UnclearError
 from toolkit_channels.arithmetic import POOLS, SAME, SHIFTS, pooled
+from toolkit_channels.heads import multihead, rule_of
 from toolkit_channels.reshaping import reshaped
 from toolkit_channels.slots import SAMPLES, Slots, whole_groups
 from toolkit_channels.units import Numbers
@@ -128,11 +129,13 @@ def _slopes(
 def _encoder(
     slots: Slots, path: str, layer: Any, inputs: Tensor, channels: Channels | None, outputs: Tensor
 ) -> Channels | None:
-    """The hidden units of a transformer's block; what it adds to its inputs is normalized as a whole."""
-    if not getattr(layer, "activation_relu_or_gelu", 0):
+    """The heads and hidden units of a transformer's block; what it adds to its inputs is normalized as a whole."""
+    if not _is_zero_kept(layer.activation) or {type(layer.linear1), type(layer.linear2)} != {nn.Linear}:
         raise UnclearError("has replaced layers, or an activation that may not be zero for zeros")
     if channels is not None:
         slots.units.keep(channels.units, f"'{path}' takes its mean over all of them")
+    if rule_of(layer.self_attn) is multihead:
+        multihead(slots, f"{path}.self_attn".lstrip("."), layer.self_attn, [inputs] * 3)
     first, second = f"{path}.linear1".lstrip("."), f"{path}.linear2".lstrip(".")
     units = made(slots, first, 0)
     places = inputs.numel() / inputs.shape[-1] / SAMPLES
@@ -140,6 +143,11 @@ def _encoder(
     slots.multiplied(_weight(second), places)
     slots.bind(_weight(second), 1, "input", units)
     return None
+
+
+def _is_zero_kept(activation: Any) -> bool:
+    name = getattr(activation, "__name__", type(activation).__name__)
+    return name.lower() in SAME
 
 
 def _encoders(

@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 import toolkit
 from toolkit import cutting, masks
+from toolkit_channels.heads import state_heads
 from toolkit_channels.slots import SAMPLES
 from toolkit_channels.structure import Structure
 
@@ -26,7 +27,7 @@ def remove(model: nn.Module, structure: Structure, units: Collection[int], data:
     """
     masked = masks.folded(model)
     masks.apply(masked, structure.masks(units))
-    cutting.cut(model, structure.indices(units))
+    cut(model, structure, units)
     expected = _outputs(masked, data)
     try:
         difference = (_outputs(masks.folded(model), data) - expected).abs().max()
@@ -39,6 +40,12 @@ def remove(model: nn.Module, structure: Structure, units: Collection[int], data:
         raise toolkit.TechniqueError(
             f"the network's outputs differ by {difference:.2g} from those with the channels masked; {REMEDY}"
         )
+
+
+def cut(model: nn.Module, structure: Structure, units: Collection[int]) -> None:
+    """Cut units out of a network, in place, unchecked."""
+    cutting.cut(model, structure.indices(units))
+    state_heads(model, structure.attentions)
 
 
 def drop_idle_masks(model: nn.Module) -> None:

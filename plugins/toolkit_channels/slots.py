@@ -39,6 +39,7 @@ class Slots:
         places: number of positions per sample at which the weight of this path is multiplied, by path.
         tensors: all parameters and buffers by each of their paths.
         read_directly: paths of the tensors that `forward` reads itself, not through their layer.
+        attentions: paths of the layers whose heads can go.
     """
 
     model: nn.Module
@@ -46,6 +47,7 @@ class Slots:
     places: dict[str, float] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     read_directly: set[str] = field(default_factory=set)
+    attentions: list[str] = field(default_factory=list)
     _bound: set[str] = field(default_factory=set)
     _slots: dict[tuple[int, int], Slot] = field(default_factory=dict)
 

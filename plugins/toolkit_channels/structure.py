@@ -47,6 +47,7 @@ class Structure:
 
     Attributes:
         slots: the slots, with a unit's root for every index.
+        attentions: paths of attentions whose heads can be cut.
         groups: what can be cut.
         kept: for each layer whose channels stay, the reason.
     """
@@ -55,6 +56,7 @@ class Structure:
         self._source = slots
         roots, reasons = slots.units.roots(), slots.units.reasons()
         self.slots = [slot._replace(units=roots[slot.units]) for slot in slots]
+        self.attentions = slots.attentions
         self.groups: list[Group] = []
         self.kept: dict[str, str] = {}
         for made in _made_together(self.slots):

@@ -11,6 +11,7 @@ import toolkit
 from toolkit_channels.arguments import UnclearError
 from toolkit_channels.arithmetic import ARITHMETIC
 from toolkit_channels.graph import Graph, own_path, trace
+from toolkit_channels.heads import Rule, rule_of
 from toolkit_channels.layers import MAKERS, PASSING, kind_of
 from toolkit_channels.shapes import SHAPES
 from toolkit_channels.slots import Slots
@@ -84,6 +85,9 @@ class _Walk(fx.Interpreter):
         layer = self.slots.model.get_submodule(path)
         tensors = [operand for operand in (*args, *kwargs.values()) if isinstance(operand, Operand)]
         channels = channels_in([args, kwargs])
+        attention = rule_of(layer)
+        if attention is not None:
+            return self._attention(attention, path, layer, tensors)
         kind = kind_of(layer)
         rule = None if kind is None else MAKERS.get(kind, PASSING.get(kind) if channels else None)
         if rule is None and not channels:
@@ -92,6 +96,13 @@ class _Walk(fx.Interpreter):
         if rule is None or not is_plain or any(type(each) is tuple for each in (*args, *kwargs.values())):
             raise UnclearError("has no rule for channels")
         return rule(self.slots, path, layer, tensors[0].value, tensors[0].channels, value)
+
+    def _attention(self, rule: Rule, path: str, layer: nn.Module, operands: list[Operand]) -> Any:
+        for channels in channels_in(operands):
+            self.slots.units.keep(channels.units, f"'{path}' has a fixed number of inputs")
+        known = rule(self.slots, path, layer, [each.value for each in operands if isinstance(each.value, Tensor)])
+        self.slots.attentions.append(path)
+        return known
 
     def _operation(self, node: fx.Node, args: Any, kwargs: Any, value: Any) -> Any:
         name = _operation_name(node)

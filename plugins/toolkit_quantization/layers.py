@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from toolkit import masks
+from toolkit.attention import NarrowAttention
 from toolkit_quantization import codecs
 from toolkit_quantization.attention import IN, Int8Attention
 from toolkit_quantization.codecs import Dtype, Encoded, Int8
@@ -70,7 +71,8 @@ def why_float(module: nn.Module, dtype: Dtype = "int8") -> str | None:
         return f"{own.__name__}: not a kind of layer that is quantized"
     if own is nn.modules.linear.NonDynamicallyQuantizableLinear:
         return READ
-    if own.forward is not kind.forward or "forward" in vars(module):
+    is_plain = own.forward is kind.forward or own is NarrowAttention
+    if not is_plain or "forward" in vars(module):
         return f"{own.__name__} has a forward of its own"
     weights = {weight.path: weight for weight in masks.named_weights(module)}
     unknown = weights.keys() - _names(module)

@@ -8,10 +8,11 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from toolkit_channels import Structure, analyze
+from toolkit_channels.removal import cut as cut_units
 from torch import Tensor, nn
 
 import toolkit
-from toolkit import cutting, masks
+from toolkit import masks
 
 
 def data_of(*shape: int, samples: int = 4) -> toolkit.Data:
@@ -48,7 +49,7 @@ def cut_and_masked(model: nn.Module, data: toolkit.Data, share: float) -> tuple[
     removed = some_units(structure, share)
     masked, cut = masks.clone(model), masks.clone(model)
     masks.apply(masked, structure.masks(removed))
-    cutting.cut(cut, structure.indices(removed))
+    cut_units(cut, structure, removed)
     outputs = [data.task.logits(data.task.forward(network, data.example(2))) for network in (cut, masked, model)]
     scale = max(1.0, float(outputs[1].abs().max()))
     assert sum(p.numel() for p in cut.parameters()) == structure.cost("parameters", removed)

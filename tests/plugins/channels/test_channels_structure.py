@@ -93,8 +93,9 @@ def test_layers_of_a_residual_stream_form_one_group_and_padding_stays() -> None:
     assert set(structure.kept) == {"linear"}
 
 
-def test_the_hidden_units_of_each_block_of_a_transformer_are_a_group() -> None:
-    assert groups(encoders()) == [("1",), ("4.layers.0.linear1",), ("4.layers.1.linear1",)]
+def test_the_hidden_units_and_the_heads_of_each_block_of_a_transformer_are_groups() -> None:
+    blocks = [(f"4.layers.{n}.{name}",) for n in range(2) for name in ("self_attn", "linear1")]
+    assert groups(encoders()) == [("1",), *blocks]
 
 
 def test_a_tied_weight_ties_inputs_and_outputs() -> None:
