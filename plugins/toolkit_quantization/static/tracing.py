@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import inspect
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx._symbolic_trace import _assert_is_none
 from torch.nn.utils import parametrize
 
 from toolkit import masks
@@ -33,10 +35,7 @@ def traced(model: nn.Module) -> StaticNetwork:
     Raises:
         UntraceableError: the model's control flow depends on its inputs, or it uses an operation that is not known.
     """
-    try:
-        graph = _Tracer().trace(model)
-    except Exception as error:  # whatever the code of a network raises on symbols instead of tensors
-        raise UntraceableError(str(error).strip().partition("\n")[0] or type(error).__name__) from error
+    graph = _graph(model)
     program = tuple(_operation(node) for node in graph.nodes)
     try:
         network = StaticNetwork({each.target: _part(model, each) for each in program if _is_part(each)}, program)
@@ -46,6 +45,36 @@ def traced(model: nn.Module) -> StaticNetwork:
         if getattr(module, "inplace", False):
             module.inplace = False  # type: ignore[assignment]  # a flag of activations, no tensor
     return network.train(model.training)
+
+
+def _graph(model: nn.Module) -> fx.Graph:
+    """Return the operations; if switches decide which, those of their defaults, and the network does not take them."""
+    failures: list[Exception] = []
+    for fixed in (None, _switches(model)):
+        try:
+            return _without_switches(_Tracer().trace(model, fixed))
+        except Exception as error:  # whatever the code of a network raises on symbols instead of tensors
+            failures.append(error)
+    first = failures[0]
+    raise UntraceableError(str(first).strip().partition("\n")[0] or type(first).__name__) from first
+
+
+def _switches(model: nn.Module) -> dict[str, Any]:
+    """Return the arguments whose defaults are no tensors and no numbers, such as `embed=False`, with these defaults."""
+    arguments = inspect.signature(model.forward).parameters.values()
+    return {each.name: each.default for each in arguments if each.default is None or isinstance(each.default, bool)}
+
+
+def _without_switches(graph: fx.Graph) -> fx.Graph:
+    """Remove what torch.fx puts into a graph to check that fixed arguments have the values that it was traced with."""
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node.target in (torch._assert, _assert_is_none):
+            compared = node.args[0]
+            graph.erase_node(node)
+            for left in (compared, *compared.args[:1]):
+                if isinstance(left, fx.Node) and not left.users:
+                    graph.erase_node(left)
+    return graph
 
 
 def static(model: nn.Module) -> tuple[nn.Module, dict[str, str]]:

@@ -154,6 +154,30 @@ def test_arguments_are_passed_by_position_or_by_name():
         network(inputs, scale=1.0)
 
 
+class Switched(nn.Module):
+    """Stops early if it is told to, as networks do that also give an embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 8), nn.Linear(8, 4)
+
+    def forward(self, inputs, embed=False, mask=None):
+        outputs = self.first(inputs.flatten(1)).relu()
+        outputs = outputs if mask is None else outputs * mask
+        return outputs if embed else self.second(outputs)
+
+
+def test_switches_have_their_defaults():
+    torch.manual_seed(0)
+    model = Switched().eval()
+    network = traced(model)
+    inputs = DATA.train[0][:3]
+    with torch.no_grad():
+        assert torch.equal(network(inputs), model(inputs))
+    with pytest.raises(TypeError, match="the network takes inputs; found"):
+        network(inputs, embed=True)
+
+
 def test_norms_become_part_of_the_layer_before_them():
     made, _ = ready(residual())
     assert not any(isinstance(module, nn.BatchNorm2d) for module in made.model.modules())
