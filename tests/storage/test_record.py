@@ -78,10 +78,12 @@ def test_it_is_safetensors_and_a_checksum(path: Path, dtype: torch.dtype) -> Non
 
 def test_conjugates_and_negatives_are_written_as_their_values(path: Path) -> None:
     numbers = torch.tensor([1 + 2j, 3 - 4j])
-    write(path, {"conjugates": numbers.conj(), "negatives": numbers.conj().imag}, {})
+    lazy = {"conjugates": numbers.conj(), "negatives": numbers.conj().imag, "negative": numbers[:1].conj().imag}
+    write(path, lazy, {})
     tensors, _ = read_record(path)
     assert tensors["conjugates"].tolist() == [1 - 2j, 3 + 4j]
     assert tensors["negatives"].tolist() == [-2, 4]
+    assert tensors["negative"].tolist() == [-2]
 
 
 def test_what_safetensors_writes_is_read(path: Path) -> None:
