@@ -49,6 +49,13 @@ def absolute_source(source: str, directory: Path) -> str:
     return f"{os.path.realpath(directory / place)}:{name}"  # Path.resolve raises for circular links
 
 
+def remedy_if_here(name: str, directory: Path) -> str:
+    """Return what to write for a path that is missing in `directory` but exists where the user is, else nothing."""
+    if os.path.exists(directory / name) or not os.path.exists(name):  # Path.exists raises if the name is too long
+        return ""
+    return f"; relative paths start beside the recipe, write {os.path.abspath(name)}"
+
+
 def imported_files() -> list[str]:
     """Return the Python files that were imported by their path and still exist."""
     paths = [str(module.__file__) for name, module in list(sys.modules.items()) if FILE_MODULE.fullmatch(name)]

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import nn
 
 from toolkit.errors import InputError, described, did_you_mean
-from toolkit.importing import absolute_source, object_named
+from toolkit.importing import absolute_source, object_named, remedy_if_here
 from toolkit.params import Params, Table
 
 Kind = Literal["model", "data", "task", "augmentation"]
@@ -75,7 +75,7 @@ class Source(SourceTable):
             return None
         path = directory_of(info) / weights
         if not os.path.isfile(path):  # Path.is_file raises if the name is too long
-            raise ValueError(f"{path} does not exist")
+            raise ValueError(f"{path} does not exist{remedy_if_here(weights, directory_of(info))}")
         return str(path)
 
     @field_validator("weights_key")

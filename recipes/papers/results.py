@@ -19,7 +19,10 @@ FILE = Path(__file__).parent / "results.json"
 
 @dataclass(frozen=True)
 class Result:
-    """One run: of which recipe, variation and seed, what each row measured, and when, where and by what."""
+    """One run: of which recipe, variation and seed, what each row measured, and when, where and by what.
+
+    `speeds` has, for some recipes, what depends on the machine and on the runtime: `speed_of` each row.
+    """
 
     recipe: str
     variation: str
@@ -30,6 +33,7 @@ class Result:
     date: str = field(default_factory=lambda: date.today().isoformat())
     processor: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    speeds: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def is_of(self, recipe: str, variation: str, seed: int, text_sha256: str) -> bool:
         """Whether it is what this run would give."""
@@ -43,7 +47,9 @@ def text_of(recipe: str, overrides: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps([said, dict(overrides)], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def of_report(report: toolkit.Report, recipe: str, variation: str, text_sha256: str, minutes: float) -> Result:
+def of_report(
+    report: toolkit.Report, recipe: str, variation: str, text_sha256: str, minutes: float, with_speeds: bool = False
+) -> Result:
     """What is kept of a report."""
     environment = report.environment
     return Result(
@@ -55,14 +61,23 @@ def of_report(report: toolkit.Report, recipe: str, variation: str, text_sha256: 
         minutes=round(minutes, 2),
         processor=f"{environment['processor']}, {environment['capability']}",
         versions={name: environment[name] for name in ("python", "torch", "toolkit")},
+        speeds={row.stage: speed_of(row) for row in report.rows} if with_speeds else {},
     )
 
 
 def _numbers(row: toolkit.Row) -> dict[str, float]:
     """Errors, size, zeros, and what techniques measured."""
-    kept = {name: row[name] for name in ("samples", "size_bytes", "parameters", "nonzero", "sparsity")}
+    names = ("samples", "size_bytes", "parameters", "nonzero", "sparsity")
+    kept = {name: row[name] for name in names if name in row.values}  # a file of a runtime has no parameters
     own = {name: value for name, value in row.values.items() if "." in name and isinstance(value, (int, float))}
     return {"errors": round((1 - row["accuracy"]) * row["samples"]), **kept, **own}
+
+
+def speed_of(row: toolkit.Row) -> dict[str, Any]:
+    """MACs, the runtime, and by batch size the time over that of the baseline in PyTorch with its 95 % interval."""
+    intervals = row.values.get("latency_ratio_interval", {})
+    ratios = {size: [ratio, *intervals[size]] for size, ratio in row["latency_ratio"].items() if size in intervals}
+    return {"macs": row.values.get("macs"), "runtime": row.runtime, "latency_ratio": ratios}
 
 
 def read(file: Path = FILE) -> list[Result]:

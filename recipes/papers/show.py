@@ -12,6 +12,8 @@ import click
 from experiments import EXPERIMENTS, Experiment
 from figures import figures
 from means import limit_of, mean_of, minutes_a_seed, runs_of
+from network_tables import among_published, networks_table
+from networks import RESULTS as NETWORK_RESULTS
 from results import FILE, Result, read
 from tabulate import tabulate
 
@@ -19,6 +21,9 @@ from toolkit.recipe.shipped import locate
 
 FOLDER = Path(__file__).parent
 BEGIN, END = "<!-- made by `python recipes/papers/show.py` -->\n", "<!-- end -->"
+NETWORKS_BEGIN = "<!-- networks, made by `python recipes/papers/show.py` -->\n"
+PUBLISHED_BEGIN = "<!-- published, made by `python recipes/papers/show.py` -->\n"
+PROJECT = FOLDER.parents[1] / "README.md"
 OURS = "# Ours, "
 
 
@@ -64,9 +69,9 @@ def _short(value: float) -> str:
     return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
 
 
-def _replace_between(text: str, made: str) -> str:
+def _replace_between(text: str, made: str, begin: str = BEGIN) -> str:
     replaced, count = re.subn(
-        f"({re.escape(BEGIN)}).*?({END})", lambda match: match[1] + made + match[2], text, flags=re.DOTALL
+        f"({re.escape(begin)}).*?({END})", lambda match: match[1] + made + match[2], text, flags=re.DOTALL
     )
     if count != 1:
         raise click.ClickException("README.md has lost the marks around what is made")
@@ -86,9 +91,18 @@ def write_comments(results: Sequence[Result]) -> None:
         path.write_text("\n".join(lines) + "\n")
 
 
+def write_networks(results: Sequence[Result], readmes: Sequence[Path]) -> None:
+    """Write the tables of networks wherever a page has marks for them."""
+    made = {NETWORKS_BEGIN: networks_table(results), PUBLISHED_BEGIN: among_published(results)}
+    for readme in readmes:
+        for begin, table in made.items():
+            if begin in (text := readme.read_text(encoding="utf-8")):
+                readme.write_text(_replace_between(text, f"{table}\n", begin), encoding="utf-8")
+
+
 @click.command()
 def main() -> None:
-    """Write the figures, the table of README.md beside this file, and a line into each recipe."""
+    """Write the figures, the tables of the pages, and a line into each recipe."""
     results = read(FILE)
     shown = []
     for name, title, figure in figures(results):
@@ -97,6 +111,7 @@ def main() -> None:
     readme = FOLDER / "README.md"
     readme.write_text(_replace_between(readme.read_text(), f"{table(results)}\n\n{chr(10).join(shown)}"))
     write_comments(results)
+    write_networks(read(NETWORK_RESULTS), [NETWORK_RESULTS.with_name("README.md"), PROJECT])
 
 
 if __name__ == "__main__":

@@ -1040,6 +1040,18 @@ class TestWeights:
         found = problems(RECIPE, overrides={"model.weights_key": "ema"})
         assert found == [("model.weights_key", "requires `weights`")]
 
+    def test_a_file_that_is_where_the_user_is_but_not_beside_the_recipe(self, tmp_path, monkeypatch):
+        (tmp_path / "recipes").mkdir()
+        saved(toy_mlp().state_dict(), tmp_path / "toy.pt")
+        (tmp_path / "photos").mkdir()
+        monkeypatch.chdir(tmp_path)
+        remedy = f"does not exist; relative paths start beside the recipe, write {tmp_path}"
+        found = problems(self.recipe('weights = "toy.pt"'), tmp_path / "recipes")
+        assert found == [("model.weights", f"{tmp_path / 'recipes/toy.pt'} {remedy}/toy.pt")]
+        photos = {"data.source": "image-folder", "data.args": {"root": "photos"}}
+        found = problems(RECIPE, tmp_path / "recipes", photos)
+        assert found == [("data.args", f"{tmp_path / 'recipes/photos'} {remedy}/photos")]
+
     @pytest.mark.parametrize("lr", [1e-12, 0.1])
     def test_a_training_starts_from_them(self, tmp_path, lr):
         weights = toy_mlp().state_dict()

@@ -165,7 +165,10 @@ def _load(files: LabelledFiles, size: int, channels: int, crop: float) -> Split:
     images = ImageFiles(files, size, channels, crop)
     if len(files.paths) * channels * size**2 > MAX_IN_MEMORY_BYTES:
         return images
-    return torch.stack([images[position][0] for position in range(len(images))]), files.targets
+    pixels = torch.empty(len(images), channels, size, size, dtype=torch.uint8)  # stacking would hold all of them twice
+    for position, image in enumerate(pixels):
+        image.copy_(images[position][0])
+    return pixels, files.targets
 
 
 class ImageFiles(Dataset[tuple[Tensor, Tensor]]):

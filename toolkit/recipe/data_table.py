@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from toolkit.errors import InputError
-from toolkit.importing import absolute_source
+from toolkit.importing import absolute_source, remedy_if_here
 from toolkit.sources import Kind, SourceTable, check_arguments, directory_of, resolve
 from toolkit.tasks import TASKS, Task
 
@@ -69,7 +70,14 @@ class DataTable(SourceTable):
             check_arguments_known(target, args)
         elif info.field_name == "args":
             cls._checked(args, info)
+        if source in FOLDERS and isinstance(root := args.get("root"), str):
+            cls._not_elsewhere(root, directory_of(info))
         return with_absolute_root(args, directory_of(info)) if is_dataset(target) or source in FOLDERS else args
+
+    @staticmethod
+    def _not_elsewhere(root: str, directory: Path) -> None:
+        if remedy := remedy_if_here(root, directory):
+            raise ValueError(f"{directory / root} does not exist{remedy}")
 
     @field_validator("metrics")
     @classmethod
