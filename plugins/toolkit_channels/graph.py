@@ -14,6 +14,7 @@ import toolkit
 from toolkit import patterns, tracing
 from toolkit_channels.heads import rule_of
 from toolkit_channels.layers import kind_of
+from toolkit_channels.recording import UnrecordableError, record
 from toolkit_channels.slots import SAMPLES
 
 NETWORK = "network"
@@ -30,6 +31,8 @@ class Graph(NamedTuple):
 def trace(model: nn.Module, data: toolkit.Data, exclude: Sequence[str]) -> Graph:
     """Trace a network as its task calls it; where that fails, with the excluded modules as layers of their own.
 
+    Where `torch.fx` cannot follow its forward, the graph is that of a run on two samples.
+
     Args:
         model: in eval mode, without masks; not changed.
         data: its task runs the model on two samples.
@@ -39,21 +42,22 @@ def trace(model: nn.Module, data: toolkit.Data, exclude: Sequence[str]) -> Graph
         TechniqueError: the network cannot be traced; names the module and what to exclude.
     """
     root, inputs = _called(model, data)
-    with suppress(_UntraceableError):
-        return Graph(root, _traced(root, ()), inputs)
+    for tracer in (_Tracer(()), _Tracer(exclude)):
+        with suppress(Exception), tracing.quiet():
+            return Graph(root, tracer.trace(root), inputs)
+
+    def is_excluded(path: str) -> bool:
+        return patterns.match(with_parents(own_path(path)), exclude)
+
+    with suppress(UnrecordableError):
+        return Graph(root, record(root, inputs, _Tracer(()).is_leaf_module, is_excluded), inputs)
     try:
-        return Graph(root, _traced(root, exclude), inputs)
-    except _UntraceableError as error:
-        remedy = f"exclude it by exclude = ['{error.path}']" if error.path else "rewrite its forward"
-        place = f"module '{error.path}'" if error.path else "the network"
-        problem = tracing.problem(error.__cause__ or error)
-        raise toolkit.TechniqueError(f"{place} cannot be traced: {problem}; {remedy}") from error
-
-
-class _UntraceableError(Exception):
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
-        self.path = path
+        return Graph(root, record(root, inputs, _Tracer(exclude).is_leaf_module, is_excluded), inputs)
+    except UnrecordableError as error:
+        path = own_path(error.path)
+        remedy = f"{error.remedy} by exclude = ['{path}']" if path else "rewrite its forward"
+        place = f"module '{path}'" if path else "the network"
+        raise toolkit.TechniqueError(f"{place} {error}; {remedy}") from error
 
 
 class _Call(nn.Module):
@@ -94,7 +98,6 @@ class _Tracer(fx.Tracer):
     def __init__(self, exclude: Sequence[str]) -> None:
         super().__init__()
         self._exclude = exclude
-        self.inside: list[str] = []
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         path = own_path(module_qualified_name)
@@ -105,20 +108,11 @@ class _Tracer(fx.Tracer):
             or super().is_leaf_module(m, module_qualified_name)
         )
 
-    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        self.inside.append(own_path(self.path_of_module(m)))
-        result = super().call_module(m, forward, args, kwargs)
-        self.inside.pop()
-        return result
 
-
-def _traced(root: nn.Module, exclude: Sequence[str]) -> fx.Graph:
-    tracer = _Tracer(exclude)
-    try:
-        with tracing.quiet():
-            return tracer.trace(root)
-    except Exception as error:
-        raise _UntraceableError(tracer.inside[-1] if tracer.inside else "") from error
+def with_parents(path: str) -> list[str]:
+    """Return the paths of the modules around a path, and the path itself."""
+    parts = path.split(".")
+    return [".".join(parts[: length + 1]) for length in range(len(parts))]
 
 
 def own_path(target: str) -> str:

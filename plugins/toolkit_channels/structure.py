@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 
 import toolkit
 from toolkit import masks, patterns
+from toolkit_channels.graph import with_parents
 from toolkit_channels.slots import Slot, Slots
 from toolkit_channels.units import Numbers
 from toolkit_channels.walk import walk
@@ -191,12 +192,7 @@ def _made_together(slots: list[Slot]) -> list[list[Slot]]:
 
 
 def _reason_against(paths: Collection[str], layers: Collection[str], exclude: Collection[str]) -> str:
-    named = [name for path in paths for name in _with_parents(path)]
+    named = [name for path in paths for name in with_parents(path)]
     if patterns.match(named, exclude):
         return "excluded"
     return "" if patterns.match(named, layers) else "not among the layers"
-
-
-def _with_parents(path: str) -> list[str]:
-    parts = path.split(".")
-    return [".".join(parts[: length + 1]) for length in range(len(parts))]

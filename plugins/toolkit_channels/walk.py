@@ -45,7 +45,7 @@ class _Walk(fx.Interpreter):
     """Runs the graph, and follows what is known of each value."""
 
     def __init__(self, graph: Graph, slots: Slots) -> None:
-        super().__init__(fx.GraphModule(graph.root, graph.graph))
+        super().__init__(graph.root, graph=graph.graph)
         self.slots = slots
         self.known: dict[fx.Node, Any] = {}
 
@@ -56,6 +56,8 @@ class _Walk(fx.Interpreter):
         return value
 
     def _operand(self, argument: Any) -> Any:
+        if isinstance(argument, Tensor):
+            return Operand(argument, None)
         if not isinstance(argument, fx.Node):
             return argument
         return Operand(self.env[argument], self.known.get(argument))
@@ -129,4 +131,6 @@ def _operation_name(node: fx.Node) -> str:
     module = getattr(target, "__module__", None) or "torch"
     name = str(getattr(target, "__name__", target))
     is_of_torch = any(module == own or module.startswith(f"{own}.") for own in OF_TORCH)
-    return (name if name.startswith("_") else name.rstrip("_")) if is_of_torch else f"{module}.{name}"
+    if not is_of_torch:
+        return f"{module}.{name}"
+    return name.strip("_") if name.startswith("__") else name if name.startswith("_") else name.rstrip("_")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import toolkit_channels
 import torch
-from attention_networks import Attending, timm_swin, timm_vit, vit
+from attention_networks import Attending, bert, distilbert, sentences, timm_swin, timm_vit, vit
 from channel_networks import cut_and_masked, data_of, randomized
 from toolkit_channels import Params, analyze
 from torch import nn
@@ -30,6 +30,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], toolkit.Data]] = {
     "torchvision vit": (vit, data_of(3, 16, 16)),
     "timm vit": (timm_vit, data_of(3, 16, 16)),
     "timm swin": (timm_swin, data_of(3, 32, 32)),
+    "bert": (bert, sentences()),
+    "distilbert": (distilbert, sentences()),
 }
 
 
