@@ -27,6 +27,12 @@ def quantize_without_overflow(rows: Tensor) -> tuple[Tensor, Tensor]:
     return (rows / scale.unsqueeze(1)).round_().to(torch.int8), scale
 
 
+def overflows(values: Tensor) -> bool:
+    """Return whether two weights of a row (out, in) int8 are so large that a pair of products may exceed 16 bits."""
+    rows = values.float()
+    return max(float(_sum_of_two(each).max()) for each in (rows, -rows)) > 2 * SAFE_MAX
+
+
 @stored_as("quantization.Int32Bias")
 class Int32Bias(Encoded):
     """A bias in int32, in the unit of the products that it is added to: the scale of the inputs times the weights'."""
