@@ -8,7 +8,7 @@ PyTorch, so that what is exported can be compared with it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -107,4 +107,78 @@ def _(values: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:  # noqa: ARG
     return torch.empty_like(values)
 
 
-__all__ = ["dequantize", "dequantize_int4", "exporting", "fake_quantize", "int8_linear", "is_exporting", "widen"]
+@torch.library.custom_op("toolkit::int8_lstm", mutates_args=())
+def int8_lstm(
+    inputs: Tensor, hidden: Tensor, cell: Tensor, parameters: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Apply one layer of an LSTM that rounds its inputs and its states to bytes, and multiplies integers.
+
+    The inputs have one scale and one zero point for all steps and samples, the states of each step one for all samples.
+
+    Args:
+        inputs: (steps, N, in) float32.
+        hidden: the first states (directions, N, H) float32.
+        cell: as `hidden`.
+        parameters: for each direction the weight (4 H, in) int8 of the inputs and its scale (4 H,), weight and scale
+            of the states, and, if there are biases, both (4 H,); gates are in PyTorch's order.
+
+    Returns:
+        Outputs (steps, N, directions · H), and the last states (directions, N, H) each.
+    """
+    outputs, last = [], []
+    for direction, (weight, scale, state_weight, state_scale, *biases) in enumerate(by_direction(hidden, parameters)):
+        steps = byte_products(inputs.flip(0) if direction else inputs, weight, scale)
+        state, memory, states = hidden[direction], cell[direction], []
+        for step in sum(biases, steps):
+            gates = (step + byte_products(state, state_weight, state_scale)).chunk(4, dim=1)
+            memory = gates[1].sigmoid() * memory + gates[0].sigmoid() * gates[2].tanh()
+            state = gates[3].sigmoid() * memory.tanh()
+            states.append(state)
+        outputs.append(torch.stack(states[::-1] if direction else states))
+        last.append((state, memory))
+    after, memories = (torch.stack(each) for each in zip(*last, strict=True))
+    return torch.cat(outputs, dim=2), after, memories
+
+
+@int8_lstm.register_fake
+def _(
+    inputs: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    parameters: Sequence[Tensor],  # noqa: ARG001
+) -> tuple[Tensor, Tensor, Tensor]:
+    outputs = inputs.new_empty(*inputs.shape[:2], hidden.shape[0] * hidden.shape[2])
+    return outputs, torch.empty_like(hidden), torch.empty_like(cell)
+
+
+def by_direction(hidden: Tensor, parameters: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+    """Return the parameters of each direction of a recurrent layer; `hidden` (directions, N, H) has as many."""
+    count = len(parameters) // len(hidden)
+    return [parameters[start : start + count] for start in range(0, len(parameters), count)]
+
+
+def byte_products(values: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    """Round `values` (…, in) to unsigned bytes of their range, with zero in it, and multiply with integers.
+
+    The weight (out, in) int8 with a scale (out,) float32 gives (…, out) float32.
+    """
+    low, high = (end.clamp(**{bound: 0.0}) for end, bound in zip(values.aminmax(), ("max", "min"), strict=True))
+    step = (high - low) / UINT8_MAX
+    step = torch.where(step > 0, step, 1.0)
+    zero = (-low / step).round()
+    rounded = ((values / step).round() + zero).clamp(0, UINT8_MAX) - zero
+    return (rounded.double() @ weight.double().t()).float() * (step * scale)  # in float64 the sums are exact
+
+
+__all__ = [
+    "by_direction",
+    "byte_products",
+    "dequantize",
+    "dequantize_int4",
+    "exporting",
+    "fake_quantize",
+    "int8_linear",
+    "int8_lstm",
+    "is_exporting",
+    "widen",
+]

@@ -62,7 +62,18 @@ def trace(model: nn.Module, example: Any) -> ExportedProgram:
             raise
         except Exception as error:
             raise TechniqueError(problem(error)) from error
+    _require_plain_lstms(program)
     return _anonymous(program)
+
+
+def _require_plain_lstms(program: ExportedProgram) -> None:
+    """Refuse LSTMs of integers: in operators of PyTorch, each would be a copy of its operations for every step."""
+    for node in program.graph.nodes:
+        if node.target is operators.int8_lstm._opoverload:
+            stack = list(node.meta.get("nn_module_stack", {}).values())
+            place = f"layer '{stack[-1][0] if stack else node.name}'"
+            what = "is an LSTM that multiplies integers, which this runtime does not have"
+            raise TechniqueError(f"{place} {what}; give the layer float arithmetic")
 
 
 def decompose(program: ExportedProgram, in_integers: bool | None = None) -> ExportedProgram:

@@ -33,7 +33,17 @@ def arithmetic_note(file: Path) -> toolkit.Note:
     integer = sum(row["arithmetic"] == "integers" for row in rows)
     layers = f"{len(rows)} layer" if len(rows) == 1 else f"{len(rows)} layers"
     verb = "multiplies" if integer == 1 else "multiply"
-    return toolkit.Note(f"{integer} of {layers} {verb} in integers" if rows else "no layer with weights", rows)
+    text = f"{integer} of {layers} {verb} in integers" if rows else "no layer with weights"
+    return toolkit.Note(text + _on_batch_mates(rows), rows)
+
+
+def _on_batch_mates(rows: list[dict[str, str]]) -> str:
+    """Return what has to be said of recurrent layers of integers, which have one scale for a whole batch."""
+    sharing = dict.fromkeys(row["layer"] for row in rows if row["operation"] == "DynamicQuantizeLSTM")
+    if not sharing:
+        return ""
+    names = " and ".join(f"'{layer}'" for layer in sharing)
+    return f"; the samples of a batch share the scales of {names}, so that an answer depends on its batch mates"
 
 
 def products(graph: Any) -> list[Any]:

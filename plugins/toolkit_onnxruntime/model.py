@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from toolkit import TechniqueError, operators, tracing
 from toolkit_onnxruntime.layer_names import write_layer_names
 from toolkit_onnxruntime.problems import export_problem
+from toolkit_onnxruntime.recurrent import write_lstms
 from toolkit_onnxruntime.signed_products import choose_products
 from toolkit_onnxruntime.translations import is_decoding, translations
 
@@ -52,6 +53,7 @@ def write_onnx(model: nn.Module, example: Any, path: Path, opset: int) -> None:
             raise TechniqueError(export_problem(model, args, kwargs, error)) from error
     assert program is not None
     choose_products(program.model)
+    write_lstms(program.model)
     optimize_ir(program.model, should_fold=lambda node: False if is_decoding(node) else None)
     write_layer_names(program.model.graph)
     _strip(program.model)

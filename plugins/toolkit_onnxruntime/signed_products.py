@@ -29,7 +29,7 @@ signed_products = values.Op(values.Opset(DOMAIN, 1), _SCHEMA.name, _SCHEMA)  # u
 
 def choose_products(model: ir.Model) -> None:
     """Put a choice between two ways of computing in place of each node that multiplies signed integers."""
-    nodes = [node for node in model.graph.all_nodes() if node.domain == DOMAIN]
+    nodes = [node for node in model.graph.all_nodes() if (node.domain, node.op_type) == (DOMAIN, _SCHEMA.name)]
     if not nodes:
         return
     tape = ir.tape.Tape()

@@ -10,6 +10,7 @@ import onnx
 from onnxscript import opset21
 
 from toolkit import operators
+from toolkit_onnxruntime.recurrent import int8_lstm
 from toolkit_onnxruntime.signed_products import signed_products
 
 op: Any = opset21  # its annotations do not know that a constant has a type
@@ -103,4 +104,5 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         operators.fake_quantize._opoverload: fake_quantize,
         operators.widen._opoverload: widen,
         operators.int8_linear._opoverload: int8_linear,
+        operators.int8_lstm._opoverload: int8_lstm,
     }

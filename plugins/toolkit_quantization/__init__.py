@@ -16,6 +16,7 @@ from torch import nn
 from toolkit import Data, Note, Number, TechniqueError, Training, hookimpl
 from toolkit_quantization import arithmetic, layers
 from toolkit_quantization.arithmetic import Choice
+from toolkit_quantization.batch_mates import dependence
 from toolkit_quantization.compile_choice import choose_compiled
 from toolkit_quantization.conversion import Conversion
 from toolkit_quantization.conversion_cost import CostMeter, relative_error
@@ -23,6 +24,8 @@ from toolkit_quantization.engine_choice import Chosen, by_name, fastest
 from toolkit_quantization.engines import ENGINES
 from toolkit_quantization.float_fallback import scan_note
 from toolkit_quantization.params import Params
+from toolkit_quantization.recurrent import Int8Recurrent
+from toolkit_quantization.recurrent_guard import all_in_integers
 from toolkit_quantization.selection import reasons, select, weights_by_layer
 from toolkit_quantization.self_compiling import Compiled
 from toolkit_quantization.static.stage import Calibrated, calibrated, converted, trained
@@ -41,6 +44,12 @@ numbers = {
     "drop": Number(
         "drop by the conversion",
         "drop of the primary metric on the selection split: in points, or in percent of a value that is no fraction",
+        better="lower",
+    ),
+    "batch_error": Number(
+        "change by batch mates",
+        "change of the outputs from batch 1 to a batch of the selection split, relative to the outputs, where "
+        "recurrent layers have int8 products: the samples of a batch share their scales",
         better="lower",
     ),
 }
@@ -67,7 +76,8 @@ def convert(model: nn.Module, params: Params) -> nn.Module:
     engine = ENGINES[params.engine]
     dtypes = select(model, params, engine)
     conversion = Conversion(model, dtypes, engine, arithmetic.choose(model, dtypes, params))
-    return conversion.of([name for group in conversion.groups for name in group])
+    converted = conversion.of([name for group in conversion.groups for name in group])
+    return all_in_integers(converted, model, conversion.choices, params)
 
 
 @hookimpl
@@ -88,6 +98,7 @@ def optimize(model: nn.Module, params: Params, data: Data, prepared: Findings) -
     auto = params.engine == "auto"
     choice = fastest(model.eval(), params, data, meter) if auto else by_name(model, params, meter)
     _note(choice, meter, prepared)
+    _note_recurrent(choice, data, prepared)
     if not params.compile or not ENGINES[choice.engine].compiles:
         return choice.guarded.model
     compiled = choose_compiled(choice.guarded.model, params, data)
@@ -108,6 +119,18 @@ def _note(choice: Chosen, meter: CostMeter, findings: Findings) -> None:
         findings.values["scan"] = scan_note(guarded, meter)
     if choice.note is not None:
         findings.values["engine"] = choice.note
+
+
+def _note_recurrent(choice: Chosen, data: Data, findings: Findings) -> None:
+    """Note which recurrent layers multiply integers and, if any does, how far answers depend on the batch."""
+    note, model = choice.guarded.recurrent, choice.guarded.model
+    if note is None:
+        return
+    findings.values["recurrent"] = note
+    if any(isinstance(module, Int8Recurrent) for module in model.modules()):
+        depends = dependence(model, data)
+        findings.values["batch_error"] = depends.error
+        findings.values["recurrent"] = Note(f"{note.text}; {depends}", note.table)
 
 
 @hookimpl

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from toolkit import timing
+from toolkit_quantization import recurrent
 from toolkit_quantization.codecs import Dtype
 from toolkit_quantization.layers import Arithmetic, can_multiply_int8, converted, successor
 from toolkit_quantization.params import Params
@@ -51,15 +52,24 @@ def choose(
     modules = {path: model.get_submodule(path) for path in dtypes}
     having = {path: modules[path] for path, dtype in dtypes.items() if dtype == "int8" and asked[path] != "float"}
     read = read_layers(model)
-    able = {path: module for path, module in having.items() if can_multiply_int8(module) and module not in read}
+    able = {path: module for path, module in having.items() if _has_products(module, params) and module not in read}
     calls = None if run is None or not able else first_calls(able, run)
     choices = dict.fromkeys(dtypes, Choice("float"))
     for path, module in able.items():
         if calls is None:
             choices[path] = Choice("int8")
-        elif path in calls:
-            choices[path] = measure(module, calls[path]) if asked[path] == "auto" else Choice("int8")
+        elif path in calls and _takes(module, calls[path]):
+            choices[path] = measure(module, calls[path], params) if asked[path] == "auto" else Choice("int8")
     return choices
+
+
+def _has_products(module: nn.Module, params: Params) -> bool:
+    return can_multiply_int8(module) or (params.recurrent == "int8" and recurrent.can_multiply(module))
+
+
+def _takes(module: nn.Module, call: Call) -> bool:
+    """Return whether int8 products can be computed for a call: a recurrent layer has none for packed sequences."""
+    return not isinstance(module, recurrent.KINDS) or not isinstance([*call.args, *call.kwargs.values()][0], tuple)
 
 
 def resolved(params: Params, choices: Mapping[str, Choice]) -> Literal["auto", "int8", "float"] | dict[str, Arithmetic]:
@@ -91,9 +101,13 @@ def first_calls(modules: Mapping[str, nn.Module], run: Callable[[], Any]) -> dic
 
 
 @torch.no_grad()
-def measure(module: nn.Module, call: Call) -> Choice:
+def measure(module: nn.Module, call: Call, params: Params) -> Choice:
     """Return the faster arithmetic on this machine for a layer that is stored in int8 and called in this way."""
-    candidates: dict[Arithmetic, nn.Module] = {name: successor(module, "int8", name) for name in ("float", "int8")}
+    candidates: dict[Arithmetic, nn.Module] = {"float": successor(module, "int8", "float")}
+    if recurrent.can_multiply(module):
+        candidates["int8"] = recurrent.multiplying(module, params.overflow_safe)
+    else:
+        candidates["int8"] = successor(module, "int8", "int8")
     timed: list[tuple[str, nn.Module]] = [("before", module), *candidates.items()]
     calls = {name: partial(each, *call.args, **call.kwargs) for name, each in timed}
     for call_once in calls.values():  # the first call packs weights, which must not be timed
@@ -110,7 +124,7 @@ def table(model: nn.Module, choices: Mapping[str, Choice]) -> list[dict[str, Any
     for path, module in converted(model):
         choice = choices.get(path, Choice("float"))
         time = None if choice.ratio is None else f"×{choice.ratio:.2f}"
-        kept, arithmetic = (module.precision, "float") if isinstance(module, Stored) else ("int8", "int8")
+        kept, arithmetic = (module.precision, module.arithmetic) if isinstance(module, Stored) else ("int8", "int8")
         layer = {"layer": path, "kind": module.replaces, "dtype": kept, "arithmetic": arithmetic}
         rows.append({**layer, "time relative to float": time})
     return rows

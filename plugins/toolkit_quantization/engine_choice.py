@@ -18,6 +18,7 @@ from toolkit_quantization.engines import ENGINES, Engine
 from toolkit_quantization.float_fallback import GuardedModel, guard
 from toolkit_quantization.model_timing import time_models
 from toolkit_quantization.params import Params
+from toolkit_quantization.recurrent_guard import with_integers
 from toolkit_quantization.selection import select
 from toolkit_quantization.self_compiling import Compiled
 
@@ -66,7 +67,8 @@ def _made(model: nn.Module, params: Params, engine: Engine, meter: CostMeter) ->
             data.task.forward(model.eval(), batch)
 
     dtypes = select(model, params, engine)
-    return guard(Conversion(model, dtypes, engine, choose(model, dtypes, params, run)), meter, params.scan)
+    guarded = guard(Conversion(model, dtypes, engine, choose(model, dtypes, params, run)), meter, params.scan)
+    return with_integers(guarded, model, params, meter)
 
 
 def _why_not_compiled(engine: Engine, params: Params) -> str | None:

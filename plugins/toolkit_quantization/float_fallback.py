@@ -20,7 +20,8 @@ class GuardedModel:
     """A model within the bounds, the layers that are quantized in it, and what they cost.
 
     `returned` are the layers that went back to float; `scan` has the cost of each layer quantized alone, the most
-    harmful first, and is empty unless it was needed or asked for; `choices` has the arithmetic of every candidate.
+    harmful first, and is empty unless it was needed or asked for; `choices` has the arithmetic of every candidate;
+    `recurrent` says which recurrent layers multiply integers, if any may.
     """
 
     model: nn.Module
@@ -29,6 +30,7 @@ class GuardedModel:
     returned: Layers = ()
     scan: Mapping[Layers, Cost] = field(default_factory=dict)
     choices: Mapping[str, Choice] = field(default_factory=dict)
+    recurrent: Note | None = None
 
 
 class Convertible(Protocol):

@@ -53,7 +53,7 @@ def int8_matmul(rows: Tensor, weight: Tensor) -> Tensor:
     return torch.stack([(left.float() @ right.float().t()).int() for left, right in parts]).sum(0).int()
 
 
-def _is_transformed() -> bool:
+def is_transformed() -> bool:
     """Return whether tensors are recorded by `torch.jit.trace`, or stand for many, as under `torch.vmap`."""
     return bool(torch._C._get_tracing_state()) or torch._C._functorch.peek_interpreter_stack() is not None
 
@@ -95,7 +95,7 @@ class Int8Linear(nn.Module):
         as_it_is = inputs.dtype is torch.float32 and inputs.dim() == 2 and not inputs.requires_grad
         rows = inputs if as_it_is else self._rows(inputs)
         buffers = self._buffers
-        if type(rows) is not Tensor or not rows.is_cpu or is_compiling() or _is_transformed():
+        if type(rows) is not Tensor or not rows.is_cpu or is_compiling() or is_transformed():
             # Traces and other devices support `_int_mm`, but neither packed weights nor `out`.
             values, row_scale = quantize_rows(rows)
             outputs = int8_matmul(values, self.weight).float().mul_(self.scale)

@@ -52,8 +52,14 @@ class Params(toolkit.Params):
     )
     overflow_safe: bool = Field(
         default=True,
-        description="with static activations, round int8 weights so that sums are exact on x86 without VNNI, too; "
-        "false rounds them about half as coarsely, for processors with VNNI",
+        description="with static activations, and in recurrent layers with int8 products, round int8 weights so that "
+        "sums are exact on x86 without VNNI, too; false rounds them about half as coarsely, for processors with VNNI",
+    )
+    recurrent: Literal["float", "int8"] = Field(
+        default="float",
+        description="whether LSTM and GRU layers may have int8 products, where arithmetic chooses them and the bounds "
+        "allow it, stacked layer by stacked layer. The samples of a batch then share the scales of activations, so "
+        "that an answer depends on its batch mates",
     )
     layers: list[str] = Field(default=["*"], min_length=1, description="name patterns of the layers to quantize")
     exclude: list[str] = Field(default=[], description="name patterns of the layers to leave in float")
@@ -108,9 +114,17 @@ class Params(toolkit.Params):
         return self
 
     @model_validator(mode="after")
+    def _recurrent(self) -> Params:
+        if self.recurrent == "int8" and self.compile:
+            raise ValueError("recurrent = 'int8' cannot be compiled; leave compile out")
+        if self.recurrent == "int8" and self.engine not in ("toolkit", "auto"):
+            raise ValueError(f"with recurrent = 'int8' engine must be 'toolkit' or 'auto', found {self.engine!r}")
+        return self
+
+    @model_validator(mode="after")
     def _static(self) -> Params:
         if self.activations == "static":
-            other = {"engine": "toolkit", "arithmetic": "auto", "compile": False}
+            other = {"engine": "toolkit", "arithmetic": "auto", "compile": False, "recurrent": "float"}
             for name, only in other.items():
                 if getattr(self, name) != only:
                     found = getattr(self, name)

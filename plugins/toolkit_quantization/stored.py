@@ -26,6 +26,7 @@ class Stored(nn.Module):
     nothing to train, but gradients reach the inputs.
     """
 
+    arithmetic = "float"  # of its products
     layer: nn.Module
     _kept: _Kept | None = None
     _floats_bytes: int | None = None

@@ -1,14 +1,16 @@
-"""An LSTM with heavy-tailed inputs in int8 against float and quantize_dynamic: `python tests/benchmarks/lstm.py`.
+"""Recurrent layers in PyTorch, float against int8: `python tests/benchmarks/lstm.py`.
 
-The energies of a batch lie within six orders of magnitude and a few weights are far out, as in recognizers of speakers.
-All models take turns, so that a busy machine slows them alike; a ratio is the median over the turns.
+LSTMs and GRUs of three layers, whose inputs lie within six orders of magnitude and of which a few weights are far out,
+as in recognizers of speakers. `stored` multiplies floats, `products` integers; `quantize_dynamic` is PyTorch's own. All
+models take turns, so that a busy machine slows them alike; a ratio is the median over the turns, in brackets the
+quartiles.
 """
 
-import statistics
 import time
 import warnings
 from typing import Any
 
+import numpy as np
 import torch
 from tabulate import tabulate
 from toolkit_quantization import Params, convert, relative_error
@@ -21,9 +23,9 @@ SHAPES = [(1, 1), (1, 20), (1, 160), (8, 160), (32, 160)]  # sequences at once, 
 TURNS = 25
 
 
-def heavy_tailed(inputs: int = 40, hidden: int = 256, layers: int = 3) -> nn.LSTM:
-    """An LSTM of which five weights of each matrix are thirty times as large as the others."""
-    model = nn.LSTM(inputs, hidden, layers, batch_first=True).eval()
+def heavy_tailed(kind: type[nn.LSTM | nn.GRU], inputs: int = 40, hidden: int = 256, layers: int = 3) -> nn.RNNBase:
+    """A recurrent layer of which five weights of each matrix are thirty times as large as the others."""
+    model = kind(inputs, hidden, layers, batch_first=True).eval()
     with torch.no_grad():
         for weights in model.all_weights:
             for weight in weights[:2]:
@@ -43,22 +45,49 @@ def quantize_dynamic(model: nn.Module) -> nn.Module:
         warnings.simplefilter("ignore")
         from torch.ao import quantization
 
-        return quantization.quantize_dynamic(nn.Sequential(model), {nn.LSTM})[0]
+        return quantization.quantize_dynamic(nn.Sequential(model), {type(model)})[0]
 
 
-def median_ratios(models: dict[str, nn.Module], inputs: Tensor) -> dict[str, float]:
-    """The time of each over that of the first in the same turn."""
-    times: dict[str, list[float]] = {name: [] for name in models}
-    for _ in range(TURNS):
-        for name, model in models.items():
+def times_s(models: dict[str, nn.Module], inputs: Tensor) -> np.ndarray:
+    """Times (models, turns) of models that take turns; the first turn is not counted."""
+    times = np.zeros((len(models), TURNS + 1))
+    for turn in range(TURNS + 1):
+        for number, model in enumerate(models.values()):
             started = time.perf_counter()
             model(inputs)
-            times[name].append(time.perf_counter() - started)
-    first = next(iter(times.values()))
-    return {
-        name: statistics.median(own / float_ for own, float_ in zip(values[1:], first[1:], strict=True))
-        for name, values in times.items()
-    }
+            times[number, turn] = time.perf_counter() - started
+    return times[:, 1:]
+
+
+def ratio(times: np.ndarray, before: np.ndarray) -> str:
+    """The median of the ratios of the turns, and their quartiles."""
+    low, middle, high = np.quantile(times / before, [0.25, 0.5, 0.75])
+    return f"{middle:.2f} ({low:.2f}-{high:.2f})"
+
+
+def converted(model: nn.Module, params: Params) -> nn.Module:
+    made: Any = convert(nn.ModuleList([masks.clone(model)]), params)
+    layer: nn.Module = made[0]
+    return layer
+
+
+def measure(kind: type[nn.LSTM | nn.GRU]) -> list[list[object]]:
+    """Print errors and sizes of one kind of layer, and return the rows of its latencies."""
+    model = heavy_tailed(kind)
+    products = Params(recurrent="int8", arithmetic="int8")
+    models = {"float": model, "stored": converted(model, Params()), "products": converted(model, products)}
+    models["quantize_dynamic"] = quantize_dynamic(model)
+    inputs = energies(32, 160)
+    expected = masks.clone(model).double()(inputs.double())[0]
+    errors = [[name, relative_error(each(inputs)[0].double(), expected)] for name, each in models.items()]
+    print(tabulate(errors, [kind.__name__, "error"], floatfmt=("", ".2e")))
+    sizes = [sum(map(len, artifact.pack(models[name]).values())) for name in ("float", "products")]
+    print(f"file: {sizes[1]} of {sizes[0]} bytes, {sizes[1] / sizes[0]:.3f}")
+    rows: list[list[object]] = []
+    for batch, steps in SHAPES:
+        times = times_s(models, energies(batch, steps))
+        rows.append([kind.__name__, batch, steps, *(ratio(each, times[0]) for each in times[1:])])
+    return rows
 
 
 @torch.inference_mode()
@@ -66,20 +95,9 @@ def main() -> None:
     """Print the errors and the file's size, and the latency of each relative to float."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    model = heavy_tailed()
-    own: Any = convert(nn.ModuleList([masks.clone(model)]), Params())
-    models = {"float": model, "own int8": own[0], "quantize_dynamic": quantize_dynamic(model)}
-    inputs = energies(32, 160)
-    expected = masks.clone(model).double()(inputs.double())[0]
-    errors = [[name, relative_error(found(inputs)[0].double(), expected)] for name, found in models.items()]
-    print(tabulate(errors, ["model", "error"], floatfmt=("", ".2e")))
-    sizes = [sum(map(len, artifact.pack(found).values())) for found in (model, own[0])]
-    print(f"file: {sizes[1]} of {sizes[0]} bytes, {sizes[1] / sizes[0]:.3f}")
-    rows = []
-    for batch, steps in SHAPES:
-        ratios = median_ratios(models, energies(batch, steps))
-        rows.append([batch, steps, *list(ratios.values())[1:]])
-    print(tabulate(rows, ["batch", "steps", "own int8 to float", "quantize_dynamic to float"], floatfmt=".2f"))
+    rows = [*measure(nn.LSTM), *measure(nn.GRU)]
+    heads = [f"{name} to float" for name in ("stored", "products", "quantize_dynamic")]
+    print(tabulate(rows, ["layer", "batch", "steps", *heads]))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def calibrate(model: nn.Module, data: Data, samples: int, method: Method) -> Non
         method: the whole range, the range of 99.99 % of the values, or that with the smallest squared error.
 
     Raises:
-        TechniqueError: there are no samples, a quantizer is never reached, or activations are not finite.
+        TechniqueError: a quantizer is never reached, or activations are not finite.
     """
     ranges = _whole_ranges(model, data, samples)
     if method != "minmax":
@@ -35,6 +35,16 @@ def calibrate(model: nn.Module, data: Data, samples: int, method: Method) -> Non
         ranges = {path: choose(each) for path, each in seen.items()}
     for path, quantizer in quantizers(model).items():
         quantizer.set_range(*ranges[path])
+
+
+def require_samples(data: Data) -> None:
+    """Refuse data without samples to calibrate on.
+
+    Raises:
+        TechniqueError: the train split is empty.
+    """
+    if not data.samples("train"):
+        raise TechniqueError("the train split has no samples to calibrate activations on; add some")
 
 
 def quantizers(model: nn.Module) -> dict[str, Quantizer]:
@@ -76,8 +86,6 @@ def _histograms(
 @torch.no_grad()
 def _run(model: nn.Module, data: Data, samples: int, watch: Watch) -> None:
     count = data.samples("train")
-    if not count:
-        raise TechniqueError("the train split has no samples to calibrate activations on; add some")
     order = torch.linspace(0, count - 1, min(samples, count), dtype=torch.float64).long()
     model.eval()
     with _watched(model, watch):

@@ -13,7 +13,7 @@ from toolkit_quantization.codecs import Dtype
 from toolkit_quantization.conversion_cost import CostMeter, relative_error
 from toolkit_quantization.float_fallback import GuardedModel, guard
 from toolkit_quantization.params import Params
-from toolkit_quantization.static.calibration import calibrate, quantizers
+from toolkit_quantization.static.calibration import calibrate, quantizers, require_samples
 from toolkit_quantization.static.conversion import StaticConversion, place_quantizers
 from toolkit_quantization.static.network import static_networks
 from toolkit_quantization.static.norm_folding import fold_norms
@@ -42,8 +42,10 @@ def calibrated(model: nn.Module, params: Params, data: Data) -> Calibrated:
     """Return the model with norms folded and with quantizers, whose ranges are calibrated; nothing is converted yet.
 
     Raises:
-        TechniqueError: no layer can be quantized, the network cannot be traced, or calibration fails.
+        TechniqueError: there are no samples, no layer can be quantized, the network cannot be traced, or calibration
+            fails.
     """
+    require_samples(data)
     meter = CostMeter(model, data, params)
     network, untraced = static(model.eval())
     for part in static_networks(network).values():

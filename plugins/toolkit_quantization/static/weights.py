@@ -48,6 +48,12 @@ def wide_enough(scale: Tensor, bias: Tensor, step: Tensor) -> Tensor:
     return torch.maximum(scale, bias.detach().abs().float() / (step * MAX_BIAS))
 
 
+def overflows(values: Tensor) -> bool:
+    """Return whether two weights of a row (out, in) int8 are so large that a pair of products may exceed 16 bits."""
+    rows = values.float()
+    return max(float(_sum_of_two(each).max()) for each in (rows, -rows)) > 2 * SAFE_MAX
+
+
 @stored_as("quantization.Int32Bias")
 class Int32Bias(Encoded):
     """A bias in int32, in the unit of the products that it is added to: the scale of the inputs times the weights'."""

@@ -13,7 +13,7 @@ from toolkit_quantization.static.stage import calibrated
 from toolkit_quantization.static.tracing import static, traced
 from torch import nn
 
-from toolkit import masks
+from toolkit import Data, masks
 from toolkit.errors import TechniqueError
 from toolkit.model_files import put_together, take_apart
 from toolkit.testing import TOY_MODELS, toy_cnn, toy_data, toy_mlp
@@ -257,6 +257,42 @@ def test_activations_that_are_not_finite_are_named():
     data.train[0][0] = torch.nan
     with pytest.raises(TechniqueError, match="the activations at 'input_1' are not finite on the calibration samples"):
         calibrated(toy_mlp(), Params(**STATIC), data.without_test())
+
+
+def test_no_samples_to_calibrate_on_are_an_error():
+    empty = Data(train=tuple(part[:0] for part in DATA.train), validation=DATA.train, batch_size=16)
+    with pytest.raises(TechniqueError, match="the train split has no samples to calibrate activations on; add some"):
+        calibrated(toy_mlp().eval(), Params(**STATIC), empty)
+
+
+class Seldom(nn.Module):
+    """Has a part for large inputs, of which there are none, and a layer that nothing calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rare, self.leave, self.never = (
+            nn.Sequential(nn.Linear(64, 64)),
+            nn.Sequential(nn.Linear(64, 4)),
+            nn.Linear(4, 4),
+        )
+
+    def forward(self, inputs):
+        inputs = inputs.flatten(1)
+        return self.leave(self.rare(inputs) if inputs.abs().max() > 1e6 else inputs)
+
+
+def test_layers_that_calibration_never_calls_are_named():
+    with pytest.raises(
+        TechniqueError, match=r"the activations at 'rare\.input_1' are never computed .*; exclude the layer"
+    ):
+        calibrated(Seldom().eval(), Params(**STATIC), DATA.without_test())
+
+
+def test_layers_that_nothing_calls_are_listed():
+    made = calibrated(Seldom().eval(), Params(**{**STATIC, "exclude": ["rare*"]}), DATA.without_test())
+    assert list(made.dtypes) == ["leave.0"]
+    assert made.reasons["never"] is not None
+    assert made.reasons["rare.0"] == "excluded by 'rare*'"
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "mse"])
