@@ -95,7 +95,7 @@ def finetune(
         return training
 
     def tighten(step: int, steps: int) -> None:
-        ends = [round(part * steps / params.steps) for part in range(1, params.steps)]
+        ends = [max(1, round(part * steps / params.steps)) for part in range(1, params.steps)]
         if step in ends:
             structure = _analyzed(model, params, data)
             amount = params.amount * (sum(end <= step for end in ends) + 1) / params.steps

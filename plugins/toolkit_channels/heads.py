@@ -13,6 +13,7 @@ from toolkit_channels.arguments import UnclearError
 from toolkit_channels.slots import SAMPLES, Slots, whole_groups
 from toolkit_channels.units import Numbers
 from toolkit_channels.values import Channels
+from toolkit_channels.windows import narrow_windows
 
 Rule: TypeAlias = Callable[[Slots, str, Any, Sequence[Tensor]], Any]
 """Returns what is known of an attention's outputs, from its path, the layer, and the tensors that come in."""
@@ -26,12 +27,14 @@ class Kind(NamedTuple):
         heads: attribute with the number of heads.
         size: attribute with the size of a head, which stays.
         widths: attributes with the number of heads times their size.
+        becomes: makes it work with fewer heads, in place.
     """
 
     rule: Rule
     heads: str
     size: str = ""
     widths: tuple[str, ...] = ()
+    becomes: Callable[[Any], None] = lambda _: None
 
 
 def heads_of(slots: Slots, weights: Sequence[str], biases: Sequence[str], count: int) -> Numbers:
@@ -111,6 +114,8 @@ def _at(path: str, name: str) -> str:
 KINDS: dict[str, Kind] = {
     "timm.layers.attention.Attention": Kind(_fused, "num_heads", "head_dim", ("attn_dim",)),
     "timm.models.swin_transformer.WindowAttention": Kind(_fused, "num_heads"),
+    "torchvision.models.swin_transformer.ShiftedWindowAttention": Kind(_fused, "num_heads", becomes=narrow_windows),
+    "toolkit_channels.windows.NarrowWindowAttention": Kind(_fused, "num_heads"),
     "transformers.models.bert.modeling_bert.BertSelfAttention": Kind(
         _bert, "num_attention_heads", "attention_head_size", ("all_head_size",)
     ),
@@ -143,7 +148,8 @@ def state_heads(model: nn.Module, attentions: Sequence[str]) -> None:
     for path in attentions:
         layer = model.get_submodule(path)
         kind = kind_of(layer)
-        if kind is not None:
+        if kind is not None and _count(layer, kind) != getattr(layer, kind.heads):
+            kind.becomes(layer)
             setattr(layer, kind.heads, _count(layer, kind))
             for name in kind.widths:
                 setattr(layer, name, _count(layer, kind) * getattr(layer, kind.size))

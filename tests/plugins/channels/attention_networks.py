@@ -37,34 +37,34 @@ def vit() -> nn.Module:
     """Return a ViT of torchvision for pictures of 16 pixels."""
     import torchvision
 
-    return torchvision.models.VisionTransformer(16, 8, 2, 4, 24, 32, num_classes=4)
+    return torchvision.models.VisionTransformer(16, 8, 2, 4, 32, 32, num_classes=4)
 
 
 def swin() -> nn.Module:
     """Return a Swin transformer of torchvision for pictures of 32 pixels, whose second blocks shift their windows."""
     import torchvision
 
-    return torchvision.models.SwinTransformer([2, 2], 16, [2, 2], [4, 8], [4, 4], num_classes=4)
+    return torchvision.models.SwinTransformer([2, 2], 32, [2, 2], [4, 8], [4, 4], num_classes=4)
 
 
 def timm_vit() -> nn.Module:
     """Return a small ViT of timm for pictures of 16 pixels."""
     timm: Any = pytest.importorskip("timm")
-    sizes = {"img_size": 16, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 4, "num_classes": 4}
+    sizes = {"img_size": 16, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "num_classes": 4}
     return timm.create_model("vit_tiny_patch16_224", **sizes)
 
 
 def timm_swin() -> nn.Module:
     """Return a small Swin transformer of timm for pictures of 32 pixels."""
     timm: Any = pytest.importorskip("timm")
-    sizes = {"img_size": 32, "patch_size": 2, "window_size": 4, "embed_dim": 16, "depths": (2, 2), "num_heads": (4, 8)}
+    sizes = {"img_size": 32, "patch_size": 2, "window_size": 4, "embed_dim": 32, "depths": (2, 2), "num_heads": (4, 8)}
     return timm.create_model("swin_tiny_patch4_window7_224", num_classes=4, **sizes)
 
 
 def bert() -> nn.Module:
     """Return a small BERT that classifies sentences."""
     transformers: Any = pytest.importorskip("transformers")
-    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
     config = transformers.BertConfig(vocab_size=50, max_position_embeddings=16, num_labels=4, **sizes)
     return transformers.BertForSequenceClassification(config)
 
@@ -72,7 +72,7 @@ def bert() -> nn.Module:
 def distilbert() -> nn.Module:
     """Return a small DistilBERT that classifies sentences."""
     transformers: Any = pytest.importorskip("transformers")
-    sizes = {"dim": 24, "n_layers": 2, "n_heads": 4, "hidden_dim": 32}
+    sizes = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 32}
     config = transformers.DistilBertConfig(vocab_size=50, max_position_embeddings=16, num_labels=4, **sizes)
     return transformers.DistilBertForSequenceClassification(config)
 

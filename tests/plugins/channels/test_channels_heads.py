@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import toolkit_channels
 import torch
-from attention_networks import Attending, bert, distilbert, sentences, timm_swin, timm_vit, vit
+from attention_networks import Attending, bert, distilbert, sentences, swin, timm_swin, timm_vit, vit
 from channel_networks import cut_and_masked, data_of, randomized
 from toolkit_channels import Params, analyze
 from torch import nn
@@ -28,6 +28,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], toolkit.Data]] = {
     "no bias": (partial(Attending, bias=False), PICTURES),
     "keys of another size": (partial(Attending, kdim=8), PICTURES),
     "torchvision vit": (vit, data_of(3, 16, 16)),
+    "torchvision swin": (swin, data_of(3, 32, 32)),
+    "torchvision swin, padded": (swin, data_of(3, 26, 32)),
     "timm vit": (timm_vit, data_of(3, 16, 16)),
     "timm swin": (timm_swin, data_of(3, 32, 32)),
     "bert": (bert, sentences()),
@@ -138,3 +140,51 @@ def test_an_attention_that_adds_keys_keeps_its_heads(added: str) -> None:
 @pytest.mark.parametrize("criterion", ["l1", "taylor", "activation", "geometric-median"])
 def test_heads_are_ranked_by_every_criterion(criterion: Any) -> None:
     assert cut_block(criterion=criterion).block.self_attn.num_heads == 1
+
+
+PICTURES_FILE = """
+import torch, toolkit
+def pictures():
+    def split(n): return torch.randn(n, 3, 32, 32), torch.arange(n) % 4
+    return toolkit.Data(train=split(64), validation=split(32), test=split(32))
+def sentences():
+    def split(n):
+        words = torch.randint(1, 50, (n, 10))
+        return {"input_ids": words, "attention_mask": (torch.arange(10) < 7 + words[:, :1] % 4).long()}, words[:, 0] % 4
+    return toolkit.Data(train=split(64), validation=split(32), test=split(32))
+"""
+CUT = """
+[model]
+source = "{file}:{network}"
+training = {{ epochs = 1 }}
+[data]
+source = "data.py:{data}"
+[[stages]]
+technique = "channels"
+params = {{ amount = 0.1, layers = {layers}, steps = 2 }}
+finetune = {{ epochs = 1 }}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("network", "data", "layers"),
+    [
+        ("swin", "pictures", "features.*.attn"),
+        ("timm_swin", "pictures", "layers.*.attn"),
+        ("bert", "sentences", "*.attention"),
+        ("distilbert", "sentences", "*.attention"),
+    ],
+)
+def test_cut_networks_of_other_packages_are_saved_opened_and_exported(
+    tmp_path: Path, network: str, data: str, layers: str
+) -> None:
+    (tmp_path / "data.py").write_text(PICTURES_FILE)
+    file = Path(__file__).with_name("attention_networks.py")
+    recipe = CUT.format(file=file, network=network, data=data, layers=f'["{layers}"]')
+    outcome = run_text(recipe + '[[exports]]\nruntime = "onnxruntime"\n', tmp_path)
+    assert not outcome.error, outcome.error
+    assert outcome.rows[1]["parameters"] <= 0.9 * outcome.rows[0]["parameters"]
+    opened = model_files.load(outcome.directory, allow=["transformers", "timm"])
+    assert sum(parameter.numel() for parameter in opened.parameters()) == outcome.rows[1]["parameters"]
+    assert outcome.rows[-1]["accuracy"] == pytest.approx(outcome.rows[1]["accuracy"], abs=0.05)
