@@ -1,0 +1,217 @@
+"""Two jobs by this toolkit and by other tools: a trained LeNet-5 as an int8 ONNX file, and with fewer channels.
+
+`python tests/benchmarks/peers.py [--peer NAME] [--epochs N]`. The other tools are installed by
+`pip install torchao torch-pruning nncf`; one that is missing or cannot do the job is a line with its reason. All
+files run in ONNX Runtime on one thread and take turns. Lines are those of a function's body here, or of a recipe, and
+for the tools without a training of their own include the loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import inspect
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import safetensors.torch
+import torch
+from tabulate import tabulate
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import toolkit
+from toolkit.data.mnist import mnist
+from toolkit.models import lenet5
+from toolkit.timing import time_in_turn
+from toolkit.training import Training, TrainingSettings, fit
+
+CALIBRATED_SAMPLES, BUDGET_S = 512, 6.0
+Session = Callable[[np.ndarray], np.ndarray]
+INT8_RECIPE = """
+[model]
+source = "lenet5"
+weights = "net.safetensors"
+[data]
+source = "mnist"
+[[stages]]
+technique = "quantization"
+params = { activations = "static" }
+[[exports]]
+runtime = "onnxruntime"
+"""
+CHANNELS_RECIPE = """
+[model]
+source = "lenet5"
+weights = "net.safetensors"
+[data]
+source = "mnist"
+validation = 0
+[[stages]]
+technique = "channels"
+params = { amount = 0.75, of = "macs", criterion = "taylor", scope = "layer" }
+finetune = { epochs = 2, lr = 1e-3 }
+[[exports]]
+runtime = "onnxruntime"
+"""
+
+
+def float_file(model: Any, data: Any, folder: Path) -> None:
+    batch = torch.export.Dim("batch")
+    options: Any = {"dynamo": True, "external_data": False, "input_names": ["images"]}
+    torch.onnx.export(
+        model, (data.example(2).inputs,), folder / "model.onnx", dynamic_shapes=({0: batch},), verbose=False, **options
+    )
+
+
+def ort_int8(model: Any, data: Any, folder: Path) -> None:
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.batches = iter([{"images": data.example(CALIBRATED_SAMPLES).inputs.numpy()}])
+
+        def get_next(self) -> Any:
+            return next(self.batches, None)
+
+    float_file(model, data, folder)
+    quant_pre_process(folder / "model.onnx", folder / "prepared.onnx")
+    quantize_static(
+        folder / "prepared.onnx", folder / "model.onnx", Reader(), quant_format=QuantFormat.QDQ, per_channel=True
+    )
+
+
+def nncf_int8(model: Any, data: Any, folder: Path) -> None:
+    import nncf
+
+    float_file(model, data, folder)
+    images = data.example(CALIBRATED_SAMPLES).inputs.numpy()
+    samples = nncf.Dataset([{"images": images[at : at + 1]} for at in range(len(images))])
+    quantized = nncf.quantize(onnx.load(folder / "model.onnx"), samples, subset_size=CALIBRATED_SAMPLES)
+    onnx.save(quantized, folder / "model.onnx")
+
+
+def torchao_int8(model: Any, data: Any, folder: Path) -> None:
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+    quantize_(model, Int8DynamicActivationInt8WeightConfig())
+    float_file(model, data, folder)
+
+
+def torch_pruning_channels(model: Any, data: Any, folder: Path) -> None:
+    import torch_pruning
+
+    example = data.example(64)
+    importance = torch_pruning.importance.GroupTaylorImportance()
+    pruner = torch_pruning.pruner.MetaPruner(
+        model, example.inputs, importance, pruning_ratio=0.5, ignored_layers=[model.fc2]
+    )
+    cross_entropy(model(example.inputs), example.targets).backward()
+    pruner.step()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    steps = 2 * len(data.batches("train"))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps)
+    model.train()
+    for _ in range(2):
+        for batch in data.training_batches(torch.randperm(data.samples("train")), data.batch_size):
+            optimizer.zero_grad()
+            cross_entropy(model(batch.inputs), batch.targets).backward()
+            optimizer.step()
+            schedule.step()
+    float_file(model.eval(), data, folder)
+
+
+def of_recipe(recipe: str) -> Callable[[Any, Any, Path], None]:
+    def write(model: Any, data: Any, folder: Path) -> None:
+        safetensors.torch.save_file(model.state_dict(), folder / "net.safetensors")
+        (folder / "recipe.toml").write_text(recipe)
+        toolkit.run(folder / "recipe.toml", {"measure.budget": 0.1}, output=folder / "run", cache=False)
+        (folder / "run/exports/onnxruntime/model.onnx").rename(folder / "model.onnx")
+
+    return write
+
+
+JOBS: dict[str, tuple[str, Callable[[Any, Any, Path], None], int]] = {
+    "float": ("none", float_file, 0),
+    "toolkit, int8": ("int8", of_recipe(INT8_RECIPE), len(INT8_RECIPE.split("\n")) - 2),
+    "onnxruntime.quantization": ("int8", ort_int8, 0),
+    "nncf": ("int8", nncf_int8, 0),
+    "torchao": ("int8", torchao_int8, 0),
+    "toolkit, channels": ("channels", of_recipe(CHANNELS_RECIPE), len(CHANNELS_RECIPE.split("\n")) - 2),
+    "torch-pruning": ("channels", torch_pruning_channels, 0),
+}
+
+
+def lines_of(peer: str) -> int:
+    """The lines of the recipe, or those of the function's body and of the export that it calls."""
+    _, write, lines = JOBS[peer]
+    body = [line for line in inspect.getsource(write).splitlines()[1:] if line.strip()]
+    exported = len(inspect.getsource(float_file).splitlines()) - 1 if write is not float_file else 0
+    return lines or len(body) + exported
+
+
+def opened(file: Path) -> Session:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: session.run(None, {name: images})[0]
+
+
+def trained(data: Any, epochs: int) -> nn.Module:
+    torch.manual_seed(0)
+    model = lenet5()
+    fit(model, Training(TrainingSettings(epochs=epochs, lr=2e-3), data.task.loss), data)
+    return model
+
+
+def made(peers: list[str], epochs: int, folder: Path) -> tuple[dict[str, tuple[Session, int]], dict[str, str]]:
+    """The files of the peers as sessions with their bytes, and the reasons of those that made none."""
+    data = mnist()
+    model, files, reasons = trained(data, epochs), dict[str, tuple[Session, int]](), dict[str, str]()
+    for peer in peers:
+        place = folder / peer
+        place.mkdir()
+        try:
+            JOBS[peer][1](copy.deepcopy(model), data, place)
+            files[peer] = opened(place / "model.onnx"), (place / "model.onnx").stat().st_size
+        except Exception as error:
+            reasons[peer] = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+    return files, reasons
+
+
+def rows_of(files: dict[str, tuple[Session, int]], reasons: dict[str, str]) -> list[list[object]]:
+    data = mnist()
+    batches = list(data.batches("test"))
+    one = batches[0].inputs[:1].numpy()
+    timings = time_in_turn({peer: partial(run, one) for peer, (run, _) in files.items()}, BUDGET_S)
+    rows: list[list[object]] = []
+    for peer, (run, size) in files.items():
+        wrong = sum(int((run(each.inputs.numpy()).argmax(1) != each.targets.numpy()).sum()) for each in batches)
+        low, high = timings.ratio_interval(peer, "float")
+        speed = f"{timings.ratio(peer, 'float'):.2f} ({low:.2f} to {high:.2f})"
+        rows.append([JOBS[peer][0], peer, lines_of(peer), f"{1e2 - wrong / 1e2:.2f} %", size, speed])
+    return rows + [[JOBS[peer][0], peer, lines_of(peer), f"no file: {why}"] for peer, why in reasons.items()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peer", action="append", choices=[peer for peer in JOBS if peer != "float"])
+    parser.add_argument("--epochs", type=int, default=4)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    peers = ["float", *(asked.peer or [peer for peer in JOBS if peer != "float"])]
+    with tempfile.TemporaryDirectory() as folder:
+        rows = rows_of(*made(peers, asked.epochs, Path(folder)))
+    print(tabulate(sorted(rows, key=str), ["job", "peer", "lines", "right", "bytes", "time over float, batch 1"]))
+
+
+if __name__ == "__main__":
+    main()
