@@ -1,4 +1,4 @@
-"""Channels: removes whole channels and heads; what is left is a smaller dense network, with less to compute everywhere.
+"""Channels: removes whole channels and heads; a smaller dense network is left, with less to compute everywhere.
 
 A channel goes with everything that depends on it: the inputs of following layers, norms, groups of convolutions, the
 other terms of residual sums, masks of earlier stages. The network then computes exactly what it would compute with
