@@ -95,10 +95,10 @@ def opened(model: nn.Module, inputs: Tensor, folder: str) -> tuple[Run, Path]:
     return lambda batch: torch.from_numpy(run(batch.numpy())), file
 
 
-def times_ms(runs: list[Run], batch: Tensor) -> np.ndarray:
+def times_ms(runs: list[Run], batch: Tensor, rounds: int = ROUNDS) -> np.ndarray:
     """Times (runs, rounds) of files that take turns."""
-    times = np.zeros((len(runs), ROUNDS + 1))
-    for turn in range(ROUNDS + 1):
+    times = np.zeros((len(runs), rounds + 1))
+    for turn in range(rounds + 1):
         for number, run in enumerate(runs):
             start = time.perf_counter()
             run(batch)

@@ -7,12 +7,13 @@ import torchvision
 from exported_toys import exported, needs_valgrind, opened, outputs_without_vnni, perform
 from toolkit_onnxruntime.arithmetic import optimized_graph
 from toolkit_onnxruntime.model import write_onnx
+from toolkit_quantization.conversion_cost import relative_error
 from torch import nn
 
 from toolkit.data.splits import Data
 from toolkit.exports.judge import compare
 from toolkit.hooks import loading
-from toolkit.testing import TOY_MODELS, toy_data
+from toolkit.testing import TOY_MODELS, run_text, toy_data
 from toolkit.testing.base import ContractBase
 
 STATIC = {"activations": "static", "max_drop": 100.0}
@@ -90,6 +91,45 @@ def test_residual_additions_and_poolings_run_in_integers(runtime, tmp_path):
     assert not {"Conv", "Add", "Relu", "MaxPool"} & set(found)
     with opened(file, "torch") as session:
         assert compare(session, model, toy_data(64), "test").output_error < 1e-2
+
+
+def test_layers_that_the_guard_returned_to_float_are_float_in_the_file(runtime, tmp_path):
+    torch.manual_seed(0)
+    model, inputs = Block().eval(), toy_data().validation[0]
+    with torch.no_grad():
+        error = relative_error(perform(model, "quantization", STATIC)(inputs), model(inputs))
+    made = perform(model, "quantization", {**STATIC, "max_error": 0.7 * error})
+    file = exported(runtime, made, tmp_path)
+    note = runtime.call("measure", folder=file.folder, params=runtime.params_class())["arithmetic"]
+    arithmetic = {row["layer"]: row["arithmetic"] for row in note.table}
+    integer = {path for path, module in made.named_modules() if hasattr(module, "replaces")}
+    assert arithmetic == {path: "integers" if path in integer else "float" for path in arithmetic}
+    assert set(arithmetic.values()) == {"integers", "float"}
+    with opened(file, "torch") as session:
+        assert compare(session, made, toy_data(64), "test").output_error < 1e-2
+
+
+TRAINED = """
+[model]
+source = "toolkit.testing:toy_cnn"
+training = { epochs = 8, lr = 1e-2 }
+[data]
+source = "toolkit.testing:toy_data"
+[[stages]]
+technique = "quantization"
+params = { activations = "static", max_drop = 2.0 }
+[[exports]]
+runtime = "onnxruntime"
+"""
+
+
+@pytest.mark.slow
+def test_a_trained_network_loses_in_the_file_what_the_guard_accepted(tmp_path):
+    baseline, stage, file = run_text(TRAINED, tmp_path).rows
+    assert baseline["accuracy"] > 0.5
+    assert file["accuracy"] == stage["accuracy"]
+    assert file["file_agreement"] == 1
+    assert stage["quantization.drop"] <= 2.0
 
 
 class Extreme(nn.Module):
