@@ -96,3 +96,13 @@ def test_only_masks_are_cut_along() -> None:
     nn.utils.parametrizations.weight_norm(model[1])
     with pytest.raises(ToolkitError, match=r"cannot cut '1\.weight': _WeightNorm keeps it in shape"):
         cutting.cut(model, {"1.weight": {0: at(0)}})
+
+
+def test_a_module_that_is_bypassed_ends_what_was_promised_of_it() -> None:
+    model = nn.Sequential(toy_mlp(4), nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
+    ones = torch.ones(4, 4, dtype=torch.bool)
+    masks.apply(model, {"1.0.weight": ones.tril(), "0.3.weight": ones.tril()})
+    promises = Promises().extended_by(model, "pruning")
+    cutting.bypass(model, ["1"])
+    assert isinstance(model[1], nn.Identity)
+    assert list(promises.along(take_cuts(model)).zeros) == ["0.3.weight"]

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 from toolkit import masks
 from toolkit.attention import narrow
 from toolkit.errors import ToolkitError
-from toolkit.replacements import call_layers
+from toolkit.replacements import call_layers, replace_layers
 
 Indices: TypeAlias = Mapping[int, Tensor]
 """The indices that stay along each dimension, int64 and ascending."""
@@ -59,6 +59,17 @@ def cut(model: nn.Module, kept: Mapping[str, Indices]) -> None:
     masks.apply(model, cut_masks)
     for layer in {module for module, _, _ in changed}:
         _state_sizes(layer)
+
+
+def bypass(model: nn.Module, paths: Iterable[str]) -> None:
+    """Put the identity in place of modules, in place; what earlier stages promised of their weights ends with them."""
+    successors: dict[nn.Module, nn.Module] = {}
+    nothing: Indices = {0: torch.empty(0, dtype=torch.int64)}
+    for path in paths:
+        module = model.get_submodule(path)
+        identity = successors[module] = nn.Identity()
+        _cuts[identity] = [(weight.path, nothing) for weight in masks.named_weights(module)]
+    replace_layers(model, successors)
 
 
 def take_cuts(model: nn.Module) -> dict[str, list[Indices]]:
@@ -168,4 +179,4 @@ def _selected(tensor: Tensor, indices: Indices) -> Tensor:
     return tensor.contiguous()
 
 
-__all__ = ["Indices", "cut"]
+__all__ = ["Indices", "bypass", "cut"]

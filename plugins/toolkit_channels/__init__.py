@@ -8,8 +8,8 @@ rule. The report names them with the reason.
 
 The least important channels of the whole network go first, as many as `amount` asks for. `taylor` follows Molchanov et
 al. 2019, `activation` Sun et al. 2023, `geometric-median` He et al. 2019, `batch-norm` Liu et al. 2017, `l1` Li et al.
-2017. With `steps` they go gradually: the first part is cut out before the training, the others are masked while the
-stage trains, and cut out at the end.
+2017. With `blocks`, whole residual blocks go first. With `steps` channels go gradually: the first part is cut out
+before the training, the others are masked while the stage trains, and cut out at the end.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import nn
 
 import toolkit
 from toolkit import hookimpl, masks
+from toolkit_channels.blocks import remove_least
 from toolkit_channels.params import Params
 from toolkit_channels.ranking import Before, choose
 from toolkit_channels.removal import drop_idle_masks, remove
@@ -54,11 +55,13 @@ class Findings:
         before: the number of what `of` counts, and the channels of each layer that can be cut.
         kept: the reason for each layer whose channels stay.
         gone: share that has gone.
+        blocks: paths of the residual blocks that have gone, with what they changed of their inputs.
     """
 
     before: Before = field(default_factory=lambda: Before(0.0, {}))
     kept: dict[str, str] = field(default_factory=dict)
     gone: float = 0.0
+    blocks: dict[str, float] = field(default_factory=dict)
 
 
 @hookimpl
@@ -72,7 +75,11 @@ def optimize(model: nn.Module, params: Params, data: toolkit.Data, prepared: Fin
     """Remove channels, in steps the first of them; the others are masked in training, and begin with masks of ones."""
     structure = _analyzed(model, params, data)
     widths = {path: structure.width(path) for group in structure.groups for path in group.layers}
-    prepared.before, prepared.kept = Before(structure.cost(params.of), widths), structure.kept
+    prepared.before = Before(structure.cost(params.of), widths)
+    if params.blocks:
+        prepared.blocks = remove_least(model, params, data)
+        structure = _analyzed(model, params, data)
+    prepared.kept = structure.kept
     scores = unit_scores(structure, model, params, data)
     if params.steps > 1:  # refuse now what the last step could not do
         choose(structure, scores, params, params.amount, prepared.before)
@@ -127,7 +134,10 @@ def measure(model: nn.Module, params: Params, prepared: Findings) -> dict[str, f
         if (now := _width(layers.get(path))) is not None
     ]
     kept = [{"layer": path, "reason": reason} for path, reason in prepared.kept.items()]
+    blocks = [{"block": path, "change": change} for path, change in prepared.blocks.items()]
+    notes = {"blocks": toolkit.Note("residual blocks that are gone, and how they changed their inputs", blocks)}
     return {
+        **(notes if blocks else {}),
         "removed": prepared.gone,
         "layers": toolkit.Note("channels of each layer after and before", rows),
         "kept": toolkit.Note("layers whose channels stay, and why", kept),

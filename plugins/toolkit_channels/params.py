@@ -29,8 +29,18 @@ class Params(toolkit.Params):
         "little influence on the loss (taylor), small weights times inputs (activation), or others like them "
         "(geometric-median); with random, any (as a control)",
     )
+    blocks: float = Field(
+        default=0,
+        ge=0,
+        lt=1,
+        description="share of the residual blocks that go first, as a whole: those that change their inputs least, or "
+        "any with criterion = 'random'; what goes of them counts for `amount`",
+    )
     samples: int = Field(
-        default=1024, ge=1, le=10**6, description="taylor, activation: samples of train that scores are computed on"
+        default=1024,
+        ge=1,
+        le=10**6,
+        description="taylor, activation, blocks: samples of train that scores are computed on",
     )
     floor: float = Field(default=0.1, ge=0, lt=1, description="share of each layer's channels that stays in any case")
     round_to: int = Field(

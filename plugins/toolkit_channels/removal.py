@@ -28,17 +28,23 @@ def remove(model: nn.Module, structure: Structure, units: Collection[int], data:
     masked = masks.folded(model)
     masks.apply(masked, structure.masks(units))
     cut(model, structure, units)
-    expected = _outputs(masked, data)
+    expected = outputs_of(masked, data)
     try:
-        difference = (_outputs(masks.folded(model), data) - expected).abs().max()
+        outputs = outputs_of(masks.folded(model), data)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise toolkit.TechniqueError(
             f"the network does not run without some of its channels ({reason}); {REMEDY}"
         ) from error
+    check_same(outputs, expected, "the channels masked")
+
+
+def check_same(outputs: Tensor, expected: Tensor, state: str) -> None:
+    """Raise a `TechniqueError` if a network's outputs are not those that it has in another state."""
+    difference = (outputs - expected).abs().max()
     if not difference <= MAX_DIFFERENCE * expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny):
         raise toolkit.TechniqueError(
-            f"the network's outputs differ by {difference:.2g} from those with the channels masked; {REMEDY}"
+            f"the network's outputs differ by {difference:.2g} from those with {state}; {REMEDY}"
         )
 
 
@@ -59,6 +65,7 @@ def drop_idle_masks(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _outputs(model: nn.Module, data: toolkit.Data) -> Tensor:
+def outputs_of(model: nn.Module, data: toolkit.Data) -> Tensor:
+    """Return what a network answers on two samples, in eval mode."""
     batch = data.example(SAMPLES)
     return data.task.logits(data.task.forward(model.eval(), batch)).float()
