@@ -28,7 +28,7 @@ class Params(toolkit.Params):
 
 
 @toolkit.hookimpl
-def export(model: Any, params: Params, example: Any, folder: Any) -> None:
+def export(model: Any, params: Params, example: Any, free_sizes: Any, folder: Any) -> None:
     from torch._inductor import cpp_builder, exc
 
     try:
@@ -38,7 +38,7 @@ def export(model: Any, params: Params, example: Any, folder: Any) -> None:
     if not shutil.which(compiler):
         raise toolkit.TechniqueError("needs a C++ compiler, found none; install g++, or name one in the variable CXX")
     in_integers = None if params.int8_products == "auto" else params.int8_products == "integers"
-    program = tracing.decompose(tracing.trace(model, example), in_integers)
+    program = tracing.decompose(tracing.trace(model, example, free_sizes), in_integers)
     program.example_inputs = tracing.arguments(example)
     with tracing.quiet():
         torch._inductor.aoti_compile_and_package(program, package_path=str(folder / FILE), inductor_configs=SETTINGS)

@@ -32,9 +32,9 @@ class Params(toolkit.Params):
 
 
 @toolkit.hookimpl
-def export(model: Any, params: Params, example: Any, folder: Any) -> None:
+def export(model: Any, params: Params, example: Any, free_sizes: Any, folder: Any) -> None:
     in_integers = None if params.int8_products == "auto" else params.int8_products == "integers"
-    program = tracing.decompose(tracing.trace(model, example), in_integers)
+    program = tracing.decompose(tracing.trace(model, example, free_sizes), in_integers)
     with tracing.quiet():
         torch.export.save(program, folder / FILE)
 

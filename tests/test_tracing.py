@@ -1,9 +1,10 @@
-"""Exporters' noise is hidden, and what they leave in Python's logging is undone."""
+"""Exporters' noise is hidden, what they leave in logging is undone, and shared modules are separated."""
 
 import logging
 import sys
 
 import pytest
+from torch import nn
 
 from toolkit import tracing
 
@@ -30,3 +31,23 @@ def test_an_exporter_that_fails_leaves_the_root_logger_as_it_was():
     with pytest.raises(ValueError, match="cannot convert"), tracing.quiet():
         fail_as_exporters_do()
     assert (root.level, root.handlers, root.filters, root.manager.disable) == before
+
+
+class Nested(nn.Module):
+    """A module in two places, which holds a module in two places."""
+
+    def __init__(self):
+        super().__init__()
+        inner = nn.Linear(4, 4)
+        self.first = self.second = nn.Sequential(inner, nn.ReLU(), inner)
+
+    def forward(self, inputs):
+        return self.second(self.first(inputs))
+
+
+def test_each_place_has_a_module_of_its_own_on_the_same_tensors():
+    model = Nested().eval()
+    twin = tracing.without_shared_modules(model)
+    linear = [module for module in twin.modules() if isinstance(module, nn.Linear)]
+    assert len(linear) == 4
+    assert all(layer.weight is model.first[0].weight for layer in linear)

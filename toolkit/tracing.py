@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from toolkit import operators
 from toolkit.errors import TechniqueError, ToolkitError
@@ -40,12 +40,13 @@ INT8_MAX = 127
 TRACEBACK_KEYS = ("from_node", "source_fn_stack", "stack_trace")  # where operations come from: paths of this machine
 
 
-def trace(model: nn.Module, example: Any) -> ExportedProgram:
+def trace(model: nn.Module, example: Any, free_sizes: Any = None) -> ExportedProgram:
     """Return the program that computes the model for any number of samples.
 
     Args:
         model: in eval mode, on the CPU; not changed.
         example: inputs of two samples or more: a tensor, a tuple of them, or a dictionary by argument.
+        free_sizes: as the hook `export` receives it; the number of samples alone by default.
 
     Raises:
         TechniqueError: the model cannot be traced; names the layer or the line where that is known.
@@ -54,7 +55,7 @@ def trace(model: nn.Module, example: Any) -> ExportedProgram:
     outputs = checked_outputs(model, args, kwargs)
     model = without_shared_modules(model)
     network = model if type(outputs) is dict or not isinstance(outputs, Mapping) else _PlainOutputs(model)
-    shapes = dynamic_batch(kwargs or args, network)
+    shapes = dynamic_batch(kwargs or args, network, free_sizes)
     with operators.exporting(), torch.no_grad(), quiet():
         try:
             program = torch.export.export(network, args, kwargs, dynamic_shapes=shapes, strict=False)
@@ -62,6 +63,8 @@ def trace(model: nn.Module, example: Any) -> ExportedProgram:
             raise
         except Exception as error:
             raise TechniqueError(problem(error)) from error
+    if free_sizes is not None:
+        _check_free_sizes(program, free_sizes)
     _require_plain_lstms(program)
     return _anonymous(program)
 
@@ -74,6 +77,20 @@ def _require_plain_lstms(program: ExportedProgram) -> None:
             place = f"layer '{stack[-1][0] if stack else node.name}'"
             what = "is an LSTM that multiplies integers, which this runtime does not have"
             raise TechniqueError(f"{place} {what}; give the layer float arithmetic")
+
+
+def _check_free_sizes(program: ExportedProgram, free_sizes: Any) -> None:
+    """Refuse a program that was traced for one size of a dimension whose size is free."""
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    for name, free in zip(program.graph_signature.user_inputs, tree_leaves(free_sizes), strict=False):
+        for dimension in sorted(free - {0}) if isinstance(free, frozenset) else ():
+            size = values[name].shape[dimension]
+            size = size if isinstance(size, int) else size.node.maybe_as_int()
+            if size is not None:
+                raise TechniqueError(
+                    f"PyTorch traces the network for size {size} of dimension {dimension} of '{name}' alone, as it "
+                    f"does with recurrent layers, but batches differ in it; pad all samples to one length"
+                )
 
 
 def decompose(program: ExportedProgram, in_integers: bool | None = None) -> ExportedProgram:
@@ -119,12 +136,15 @@ def without_shared_modules(model: nn.Module) -> nn.Module:
         return model
     tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     twin = copy.deepcopy(model, dict(tensors))
-    seen: set[int] = set()
-    for parent in list(twin.modules()):
-        for name, child in parent._modules.items():
-            if child is not None and id(child) in seen:
-                parent._modules[name] = copy.deepcopy(child, dict(tensors))
+    seen, parents = {id(twin)}, [twin]
+    for parent in parents:  # which grows: a copy may hold a module in two places itself
+        for name, child in list(parent._modules.items()):
+            if child is None:
+                continue
+            child = copy.deepcopy(child, dict(tensors)) if id(child) in seen else child
+            parent._modules[name] = child
             seen.add(id(child))
+            parents.append(child)
     return twin
 
 
@@ -156,15 +176,19 @@ def arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (tuple(example) if isinstance(example, (tuple, list)) else (example,)), {}
 
 
-def dynamic_batch(inputs: Any, network: nn.Module | None = None) -> Any:
+def dynamic_batch(inputs: Any, network: nn.Module | None = None, free_sizes: Any = None) -> Any:
     """Return the `dynamic_shapes` of inputs whose first dimension is the number of samples.
 
     Args:
         inputs: a tuple of arguments, or a dictionary of named ones.
         network: what takes them; needed where its `forward` takes any number of arguments.
+        free_sizes: as the hook `export` receives it; the number of samples alone by default.
     """
     batch = torch.export.Dim("batch", min=1)
     shapes = tree_map_only(Tensor, lambda _: {0: batch}, inputs)
+    if free_sizes is not None:
+        args, kwargs = arguments(free_sizes)
+        shapes = tree_map_only(frozenset, lambda free: _sizes(batch, free), kwargs or args)
     if network is None:
         return shapes
     wanted = Parameter.VAR_KEYWORD if isinstance(inputs, Mapping) else Parameter.VAR_POSITIONAL
@@ -173,6 +197,11 @@ def dynamic_batch(inputs: Any, network: nn.Module | None = None) -> Any:
     takes_any = first is not None and first.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
     name = next((name for name, parameter in parameters.items() if parameter.kind is wanted), None)
     return {name: shapes} if takes_any and name is not None else shapes
+
+
+def _sizes(batch: Any, free: frozenset[int]) -> dict[int, Any]:
+    # AUTO, because two inputs may have the same length, which a named size for each would not allow.
+    return {dimension: torch.export.Dim.AUTO if dimension else batch for dimension in sorted(free)}
 
 
 @torch.no_grad()

@@ -25,8 +25,8 @@ class Params(toolkit.Params):
 
 
 @toolkit.hookimpl
-def export(model: Any, params: Params, example: Any, folder: Any) -> str:
-    write_onnx(model, example, folder / FILE, params.opset)
+def export(model: Any, params: Params, example: Any, free_sizes: Any, folder: Any) -> str:
+    write_onnx(model, example, folder / FILE, params.opset, free_sizes)
     return value_names(folder / FILE)
 
 

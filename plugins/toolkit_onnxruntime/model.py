@@ -20,7 +20,7 @@ from toolkit_onnxruntime.translations import is_decoding, translations
 OUTPUTS = "outputs"  # key of the file's metadata that tells a dictionary from a tuple
 
 
-def write_onnx(model: nn.Module, example: Any, path: Path, opset: int) -> None:
+def write_onnx(model: nn.Module, example: Any, path: Path, opset: int, free_sizes: Any = None) -> None:
     """Write `model` as ONNX with a dynamic batch dimension.
 
     Args:
@@ -28,6 +28,7 @@ def write_onnx(model: nn.Module, example: Any, path: Path, opset: int) -> None:
         example: inputs of two samples or more: a tensor, a tuple of them, or a dictionary by argument.
         path: the file.
         opset: version of the operators.
+        free_sizes: as the hook `export` receives it.
 
     Raises:
         TechniqueError: the model cannot be exported; names the operation where that is known.
@@ -44,7 +45,7 @@ def write_onnx(model: nn.Module, example: Any, path: Path, opset: int) -> None:
                 dynamo=True,
                 opset_version=opset,
                 output_names=names,
-                dynamic_shapes=tracing.dynamic_batch(kwargs or args, model),
+                dynamic_shapes=tracing.dynamic_batch(kwargs or args, model, free_sizes),
                 custom_translation_table=translations(),
                 verbose=False,
                 optimize=False,

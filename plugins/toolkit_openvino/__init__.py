@@ -16,14 +16,14 @@ FILE = "model.xml"
 
 
 @toolkit.hookimpl
-def export(model: Any, example: Any, folder: Any) -> None:
+def export(model: Any, example: Any, free_sizes: Any, folder: Any) -> None:
     if find_spec("openvino") is None:
         raise toolkit.TechniqueError(
             "the package openvino is not installed; install it with pip install 'torch-optimization-toolkit[openvino]'"
         )
     from toolkit_openvino.model import write_ir
 
-    write_ir(model, example, folder / FILE)
+    write_ir(model, example, folder / FILE, free_sizes)
 
 
 @toolkit.hookimpl

@@ -13,18 +13,19 @@ from toolkit import TechniqueError, tracing
 from toolkit_openvino.translations import translations
 
 
-def write_ir(model: nn.Module, example: Any, path: Path) -> None:
+def write_ir(model: nn.Module, example: Any, path: Path, free_sizes: Any = None) -> None:
     """Write `model` as XML and, next to it, its weights.
 
     Args:
         model: in eval mode, on the CPU.
         example: inputs of two samples or more.
         path: the XML file.
+        free_sizes: as the hook `export` receives it.
 
     Raises:
         TechniqueError: the model cannot be exported; names what OpenVINO does not have.
     """
-    program = tracing.trace(model, example)
+    program = tracing.trace(model, example, free_sizes)
     with tracing.quiet():
         try:
             converted = openvino.convert_model(program, extension=translations())

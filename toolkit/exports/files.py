@@ -17,6 +17,7 @@ from torch import nn
 from toolkit.data.splits import Data
 from toolkit.errors import TechniqueError, ToolkitError
 from toolkit.exports.archives import check_archives
+from toolkit.exports.free_sizes import free_output_sizes, free_sizes
 from toolkit.exports.manifest import MANIFEST, check_files, write_manifest
 from toolkit.exports.portable import portable_source
 from toolkit.exports.process import OpenedFile
@@ -97,15 +98,19 @@ def export_model(runtime: Plugin, params: Params, model: nn.Module, data: Data, 
     source = portable_source(runtime.open_source, str(runtime))
     deployed = folded(model).eval().cpu()
     data = data.on_cpu()
-    inputs, plain = data.example(2).inputs, params.model_dump(mode="json")
+    batch, plain = data.example(2), params.model_dump(mode="json")
+    free = free_sizes(data, batch)
     temporary = folder.with_name(f".{folder.name}.part")
     with _written_whole(temporary, folder):
-        note = runtime.call("export", model=deployed, params=params, example=inputs, folder=temporary)
+        note = runtime.call(
+            "export", model=deployed, params=params, example=batch.inputs, free_sizes=free, folder=temporary
+        )
         if not any(temporary.iterdir()):
             raise TechniqueError(f"{runtime} wrote no file in export")
         files = sorted(path.name for path in temporary.iterdir())
         (temporary / SCRIPT).write_text(source, encoding="utf-8")
-        example = Example(inputs, _outputs(deployed, data), data.preparation)
+        outputs, free_outputs = _outputs(deployed, data), free_output_sizes(deployed, data, batch)
+        example = Example(batch.inputs, outputs, data.preparation, free, free_outputs)
         text = readme(runtime.name, files, plain, example, note)
         (temporary / README).write_text(text, encoding="utf-8")
         manifest = write_manifest(temporary, runtime.name, plain)

@@ -14,12 +14,15 @@ class Example:
     """What a model takes and returns.
 
     `inputs` are a batch: a tensor, a tuple of arguments or a dictionary of keywords. `outputs` are what the model
-    returns for it, `preparation` says how samples become inputs.
+    returns for it, `preparation` says how samples become inputs. `free` and `free_outputs` have, in place of each
+    tensor, the dimensions whose size differs between batches.
     """
 
     inputs: Any
     outputs: Any
     preparation: str
+    free: Any = None
+    free_outputs: Any = None
 
 
 def readme(
@@ -44,10 +47,10 @@ def readme(
             *([] if note is None else ["", str(note)]),
             "",
             f"Inputs, {example.preparation}:",
-            *_listing(example.inputs),
+            *_listing(example.inputs, example.free),
             "",
             "Outputs:",
-            *_listing(example.outputs),
+            *_listing(example.outputs, example.free_outputs),
             "",
             "To run the model from Python, in this folder:",
             "",
@@ -80,19 +83,20 @@ def _zeros(value: Any) -> str:
     return f"numpy.zeros({(1, *value.shape[1:])}, '{_dtype(value)}')"
 
 
-def _listing(value: Any) -> list[str]:
+def _listing(value: Any, free: Any) -> list[str]:
     """Return a line with shape and dtype for each tensor."""
-    if isinstance(value, Tensor):
-        return [f"- {_shape(value)}"]
     if isinstance(value, Mapping):
-        return [f"- `{key}`: {_shape(item)}" for key, item in value.items()]
-    return [f"- {_shape(item)}" for item in value] if isinstance(value, (list, tuple)) else [f"- {_shape(value)}"]
+        return [f"- `{key}`: {_shape(item, free and free[key])}" for key, item in value.items()]
+    if isinstance(value, (list, tuple)):
+        return [f"- {_shape(item, free and free[place])}" for place, item in enumerate(value)]
+    return [f"- {_shape(value, free)}"]
 
 
-def _shape(value: Any) -> str:
+def _shape(value: Any, free: Any) -> str:
     if not isinstance(value, Tensor):
         return type(value).__name__
-    sizes = ["N", *map(str, value.shape[1:])]
+    lengths = free if isinstance(free, frozenset) else ()
+    sizes = ["N", *("any" if place in lengths else str(size) for place, size in enumerate(value.shape) if place)]
     return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''}) {_dtype(value)}"
 
 

@@ -157,11 +157,13 @@ class RuntimeHooks:
     """How a model becomes files of another runtime, and how these are run. `export` and `open` are required."""
 
     @hookspec(firstresult=True)
-    def export(self, model: nn.Module, params: Params, example: Any, folder: Path) -> str | None:
+    def export(self, model: nn.Module, params: Params, example: Any, free_sizes: Any, folder: Path) -> str | None:
         """Write the model into `folder`, in files that need neither the toolkit nor the source code of the model.
 
         `model` is a copy on the CPU, in eval mode, without parametrizations; `example` has its inputs for two samples:
         a tensor, a tuple of tensors (arguments) or a dictionary (keywords). The number of samples must stay free.
+        `free_sizes` has, in place of each tensor, the frozen set of its dimensions whose size differs between batches:
+        0 for the samples, and others where a collation pads to the longest sample, for example.
         Raise `toolkit.TechniqueError` for a model that cannot be exported, and name the layer and the operation.
         Export inside `toolkit.operators.exporting()`: integer layers then call operators that can be translated.
         Return a sentence for the README next to the files, such as the names of inputs and outputs, or None.
