@@ -19,7 +19,7 @@ from toolkit_quantization.codecs import Encoded, Int8
 from toolkit_quantization.int8 import MAX_PACKED_INPUTS, is_transformed, quantize_per_channel
 from toolkit_quantization.kernels import BufferCache
 from toolkit_quantization.static.weights import quantize_without_overflow
-from toolkit_quantization.stored import Stored
+from toolkit_quantization.stored import Stored, buffers_of
 
 KINDS = (nn.LSTM, nn.GRU)
 
@@ -73,6 +73,10 @@ class Int8Recurrent(Stored):
 
     def _stacked(self, values: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         cells = self._packed_cells() if values.is_cpu and not _is_traced() else None
+        if cells is not None and self.arithmetic == "int8":  # one call for all layers: each call costs time
+            every = [cell for layer in cells.values() for cell in layer]
+            outputs, *after = recurrent_kernels.run(self.replaces, values, states, every, len(cells))
+            return outputs, after
         last: list[list[Tensor]] = []
         for number in range(self.layer.num_layers):
             before = [state[self._directions_of(number)] for state in states]
@@ -103,7 +107,7 @@ class Int8Recurrent(Stored):
 
     def _packed_cells(self) -> dict[int, list[Any]] | None:
         """Return the weights of each stacked layer for the kernels, by direction; None if the kernels are not exact."""
-        buffers = dict(self.layer.named_buffers())
+        buffers = {str(number): buffer for number, buffer in enumerate(buffers_of(self.layer))}
         if self._cells is None or not self._cells.is_of(buffers):
             made = recurrent_kernels.packed({number: self._tensors(number) for number in self.integer})
             self._cells = BufferCache(buffers, made)

@@ -36,13 +36,17 @@ def _packed(weight: Tensor, scale: Tensor, state_weight: Tensor, state_scale: Te
     return torch.ops.quantized.make_quantized_cell_params_dynamic(inputs, states, *biases, all_bits)
 
 
-def run(kind: str, inputs: Tensor, states: Sequence[Tensor], cells: Sequence[Any]) -> tuple[Tensor, ...]:
-    """Apply one layer to inputs (steps, N, in), by its cells: one, or one for each direction.
+def run(
+    kind: str, inputs: Tensor, states: Sequence[Tensor], cells: Sequence[Any], layers: int = 1
+) -> tuple[Tensor, ...]:
+    """Apply layers to inputs (steps, N, in), by their cells: one for each layer, or one for each of its directions.
 
     Returns:
-        Outputs (steps, N, directions · H), and the last states (directions, N, H): hidden, and cell for an LSTM.
+        Outputs (steps, N, directions · H), and the last states (layers · directions, N, H): hidden, and cell for an
+        LSTM.
     """
-    how = (cells, True, 1, 0.0, False, len(cells) == 2, False)  # biases, layers, dropout, training, …, batch first
+    is_bidirectional = len(cells) == 2 * layers
+    how = (cells, True, layers, 0.0, False, is_bidirectional, False)  # biases, …, dropout, training, …, batch first
     if kind == "LSTM":
         return torch.quantized_lstm(inputs, tuple(states), *how, dtype=torch.qint8, use_dynamic=True)
     return torch.quantized_gru(inputs, states[0], *how)

@@ -67,7 +67,7 @@ class Stored(nn.Module):
         if self._floats_bytes > MAX_KEPT_BYTES or torch.compiler.is_compiling() or operators.is_exporting():
             return _decoded(self.layer)
         # Decode on first use, and again after a buffer was replaced or written to.
-        state = [(WeakIdRef(buffer), buffer.is_inference() or buffer._version) for buffer in _buffers(self.layer)]
+        state = [(WeakIdRef(buffer), buffer.is_inference() or buffer._version) for buffer in buffers_of(self.layer)]
         kept = self._kept
         if kept is None or kept.state != state:
             with torch.inference_mode(False), torch.no_grad():  # otherwise gradients could not pass later
@@ -153,12 +153,13 @@ def _decoded(layer: nn.Module) -> nn.Module:
     return _with_tensors(layer, _floats(weights), parts)
 
 
-def _buffers(layer: nn.Module) -> Iterator[Tensor]:
+def buffers_of(layer: nn.Module) -> Iterator[Tensor]:
+    """Yield all buffers of a layer and its parts."""
     # `buffers()` takes longer than a small layer does.
     yield from (buffer for buffer in layer._buffers.values() if buffer is not None)
     for child in layer._modules.values():
         if child is not None:
-            yield from _buffers(child)
+            yield from buffers_of(child)
 
 
 def _floats_bytes(layer: nn.Module) -> int:
