@@ -1,5 +1,6 @@
 """The table of networks in the manual is what its script writes."""
 
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(sys, "path", [*sys.path, str(BENCHMARKS)])
-    import channel_coverage
-
-    return channel_coverage
+    return importlib.import_module("channel_coverage")
 
 
 def cells(row: str) -> list[str]:
@@ -34,6 +33,8 @@ def test_the_table_has_every_network_and_what_is_cut_of_the_small_ones(script: A
 
 def test_no_network_of_the_table_computes_something_else(script: Any) -> None:
     lines = script.PAGE.read_text(encoding="utf-8").splitlines()
-    differences = [float(line.split("|")[4]) for line in lines if line.startswith("| ") and line.count("|") == 6 and "%" in line]
+    differences = [
+        float(line.split("|")[4]) for line in lines if line.startswith("| ") and line.count("|") == 6 and "%" in line
+    ]
     assert len(differences) == len(list(script.networks()))
     assert max(differences) <= 1e-5
