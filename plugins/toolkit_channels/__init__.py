@@ -145,6 +145,9 @@ def measure(model: nn.Module, params: Params, prepared: Findings) -> dict[str, f
 
 
 def _width(layer: Any) -> int | None:
+    for name in ("in_proj_weight", "q_proj_weight"):  # of an attention
+        if getattr(layer, name, None) is not None:
+            return len(getattr(layer, name))
     sizes = ("out_channels", "out_features", "hidden_size")
     return next((getattr(layer, name) for name in sizes if hasattr(layer, name)), None)
 

@@ -1,5 +1,6 @@
 """The table of networks in the manual is what its script writes."""
 
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(sys, "path", [*sys.path, str(BENCHMARKS)])
-    import channel_coverage
-
-    return channel_coverage
+    return importlib.import_module("channel_coverage")
 
 
 def cells(row: str) -> list[str]:

@@ -93,6 +93,8 @@ def test_a_cut_attention_is_promised_trained_saved_and_stored_in_fewer_bits(
     outcome = run_text(TRANSFORMER % steps + INT8 % arithmetic, tmp_path)
     assert not outcome.error, outcome.error
     assert not any({"ended", "promises"} & row.values.keys() for row in outcome.rows)
+    widths = {row["layer"]: (row["before"], row["channels"]) for row in outcome.rows[2]["channels.layers"].table}
+    assert widths["block.self_attn"] == (48, 24)
     assert outcome.rows[3]["sparsity"] >= outcome.rows[2]["sparsity"] > 0.3
     opened: Any = model_files.load(outcome.directory)
     assert type(opened.block.self_attn).__name__ == {"int8": "Int8Attention", "float": "Stored"}[arithmetic]
