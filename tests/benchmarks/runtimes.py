@@ -13,10 +13,11 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -59,19 +60,20 @@ def variants(model: nn.Module, data: Data, runtimes: list[str]) -> Iterator[tupl
         yield "static int8", runtime, static
 
 
-def opened(name: str, model: nn.Module, runtime: str, data: Data, folder: Path, stack: ExitStack) -> Run:
-    """Return a model in the files of a runtime."""
+def opened(name: str, model: nn.Module, runtime: str, data: Data, folder: Path) -> Run:
+    """Return a model in the files of a runtime, opened in this process as the others are."""
     plugin = loading.load(runtime, "runtime")
     exported = export_model(plugin, plugin.params_class(), model, data, folder / f"{runtime}-{name}")
-    return stack.enter_context(exported.opened(1))
+    scope: dict[str, Any] = {}
+    exec(exported.source, scope)
+    run = scope["open"](str(exported.folder), SimpleNamespace(**exported.params), 1)
+    return lambda inputs: torch.from_numpy(run(inputs.numpy()))
 
 
 def block(run: Run, inputs: Tensor) -> Callable[[], float]:
     """Return a call that takes some milliseconds, and says how long one run took."""
 
     def seconds(calls: int) -> float:
-        if hasattr(run, "seconds"):  # a file, which is timed in its own process
-            return float(run.seconds(calls, inputs)) / calls
         started = time.perf_counter()
         for _ in range(calls):
             run(inputs)
@@ -124,9 +126,8 @@ def compare(name: str, runtimes: list[str], batch_sizes: list[int], budget_s: fl
     split = inputs, torch.zeros(len(inputs), dtype=torch.int64)
     data = Data(train=split, validation=split, test=split, batch_size=16)
     expected = torch.cat([model(part) for part in inputs.split(32)]).argmax(1)
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        runs = dict(ways(model, inputs, data, runtimes, folder, stack))
+    with tempfile.TemporaryDirectory() as folder:
+        runs = dict(ways(model, inputs, data, runtimes, Path(folder)))
         agreements = {way: agreement(run, expected, inputs) for way, run in runs.items()}
         for size in batch_sizes or network.batch_sizes:
             seconds = times(runs, inputs[:size], budget_s)
@@ -141,16 +142,14 @@ def compare(name: str, runtimes: list[str], batch_sizes: list[int], budget_s: fl
     return verdicts
 
 
-def ways(
-    model: nn.Module, inputs: Tensor, data: Data, runtimes: list[str], folder: Path, stack: ExitStack
-) -> Iterator[tuple[str, Run]]:
+def ways(model: nn.Module, inputs: Tensor, data: Data, runtimes: list[str], folder: Path) -> Iterator[tuple[str, Run]]:
     """Yield all ways to run the network that work; name the others."""
     for way, make in peers(model, inputs, folder):
         if (run := tried(way, make, inputs[:2])) is not None:
             yield way, run
     for kind, runtime, exported in variants(model, data, runtimes):
         way = f"ours, {kind}, {runtime}"
-        make = partial(opened, kind, exported, runtime, data, folder, stack)
+        make = partial(opened, kind, exported, runtime, data, folder)
         if (run := tried(way, make, inputs[:2])) is not None:
             yield way, run
 

@@ -24,7 +24,7 @@ def bench(finished, *arguments):
 def test_a_table_and_a_sentence_for_each_batch_size(finished):
     result = bench(finished, "--runtime", "onnxruntime")
     assert result.exit_code == 0, result.output
-    lines = result.output.splitlines()
+    lines = result.stdout.splitlines()
     assert [line.split()[0] for line in lines[2:4]] == ["PyTorch", "onnxruntime"]
     assert [line.partition(",")[0] for line in lines[-2:]] == ["At batch size 1", "At batch size 128"]
     assert not (finished.directory / "exports").exists()
@@ -40,6 +40,8 @@ def test_a_runtime_that_refuses_is_left_out(finished, monkeypatch):
     monkeypatch.setenv("PATH", "")
     result = bench(finished, "--runtime", "aoti")
     assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == "There is no file to compare with PyTorch."
+    assert result.stderr.splitlines() == ["exporting to aoti …", "timing 0 files and the model in PyTorch …"]
     assert (
         "aoti is left out: 'aoti' (torch-optimization-toolkit 0.1.0) refused in export: needs a C++ comp"
         in result.output

@@ -138,7 +138,11 @@ def test_a_run_that_is_still_at_work(export, finished):
     [
         (["--runtime", "onxruntime"], "no runtime 'onxruntime' is installed; did you mean 'onnxruntime'?"),
         (["--runtime", "onnxruntime", "--stage", "quantisation"], "has no stage 'quantisation'; did you mean 'quantiz"),
-        (["--runtime", "onnxruntime", "--set", "opset=7"], "onnxruntime: opset: "),
+        (
+            ["--runtime", "onnxruntime", "--set", "opset=7"],
+            "opset: must be greater than or equal to 21, found 7",
+        ),
+        (["--runtime", "onnxruntime", "--set", "opsets=22"], "opsets: is not a known key; did you mean 'opset'?"),
         (["--runtime", "onnxruntime", "--data", "nowhere"], "nowhere"),
     ],
 )

@@ -31,7 +31,10 @@ def bench(
     """
     from toolkit.runner.bench import bench_run
 
-    result = bench_run(run, runtimes, stage, data=data, task=task, allow=allow, budget_s=budget)
+    def tell(what: str) -> None:
+        click.echo(f"{what} …", err=True)
+
+    result = bench_run(run, runtimes, stage, data=data, task=task, allow=allow, budget_s=budget, on_progress=tell)
     click.echo(result.table() + "\n")
     for name, refusal in result.refusals.items():
         click.echo(f"{name} is left out: {refusal}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +66,8 @@ class Bench:
 
     def recommendation(self) -> list[str]:
         """Return a sentence for each batch size, which names one runtime only if the intervals allow it."""
+        if not self.sizes_bytes:
+            return ["There is no file to compare with PyTorch."]
         return [_sentence(size, self.fastest(size), len(seconds)) for size, seconds in self.seconds.items()]
 
 
@@ -98,6 +100,7 @@ def bench(
     sizes: Sequence[int],
     budget_s: float,
     blocked: Sequence[str] = (),
+    on_progress: Callable[[str], None] = lambda _: None,
 ) -> Bench:
     """Export a model to each runtime, verify the files, and time them in turn with the model in PyTorch.
 
@@ -108,6 +111,7 @@ def bench(
         sizes: samples per call.
         budget_s: seconds for the timing; a few rounds are always timed.
         blocked: packages that cannot be imported where files are opened, besides the toolkit and its plugins.
+        on_progress: called with what begins, in words.
     """
     model = folded(model).eval().cpu()
     files: dict[str, OpenedFile] = {}
@@ -116,12 +120,14 @@ def bench(
     with ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for name in runtimes:
+            on_progress(f"exporting to {name}")
             try:
                 exported = _export(name, model, data, root / name)
                 files[name] = stack.enter_context(_verified(exported, model, data, blocked))
                 sizes_bytes[name] = exported.size_bytes
             except ToolkitError as error:
                 refusals[name] = str(error)
+        on_progress(f"timing {len(files)} {'file' if len(files) == 1 else 'files'} and the model in PyTorch")
         names = (PYTORCH, *files)
         seconds = {
             size: dict(zip(names, times_in_turn(files, model, data, size, budget_s / len(sizes)), strict=True))
@@ -159,6 +165,7 @@ def bench_run(
     task: str | None = None,
     allow: Sequence[str] = (),
     budget_s: float = 20.0,
+    on_progress: Callable[[str], None] = lambda _: None,
 ) -> Bench:
     """Compare runtimes on a stage of a finished run, at one sample and at the run's batch size.
 
@@ -170,6 +177,7 @@ def bench_run(
         task: task instead of the run's; required if the run's is Python code.
         allow: what the network consists of, as for `toolkit.load`, such as `nets.py:Net`.
         budget_s: seconds for the timing.
+        on_progress: called with what begins, in words.
 
     Raises:
         InputError: a runtime or the stage does not exist, or something cannot be read.
@@ -181,4 +189,4 @@ def bench_run(
     model, samples = open_stage(Path(directory), stage, NamedCode(allow, data, task), command)
     packages = [source.partition(":")[0].partition(".")[0] for source in allow if ".py" not in source]
     sizes = sorted({1, samples.batch_size})
-    return bench(model, samples, runtimes or installed_runtimes(), sizes, budget_s, packages)
+    return bench(model, samples, runtimes or installed_runtimes(), sizes, budget_s, packages, on_progress)

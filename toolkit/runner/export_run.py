@@ -15,6 +15,7 @@ from toolkit.data.splits import Data
 from toolkit.errors import InputError, did_you_mean
 from toolkit.hooks import loading
 from toolkit.metrics import answers
+from toolkit.recipe.problems import problems_of
 from toolkit.recipe.read import PluginUse
 from toolkit.report import Report, writer
 from toolkit.report.reader import read_report
@@ -104,9 +105,8 @@ def _use(runtime: str, params: Mapping[str, Any]) -> PluginUse:
     try:
         return PluginUse(plugin, plugin.params_class.model_validate(params))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise InputError(f"{runtime}: {place}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
+        problem = next(problems_of(error, plugin.params_class))
+        raise InputError(f"{runtime}: {problem}") from None
 
 
 def _command(folder: Path, runtime: str, stage: str | None, params: Mapping[str, Any]) -> list[str]:
