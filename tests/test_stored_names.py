@@ -24,6 +24,7 @@ NEVER_STORED = {
     *("toolkit.exports.process.OpenedFile", "toolkit.exports.time_file._Timed"),
     "toolkit.tracing._PlainOutputs",
     "toolkit_channels.graph._Call",
+    "toolkit_pruning.movement.LearnedScores",
     *("toolkit_quantization.inductor.CompilableInt8Linear", "toolkit_quantization.inductor.UncompiledInt8Linear"),
     "toolkit_quantization.codecs.Encoded",  # the base class of others
     "toolkit_quantization.static.training.WeightRounding",  # seen by a training only

@@ -7,7 +7,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from toolkit import cutting, masks, operators, patterns, rounding, scoring, testing, timing, tracing, training
+    from toolkit import (
+        criteria,
+        cutting,
+        masks,
+        operators,
+        patterns,
+        rounding,
+        scoring,
+        testing,
+        timing,
+        tracing,
+        training,
+    )
     from toolkit.batch_norms import reestimate
     from toolkit.data.splits import Data
     from toolkit.errors import RecipeError, TechniqueError, ToolkitError
@@ -58,7 +70,8 @@ _HOME = {
 }
 
 _MODULES = (
-    *("cutting", "masks", "operators", "patterns", "rounding", "scoring", "testing", "timing", "tracing", "training"),
+    *("criteria", "cutting", "masks", "operators", "patterns", "rounding", "scoring", "testing", "timing", "tracing"),
+    "training",
 )
 
 __all__ = [
@@ -84,6 +97,7 @@ __all__ = [
     "ToolkitError",
     "TrainedAlong",
     "Training",
+    "criteria",
     "cutting",
     "hookimpl",
     "layers",
