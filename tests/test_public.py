@@ -30,6 +30,7 @@ MODULES = (
     *(
         "toolkit",
         "toolkit.attention",
+        "toolkit.criteria",
         "toolkit.cutting",
         "toolkit.masks",
         "toolkit.operators",
@@ -119,7 +120,7 @@ def test_the_public_names_of_the_package():
         *("Classification", "MultiLabel", "Pooled", "Regression", "TokenClassification"),
         *("TechniqueError", "ToolkitError", "TrainedAlong", "Training", "hookimpl", "layers", "load", "masks"),
         "replace_layers",
-        *("attention", "cutting", "operators", "patterns", "reestimate", "rounding", "run"),
+        *("attention", "criteria", "cutting", "operators", "patterns", "reestimate", "rounding", "run"),
         *("scoring", "stored_as", "testing", "timing", "tracing", "training"),
     }
 

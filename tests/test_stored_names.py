@@ -25,6 +25,7 @@ NEVER_STORED = {
     "toolkit.tracing._PlainOutputs",
     "toolkit.attention.ProjectedAttention",  # the base class of others
     "toolkit_channels.graph._Call",
+    "toolkit_pruning.movement.LearnedScores",
     *("toolkit_quantization.inductor.CompilableInt8Linear", "toolkit_quantization.inductor.UncompiledInt8Linear"),
     "toolkit_quantization.codecs.Encoded",  # the base class of others
     "toolkit_quantization.static.training.WeightRounding",  # seen by a training only

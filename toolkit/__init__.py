@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from toolkit import (
         attention,
+        criteria,
         cutting,
         masks,
         operators,
@@ -72,6 +73,7 @@ _HOME = {
 _MODULES = (
     *(
         "attention",
+        "criteria",
         "cutting",
         "masks",
         "operators",
@@ -109,6 +111,7 @@ __all__ = [
     "TrainedAlong",
     "Training",
     "attention",
+    "criteria",
     "cutting",
     "hookimpl",
     "layers",

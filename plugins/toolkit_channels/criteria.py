@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from toolkit import criteria
+
 
 def l1_scores(weight: Tensor) -> Tensor:
     """Return the sum of the absolute weights of each row, (O,). Li et al., "Pruning filters", ICLR 2017."""
@@ -38,10 +40,10 @@ def activation_scores(weight: Tensor, input_norms: Tensor) -> Tensor:
     Sun et al., "A simple and effective pruning approach for large language models" (Wanda), ICLR 2024.
 
     Args:
-        weight: (O, I, …).
-        input_norms: Euclidean norm of each input channel over samples and positions, (I,) or (O, I).
+        weight: (O, I / groups, …).
+        input_norms: Euclidean norm of each input channel over samples and positions, (I,).
     """
-    return (weight.flatten(2).abs().sum(2) if weight.dim() > 2 else weight.abs()).mul(input_norms).sum(1)
+    return criteria.weights_times_inputs(weight, input_norms).flatten(1).sum(1)
 
 
 def geometric_median_scores(weight: Tensor) -> Tensor:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 import toolkit
-from toolkit import masks
+from toolkit import criteria, masks
 from toolkit_channels.criteria import (
     activation_scores,
     geometric_median_scores,
@@ -107,55 +106,25 @@ def _scales(structure: Structure, plain: nn.Module) -> Iterator[Slot]:
 
 
 def _taylor(slots: list[Slot], plain: nn.Module, params: Params, data: toolkit.Data) -> Iterator[tuple[Slot, Tensor]]:
-    weights = [plain.get_parameter(slot.path).requires_grad_() for slot in slots]
-    totals = [
-        torch.zeros(weight.shape[slot.dim], device=weight.device) for slot, weight in zip(slots, weights, strict=True)
-    ]
-    # In eval mode, cuDNN has no gradients of recurrent layers.
-    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
-        for batch in _batches(params, data):
-            loss = data.task.loss(data.task.forward(plain, batch), batch)
-            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-            for slot, weight, gradient, total in zip(slots, weights, gradients, totals, strict=True):
-                if gradient is not None:
-                    total += taylor_scores(weight.detach().movedim(slot.dim, 0), gradient.movedim(slot.dim, 0))
-    yield from zip(slots, totals, strict=True)
+    rows = {slot.path: _rows(plain, slot) for slot in slots}
+    totals = {path: torch.zeros(len(weight), device=weight.device) for path, weight in rows.items()}
+    for gradients in criteria.gradients(plain, data, rows, params.samples):
+        for slot in slots:
+            if slot.path in gradients:
+                gradient = gradients[slot.path].movedim(slot.dim, 0)
+                totals[slot.path] += taylor_scores(rows[slot.path], gradient)
+    yield from ((slot, totals[slot.path]) for slot in slots)
 
 
 def _activation(
     slots: list[Slot], plain: nn.Module, params: Params, data: toolkit.Data
 ) -> Iterator[tuple[Slot, Tensor]]:
-    squares: dict[str, Tensor] = {}
-    layers = {slot.path.rpartition(".")[0]: plain.get_submodule(slot.path.rpartition(".")[0]) for slot in slots}
-    for path, layer in layers.items():
-        layer.register_forward_pre_hook(_adding(squares, path), with_kwargs=True)
-    with torch.no_grad():
-        for batch in _batches(params, data):
-            data.task.forward(plain, batch)
+    # Of recurrent layers, only the weights count.
+    layers = {slot.path.rpartition(".")[0] for slot in slots if slot.path.endswith("weight")}
+    norms = criteria.input_norms(plain, data, sorted(layers), params.samples)
     for slot in slots:
-        path = slot.path.rpartition(".")[0]
         weight = _rows(plain, slot)
-        is_read = slot.path.endswith("weight") and path in squares  # of recurrent layers only the weights count
-        norms = squares[path].sqrt() if is_read else torch.ones(weight.shape[1], device=weight.device)
-        blocks = norms.view(-1, weight.shape[1])  # the inputs of each group
-        yield slot, activation_scores(weight, blocks.repeat_interleave(len(weight) // len(blocks), 0))
-
-
-def _adding(squares: dict[str, Tensor], path: str) -> Callable[[nn.Module, Any, Any], None]:
-    def hook(layer: nn.Module, args: Any, kwargs: Any) -> None:
-        values = (args[0] if args else kwargs["input"]).detach().float()
-        channels = values.dim() - 1 if isinstance(layer, nn.Linear) else values.dim() - 1 - _spatial(layer)
-        total = values.movedim(channels, 0).flatten(1).square().sum(1)
-        squares[path] = squares[path] + total if path in squares else total
-
-    return hook
-
-
-def _spatial(layer: nn.Module) -> int:
-    sizes = getattr(layer, "kernel_size", ())
-    return len(sizes) if isinstance(sizes, tuple) else 0
-
-
-def _batches(params: Params, data: toolkit.Data) -> Iterator[toolkit.Batch]:
-    order = torch.arange(min(params.samples, data.samples("train")))
-    yield from data.batches("train", order=order)
+        ones = torch.ones(weight.shape[1], device=weight.device)
+        is_read = slot.path.endswith("weight")
+        layer_norms = norms.get(slot.path.rpartition(".")[0], ones) if is_read else ones
+        yield slot, activation_scores(weight, layer_norms)

@@ -2,6 +2,9 @@
 
 By magnitude, as in Han et al., "Learning both weights and connections for efficient neural networks", 2015;
 by layer-adaptive magnitude, as in Lee et al., "Layer-adaptive sparsity for the magnitude-based pruning", 2021;
+by the change of the loss, as in Molchanov et al., "Importance estimation for neural network pruning", 2019;
+by weights times inputs, as in Sun et al., "A simple and effective pruning approach for large language models", 2024;
+by movement, as in Sanh et al., "Movement pruning: adaptive sparsity by fine-tuning", 2020;
 gradually, as in Zhu and Gupta, "To prune, or not to prune", 2017; N of every M weights, as in Mishra et al.,
 "Accelerating sparse deep neural networks", 2021. Zeros alone make a dense model neither smaller nor faster: they pay
 off where weights are stored compressed, or multiplied by kernels that skip zeros.
@@ -17,10 +20,12 @@ from torch import Tensor, nn
 import toolkit
 from toolkit import hookimpl, masks
 from toolkit_pruning.mask_choice import choose
+from toolkit_pruning.movement import learning_scores
 from toolkit_pruning.params import Params, n_of_m
 from toolkit_pruning.prunable import check_patterns, inputs_of, kind_of, match, only_weight, prunable_names
-from toolkit_pruning.ranking import cubic_sparsity
 from toolkit_pruning.scan import scan_note
+from toolkit_pruning.schedule import sparsity_due
+from toolkit_pruning.scores import scores_of
 
 __all__ = ["Params", "Selection", "choose", "finetune", "measure", "numbers", "optimize", "prepare", "select"]
 
@@ -69,8 +74,7 @@ def select(model: nn.Module, params: Params) -> Selection:
     reasons = {layers[0]: _reason_against(shared, layers, params) for shared, layers in asked}
     left_alone = {layer: reason for layer, reason in reasons.items() if reason}
     if left_alone == reasons:
-        told = "; ".join(f"{layer}: {reason}" for layer, reason in reasons.items())
-        raise toolkit.TechniqueError(f"no layer is left to prune ({told})")
+        raise toolkit.TechniqueError(_none_left(reasons))
     return Selection(tuple(layer for layer in reasons if layer not in left_alone), left_alone, never)
 
 
@@ -84,16 +88,17 @@ def prepare() -> list[Selection]:
 def optimize(model: nn.Module, params: Params, data: toolkit.Data, prepared: list[Selection]) -> nn.Module:
     """Mask the weights; on a gradual schedule, start with masks of ones, which `finetune` tightens."""
     selected = select(model, params)
-    layers = selected.layers
-    prepared.append(selected._replace(scan=scan_note(model, layers, params, data)) if params.scan else selected)
+    scores = scores_of(model, selected.layers, params, data)
+    selected = _with_scores(selected, scores, params)
+    prepared.append(selected._replace(scan=scan_note(model, scores, params, data)) if params.scan else selected)
     sparsity = 0.0 if params.schedule == "gradual" else params.sparsity
-    masks.apply(model, choose(model, layers, params, sparsity))
+    masks.apply(model, choose(model, scores, params, sparsity))
     return model
 
 
 @hookimpl
 def finetune(
-    model: nn.Module, params: Params, prepared: list[Selection], training: toolkit.Training
+    model: nn.Module, params: Params, data: toolkit.Data, prepared: list[Selection], training: toolkit.Training
 ) -> toolkit.Training:
     """On a gradual schedule, prune more every few steps, and reach the sparsity asked for at `schedule_end`."""
     if params.schedule == "one-shot":
@@ -102,12 +107,13 @@ def finetune(
     rows = _rows(model, layers)
     # With a sparsity per layer, start from the least pruned layer, so that none of them jumps.
     initial = _sparsity(rows) if params.scope == "global" else min(row["sparsity"] for row in rows)
+    if params.criterion == "movement":
+        return learning_scores(model, layers, params, initial, training)
 
     def tighten(step: int, steps: int) -> None:
-        last = max(1, round(params.schedule_end * steps))
-        if step == last or (step < last and step % params.steps_between == 0):
-            sparsity = cubic_sparsity(step / last, initial, params.sparsity)
-            masks.apply(model, choose(model, layers, params, sparsity))
+        sparsity = sparsity_due(step, steps, initial, params)
+        if sparsity is not None:
+            masks.apply(model, choose(model, scores_of(model, layers, params, data), params, sparsity))
 
     return training.using(after_step=tighten)
 
@@ -125,6 +131,21 @@ def measure(model: nn.Module, prepared: list[Selection]) -> dict[str, float | to
     if not rows:  # a later technique of the stage replaced the model
         return {"layers": toolkit.Note("none of the pruned layers is left"), **scanned}
     return {"sparsity": _sparsity(rows), "layers": toolkit.Note(text, rows), **scanned}
+
+
+def _with_scores(selected: Selection, scores: Mapping[str, Tensor], params: Params) -> Selection:
+    """Return the selection without the layers that have no scores."""
+    reason = f"criterion {params.criterion} needs its inputs, which only its own forward sees"
+    blind = {layer: reason for layer in selected.layers if layer not in scores}
+    left_alone = {**selected.left_alone, **blind}
+    if not scores:
+        raise toolkit.TechniqueError(_none_left(left_alone))
+    return selected._replace(layers=tuple(scores), left_alone=left_alone)
+
+
+def _none_left(reasons: Mapping[str, str]) -> str:
+    told = "; ".join(f"{layer}: {reason}" for layer, reason in reasons.items())
+    return f"no layer is left to prune ({told})"
 
 
 def _rows(model: nn.Module, layers: Sequence[str]) -> list[dict[str, Any]]:

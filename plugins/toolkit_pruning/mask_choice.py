@@ -1,32 +1,40 @@
-"""Chooses the masks: which weights to prune, ranked per layer or over all layers."""
+"""Chooses the masks: which weights to prune, ranked per row, per layer or over all layers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from toolkit import masks
-from toolkit_pruning.params import Criterion, Params, n_of_m
-from toolkit_pruning.prunable import inputs_of, only_weight
-from toolkit_pruning.ranking import n_of_m_mask, smallest_masks
-from toolkit_pruning.saliency import SCORES
+from toolkit_pruning.params import Params, n_of_m
+from toolkit_pruning.prunable import inputs_of, rows_of
+from toolkit_pruning.ranking import n_of_m_mask, row_mask, smallest_masks
+from toolkit_pruning.scores import weights_of
 
 
-def choose(model: nn.Module, layers: Sequence[str], params: Params, sparsity: float) -> dict[str, Tensor]:
-    """Masks for `masks.apply`, by path. Weights that are already masked rank below all others."""
-    weights = {weight.path: weight for weight in masks.named_weights(model)}
-    chosen = [weights[layer if layer in weights else only_weight(layer)] for layer in layers]
+def choose(model: nn.Module, scores: Mapping[str, Tensor], params: Params, sparsity: float) -> dict[str, Tensor]:
+    """Masks for `masks.apply`, by path, from scores by layer. Weights that are already masked rank below all others."""
+    weights = list(weights_of(model, list(scores)).values())
     present = masks.current(model)
-    scores = [_score(weight.value, present.get(weight.path), params.criterion) for weight in chosen]
+    ranked = [
+        score.masked_fill(~present[weight.path], -torch.inf) if weight.path in present else score
+        for weight, score in zip(weights, scores.values(), strict=True)
+    ]
+    pairs = list(zip(weights, ranked, strict=True))
     kept = n_of_m(params.pattern)
-    if kept is None:
-        made = smallest_masks(scores, sparsity, params.scope)
+    if kept is not None:
+        chosen = [n_of_m_mask(score, *kept, inputs_of(weight)[0]) for weight, score in pairs]
+    elif params.scope == "row":
+        chosen = [_mask_by_row(weight, score, sparsity) for weight, score in pairs]
     else:
-        made = [n_of_m_mask(s, *kept, inputs_of(w)[0]) for s, w in zip(scores, chosen, strict=True)]
-    return {weight.path: mask for weight, mask in zip(chosen, made, strict=True)}
+        chosen = smallest_masks(ranked, sparsity, params.scope)
+    return {weight.path: mask for weight, mask in zip(weights, chosen, strict=True)}
 
 
-def _score(weight: Tensor, kept: Tensor | None, criterion: Criterion) -> Tensor:
-    score = SCORES[criterion](weight)
-    return score if kept is None else score.masked_fill_(~kept, -1.0)
+def _mask_by_row(weight: masks.Weight, scores: Tensor, sparsity: float) -> Tensor:
+    places = rows_of(weight, torch.arange(scores.numel(), device=scores.device).view(scores.shape))
+    mask = torch.empty(scores.numel(), dtype=torch.bool, device=scores.device)
+    mask[places] = row_mask(rows_of(weight, scores), sparsity)
+    return mask.view(scores.shape)

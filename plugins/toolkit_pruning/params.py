@@ -11,7 +11,11 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 import toolkit
 from toolkit_pruning.ranking import Scope
 
-Criterion = Literal["magnitude", "lamp", "random"]
+Criterion = Literal["magnitude", "lamp", "taylor", "wanda", "movement", "random"]
+CriterionOfWeights = Literal["magnitude", "lamp", "random"]
+
+IMPLIED: Mapping[str, Mapping[str, str]] = {"wanda": {"scope": "row"}, "movement": {"schedule": "gradual"}}
+"""By criterion, what replaces the default of other settings."""
 
 
 class Params(toolkit.Params):
@@ -20,14 +24,25 @@ class Params(toolkit.Params):
     sparsity: float = Field(
         default=0.5, ge=0, lt=1, description="fraction of weights that are zero, including those of earlier stages"
     )
-    scope: Scope = Field(default="global", description="rank all layers together, or each layer separately")
+    scope: Scope = Field(
+        default="global",
+        description="rank all layers together, or each layer, or each row of a layer (the weights of one output) "
+        "separately; with wanda, by default each row",
+    )
     criterion: Criterion = Field(
         default="magnitude",
         description="prune the smallest weights; with lamp, those that matter least to their layer, which is fairer to "
-        "small layers when all are ranked together; with random, any (as a control)",
+        "small layers when all are ranked together; with taylor, those without which the loss changes least, to first "
+        "order; with wanda, those that are smallest times their inputs; with movement, those that training draws "
+        "towards zero, by scores that are trained along; with random, any (as a control)",
     )
+    samples: int = Field(
+        default=1024, ge=1, le=10**6, description="taylor, wanda: samples of train that scores are computed on"
+    )
+    scores_lr: float = Field(default=1e-2, gt=0, description="movement: learning rate of the scores")
     schedule: Literal["one-shot", "gradual"] = Field(
-        default="one-shot", description="prune at once, or gradually during finetune"
+        default="one-shot",
+        description="prune at once, or gradually during finetune; with movement, always gradually",
     )
     schedule_end: float = Field(
         default=0.75,
@@ -58,10 +73,34 @@ class Params(toolkit.Params):
 
     @model_validator(mode="before")
     @classmethod
-    def _imply_sparsity(cls, values: Any) -> Any:
+    def _imply(cls, values: Any) -> Any:
         # Filled in here, so that a recipe that is written out with all its values can be read back.
-        kept = n_of_m(values.get("pattern")) if isinstance(values, Mapping) else None
-        return {"sparsity": 1 - kept[0] / kept[1], **values} if kept else values
+        if not isinstance(values, Mapping):
+            return values
+        kept = n_of_m(values.get("pattern"))
+        implied = {"sparsity": 1 - kept[0] / kept[1]} if kept else {}
+        return {**implied, **IMPLIED.get(str(values.get("criterion")), {}), **values}
+
+    @field_validator("criterion")
+    @classmethod
+    def _has_scope(cls, criterion: Criterion, info: ValidationInfo) -> Criterion:
+        if criterion == "wanda" and info.data.get("scope") == "global":
+            raise ValueError("wanda ranks weights of a row or layer, not of all layers; set scope to 'row' or 'layer'")
+        return criterion
+
+    @field_validator("schedule")
+    @classmethod
+    def _learns(cls, schedule: str, info: ValidationInfo) -> str:
+        if schedule == "one-shot" and info.data.get("criterion") == "movement":
+            raise ValueError("movement learns its scores while the stage trains; set schedule to 'gradual'")
+        return schedule
+
+    @field_validator("scan")
+    @classmethod
+    def _has_scores(cls, scan: bool, info: ValidationInfo) -> bool:
+        if scan and info.data.get("criterion") == "movement":
+            raise ValueError("movement has no scores before the training; leave out scan")
+        return scan
 
     @field_validator("pattern")
     @classmethod

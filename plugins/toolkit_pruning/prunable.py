@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import toolkit
@@ -55,6 +55,14 @@ def inputs_of(weight: masks.Weight) -> tuple[int, int]:
     if isinstance(module, TRANSPOSED):
         return 0, module.in_channels // module.groups
     return 1, weight.value.shape[1]
+
+
+def rows_of(weight: masks.Weight, values: Tensor) -> Tensor:
+    """Return values of the weight's shape with a row for each output, (O, …); flat in any case."""
+    module: Any = weight.module
+    if isinstance(module, TRANSPOSED):
+        values = values.unflatten(0, (module.groups, -1)).transpose(1, 2).flatten(0, 1)
+    return values.flatten(1)
 
 
 def match(names: Sequence[str], asked: Sequence[str]) -> bool:

@@ -8,10 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Scope = Literal["global", "layer"]
+Scope = Literal["global", "layer", "row"]
 
 
-def smallest_masks(scores: Sequence[Tensor], sparsity: float, scope: Scope = "global") -> list[Tensor]:
+def smallest_masks(
+    scores: Sequence[Tensor], sparsity: float, scope: Literal["global", "layer"] = "global"
+) -> list[Tensor]:
     """Bool masks that are False for the `round(sparsity * n)` smallest scores, the first ones among equals.
 
     `scores` are tensors of any shapes on one device, such as the magnitudes of weights (Han et al. 2015), ranked all
@@ -32,6 +34,13 @@ def _ranked_together(scores: Sequence[Tensor], sparsity: float) -> list[Tensor]:
         keep[(flat == threshold).nonzero()[-surplus:]] = True
     parts = keep.split([score.numel() for score in scores])
     return [part.view(score.shape) for part, score in zip(parts, scores, strict=True)]
+
+
+def row_mask(scores: Tensor, sparsity: float) -> Tensor:
+    """Bool mask that is False for the `round(sparsity * n)` smallest scores of each row (O, n), the first of equals."""
+    order = scores.argsort(dim=1, stable=True)
+    mask = torch.ones_like(scores, dtype=torch.bool)
+    return mask.scatter_(1, order[:, : round(sparsity * scores.shape[1])], False)
 
 
 def n_of_m_mask(scores: Tensor, n: int, m: int, dim: int = 1) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from toolkit_pruning.params import Criterion
+from toolkit_pruning.params import CriterionOfWeights
 
 
 def magnitude_scores(weight: Tensor) -> Tensor:
@@ -40,13 +40,22 @@ def lamp_scores(weight: Tensor) -> Tensor:
     return scores.view(weight.shape)
 
 
+def taylor_scores(weight: Tensor, gradient: Tensor) -> Tensor:
+    """Return the absolute first-order change of the loss if a weight became zero, in the weight's shape.
+
+    Molchanov et al., "Importance estimation for neural network pruning", CVPR 2019. Average it over batches.
+    """
+    return (weight * gradient).abs()
+
+
 def random_scores(weight: Tensor) -> Tensor:
     """Uniform random numbers, as a control. Drawn on the CPU, so that a seed means the same on every device."""
     return torch.rand(weight.shape).to(weight.device)
 
 
-SCORES: Mapping[Criterion, Callable[[Tensor], Tensor]] = {
+SCORES: Mapping[CriterionOfWeights, Callable[[Tensor], Tensor]] = {
     "magnitude": magnitude_scores,
     "lamp": lamp_scores,
     "random": random_scores,
 }
+"""Scores that need nothing but the weight."""

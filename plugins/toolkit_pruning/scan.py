@@ -6,11 +6,11 @@ quality falls early, or prune them less.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import toolkit
 from toolkit import masks
@@ -22,16 +22,16 @@ SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 MAX_SAMPLES = 2000
 
 
-def scan_note(model: nn.Module, layers: Sequence[str], params: Params, data: toolkit.Data) -> toolkit.Note:
+def scan_note(model: nn.Module, scores: Mapping[str, Tensor], params: Params, data: toolkit.Data) -> toolkit.Note:
     """Prune each layer alone to `SPARSITIES` and score the model on up to `MAX_SAMPLES` samples of the selection split.
 
-    The model and the random numbers that follow stay as they were. Single weights are pruned, by the criterion of
-    `params` and whatever its pattern; sparsities that a layer already exceeds are skipped.
+    The model and the random numbers that follow stay as they were. Single weights are pruned, by their scores by layer
+    and whatever the pattern of `params`; sparsities that a layer already exceeds are skipped.
     """
     cuda = [data.device] if data.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         before = score(masks.clone(model), data, MAX_SAMPLES)
-        rows = [row for layer in layers for row in _rows(model, layer, params, data)]
+        rows = [row for layer in scores for row in _rows(model, layer, scores[layer], params, data)]
     table = [{**row, cost_name(before): cost(before, row[before.metric])} for row in rows]
     where = f"on {before.samples} samples of {data.selection_split}"
     text = f"each layer pruned alone, {where}; {before.metric} was {before.value:.4g} before"
@@ -60,12 +60,12 @@ def _is_fraction(before: Score) -> bool:
     return before.better == "higher" and 0 <= before.value <= 1
 
 
-def _rows(model: nn.Module, layer: str, params: Params, data: toolkit.Data) -> Iterator[dict[str, Any]]:
+def _rows(model: nn.Module, layer: str, scores: Tensor, params: Params, data: toolkit.Data) -> Iterator[dict[str, Any]]:
     """Return the score at each sparsity, of one copy: masked weights are pruned first, so masks nest."""
     single = params.model_copy(update={"pattern": "unstructured"})
     twin = masks.clone(model)
     for sparsity in SPARSITIES:
-        [(path, mask)] = choose(twin, [layer], single, sparsity).items()
+        [(path, mask)] = choose(twin, {layer: scores}, single, sparsity).items()
         present = masks.current(twin).get(path)
         if present is None or int(present.sum()) >= int(mask.sum()):
             masks.apply(twin, {path: mask})

@@ -19,6 +19,7 @@ import psutil
 import toolkit_pruning
 import torch
 from toolkit_pruning import Params
+from toolkit_pruning.scores import scores_of
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
@@ -47,8 +48,8 @@ def prune_here(model: nn.Module) -> None:
 def rank_here(model: nn.Module) -> list[Tensor]:
     """The ranking alone."""
     params = Params(sparsity=SPARSITY)
-    layers = toolkit_pruning.select(model, params).layers
-    return list(toolkit_pruning.choose(model, layers, params, SPARSITY).values())
+    scores = scores_of(model, toolkit_pruning.select(model, params).layers, params, toy_data())
+    return list(toolkit_pruning.choose(model, scores, params, SPARSITY).values())
 
 
 def prune_torch(model: nn.Module) -> None:

@@ -46,7 +46,7 @@ WRONG = [
     ('technique = "pruning"', 'name = "pruning"'),
     ("sparsity = 0.5", "sparsity = 1.5"),
     ("sparsity = 0.5", "sparsety = 0.5"),
-    ("sparsity = 0.5", 'scope = "row"'),
+    ("sparsity = 0.5", 'scope = "column"'),
     ("sparsity = 0.5", "temperature = 3.0"),
     ("temperature = 3.0", "temperature = 0"),
     ("temperature = 3.0", "student = { args = {} }"),

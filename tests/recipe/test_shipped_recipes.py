@@ -14,7 +14,7 @@ RECIPES = shipped()
 
 def test_the_shipped_recipes():
     assert set(RECIPES) >= {"mnist", "distillation", "hints", "pruning", "channels", "codebook", "low-rank"}
-    assert set(RECIPES) >= {"quantization", "quantization-aware", "static"}
+    assert set(RECIPES) >= {"quantization", "quantization-aware", "static", "criteria"}
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -110,6 +110,23 @@ class TestGradualPruning(TechniqueContract):
     params: ClassVar[dict[str, Any]] = {"schedule": "gradual", "sparsity": 0.7}
 
 
+class TestMovementPruning(FewToys, TechniqueContract):
+    technique = "pruning"
+    params: ClassVar[dict[str, Any]] = {"criterion": "movement", "sparsity": 0.7, "steps_between": 1}
+
+
+@pytest.mark.slow
+class TestGradualPruningByTaylorScores(TechniqueContract):
+    technique = "pruning"
+    params: ClassVar[dict[str, Any]] = {"criterion": "taylor", "schedule": "gradual", "samples": 64}
+
+
+@pytest.mark.slow
+class TestPruningByWeightsTimesInputs(TechniqueContract):
+    technique = "pruning"
+    params: ClassVar[dict[str, Any]] = {"criterion": "wanda"}
+
+
 class TestQuantization(FewToys, TechniqueContract):
     technique = "quantization"
     few = ("mlp", "cnn", "lstm")

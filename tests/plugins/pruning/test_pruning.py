@@ -40,7 +40,7 @@ def pruned(model: nn.Module, **params: Any) -> nn.Module:
 def finetuned(model: nn.Module, settings: Params, training: Training) -> Training:
     """What `finetune` makes of a training, the model having been through `optimize`."""
     selected = [toolkit_pruning.select(model, settings)]
-    return toolkit_pruning.finetune(model=model, params=settings, prepared=selected, training=training)
+    return toolkit_pruning.finetune(model=model, params=settings, data=DATA, prepared=selected, training=training)
 
 
 def trained_with(model: nn.Module, *, epochs: int = 2, training: Any = None, **params: Any) -> nn.Module:
@@ -540,7 +540,11 @@ def test_a_pattern_implies_its_sparsity() -> None:
         ({"sparsity": "0.5"}, "sparsity", "valid number"),
         ({"steps_between": 0}, "steps_between", "greater than or equal to 1"),
         ({"schedule_end": 0.0}, "schedule_end", "greater than 0"),
-        ({"scope": "row"}, "scope", "'global' or 'layer'"),
+        ({"scope": "column"}, "scope", "'global', 'layer' or 'row'"),
+        ({"criterion": "wanda", "scope": "global"}, "criterion", "not of all layers; set scope to 'row' or 'layer'"),
+        ({"criterion": "movement", "schedule": "one-shot"}, "schedule", "set schedule to 'gradual'"),
+        ({"criterion": "movement", "scan": True}, "scan", "no scores before the training; leave out scan"),
+        ({"criterion": "movement", "pattern": "2:4"}, "pattern", "does not work with a gradual schedule"),
         ({"layers": []}, "layers", "at least 1"),
         ({"sparsty": 0.5}, "sparsty", "not permitted"),
     ],

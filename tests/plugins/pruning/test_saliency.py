@@ -147,7 +147,7 @@ def test_on_a_gradual_schedule_it_ends_exactly() -> None:
     prepared: Any = toolkit_pruning.prepare()
     model = toolkit_pruning.optimize(model=model, params=settings, data=DATA, prepared=prepared)
     training = Training(TrainingSettings(epochs=2, lr=1e-2), DATA.task.loss)
-    training = toolkit_pruning.finetune(model=model, params=settings, prepared=prepared, training=training)
+    training = toolkit_pruning.finetune(model=model, params=settings, data=DATA, prepared=prepared, training=training)
     fit(model, training, DATA)
     found = kept(model)
     total = sum(mask.numel() for mask in found.values())
