@@ -15,7 +15,14 @@ from torch import Tensor
 
 from toolkit.errors import ToolkitError
 
-__all__ = ["dequantize_groups", "quantize_groups", "quantize_rows", "round_straight_through", "round_to"]
+__all__ = [
+    "dequantize_groups",
+    "pack_groups",
+    "quantize_groups",
+    "quantize_rows",
+    "round_straight_through",
+    "round_to",
+]
 
 Dtype = Literal["int8", "int4", "float16", "bfloat16"]
 GROUP = 32  # inputs that share a scale in int4
@@ -97,8 +104,13 @@ def quantize_groups(rows: Tensor, group: int = GROUP) -> tuple[Tensor, Tensor]:
     scale = (extreme / -INT4_RANGE).bfloat16()
     scale = torch.where(scale.abs() < smallest, smallest, scale)
     values = (groups / scale.float().unsqueeze(2)).round_().clamp_(-INT4_RANGE, INT4_RANGE - 1)
+    return pack_groups(values), scale
+
+
+def pack_groups(values: Tensor) -> Tensor:
+    """Pack integers from -8 to 7 of any dtype, (N, G, group), into (N, G, group / 2) uint8: see `quantize_groups`."""
     low, high = (values + INT4_RANGE).to(torch.uint8).unflatten(2, (-1, 2)).unbind(3)
-    return low | (high << 4), scale
+    return low | (high << 4)
 
 
 def dequantize_groups(packed: Tensor, scale: Tensor, inputs: int) -> Tensor:

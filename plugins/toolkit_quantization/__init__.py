@@ -72,7 +72,13 @@ class Findings:
 
 
 def convert(model: nn.Module, params: Params) -> nn.Module:
-    """Return a copy with all selected layers quantized, whatever that costs; shared weights stay shared."""
+    """Return a copy with all selected layers quantized, whatever that costs; shared weights stay shared.
+
+    Raises:
+        TechniqueError: the rounding is to be compensated, for which there are no samples here.
+    """
+    if params.rounding == "compensated":
+        raise TechniqueError("rounding: 'compensated' looks at samples, and convert has none; use a stage of a recipe")
     engine = ENGINES[params.engine]
     dtypes = select(model, params, engine)
     conversion = Conversion(model, dtypes, engine, arithmetic.choose(model, dtypes, params))
@@ -117,6 +123,8 @@ def _note(choice: Chosen, meter: CostMeter, findings: Findings) -> None:
         findings.values["drop"] = guarded.cost.drop
     if guarded.scan:
         findings.values["scan"] = scan_note(guarded, meter)
+    if choice.rounding is not None:
+        findings.values["rounding"] = choice.rounding
     if choice.note is not None:
         findings.values["engine"] = choice.note
 
@@ -147,7 +155,7 @@ def finish(model: nn.Module, params: Params, prepared: Findings) -> nn.Module:
     if ready is None:
         return model
     guarded = converted(model, ready, params)
-    _note(Chosen("toolkit", guarded), ready.meter, prepared)
+    _note(Chosen("toolkit", guarded, rounding=ready.rounding), ready.meter, prepared)
     if ready.roundings:  # a training moves the outputs, whatever is rounded
         del prepared.values["output_error"]
     prepared.values["arithmetic"] = SIMULATION

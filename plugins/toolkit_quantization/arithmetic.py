@@ -89,7 +89,7 @@ def first_calls(modules: Mapping[str, nn.Module], run: Callable[[], Any]) -> dic
     A module may be read instead of called, when the module around it uses its weight.
     """
     calls: dict[str, Call] = {}
-    with ExitStack() as hooks, _no_fused_paths():
+    with ExitStack() as hooks, no_fused_paths():
         for path, module in modules.items():
 
             def keep(_: nn.Module, args: Any, kwargs: Any, path: str = path) -> None:
@@ -131,8 +131,8 @@ def table(model: nn.Module, choices: Mapping[str, Choice]) -> list[dict[str, Any
 
 
 @contextmanager
-def _no_fused_paths() -> Iterator[None]:
-    # A fused encoder layer does not call the layers inside it.
+def no_fused_paths() -> Iterator[None]:
+    """Let encoder layers call the layers inside them, which a fused one does not."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

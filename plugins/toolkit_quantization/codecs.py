@@ -92,10 +92,11 @@ class Int4(Encoded):
     values: Tensor
     scale: Tensor
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, quantize: Rounding = rounding.quantize_groups) -> None:
+        """Hold the packed values and the scale that `quantize` returns for the rows: see `rounding.quantize_groups`."""
         super().__init__(weight)
         self.inputs = weight[0].numel()
-        for name, tensor in zip(("values", "scale"), rounding.quantize_groups(weight.flatten(1)), strict=True):
+        for name, tensor in zip(("values", "scale"), quantize(weight.flatten(1)), strict=True):
             self.register_buffer(name, tensor)
 
     def _decoded(self, *parts: Tensor) -> Tensor:

@@ -23,13 +23,19 @@ class Conversion:
         dtypes: those of the selected layers, by name.
         engine: makes each successor once; layers that shared weights still share them.
         choices: the arithmetic of each of these layers.
+        encodings: weights of the model that are rounded already.
     """
 
     def __init__(
-        self, model: nn.Module, dtypes: Mapping[str, Dtype], engine: Engine, choices: Mapping[str, Choice]
+        self,
+        model: nn.Module,
+        dtypes: Mapping[str, Dtype],
+        engine: Engine,
+        choices: Mapping[str, Choice],
+        encodings: layers.Encodings | None = None,
     ) -> None:
         self.model, self.groups, self.choices = model, groups(model, dtypes), choices
-        encodings = layers.Encodings()
+        encodings = layers.Encodings() if encodings is None else encodings
         with torch.no_grad():
             self._successors = {
                 name: engine.successor(model.get_submodule(name), dtype, choices[name].arithmetic, encodings)

@@ -12,10 +12,12 @@ from torch import nn
 
 from toolkit import Data, Note, TechniqueError, masks
 from toolkit_quantization.arithmetic import choose
+from toolkit_quantization.compensated.network import compensated
 from toolkit_quantization.conversion import Conversion
 from toolkit_quantization.conversion_cost import CostMeter
 from toolkit_quantization.engines import ENGINES, Engine
 from toolkit_quantization.float_fallback import GuardedModel, guard
+from toolkit_quantization.layers import Encodings
 from toolkit_quantization.model_timing import time_models
 from toolkit_quantization.params import Params
 from toolkit_quantization.recurrent_guard import with_integers
@@ -25,16 +27,22 @@ from toolkit_quantization.self_compiling import Compiled
 
 @dataclass(frozen=True)
 class Chosen:
-    """The engine to use, what it made of the model and, if there was a choice, the reason."""
+    """The engine to use, what it made of the model, if there was a choice, the reason, and how weights were rounded."""
 
     engine: str
     guarded: GuardedModel
     note: Note | None = None
+    rounding: Note | None = None
 
 
 def by_name(model: nn.Module, params: Params, meter: CostMeter) -> Chosen:
     """Return the conversion by the engine that the recipe names; a `TechniqueError` if it fails."""
-    return Chosen(params.engine, _made(model, params, ENGINES[params.engine], meter))
+    engine = ENGINES[params.engine]
+    if params.rounding == "nearest":
+        return Chosen(params.engine, _made(model, params, engine, meter))
+    compensation = compensated(model, select(model, params, engine), meter.data, params.calibration.samples)
+    made = _made(model, params, engine, meter, compensation.encodings)
+    return Chosen(params.engine, made, rounding=compensation.note)
 
 
 def fastest(model: nn.Module, params: Params, data: Data, meter: CostMeter) -> Chosen:
@@ -58,7 +66,9 @@ def fastest(model: nn.Module, params: Params, data: Data, meter: CostMeter) -> C
     return Chosen(chosen, made[chosen], _note(chosen, made, ratios, refused, meter))
 
 
-def _made(model: nn.Module, params: Params, engine: Engine, meter: CostMeter) -> GuardedModel:
+def _made(
+    model: nn.Module, params: Params, engine: Engine, meter: CostMeter, encodings: Encodings | None = None
+) -> GuardedModel:
     data = meter.data
     batch = data.example(min(data.batch_size, data.samples("train")))
 
@@ -67,7 +77,8 @@ def _made(model: nn.Module, params: Params, engine: Engine, meter: CostMeter) ->
             data.task.forward(model.eval(), batch)
 
     dtypes = select(model, params, engine)
-    guarded = guard(Conversion(model, dtypes, engine, choose(model, dtypes, params, run)), meter, params.scan)
+    choices = choose(model, dtypes, params, run)
+    guarded = guard(Conversion(model, dtypes, engine, choices, encodings), meter, params.scan)
     return with_integers(guarded, model, params, meter)
 
 

@@ -47,6 +47,10 @@ class Encodings:
     def __init__(self) -> None:
         self._made: dict[tuple[int, str], tuple[Tensor, Tensor, Any]] = {}
 
+    def keep(self, weight: masks.Weight, name: str, made: Any) -> None:
+        """Return `made` from now on, for this weight and this name."""
+        self._made[id(weight.parameter), name] = weight.parameter, weight.value, made
+
     def of(self, weight: masks.Weight, make: Callable[[Tensor], Made], name: str) -> Made:
         """Return the result of `make` for a weight as its layer sees it; `name` identifies `make`."""
         key, value = (id(weight.parameter), name), weight.value
@@ -76,7 +80,7 @@ def why_float(module: nn.Module, dtype: Dtype = "int8") -> str | None:
         return f"{own.__name__} has a forward of its own"
     weights = {weight.path: weight for weight in masks.named_weights(module)}
     unknown = weights.keys() - _names(module)
-    if unknown or not any(map(_is_encoded, weights)):
+    if unknown or not any(map(is_encoded, weights)):
         return f"its weights are {', '.join(sorted(weights))}"
     if any(is_lazy(weight.parameter) for weight in weights.values()):
         return None
@@ -84,7 +88,7 @@ def why_float(module: nn.Module, dtype: Dtype = "int8") -> str | None:
         return "it has hooks, which would be lost"
     if getattr(module, "max_norm", None) is not None:
         return "max_norm changes its weights when it is called"
-    return codecs.why_not([weight.value for weight in weights.values() if _is_encoded(weight.path)], dtype)
+    return codecs.why_not([weight.value for weight in weights.values() if is_encoded(weight.path)], dtype)
 
 
 def can_multiply_int8(module: nn.Module) -> bool:
@@ -112,7 +116,7 @@ def successor(
     encodings = Encodings() if encodings is None else encodings
     values: dict[str, Encoded | Tensor] = {}
     for weight in masks.named_weights(module):
-        if _is_encoded(weight.path):
+        if is_encoded(weight.path):
             values[weight.path] = encodings.of(weight, lambda value: codecs.encode(value, dtype), dtype)
         else:
             values[weight.path] = encodings.of(weight, Tensor.clone, "copy")
@@ -141,7 +145,8 @@ def converted(model: nn.Module) -> Iterator[tuple[str, Stored | Int8Linear | Int
             yield path, module
 
 
-def _is_encoded(path: str) -> bool:
+def is_encoded(path: str) -> bool:
+    """Return whether a parameter of a layer is stored in fewer bits: a weight is, a bias is not."""
     return "bias" not in path.rpartition(".")[2]
 
 

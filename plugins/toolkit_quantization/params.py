@@ -15,12 +15,13 @@ EngineName = Literal["toolkit", "torch", "torchao", "auto"]
 
 
 class Calibration(toolkit.Params):
-    """How the ranges of static activations are found."""
+    """The samples that are looked at, and how the ranges of static activations are found."""
 
     samples: int = Field(default=512, ge=1, description="samples of the train split, spread over all of it")
     method: Literal["minmax", "percentile", "mse"] = Field(
         default="minmax",
-        description="the whole range of the values, that of 99.99 % of them, or that with the smallest squared error",
+        description="ranges of static activations: the whole range of the values, that of 99.99 % of them, or that "
+        "with the smallest squared error",
     )
 
 
@@ -37,7 +38,13 @@ class Params(toolkit.Params):
         "static, calibrated once, so that convolutions and linear layers run in integers in exported files",
     )
     calibration: Calibration = Field(
-        default=Calibration(), description="how the ranges of static activations are found"
+        default=Calibration(),
+        description="samples that static activations and compensated rounding look at, and how ranges are found",
+    )
+    rounding: Literal["nearest", "compensated"] = Field(
+        default="nearest",
+        description="of int8 and int4 weights: to the nearest value; or compensated (GPTQ), layer by layer, so that on "
+        "calibration samples the outputs of the layer change little; biases make up for the mean change",
     )
     learn_steps: bool = Field(
         default=False,
@@ -119,6 +126,14 @@ class Params(toolkit.Params):
             raise ValueError("recurrent = 'int8' cannot be compiled; leave compile out")
         if self.recurrent == "int8" and self.engine not in ("toolkit", "auto"):
             raise ValueError(f"with recurrent = 'int8' engine must be 'toolkit' or 'auto', found {self.engine!r}")
+        if self.recurrent == "int8" and self.rounding == "compensated":
+            raise ValueError("recurrent = 'int8' rounds to the nearest; leave out one of it and rounding")
+        return self
+
+    @model_validator(mode="after")
+    def _compensated(self) -> Params:
+        if self.rounding == "compensated" and self.engine != "toolkit":
+            raise ValueError(f"rounding 'compensated' needs engine 'toolkit', found '{self.engine}'")
         return self
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit import Data, TechniqueError
+from toolkit_quantization.calibration_samples import calibration_batches
 from toolkit_quantization.static.network import QUANTIZERS
 from toolkit_quantization.static.quantizer import Quantizer
 from toolkit_quantization.static.ranges import Histogram, Method, histogram, mse_range, percentile_range
@@ -35,16 +36,6 @@ def calibrate(model: nn.Module, data: Data, samples: int, method: Method) -> Non
         ranges = {path: choose(each) for path, each in seen.items()}
     for path, quantizer in quantizers(model).items():
         quantizer.set_range(*ranges[path])
-
-
-def require_samples(data: Data) -> None:
-    """Refuse data without samples to calibrate on.
-
-    Raises:
-        TechniqueError: the train split is empty.
-    """
-    if not data.samples("train"):
-        raise TechniqueError("the train split has no samples to calibrate activations on; add some")
 
 
 def quantizers(model: nn.Module) -> dict[str, Quantizer]:
@@ -85,11 +76,9 @@ def _histograms(
 
 @torch.no_grad()
 def _run(model: nn.Module, data: Data, samples: int, watch: Watch) -> None:
-    count = data.samples("train")
-    order = torch.linspace(0, count - 1, min(samples, count), dtype=torch.float64).long()
     model.eval()
     with _watched(model, watch):
-        for batch in data.batches("train", order=order):
+        for batch in calibration_batches(data, samples):
             data.task.forward(model, batch)
 
 

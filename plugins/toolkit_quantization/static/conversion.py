@@ -28,14 +28,20 @@ class StaticConversion:
         dtypes: those of the selected layers, by name.
         overflow_safe: whether int8 weights must be exact on processors without VNNI.
         roundings: those of the int8 weights whose scales were learned, by name.
+        encodings: weights of the model that are rounded already.
     """
 
     def __init__(
-        self, model: nn.Module, dtypes: Mapping[str, Dtype], overflow_safe: bool, roundings: Mapping[str, Rounding] = {}
+        self,
+        model: nn.Module,
+        dtypes: Mapping[str, Dtype],
+        overflow_safe: bool,
+        roundings: Mapping[str, Rounding] = {},
+        encodings: layers.Encodings | None = None,
     ) -> None:
         self.model, self.groups = model, groups(model, dtypes)
         self.choices: dict[str, Choice] = {}
-        encodings = layers.Encodings()
+        encodings = layers.Encodings() if encodings is None else encodings
         rounding = quantize_without_overflow if overflow_safe else quantize_per_channel
         inputs = input_quantizers(model)
         with torch.no_grad():
@@ -77,8 +83,8 @@ def _successor(
     encoded = encodings.of(weights["weight"], make, dtype)
     values: dict[str, Encoded | Tensor] = {"weight": encoded}
     if "bias" in weights:
-        bias = weights["bias"].value
-        values["bias"] = bias.clone()
+        bias = encodings.of(weights["bias"], Tensor.clone, "copy")
+        values["bias"] = bias
         if isinstance(encoded, Int8) and inputs is not None:
             values["bias"] = Int32Bias(bias, encoded.scale * inputs.scale)
     kind = layers.kind_of(module)

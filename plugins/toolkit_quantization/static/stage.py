@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from toolkit import Data, TechniqueError, Training
+from toolkit import Data, Note, TechniqueError, Training
+from toolkit_quantization.calibration_samples import require_samples
 from toolkit_quantization.codecs import Dtype
+from toolkit_quantization.compensated.network import compensated
 from toolkit_quantization.conversion_cost import CostMeter, relative_error
 from toolkit_quantization.float_fallback import GuardedModel, guard
 from toolkit_quantization.params import Params
-from toolkit_quantization.static.calibration import calibrate, quantizers, require_samples
+from toolkit_quantization.static.calibration import calibrate, quantizers
 from toolkit_quantization.static.conversion import StaticConversion, place_quantizers
 from toolkit_quantization.static.network import static_networks
 from toolkit_quantization.static.norm_folding import fold_norms
@@ -28,7 +30,8 @@ MAX_TRACING_ERROR = 1e-3  # of the outputs' size: folded norms round elsewhere
 class Calibrated:
     """A model with calibrated quantizers, what to convert in it, and what it cost before.
 
-    `reasons` says why layers with weights stay in float, `roundings` has those of a training, by layer.
+    `reasons` says why layers with weights stay in float, `roundings` has those of a training, by layer, and `rounding`
+    says what was compensated.
     """
 
     model: nn.Module
@@ -36,6 +39,7 @@ class Calibrated:
     reasons: dict[str, str | None]
     meter: CostMeter
     roundings: Roundings = field(default_factory=dict)
+    rounding: Note | None = None
 
 
 def calibrated(model: nn.Module, params: Params, data: Data) -> Calibrated:
@@ -59,7 +63,13 @@ def calibrated(model: nn.Module, params: Params, data: Data) -> Calibrated:
 
 
 def trained(model: nn.Module, ready: Calibrated, params: Params, training: Training) -> Training:
-    """Return the training with all roundings of a calibrated model in it."""
+    """Return the training with all roundings of a calibrated model in it.
+
+    Raises:
+        TechniqueError: the weights are to be rounded with compensation, which would change what was trained.
+    """
+    if params.rounding == "compensated":
+        raise TechniqueError("rounding: 'compensated' rounds weights after a training; leave it or finetune out")
     training, ready.roundings = rounded_training(
         model,
         ready.dtypes,
@@ -78,7 +88,13 @@ def converted(model: nn.Module, ready: Calibrated, params: Params) -> GuardedMod
     for quantizer in quantizers(model).values():
         quantizer.settle()
     learned = {path: each.quantize for path, each in ready.roundings.items()}
-    return guard(StaticConversion(model, ready.dtypes, params.overflow_safe, learned), ready.meter, params.scan)
+    encodings = None
+    if params.rounding == "compensated":
+        samples = params.calibration.samples
+        made = compensated(model, ready.dtypes, ready.meter.data, samples, params.overflow_safe)
+        encodings, ready.rounding = made.encodings, made.note
+    conversion = StaticConversion(model, ready.dtypes, params.overflow_safe, learned, encodings)
+    return guard(conversion, ready.meter, params.scan)
 
 
 @torch.no_grad()

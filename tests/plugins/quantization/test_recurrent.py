@@ -187,6 +187,10 @@ def test_a_layer_that_is_called_with_packed_sequences_keeps_float_arithmetic():
     [
         ({"compile": True}, "recurrent = 'int8' cannot be compiled; leave compile out"),
         ({"engine": "torch"}, "with recurrent = 'int8' engine must be 'toolkit' or 'auto', found 'torch'"),
+        (
+            {"rounding": "compensated"},
+            "recurrent = 'int8' rounds to the nearest; leave out one of it and rounding",
+        ),
         ({"activations": "static"}, "with static activations recurrent must be 'float', found 'int8'; leave it out"),
     ],
 )

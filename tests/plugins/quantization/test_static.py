@@ -261,7 +261,7 @@ def test_activations_that_are_not_finite_are_named():
 
 def test_no_samples_to_calibrate_on_are_an_error():
     empty = Data(train=tuple(part[:0] for part in DATA.train), validation=DATA.train, batch_size=16)
-    with pytest.raises(TechniqueError, match="the train split has no samples to calibrate activations on; add some"):
+    with pytest.raises(TechniqueError, match="the train split has no samples to calibrate on; add some"):
         calibrated(toy_mlp().eval(), Params(**STATIC), empty)
 
 

@@ -1,0 +1,143 @@
+"""Compensated rounding: exact small cases, what it gains on correlated inputs, and what a stage keeps of it."""
+
+from itertools import product
+
+import pytest
+import toolkit_quantization
+import torch
+from toolkit_quantization import Params
+from toolkit_quantization.compensated.grids import nearest
+from toolkit_quantization.compensated.layer_inputs import patches
+from toolkit_quantization.compensated.network import compensated
+from toolkit_quantization.compensated.solver import compensate, inverse_factor, output_error
+from toolkit_quantization.compensated.weights import round_weight
+from torch import Tensor, nn
+
+from toolkit import masks
+from toolkit.errors import TechniqueError
+from toolkit.testing import TOY_MODELS, toy_data, toy_mlp
+from toolkit.testing.base import ContractBase
+
+DATA = toy_data(samples=128)
+
+
+def correlated(inputs: int, seed: int = 0) -> Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    mixed = torch.randn(500, inputs, generator=draw) @ torch.randn(inputs, inputs, generator=draw)
+    return (mixed.T @ mixed / 500).double().unsqueeze(0)
+
+
+def solved(rows: Tensor, hessian: Tensor, limit: int = 7) -> Tensor:
+    whole = torch.full_like(rows, limit)
+    return compensate(rows.unsqueeze(0), hessian, torch.ones(1, *rows.shape), -whole[None], whole[None])[0]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_two_weights_are_rounded_as_well_as_by_trying_every_second_one(seed):
+    hessian = correlated(2, seed)
+    row = 3 * torch.randn(1, 2, generator=torch.Generator().manual_seed(seed))
+    first = int(hessian[0].diagonal().argmax())
+    values = solved(row, hessian)
+    tried = [torch.tensor([list(pair)], dtype=torch.float64) for pair in product(range(-7, 8), repeat=2)]
+    same = [each for each in tried if each[0, first] == row[0, first].round()]
+    costs = [float(output_error(row[None], each[None], hessian)) for each in same]
+    assert float(output_error(row[None], values[None], hessian)) <= 1.05 * min(costs)
+
+
+def test_a_diagonal_hessian_rounds_to_the_nearest():
+    rows = 3 * torch.randn(5, 40)
+    values = solved(rows, torch.diag_embed(torch.rand(1, 40).double() + 0.1))
+    assert torch.equal(values, rows.double().round().clamp(-7, 7))
+
+
+def test_the_factor_is_that_of_the_inverse():
+    hessian = correlated(6)
+    factor = inverse_factor(hessian)[0]
+    damped = hessian[0] + 0.01 * hessian[0].diagonal().mean() * torch.eye(6)
+    torch.testing.assert_close(factor.T @ factor, damped.inverse())
+    assert torch.equal(factor, factor.triu())
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_row_costs_more_than_with_nearest_rounding(dtype, seed):
+    hessian, rows = correlated(70, seed), torch.randn(9, 70, generator=torch.Generator().manual_seed(seed))
+    rounded, ratio = round_weight(rows, hessian, dtype)
+    before = output_error(rows[None], nearest(rows, dtype, False).floats[None], hessian)
+    after = output_error(rows[None], rounded.floats[None], hessian)
+    assert bool((after <= before).all())
+    assert ratio < 0.7
+
+
+def test_zeros_and_dead_inputs_are_kept():
+    hessian, rows = correlated(64), torch.randn(8, 64)
+    rows[:, ::3] = 0
+    hessian[:, 5], hessian[:, :, 5] = 0, 0
+    rounded = round_weight(rows, hessian, "int4").rounded.floats
+    assert bool((rounded[rows == 0] == 0).all())
+    assert bool(rounded.isfinite().all())
+
+
+def test_integers_stay_safe_to_add_in_pairs():
+    values = round_weight(torch.randn(50, 70), correlated(70), "int8", overflow_safe=True).rounded.values.int()
+    assert int(values.topk(2, dim=1).values.sum(dim=1).max()) <= 128
+    assert int((-values).topk(2, dim=1).values.sum(dim=1).max()) <= 128
+
+
+def quantized(model: nn.Module, **params) -> nn.Module:
+    settings = {"dtype": "int4", "max_drop": 100.0, "max_error": 10.0, "rounding": "compensated", **params}
+    stage = type("Performing", (ContractBase,), {"technique": "quantization", "params": settings, "finetune": None})()
+    return stage._perform(model).model.eval()
+
+
+@pytest.mark.parametrize("toy", TOY_MODELS)
+@pytest.mark.parametrize("activations", ["dynamic", "static"])
+def test_each_toy_runs_and_gives_the_same_bits_again(toy, activations):
+    torch.manual_seed(0)
+    model = TOY_MODELS[toy]().eval()
+    once, again = (quantized(masks.clone(model), activations=activations).state_dict() for _ in range(2))
+    assert all(torch.equal(once[name], again[name]) for name in once)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv1d(4, 6, 3, stride=2, groups=2),
+        nn.Conv2d(3, 5, (3, 2), padding=1, dilation=2, padding_mode="reflect"),
+        nn.Conv3d(2, 4, 2, padding="same"),
+    ],
+)
+def test_patches_are_what_a_convolution_multiplies(layer):
+    images = torch.randn(2, layer.in_channels, *[6] * len(layer.kernel_size))
+    weight = layer.weight.flatten(1).unflatten(0, (layer.groups, -1))
+    outputs = (patches(images, layer) @ weight.transpose(1, 2)).unflatten(1, (2, -1)).permute(1, 0, 3, 2).flatten(1, 2)
+    expected = layer(images) - layer.bias.view(-1, *[1] * len(layer.kernel_size))
+    torch.testing.assert_close(outputs, expected.flatten(2))
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(6, 6, 3, groups=6), nn.Conv2d(6, 4, 3, groups=2, dilation=2)])
+def test_grouped_convolutions_are_compensated_and_masks_hold(layer):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), layer, nn.Flatten(), nn.LazyLinear(4)).eval()
+    model(DATA.train[0][:2])
+    masks.apply(model, {"1.weight": torch.rand_like(layer.weight) > 0.5})
+    made = compensated(model, {"0": "int4", "1": "int4"}, DATA.without_test(), 64)
+    assert [row["rounding"] for row in made.note.table] == ["compensated"] * 2
+    weight = quantized(model).get_submodule("1").dense_weight()
+    assert bool((weight[model.get_submodule("1").weight == 0] == 0).all())
+
+
+def test_what_is_looked_up_is_rounded_to_the_nearest_with_a_reason():
+    model = TOY_MODELS["mlp"]()
+    note = compensated(model, {"1": "float16", "3": "int8"}, DATA.without_test(), 64).note
+    assert [(row["weight"], row["rounding"]) for row in note.table] == [
+        ("1.weight", "nearest"),
+        ("3.weight", "compensated"),
+    ]
+
+
+def test_what_cannot_be_compensated_is_refused():
+    with pytest.raises(ValueError, match="needs engine 'toolkit'"):
+        Params(rounding="compensated", engine="auto")
+    with pytest.raises(TechniqueError, match="convert has none"):
+        toolkit_quantization.convert(toy_mlp(), Params(rounding="compensated"))
