@@ -6,8 +6,8 @@ models take turns, so that a busy machine slows them alike; a ratio is the media
 quartiles.
 """
 
-import time
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from toolkit import masks
 from toolkit import model_files as artifact
+from toolkit.timing import time_in_turn
 
 SHAPES = [(1, 1), (1, 20), (1, 160), (8, 160), (32, 160)]  # sequences at once, steps
 TURNS = 25
@@ -49,14 +50,10 @@ def quantize_dynamic(model: nn.Module) -> nn.Module:
 
 
 def times_s(models: dict[str, nn.Module], inputs: Tensor) -> np.ndarray:
-    """Times (models, turns) of models that take turns; the first turn is not counted."""
-    times = np.zeros((len(models), TURNS + 1))
-    for turn in range(TURNS + 1):
-        for number, model in enumerate(models.values()):
-            started = time.perf_counter()
-            model(inputs)
-            times[number, turn] = time.perf_counter() - started
-    return times[:, 1:]
+    """Times (models, turns) of models that take turns, each after an untimed call."""
+    calls = {name: partial(model, inputs) for name, model in models.items()}
+    timings = time_in_turn(calls, 0, min_rounds=TURNS, warm_up=True)
+    return np.array([timings.seconds[name] for name in models])
 
 
 def ratio(times: np.ndarray, before: np.ndarray) -> str:

@@ -191,7 +191,7 @@ def rows_of(files: dict[str, tuple[Session, int]], reasons: dict[str, str]) -> l
     data = mnist()
     batches = list(data.batches("test"))
     one = batches[0].inputs[:1].numpy()
-    timings = time_in_turn({peer: partial(run, one) for peer, (run, _) in files.items()}, BUDGET_S)
+    timings = time_in_turn({peer: partial(run, one) for peer, (run, _) in files.items()}, BUDGET_S, warm_up=True)
     rows: list[list[object]] = []
     for peer, (run, size) in files.items():
         wrong = sum(int((run(each.inputs.numpy()).argmax(1) != each.targets.numpy()).sum()) for each in batches)

@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -34,6 +34,7 @@ from toolkit.data.built_in import with_validation
 from toolkit.data.mnist import mnist
 from toolkit.data.splits import Data
 from toolkit.models import lenet5
+from toolkit.timing import time_in_turn
 from toolkit.training import Training, TrainingSettings, fit
 
 IMAGES, ROUNDS, TONES = 32, 30, 400
@@ -96,14 +97,10 @@ def opened(model: nn.Module, inputs: Tensor, folder: str) -> tuple[Run, Path]:
 
 
 def times_ms(runs: list[Run], batch: Tensor, rounds: int = ROUNDS) -> np.ndarray:
-    """Times (runs, rounds) of files that take turns."""
-    times = np.zeros((len(runs), rounds + 1))
-    for turn in range(rounds + 1):
-        for number, run in enumerate(runs):
-            start = time.perf_counter()
-            run(batch)
-            times[number, turn] = 1e3 * (time.perf_counter() - start)
-    return times[:, 1:]
+    """Times (runs, rounds) of files that take turns, each after an untimed call that fills the caches."""
+    calls = {number: partial(run, batch) for number, run in enumerate(runs)}
+    timings = time_in_turn(calls, 0, min_rounds=rounds, warm_up=True)
+    return 1e3 * np.array([timings.seconds[number] for number in calls])
 
 
 def ratio(times: np.ndarray) -> str:

@@ -16,7 +16,7 @@ import toolkit
 from toolkit.data.mnist import mnist
 from toolkit.errors import TechniqueError
 from toolkit.exports.files import export_model
-from toolkit.exports.judge import compare
+from toolkit.exports.judge import Comparison, compare
 from toolkit.exports.portable import portable_source
 from toolkit.exports.process import OpenedFile
 from toolkit.exports.readme import Example, readme
@@ -394,3 +394,11 @@ def test_a_network_that_rounds_between_its_layers_may_differ_more(rounds, most):
     assert comparison.output_error == pytest.approx(0.03, abs=1e-4)
     assert comparison.is_close == rounds
     assert f"(at most {most:g})" in str(comparison)
+
+
+@pytest.mark.parametrize(
+    ("different", "samples", "is_close"),
+    [(1, 20, True), (2, 20, False), (2, 199, False), (2, 200, True), (3, 200, False)],
+)
+def test_one_percent_of_the_answers_may_differ_and_one_in_any_case(different, samples, is_close):
+    assert Comparison(0.0, 1 - different / samples, samples).is_close is is_close

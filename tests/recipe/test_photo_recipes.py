@@ -16,7 +16,7 @@ from toolkit.recipe.read import read_recipe
 from toolkit.recipe.shipped import shipped
 from toolkit.runner.assembly import assemble
 
-RECIPES = {name: path for name, path in shipped().items() if name.startswith("cifar/")}
+RECIPES = {name: path for name, path in shipped().items() if name.startswith(("cifar/", "resnet18"))}
 
 
 def network(name: str) -> torch.nn.Module:
@@ -63,9 +63,14 @@ def test_a_published_checkpoint_loads(here: dict[str, Any]) -> None:
 def test_it_runs_from_end_to_end(name: str, here: dict[str, Any], tmp_path: Path) -> None:
     text = RECIPES[name].read_text()
     trainings = [f"stages.{stage}.finetune.epochs" for stage in range(1, text.count("finetune =") + 1)]
-    short = {"measure.budget": 0.02, "model.training.epochs": 1, **dict.fromkeys(trainings, 1)}
-    report = toolkit.run(name, {**here, **short, "data.batch_size": 40}, output=tmp_path / "run")
+    short = {"measure.budget": 0.02, "data.batch_size": 40, **dict.fromkeys(trainings, 1)}
+    if name == "resnet18":
+        here = {"data.args.root": here["data.args.root"], "data.args.size": 64}
+    else:
+        short["model.training.epochs"] = 1
+    report = toolkit.run(name, {**here, **short}, output=tmp_path / "run")
     assert len(report.rows) == 1 + text.count("[[stages]]") + text.count("[[exports]]")
-    if name == "cifar/resnet56":
+    if name in ("cifar/resnet56", "resnet18"):
         baseline, channels, *_ = report.rows
         assert 2.0 < baseline["macs"] / channels["macs"] < 2.6
+        assert baseline["size_bytes"] > (6 if name == "resnet18" else 4) * report.rows[-1]["size_bytes"]

@@ -14,7 +14,7 @@ RECIPES = shipped()
 
 def test_the_shipped_recipes():
     assert set(RECIPES) >= {"mnist", "distillation", "hints", "pruning", "channels", "codebook", "low-rank"}
-    assert set(RECIPES) >= {"quantization", "quantization-aware", "static", "criteria"}
+    assert set(RECIPES) >= {"quantization", "quantization-aware", "static", "criteria", "resnet18"}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -42,7 +42,7 @@ def marked(name: str):
     return pytest.param(name, marks=[] if name == "papers/deep-compression-lenet-300-100" else [pytest.mark.slow])
 
 
-@pytest.mark.parametrize("name", [marked(name) for name in RECIPES if not name.startswith("cifar/")])
+@pytest.mark.parametrize("name", [marked(name) for name in RECIPES if not name.startswith(("cifar/", "resnet18"))])
 def test_it_runs_on_a_small_slice(name, tmp_path):
     overrides = {"data.args.samples": 256, "measure.budget": 0.02, **dict(short_trainings(RECIPES[name]))}
     report = toolkit.run(name, overrides, output=tmp_path / "run")
