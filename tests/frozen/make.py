@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import toolkit
-from toolkit import masks, model_files
+from toolkit import cutting, masks, model_files
 from toolkit.interruption import Interrupted, Stop
 from toolkit.model_files.packed import pack
 from toolkit.promises import Promises
@@ -83,6 +83,15 @@ def tied() -> nn.Sequential:
 
 def encoder() -> nn.Module:
     return nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+
+def one_headed() -> nn.Module:
+    """An encoder whose second head is cut out."""
+    model, head = encoder(), torch.arange(4)
+    rows = torch.cat([head, head + 8, head + 16])
+    kept = {"in_proj_weight": {0: rows}, "in_proj_bias": {0: rows}, "out_proj.weight": {1: head}}
+    cutting.cut(model, {f"self_attn.{path}": indices for path, indices in kept.items()})
+    return model
 
 
 def words() -> nn.Sequential:
@@ -153,6 +162,12 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Tensor, float]] = {
         SEQUENCES,
         ROUNDED,
     ),
+    "int8-recurrent": (
+        lambda: quantized(nn.LSTM(8, 6, batch_first=True), arithmetic="int8", recurrent="int8"),
+        SEQUENCES,
+        ROUNDED,
+    ),
+    "narrow-attention": (one_headed, SEQUENCES, ROUNDED),
     "int8-attention": (lambda: quantized(encoder(), arithmetic="int8"), SEQUENCES, ROUNDED),
     "int8-attention-stored": (lambda: quantized(encoder(), arithmetic="float"), SEQUENCES, ROUNDED),
     "int8-embedding": (lambda: quantized(words(), arithmetic="float"), WORDS, ROUNDED),

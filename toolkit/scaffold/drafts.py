@@ -89,7 +89,7 @@ def _setting_lines(name: str, field: FieldInfo, example: str) -> Iterator[str]:
     default = toml(field.get_default(call_default_factory=True))
     first = f"# {name} = {example if _is_model(field) else default}".rstrip()
     description = textwrap.wrap(_description(field), LINE_WIDTH - COMMENT_COLUMN - 2) or [""]
-    if _is_model(field):
+    if _is_model(field) or len(first) >= COMMENT_COLUMN:
         yield first
         first = "#"
     yield f"{first:<{COMMENT_COLUMN - 1}} # {description[0]}"
