@@ -1,4 +1,4 @@
-"""A model as a program of `torch.export`, for runtimes that read one, and what keeps it from becoming one.
+"""A model as a program of `torch.export`, for runtimes that read one.
 
 Layers of integers are operators of `toolkit.operators` in the program: translate these, or `decompose` them into
 operators of PyTorch.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import io
 import logging
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -19,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from toolkit import operators
 from toolkit.errors import TechniqueError, ToolkitError
+from toolkit.untraceable import causes, check_free_sizes, problem, require_plain_lstms
 
 __all__ = [
     "arguments",
@@ -64,33 +64,9 @@ def trace(model: nn.Module, example: Any, free_sizes: Any = None) -> ExportedPro
         except Exception as error:
             raise TechniqueError(problem(error)) from error
     if free_sizes is not None:
-        _check_free_sizes(program, free_sizes)
-    _require_plain_lstms(program)
+        check_free_sizes(program, free_sizes)
+    require_plain_lstms(program)
     return _anonymous(program)
-
-
-def _require_plain_lstms(program: ExportedProgram) -> None:
-    """Refuse LSTMs of integers: in operators of PyTorch, each would be a copy of its operations for every step."""
-    for node in program.graph.nodes:
-        if node.target is operators.int8_lstm._opoverload:
-            stack = list(node.meta.get("nn_module_stack", {}).values())
-            place = f"layer '{stack[-1][0] if stack else node.name}'"
-            what = "is an LSTM that multiplies integers, which this runtime does not have"
-            raise TechniqueError(f"{place} {what}; give the layer float arithmetic")
-
-
-def _check_free_sizes(program: ExportedProgram, free_sizes: Any) -> None:
-    """Refuse a program that was traced for one size of a dimension whose size is free."""
-    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
-    for name, free in zip(program.graph_signature.user_inputs, tree_leaves(free_sizes), strict=False):
-        for dimension in sorted(free - {0}) if isinstance(free, frozenset) else ():
-            size = values[name].shape[dimension]
-            size = size if isinstance(size, int) else size.node.maybe_as_int()
-            if size is not None:
-                raise TechniqueError(
-                    f"PyTorch traces the network for size {size} of dimension {dimension} of '{name}' alone, as it "
-                    f"does with recurrent layers, but batches differ in it; pad all samples to one length"
-                )
 
 
 def decompose(program: ExportedProgram, in_integers: bool | None = None) -> ExportedProgram:
@@ -221,33 +197,6 @@ def checked_outputs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
         raise TechniqueError(f"layer '{paths.get(id(called[-1]), '')}' {error}") from error
     finally:
         handle.remove()
-
-
-def problem(error: BaseException) -> str:
-    """Return the reason for which PyTorch could not trace a network, as one sentence."""
-    errors = list(causes(error))
-    text = "\n".join(map(str, errors))
-    if any(type(cause).__name__ == "GuardOnDataDependentSymNode" for cause in errors) or "data-dependent" in text:
-        return (
-            f"the network's control flow depends on the values of its inputs{_line(text)}; "
-            f"use tensor operations such as torch.where instead of `if` and `while`"
-        )
-    first_line = str(errors[-1]).strip().partition("\n")[0].strip()
-    return f"cannot trace the network{_line(text)}: {first_line or type(errors[-1]).__name__}"
-
-
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error, its cause, and so on."""
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
-def _line(text: str) -> str:
-    """Return the last line of the network's own code that a message quotes, in parentheses."""
-    lines = re.findall(r'File "([^"]+)", line (\d+), in \w+\s*\n\s*(\S.*)', text)
-    own = [(path, number, code) for path, number, code in lines if "/site-packages/torch/" not in path]
-    return f" ({own[-1][0].rpartition('/')[2]}, line {own[-1][1]}: {own[-1][2].strip()})" if own else ""
 
 
 @contextmanager
