@@ -106,14 +106,13 @@ def _scales(structure: Structure, plain: nn.Module) -> Iterator[Slot]:
 
 
 def _taylor(slots: list[Slot], plain: nn.Module, params: Params, data: toolkit.Data) -> Iterator[tuple[Slot, Tensor]]:
-    rows = {slot.path: _rows(plain, slot) for slot in slots}
-    totals = {path: torch.zeros(len(weight), device=weight.device) for path, weight in rows.items()}
-    for gradients in criteria.gradients(plain, data, rows, params.samples):
-        for slot in slots:
+    rows = [_rows(plain, slot) for slot in slots]  # a weight of a recurrent layer has slots along both dimensions
+    totals = [torch.zeros(len(weight), device=weight.device) for weight in rows]
+    for gradients in criteria.gradients(plain, data, dict.fromkeys(slot.path for slot in slots), params.samples):
+        for slot, weight, total in zip(slots, rows, totals, strict=True):
             if slot.path in gradients:
-                gradient = gradients[slot.path].movedim(slot.dim, 0)
-                totals[slot.path] += taylor_scores(rows[slot.path], gradient)
-    yield from ((slot, totals[slot.path]) for slot in slots)
+                total += taylor_scores(weight, gradients[slot.path].movedim(slot.dim, 0))
+    yield from zip(slots, totals, strict=True)
 
 
 def _activation(

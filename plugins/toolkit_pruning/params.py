@@ -111,7 +111,10 @@ class Params(toolkit.Params):
                 raise ValueError(f"must be 'unstructured' or N:M with 0 < N < M, found '{pattern}'")
             return pattern
         if info.data.get("schedule") == "gradual":
-            raise ValueError(f"pattern {pattern} does not work with a gradual schedule: leave out one of the two")
+            gradual = (
+                "movement, which prunes gradually" if info.data.get("criterion") == "movement" else "a gradual schedule"
+            )
+            raise ValueError(f"pattern {pattern} does not work with {gradual}; leave out one of the two")
         implied = 1 - kept[0] / kept[1]
         if abs(info.data.get("sparsity", implied) - implied) >= 0.005:  # 0.67 may stand for 2/3
             raise ValueError(f"{pattern} implies sparsity {implied:.4g}, found {info.data['sparsity']:g}")

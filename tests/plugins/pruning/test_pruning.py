@@ -544,7 +544,7 @@ def test_a_pattern_implies_its_sparsity() -> None:
         ({"criterion": "wanda", "scope": "global"}, "criterion", "not of all layers; set scope to 'row' or 'layer'"),
         ({"criterion": "movement", "schedule": "one-shot"}, "schedule", "set schedule to 'gradual'"),
         ({"criterion": "movement", "scan": True}, "scan", "no scores before the training; leave out scan"),
-        ({"criterion": "movement", "pattern": "2:4"}, "pattern", "does not work with a gradual schedule"),
+        ({"criterion": "movement", "pattern": "2:4"}, "pattern", "does not work with movement, which prunes gradually"),
         ({"layers": []}, "layers", "at least 1"),
         ({"sparsty": 0.5}, "sparsty", "not permitted"),
     ],
