@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch.export import ExportedProgram
@@ -12,6 +14,8 @@ from torch.utils._pytree import tree_leaves
 from toolkit import operators
 from toolkit.errors import TechniqueError
 
+NOT_OF_THE_NETWORK = ("/site-packages/torch/", f"{Path(__file__).parent}/")
+
 
 def problem(error: BaseException) -> str:
     """Return the reason for which PyTorch could not trace a network, as one sentence."""
@@ -19,11 +23,11 @@ def problem(error: BaseException) -> str:
     text = "\n".join(map(str, errors))
     if any(type(cause).__name__ == "GuardOnDataDependentSymNode" for cause in errors) or "data-dependent" in text:
         return (
-            f"the network's control flow depends on the values of its inputs{_line(text)}; "
+            f"the network's control flow depends on the values of its inputs{_line(text, errors)}; "
             f"use tensor operations such as torch.where instead of `if` and `while`"
         )
     first_line = str(errors[-1]).strip().partition("\n")[0].strip()
-    return f"cannot trace the network{_line(text)}: {first_line or type(errors[-1]).__name__}"
+    return f"cannot trace the network{_line(text, errors)}: {first_line or type(errors[-1]).__name__}"
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -33,11 +37,17 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
-def _line(text: str) -> str:
-    """Return the last line of the network's own code that a message quotes, in parentheses."""
-    lines = re.findall(r'File "([^"]+)", line (\d+), in \w+\s*\n\s*(\S.*)', text)
-    own = [(path, number, code) for path, number, code in lines if "/site-packages/torch/" not in path]
-    return f" ({own[-1][0].rpartition('/')[2]}, line {own[-1][1]}: {own[-1][2].strip()})" if own else ""
+def _line(text: str, errors: Sequence[BaseException]) -> str:
+    """Return the last line of the network's own code that a message quotes, or that was running, in parentheses."""
+    quoted = re.findall(r'File "([^"]+)", line (\d+), in \w+\s*\n\s*(\S.*)', text)
+    ran = [
+        (at.filename, at.lineno, at.line or "") for error in errors for at in traceback.extract_tb(error.__traceback__)
+    ]
+    for lines in (quoted, ran):
+        if own := [line for line in lines if not any(part in line[0] for part in NOT_OF_THE_NETWORK)]:
+            path, number, code = own[-1]
+            return f" ({path.rpartition('/')[2]}, line {number}: {code.strip()})"
+    return ""
 
 
 def require_plain_lstms(program: ExportedProgram) -> None:

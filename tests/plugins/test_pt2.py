@@ -110,6 +110,22 @@ def test_what_cannot_be_exported_is_said_in_a_sentence(runtime, tmp_path, capfd)
     assert capfd.readouterr() == ("", "")
 
 
+class Packed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.GRU(8, 4, batch_first=True)
+
+    def forward(self, inputs):
+        lengths = torch.full((len(inputs),), 8)
+        packed = nn.utils.rnn.pack_padded_sequence(inputs[:, 0], lengths, batch_first=True, enforce_sorted=False)
+        return self.layer(packed)[1][0]
+
+
+def test_the_line_at_which_tracing_fails_is_named(runtime, tmp_path):
+    with pytest.raises(TechniqueError, match=r"cannot trace the network \(test_pt2.py, line \d+: .+packed"):
+        exported(runtime, Packed().eval(), tmp_path)
+
+
 def test_the_arithmetic_of_an_engine_is_named(runtime, tmp_path):
     with pytest.raises(TechniqueError, match="layer '1' uses the arithmetic of engine 'torch', which no other runtime"):
         exported(runtime, quantized("mlp", {"engine": "torch"}), tmp_path)
