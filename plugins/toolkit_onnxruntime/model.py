@@ -55,7 +55,8 @@ def write_onnx(model: nn.Module, example: Any, path: Path, opset: int, free_size
     assert program is not None
     choose_products(program.model)
     write_lstms(program.model)
-    optimize_ir(program.model, should_fold=lambda node: False if is_decoding(node) else None)
+    with tracing.quiet():  # it logs each expression that it cannot fold
+        optimize_ir(program.model, should_fold=lambda node: False if is_decoding(node) else None)
     write_layer_names(program.model.graph)
     _strip(program.model)
     if names is not None:
