@@ -1,4 +1,4 @@
-"""Chains for real networks on a user's photos, how they are shown, and what others have published."""
+"""Chains for real networks, how they are shown, and what others have published."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import NamedTuple
 
 from experiments import Experiment, Measure, Run, number
 
-RESULTS = Path(__file__).parents[1] / "cifar" / "results.json"
-SHORT = "a few epochs"  # a variation for a first look: what a chain does, not what it can reach
+RESULTS = Path(__file__).with_name("networks.json")
+PAGE = Path(__file__).parents[1] / "cifar" / "README.md"
 
 
 class Shown(NamedTuple):
-    """A line of the table: from which row of which recipe to which.
+    """A line of the table: what the row `end` of a recipe is compared with the row `begin`.
 
-    `begin` and `end` are the networks that are compared. Where both are files of a runtime, they are timed in it.
+    Where `end` is a file of a runtime, both are timed in it.
     """
 
     network: str
-    does: str
+    task: str
     recipe: str
-    begin: str
     end: str
     macs_of: str
+    begin: str = "baseline"
 
 
 class Published(NamedTuple):
@@ -48,40 +48,28 @@ def gained(stage: str, over: str) -> Measure:
     return Measure(f"points, {stage} over {over}", points)
 
 
-GENTLE = {"optimizer": "sgd", "weight_decay": 1e-4, "schedule": "cosine", "precision": "bfloat16"}
-FEW = {"epochs": 8, "lr": 0.1, "optimizer": "sgd", "weight_decay": 5e-4, "schedule": "cosine", "precision": "bfloat16"}
+def lost(end: str) -> tuple[Measure, ...]:
+    """What the last row of a chain loses, and its bytes."""
+    return (accuracy("baseline"), gained(end, "baseline"), Measure("bytes", number(end, "size_bytes")))
+
+
 NETWORKS = (
-    Experiment(
-        "cifar/resnet56",
-        {
-            "": {},
-            SHORT: {
-                "model.training": {"epochs": 1, "lr": 0.01, **GENTLE},
-                "stages.1.params.steps": 3,
-                "stages.1.finetune": {"epochs": 2, "lr": 0.03, **GENTLE},
-            },
-        },
-        (accuracy("baseline"), gained("int8 file", "baseline"), Measure("bytes", number("int8 file", "size_bytes"))),
-    ),
-    Experiment(
-        "cifar/resnet20",
-        {
-            "": {},
-            SHORT: {
-                "model.training": {"epochs": 1, "lr": 0.01, **GENTLE},
-                "stages.1.finetune": FEW,
-                "stages.2.finetune": FEW,
-            },
-        },
-        (gained("distilled", "alone"),),
-    ),
+    Experiment("cifar/resnet56", measures=lost("int8 file")),
+    Experiment("cifar/resnet20", measures=(gained("distilled", "alone"),)),
     Experiment("cifar/sparse", measures=(gained("90 percent", "baseline"), gained("95 percent", "baseline"))),
+    Experiment("real/crepe", measures=lost("onnxruntime")),
+    Experiment("real/minilm", measures=lost("onnxruntime")),
+    Experiment("real/tiara", measures=lost("onnxruntime")),
 )
+PHOTOS = "cifar/"  # recipes whose photos can be held out
 SHOWN = (
-    Shown("ResNet-56", "channels, int8", "cifar/resnet56", "float file", "int8 file", "channels"),
-    Shown("ResNet-20", "learns from ResNet-56", "cifar/resnet20", "baseline", "distilled", "distilled"),
-    Shown("ResNet-56", "90 % zeros", "cifar/sparse", "baseline", "90 percent", "90 percent"),
-    Shown("ResNet-56", "95 % zeros", "cifar/sparse", "baseline", "95 percent", "95 percent"),
+    Shown("ResNet-56", "photos", "cifar/resnet56", "int8 file", "channels"),
+    Shown("ResNet-56, 90 % zeros", "photos", "cifar/sparse", "90 percent", "90 percent"),
+    Shown("ResNet-56, 95 % zeros", "photos", "cifar/sparse", "95 percent", "95 percent"),
+    Shown("ResNet-20 from a ResNet-56", "photos", "cifar/resnet20", "distilled", "distilled", "alone"),
+    Shown("all-MiniLM-L6-v2", "which paragraph goes on", "real/minilm", "onnxruntime", "channels"),
+    Shown("CREPE", "pitch of tones in noise", "real/crepe", "onnxruntime", "channels"),
+    Shown("tiara", "origin of pieces of DNA", "real/tiara", "onnxruntime", "channels"),
 )
 # The table of Torch-Pruning, https://github.com/VainF/Torch-Pruning, reproduce/readme.md at 2211538, which cites the
 # papers. From table 2 of https://doi.org/10.1155/2022/7775419 are PPSM, DMC, SCP, LFPC, DPFPS and SRR-GR, and HRank's

@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 from experiments import EXPERIMENTS, Experiment
-from networks import NETWORKS
+from networks import NETWORKS, PHOTOS
 from networks import RESULTS as NETWORK_RESULTS
 from results import FILE, Result, of_report, read, text_of, write
 
@@ -152,9 +152,9 @@ def main(
 ) -> None:
     """Run the recipes of papers by NAMES, such as papers/hinton-2015, by default all of them; or some of networks."""
     chosen = _chosen(names)
-    photos = any(experiment in NETWORKS for experiment in chosen)
-    source = HELD_OUT_PHOTOS if photos else HELD_OUT
-    kept = NETWORK_RESULTS if photos else FILE
+    if held_out and any(experiment in NETWORKS and not experiment.recipe.startswith(PHOTOS) for experiment in chosen):
+        raise click.UsageError("only the data of papers and photos can be held out")
+    kept, source = (NETWORK_RESULTS, HELD_OUT_PHOTOS) if chosen[0] in NETWORKS else (FILE, HELD_OUT)
     overrides = {**parse_settings(settings), **({"data.source": source} if held_out else {})}
     numbers = [int(seed) for seed in seeds.split(",")]
     jobs = list(jobs_of(chosen, numbers, overrides, variations or None, parse_settings(here), runs))

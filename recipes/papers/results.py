@@ -69,15 +69,24 @@ def _numbers(row: toolkit.Row) -> dict[str, float]:
     """Errors, size, zeros, and what techniques measured."""
     names = ("samples", "size_bytes", "parameters", "nonzero", "sparsity")
     kept = {name: row[name] for name in names if name in row.values}  # a file of a runtime has no parameters
+    if (change := row.values.get("accuracy_change_interval")) is not None:
+        kept |= {"change_low": change[0], "change_high": change[1]}
     own = {name: value for name, value in row.values.items() if "." in name and isinstance(value, (int, float))}
     return {"errors": round((1 - row["accuracy"]) * row["samples"]), **kept, **own}
 
 
 def speed_of(row: toolkit.Row) -> dict[str, Any]:
-    """MACs, the runtime, and by batch size the time over that of the baseline in PyTorch with its 95 % interval."""
-    intervals = row.values.get("latency_ratio_interval", {})
-    ratios = {size: [ratio, *intervals[size]] for size, ratio in row["latency_ratio"].items() if size in intervals}
-    return {"macs": row.values.get("macs"), "runtime": row.runtime, "latency_ratio": ratios}
+    """MACs, the runtime, and by batch size times with their 95 % intervals.
+
+    They are shares of the baseline's time in PyTorch (`latency_ratio`) and in the row's runtime (`runtime_ratio`).
+    """
+    ratios = {name: _with_intervals(row, name) for name in ("latency_ratio", "runtime_ratio")}
+    return {"macs": row.values.get("macs"), "runtime": row.runtime, **ratios}
+
+
+def _with_intervals(row: toolkit.Row, name: str) -> dict[str, list[float]]:
+    intervals = row.values.get(f"{name}_interval", {})
+    return {size: [ratio, *intervals[size]] for size, ratio in row.values.get(name, {}).items() if size in intervals}
 
 
 def read(file: Path = FILE) -> list[Result]:

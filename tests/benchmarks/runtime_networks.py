@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from toolkit.models import lenet5
 
 SAMPLES, LARGE_SAMPLES = 512, 128
-REAL = Path(__file__).parents[1] / "real"  # networks with the weights of other packages: tests/real/README.md
+REAL = Path(__file__).parents[2] / "recipes" / "real"  # networks with the weights of other packages
 TRIPLETS = 300
 
 
@@ -40,14 +40,15 @@ class Recurrent(nn.Module):
 
 
 class FromTokens(nn.Module):
-    """A network of tokens and their mask that takes tokens alone: 0 is padding."""
+    """A network that turns tokens (N, 3, L) and their mask into vectors, from tokens alone: which two are alike."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.network(tokens, (tokens != 0).long())
+        vectors = self.network(tokens, (tokens != 0).long())
+        return (vectors[:, :1] * vectors[:, 1:]).sum(dim=2)
 
 
 def mlp() -> nn.Module:
@@ -72,7 +73,7 @@ def minilm() -> nn.Module:
     sys.path.insert(0, str(REAL))
     import minilm_similarity
 
-    return FromTokens(minilm_similarity.ranking())
+    return FromTokens(minilm_similarity.embedder())
 
 
 def paragraphs() -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from network_tables import among_published, networks_table
-from networks import NETWORKS, PUBLISHED, RESULTS
+from networks import NETWORKS, PAGE, PHOTOS, PUBLISHED, RESULTS
 from reproduce import HELD_OUT_PHOTOS, Job, jobs_of
 from results import Result, read
 from show import NETWORKS_BEGIN, PUBLISHED_BEGIN, write_networks
@@ -17,36 +17,51 @@ KEPT = read(RESULTS)
 
 
 def result(seed: int = 0, errors: int = 700, **changed: Any) -> Result:
+    kept = {"errors": errors, "samples": 10_000, "size_bytes": 500_000, "change_low": -0.012, "change_high": -0.008}
     rows: dict[str, dict[str, float]] = {
         "baseline": {"errors": 600, "samples": 10_000, "size_bytes": 3_500_000},
         "channels": {"errors": 650, "samples": 10_000, "size_bytes": 1_000_000},
-        "float file": {"errors": 600, "samples": 10_000, "size_bytes": 3_400_000},
-        "int8 file": {"errors": errors, "samples": 10_000, "size_bytes": 500_000},
+        "int8 file": kept,
     }
-    timed: dict[str, Any] = {"macs": None, "runtime": "onnxruntime"}
+    ratios = {"1": [0.25, 0.2, 0.4], "128": [0.5, 0.4, 0.8]}
     speeds: dict[str, dict[str, Any]] = {
-        "baseline": {"macs": 126e6, "runtime": None, "latency_ratio": {"1": [1.0, 1.0, 1.0]}},
-        "channels": {"macs": 60e6, "runtime": None, "latency_ratio": {}},
-        "float file": {**timed, "latency_ratio": {"1": [0.4, 0.36, 0.44]}},
-        "int8 file": {**timed, "latency_ratio": {"1": [0.1, 0.09, 0.11], "128": [0.2, 0.1, 0.3]}},
+        "baseline": {"macs": 126e6, "runtime": None, "latency_ratio": {"1": [1.0, 1.0, 1.0]}, "runtime_ratio": {}},
+        "channels": {"macs": 60e6, "runtime": None, "latency_ratio": {}, "runtime_ratio": {}},
+        "int8 file": {"macs": None, "runtime": "onnxruntime", "latency_ratio": {}, "runtime_ratio": ratios},
     }
-    return Result("cifar/resnet56", "", seed, "abc", rows, 9.0, "2026-01-01", "a processor", {}, speeds)
+    told: dict[str, Any] = {"rows": rows, "speeds": speeds, **changed}
+    return Result("cifar/resnet56", "", seed, "abc", minutes=9.0, processor="a processor", **told)
+
+
+def cells_of(*results: Result) -> list[str]:
+    return [cell.strip() for cell in networks_table(results).splitlines()[2].strip("|").split("|")]
 
 
 def test_a_line_says_smaller_faster_and_lost() -> None:
-    line = networks_table([result(0, 700), result(1, 800)]).splitlines()[2]
-    cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells == [
+    assert cells_of(result()) == [
         "ResNet-56",
-        "channels, int8",
-        "`cifar/resnet56` (2 seeds)",
-        "2.10× fewer",
-        "6.8× (500 kB)",
-        "4.0× (3.3 to 4.9) at batch 1 in ONNX Runtime on a processor",
-        "94.00 %",
-        "92.50 %",
-        "+1.50 points",
+        "photos",
+        "`cifar/resnet56`",
+        "7.0× (3.5 MB → 500 kB)",
+        "4.0× (2.5–5.0) @1, 2.0× (1.2–2.5) @128, ONNX Runtime",
+        "1.00 ± 0.20 (94.0 → 93.0 %)",
     ]
+    assert networks_table([result()]).endswith("\n\nTimed on a processor, one thread.")
+
+
+def test_several_seeds_have_the_interval_of_their_mean() -> None:
+    cells = cells_of(result(0, 700), result(1, 800))
+    assert cells[2] == "`cifar/resnet56` (2 seeds)"
+    assert cells[5] == "1.50 ± 6.35 (94.0 → 92.5 %)"  # t(0.975, 1) = 12.706, times 0.7071, over the root of 2
+
+
+def test_what_was_not_timed_is_said_to_be() -> None:
+    speeds = result().speeds | {"int8 file": {"runtime": "onnxruntime", "latency_ratio": {}, "runtime_ratio": {}}}
+    assert cells_of(result(speeds=speeds))[4] == "not measured"
+
+
+def test_no_results_are_no_table() -> None:
+    assert networks_table([]) == ""
 
 
 def test_ours_stands_where_its_change_puts_it() -> None:
@@ -66,15 +81,15 @@ def test_where_things_are_is_neither_kept_nor_a_difference() -> None:
 
 def test_every_variation_is_a_recipe_and_holds_photos_out() -> None:
     jobs = list(jobs_of(NETWORKS, [0], {"data.source": HELD_OUT_PHOTOS}))
-    assert len(jobs) == sum(len(experiment.variations) for experiment in NETWORKS)
-    assert {job.recipe for job in jobs} == {name for name in shipped() if name.startswith("cifar/")}
+    assert len(jobs) == len(NETWORKS)
+    assert {job.recipe for job in jobs} == {name for name in shipped() if name.startswith((PHOTOS, "real/"))}
 
 
 def test_results_are_of_the_recipes_as_they_are_and_the_page_shows_them() -> None:
     jobs = list(jobs_of(NETWORKS, range(10), {}))
     for kept in KEPT:
         assert any(kept.is_of(job.recipe, job.variation, job.seed, job.text_sha256) for job in jobs), kept.recipe
-    page = RESULTS.with_name("README.md").read_text(encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
     assert networks_table(KEPT) in page
     assert among_published(KEPT) in page
 

