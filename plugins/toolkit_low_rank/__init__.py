@@ -82,13 +82,17 @@ def optimize(model: nn.Module, params: Params, data: toolkit.Data, prepared: Fin
 @hookimpl
 def measure(prepared: Findings) -> dict[str, float | toolkit.Note]:
     """Return the share of parameters that went, the least energy that a layer keeps, and the ranks of all layers."""
-    told = _told({path: f"stays: {reason}" for path, reason in prepared.left.items()}, " ")
-    energy = min(row["energy"] for row in prepared.rows)
-    return {"removed": prepared.removed, "energy": energy, "layers": toolkit.Note(told, prepared.rows)}
+    kept = [{"layer": path, "reason": reason} for path, reason in prepared.left.items()]
+    return {
+        "removed": prepared.removed,
+        "energy": min(row["energy"] for row in prepared.rows),
+        "layers": toolkit.Note("ranks and MACs of each factored layer", prepared.rows),
+        "kept": toolkit.Note("layers that stay, and why" if kept else "no layer stays", kept),
+    }
 
 
-def _told(reasons: dict[str, str], between: str = ": ") -> str:
-    return "; ".join(f"{path}{between}{reason}" for path, reason in reasons.items())
+def _told(reasons: dict[str, str]) -> str:
+    return "; ".join(f"{path}: {reason}" for path, reason in reasons.items())
 
 
 def _row(layer: Decomposition, ranks: Ranks) -> dict[str, Any]:
@@ -96,10 +100,10 @@ def _row(layer: Decomposition, ranks: Ranks) -> dict[str, Any]:
     return {
         "layer": candidate.path,
         "rank": ", ".join(str(rank) for rank in chosen),
-        "full": ", ".join(str(len(spectrum.squares)) for spectrum in layer.spectra),
+        "full rank": ", ".join(str(len(spectrum.squares)) for spectrum in layer.spectra),
         "energy": layer.energy(chosen),
-        "macs": candidate.macs(chosen),
-        "before": candidate.macs(),
+        "MACs": candidate.macs(chosen),
+        "MACs before": candidate.macs(),
     }
 
 
@@ -123,4 +127,4 @@ def _check(model: nn.Module, ranks: Ranks, data: toolkit.Data) -> None:
             data.task.forward(toolkit.masks.clone(model).eval(), data.example(1))
     except (AttributeError, TypeError) as error:
         named, reason = ", ".join(ranks), " ".join(str(error).split())
-        raise toolkit.TechniqueError(f"the network does more than to call {named} ({reason}); exclude it") from error
+        raise toolkit.TechniqueError(f"the network does more than call {named} ({reason}); exclude it") from error

@@ -381,6 +381,7 @@ class TestFailures:
         code, output = invoke("run", "toy.toml", *training)
         assert code == 1
         assert errors(output)[0].startswith("stage 1 (pruning): the loss is nan in epoch ")
+        assert "run the same command again to resume, or a changed recipe with --overwrite\n" in output
         assert self.stages_left(here) == ["baseline"]
 
     def test_a_technique_that_cannot_be_imported_is_bad_input(self, here, install):
@@ -406,6 +407,8 @@ class TestFailures:
         assert "\ninterrupted\n" in output
         assert not errors(output)
         assert self.stages_left(here) == ["baseline", "pruning"]
+        _, output = invoke("run", "toy.toml", "--overwrite")  # which would start again
+        assert "run the same command without --overwrite to resume\n" in output
 
     def test_an_interruption_before_anything_is_done_speaks_of_no_stages(self, here):
         (here / "own.py").write_text("def data():\n    raise KeyboardInterrupt\n")

@@ -125,6 +125,12 @@ def test_files_that_can_hold_code_are_not_measured_without_trust(exported, monke
     assert evaluated(exported, "--trust").exit_code == 0
 
 
+def test_one_file_of_an_export_is_no_model_but_its_folder_is(exported):
+    result = evaluated(exported / "model.onnx")
+    assert result.exit_code == 2
+    assert result.stderr == f"error: {exported / 'model.onnx'} is one file of an export; name its folder, {exported}\n"
+
+
 def test_a_run_that_is_still_at_work(export, finished):
     with RunDirectory.at_rest(finished.directory):
         result = export("--runtime", "onnxruntime")

@@ -261,6 +261,12 @@ UNKNOWN_KEYS = [
         "train_args, train_transform, transform, validation",
     ),
     ("params", "parms", "stages.1.parms", "is not a known key; did you mean 'params'?"),
+    (
+        "params",
+        "seed = 1\nparams",
+        "stages.1.seed",
+        "is not a known key; did you mean 'seed' of the top level, before the first table?",
+    ),
     ("sparsity", "sparsty", "stages.1.params.sparsty", "is not a known key; did you mean 'sparsity'?"),
     ("epochs = 2", "epocs = 2", "stages.1.finetune.epocs", "is not a known key; did you mean 'epochs'?"),
     (
@@ -619,7 +625,7 @@ class TestOverrides:
     def test_a_setting_has_a_place_and_a_value(self, setting):
         with pytest.raises(InputError) as caught:
             parse_settings(["seed=1", setting])
-        assert str(caught.value) == (f"--set must be PLACE=VALUE, e.g. stages.1.params.sparsity=0.9, found '{setting}'")
+        assert str(caught.value) == f"--set must be PLACE=VALUE, found '{setting}'"
 
     def test_they_replace_what_is_there_and_make_tables_that_may_be(self):
         overrides = {

@@ -105,6 +105,12 @@ def test_elsewhere_it_is_a_table():
     assert "| fc2     |      0.900 | 40.000 |" in as_markdown(note)
 
 
+def test_a_layer_that_is_named_like_a_number_keeps_its_name():
+    names = ["0", "3.0", "1e5"]
+    text = as_text(report(Note("", [{"layer": name, "energy": 0.5} for name in names])))
+    assert [line.split() for line in text.splitlines() if line.endswith("0.500")] == [[name, "0.500"] for name in names]
+
+
 @pytest.mark.parametrize("plot", [Plot("no", "drop"), Plot("sparsity", "layer"), Plot("layer", "drop", "no")])
 def test_with_nothing_to_draw_the_page_has_the_table(plot):
     page = render(report(Note("told", TABLE, plot)))

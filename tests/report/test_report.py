@@ -325,6 +325,8 @@ class TestReader:
     def test_what_is_no_run_is_named(self, tmp_path):
         assert self.refused(tmp_path / "no") == f"run directory {tmp_path / 'no'} does not exist"
         assert self.refused(tmp_path) == f"{tmp_path} is not a run directory: it has no report.json"
+        (tmp_path / "file").touch()
+        assert self.refused(tmp_path / "file") == f"{tmp_path / 'file'} is a file; name a run directory"
 
     def test_every_truncation_is_one_sentence(self, tmp_path):
         text = json.dumps(report(row("a", change=-0.01)).model_dump(mode="json"))

@@ -24,7 +24,7 @@ from toolkit.params import Params
 from toolkit.recipe.read import PluginUse
 from toolkit.storage import files
 from toolkit.storage.record import DamagedError, read_record
-from toolkit.storage.run_directory import RunDirectory
+from toolkit.storage.run_directory import MARK, RunDirectory
 
 
 @pytest.fixture(scope="module")
@@ -238,6 +238,16 @@ class TestDirectory:
         ):
             toolkit.run(recipe, output=tmp_path / "run", cache=False)
         assert len(toolkit.run(recipe, output=tmp_path / "run", cache=False, overwrite=True).rows) == 3
+
+    def test_an_export_is_the_process_that_uses_a_finished_run(self, tmp_path):
+        with RunDirectory.acquire(tmp_path, {"seed": 1}) as run:
+            run.finish()
+        mark = tmp_path / MARK
+        finished = json.loads(mark.read_text())
+        mark.write_text(json.dumps({**finished, "holder": {"process": 1, "host": "other", "since": "long ago"}}))
+        with RunDirectory.at_rest(tmp_path), pytest.raises(InputError, match=f"in use by process {os.getpid()} on "):
+            RunDirectory.at_rest(tmp_path).__enter__()
+        assert {**json.loads(mark.read_text()), "holder": finished["holder"]} == finished
 
     @pytest.mark.slow
     def test_the_lock_dies_with_its_process(self, undisturbed, tmp_path):

@@ -62,11 +62,16 @@ def run(
     except (KeyboardInterrupt, ToolkitError) as error:
         display.close()
         if (output / RECIPE).is_file() and not isinstance(error, InputError):
-            click.echo(f"\nprogress is saved in {output}; run the same command again to resume", err=True)
+            click.echo(f"\nprogress is saved in {output}; {_how_to_resume(overwrite, error)}", err=True)
         raise
     display.close()
     click.echo(as_text(report, shutil.get_terminal_size().columns))
     click.echo(f"\nModel and report: {output}")
+
+
+def _how_to_resume(overwrite: bool, error: BaseException) -> str:
+    resume = f"run the same command {'without --overwrite' if overwrite else 'again'} to resume"
+    return resume if isinstance(error, KeyboardInterrupt) else f"{resume}, or a changed recipe with --overwrite"
 
 
 @click.command()

@@ -18,7 +18,7 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
         place, equals, value = setting.partition("=")
         if not equals or not place.strip():
             text = setting if len(setting) <= 200 else f"{setting[:199]}…"
-            raise InputError(f"--set must be PLACE=VALUE, e.g. stages.1.params.sparsity=0.9, found {text!r}")
+            raise InputError(f"--set must be PLACE=VALUE, found {text!r}")
         overrides[place.strip()] = _value(value.strip())
     return overrides
 

@@ -30,7 +30,7 @@ def problems_of(error: ValidationError, table: type[BaseModel], within: str = ""
         location, holder, is_branch = _follow(table, details["loc"])
         place = dotted(location, within)
         if is_branch and _belongs_to_other_branch(details):
-            of_branches.setdefault(place, Problem(place, _sentence(details, holder)))
+            of_branches.setdefault(place, Problem(place, _sentence(details, holder, table)))
             continue
         if details["type"] == "missing" and details["loc"] in misspelt:
             continue
@@ -39,7 +39,7 @@ def problems_of(error: ValidationError, table: type[BaseModel], within: str = ""
         if isinstance(cause, NestedError):
             yield from problems_of(cause.error, cause.table, place)
         else:
-            yield Problem(place, _sentence(details, holder))
+            yield Problem(place, _sentence(details, holder, table))
     # A value that no branch was meant for is a mistake, too.
     for place, problem in of_branches.items():
         if not any(other == place or other.startswith(f"{place}.") for other in told):
@@ -133,9 +133,11 @@ def _tables_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _tables_in(argument)
 
 
-def _hint(key: str, holder: Any) -> str:
-    """Return which key was probably meant: one of the same table, else one of a table in it, as `model.training`."""
+def _hint(key: str, holder: Any, table: type[BaseModel]) -> str:
+    """Return which key was probably meant: of the same table, of a table in it (`model.training`), or of the top."""
     keys = _keys(holder)
+    if key in _keys(table):
+        return f"; did you mean '{key}' of the top level, before the first table?"
     below = {name: place for place, name in reversed(list(_keys_below(holder)))}
     near = closest(key, keys) is None and closest(key, below)
     return f"; did you mean '{below[near]}'?" if near else did_you_mean(key, keys)
@@ -155,12 +157,12 @@ def _belongs_to_other_branch(details: Mapping[str, Any]) -> bool:
     return details["type"] in NOT_A_TABLE or (isinstance(details["input"], dict) and details["type"] != "value_error")
 
 
-def _sentence(details: Mapping[str, Any], holder: Any) -> str:
+def _sentence(details: Mapping[str, Any], holder: Any, table: type[BaseModel]) -> str:
     kind, found = details["type"], f", found {_value_text(details['input'])}"
     if kind == "missing":
         return "is missing"
     if kind == "extra_forbidden":
-        return f"is not a known key{_hint(str(details['loc'][-1]), holder)}"
+        return f"is not a known key{_hint(str(details['loc'][-1]), holder, table)}"
     if kind == "value_error":
         return str(details["ctx"]["error"])
     if kind in NOT_A_TABLE:

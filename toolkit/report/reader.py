@@ -26,8 +26,10 @@ def read_report(directory: str | Path) -> Report:
     """
     folder = Path(directory)
     path = folder / REPORT
-    if not folder.is_dir():
+    if not folder.exists():
         raise InputError(f"run directory {folder} does not exist")
+    if not folder.is_dir():
+        raise InputError(f"{folder} is a file; name a run directory")
     if not path.exists():
         raise InputError(f"{folder} is not a run directory: it has no {REPORT}")
     return parse_report(_json(path), str(path), folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -167,8 +167,16 @@ def _note_table(note: Note, style: str, max_rows: int | None) -> str:
         return ""
     rows = [{key: _cell(value) for key, value in row.items()} for row in note.table[:max_rows]]
     more = len(note.table) - len(rows)
-    table = printable(tabulate(rows, headers="keys", tablefmt=style, floatfmt=".3f"))
+    table = printable(
+        tabulate(rows, headers="keys", tablefmt=style, floatfmt=".3f", disable_numparse=_text_columns(note.table))
+    )
     return f"\n\n{table}\n" + (f"… and {more} more in report.md\n" if more else "")
+
+
+def _text_columns(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return the columns that contain text; a layer of a `Sequential` is named like a number, such as 3.0."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    return [column for column, key in enumerate(keys) if any(isinstance(row.get(key), str) for row in rows)]
 
 
 def _cell(value: Any) -> Any:

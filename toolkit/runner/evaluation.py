@@ -44,6 +44,8 @@ def evaluate(
         InputError: the model cannot be loaded, or data or task are missing or do not match it.
     """
     folder = Path(directory)
+    if folder.is_file() and (folder.parent / MANIFEST).is_file():
+        raise InputError(f"{folder} is one file of an export; name its folder, {folder.parent}")
     is_export = (folder / MANIFEST).is_file()
     models = [] if is_export else [folder]
     command = ["toolkit", "evaluate", str(folder), *(["--trust"] if trust else [])]

@@ -75,7 +75,10 @@ class RunDirectory:
             with locked(path / LOCK) as acquired:
                 if not acquired:
                     raise InputError(f"{path} is in use by {_holder(path)}; wait until it ends")
-                yield cls(path)
+                directory = cls(path)
+                if mark := _mark(path):
+                    directory._write_mark(mark.get("state"), mark.get("identity"))  # with this process as the holder
+                yield directory
         except OSError as error:
             raise InputError(f"cannot write to {path}: {error.strerror or error}") from error
 
@@ -104,7 +107,7 @@ class RunDirectory:
                     remove_partial_files(path)
                     shutil.rmtree(path / CHECKPOINT, ignore_errors=True)
 
-    def _write_mark(self, state: str, identity: Any) -> None:
+    def _write_mark(self, state: Any, identity: Any) -> None:
         holder = {"process": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         self.write_json(MARK, {"state": state, "holder": holder, "identity": identity})
 

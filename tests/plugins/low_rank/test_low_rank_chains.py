@@ -49,9 +49,9 @@ def test_a_row_has_fewer_macs_and_parameters_and_says_where(tmp_path: Path) -> N
     assert after["low-rank.removed"] == pytest.approx(1 - after["parameters"] / before["parameters"])
     note = after["low-rank.layers"]
     assert [row["layer"] for row in note.table] == ["3", "6"]
-    assert before["macs"] - after["macs"] == sum(row["before"] - row["macs"] for row in note.table)
+    assert before["macs"] - after["macs"] == sum(row["MACs before"] - row["MACs"] for row in note.table)
     assert after["low-rank.energy"] == min(row["energy"] for row in note.table) < 1
-    assert note.text == "0 stays: its factors would not have fewer MACs"
+    assert after["low-rank.kept"].table == [{"layer": "0", "reason": "its factors would not have fewer MACs"}]
 
 
 def test_energy_is_kept_and_a_higher_one_keeps_more() -> None:
@@ -107,7 +107,8 @@ def test_with_data_outputs_change_less() -> None:
 def test_masked_and_shared_layers_stay_and_are_named(tmp_path: Path) -> None:
     outcome = done(run_text(CNN + PRUNE + FACTOR + TRAINED, tmp_path))
     assert not any({"ended", "promises"} & row.values.keys() for row in outcome.rows)
-    assert "3 stays: its weight is masked" in outcome.rows[2]["low-rank.layers"].text
+    reasons = {row["layer"]: row["reason"] for row in outcome.rows[2]["low-rank.kept"].table}
+    assert reasons["3"].startswith("its weight is masked")
     _, findings = optimized(toy_tied(), rank=0.3)
     assert findings.left["first"] == "it shares its weight with another layer"
 
@@ -133,7 +134,7 @@ class Reading(nn.Module):
 
 
 def test_a_network_that_reads_attributes_of_a_layer_is_told_to_exclude_it() -> None:
-    with pytest.raises(TechniqueError, match=r"does more than to call enter.*out_features.*; exclude it"):
+    with pytest.raises(TechniqueError, match=r"does more than call enter.*out_features.*; exclude it"):
         optimized(Reading(), rank=0.2)
     assert optimized(Reading(), rank=0.2, exclude=["enter"])[1].rows[0]["layer"] == "leave"
 
@@ -142,7 +143,7 @@ def test_a_layer_with_two_names_stays_one() -> None:
     layer = nn.Linear(64, 64)
     model, findings = optimized(nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer, nn.Linear(64, 4)), rank=0.2)
     assert model[1] is model[3]
-    assert findings.rows[0]["before"] == 2 * 64 * 64
+    assert findings.rows[0]["MACs before"] == 2 * 64 * 64
 
 
 def test_hints_find_a_layer_that_was_factored(tmp_path: Path) -> None:
