@@ -22,6 +22,8 @@ from toolkit_quantization.conversion import Conversion
 from toolkit_quantization.conversion_cost import CostMeter, relative_error
 from toolkit_quantization.engine_choice import Chosen, by_name, fastest
 from toolkit_quantization.engines import ENGINES
+from toolkit_quantization.equalized.dynamic import equalized
+from toolkit_quantization.equalized.network import Equalization
 from toolkit_quantization.float_fallback import scan_note
 from toolkit_quantization.params import Params
 from toolkit_quantization.recurrent import Int8Recurrent
@@ -46,6 +48,7 @@ numbers = {
         "drop of the primary metric on the selection split: in points, or in percent of a value that is no fraction",
         better="lower",
     ),
+    "equalized": Number("equalized layers", "number of layers into which scales of channels were moved"),
     "batch_error": Number(
         "change by batch mates",
         "change of the outputs from batch 1 to a batch of the selection split, relative to the outputs, where "
@@ -75,10 +78,12 @@ def convert(model: nn.Module, params: Params) -> nn.Module:
     """Return a copy with all selected layers quantized, whatever that costs; shared weights stay shared.
 
     Raises:
-        TechniqueError: the rounding is to be compensated, for which there are no samples here.
+        TechniqueError: the rounding is to be compensated, or scales are to be moved, for which there are no samples.
     """
     if params.rounding == "compensated":
         raise TechniqueError("rounding: 'compensated' looks at samples, and convert has none; use a stage of a recipe")
+    if params.equalize:
+        raise TechniqueError("equalize: it looks at samples, and convert has none; use a stage of a recipe")
     engine = ENGINES[params.engine]
     dtypes = select(model, params, engine)
     conversion = Conversion(model, dtypes, engine, arithmetic.choose(model, dtypes, params))
@@ -99,8 +104,12 @@ def optimize(model: nn.Module, params: Params, data: Data, prepared: Findings) -
     """Quantize as many layers as the bounds allow, with the engine that the recipe names, or with the fastest."""
     if params.activations == "static":
         prepared.calibrated = calibrated(model, params, data)
+        _note_equalization(prepared.calibrated.equalization, prepared)
         return prepared.calibrated.model
     meter = CostMeter(model, data, params)
+    if params.equalize:
+        model, made = equalized(model, params, data)
+        _note_equalization(made, prepared)
     auto = params.engine == "auto"
     choice = fastest(model.eval(), params, data, meter) if auto else by_name(model, params, meter)
     _note(choice, meter, prepared)
@@ -127,6 +136,11 @@ def _note(choice: Chosen, meter: CostMeter, findings: Findings) -> None:
         findings.values["rounding"] = choice.rounding
     if choice.note is not None:
         findings.values["engine"] = choice.note
+
+
+def _note_equalization(made: Equalization | None, findings: Findings) -> None:
+    if made is not None:
+        findings.values.update(equalized=made.layers, equalization=made.note)
 
 
 def _note_recurrent(choice: Chosen, data: Data, findings: Findings) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from toolkit import Batch, Data, scoring
+from toolkit import Batch, Data, TechniqueError, scoring
 from toolkit_quantization.params import Params
 
 # Noise with a quarter of the signal's power. Sound int8 has 0.01 to 0.1, vanished outputs 1, unrelated outputs 1.4.
@@ -16,6 +16,7 @@ MAX_ERROR = 0.5
 # For a task that has only a loss, where nothing else is checked: noise with a hundredth of the signal's power, so that
 # a regression loses at most about a hundredth of what it explains of its targets.
 MAX_ERROR_ALONE = 0.1
+MAX_CHANGE = 1e-3  # of the outputs' size, by what only rounds elsewhere: folded norms, moved scales
 MAX_COMPARED = 256  # samples whose outputs are kept and compared, in whole batches
 
 
@@ -24,6 +25,20 @@ def relative_error(outputs: Tensor, reference: Tensor) -> float:
     difference = torch.where(outputs == reference, 0.0, outputs - reference)
     size = reference[reference.isfinite()].norm().clamp_min(torch.finfo(reference.dtype).tiny)
     return (difference.norm() / size).item()
+
+
+@torch.no_grad()
+def require_equal(model: nn.Module, other: nn.Module, data: Data, what: str, remedy: str) -> None:
+    """Refuse another model, which `what` names, whose outputs are not those of a model.
+
+    Raises:
+        TechniqueError: they differ by more than a thousandth of their size; it ends with the remedy.
+    """
+    batch = data.example(2)
+    before, after = (data.task.logits(data.task.forward(each.eval(), batch)).double() for each in (model, other))
+    error = relative_error(after, before)
+    if before.isfinite().all() and not error <= MAX_CHANGE:
+        raise TechniqueError(f"{what} changes the outputs by {error:.2g} of their size; {remedy}")
 
 
 class Bounds(NamedTuple):

@@ -39,12 +39,19 @@ class Params(toolkit.Params):
     )
     calibration: Calibration = Field(
         default=Calibration(),
-        description="samples that static activations and compensated rounding look at, and how ranges are found",
+        description="samples that static activations, equalize and compensated rounding look at, and how ranges are "
+        "found",
     )
     rounding: Literal["nearest", "compensated"] = Field(
         default="nearest",
         description="of int8 and int4 weights: to the nearest value; or compensated (GPTQ), layer by layer, so that on "
         "calibration samples the outputs of the layer change little; biases make up for the mean change",
+    )
+    equalize: bool = Field(
+        default=False,
+        description="before layers whose inputs are rounded, move scales of channels from layer to layer: between "
+        "layers until the ranges of weights are equal (cross-layer equalization), behind norms by the activations on "
+        "calibration samples (SmoothQuant). The network computes the same",
     )
     learn_steps: bool = Field(
         default=False,

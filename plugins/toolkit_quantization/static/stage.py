@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-import torch
 from torch import nn
 
 from toolkit import Data, Note, TechniqueError, Training
 from toolkit_quantization.calibration_samples import require_samples
 from toolkit_quantization.codecs import Dtype
 from toolkit_quantization.compensated.network import compensated
-from toolkit_quantization.conversion_cost import CostMeter, relative_error
+from toolkit_quantization.conversion_cost import CostMeter, require_equal
+from toolkit_quantization.equalized.network import Equalization, equalize
 from toolkit_quantization.float_fallback import GuardedModel, guard
 from toolkit_quantization.params import Params
 from toolkit_quantization.static.calibration import calibrate, quantizers
@@ -23,15 +23,13 @@ from toolkit_quantization.static.selection import selected, static_reasons
 from toolkit_quantization.static.tracing import static
 from toolkit_quantization.static.training import Roundings, rounded_training
 
-MAX_TRACING_ERROR = 1e-3  # of the outputs' size: folded norms round elsewhere
-
 
 @dataclass
 class Calibrated:
     """A model with calibrated quantizers, what to convert in it, and what it cost before.
 
     `reasons` says why layers with weights stay in float, `roundings` has those of a training, by layer, and `rounding`
-    says what was compensated.
+    says what was compensated, `equalization` which scales were moved.
     """
 
     model: nn.Module
@@ -40,6 +38,7 @@ class Calibrated:
     meter: CostMeter
     roundings: Roundings = field(default_factory=dict)
     rounding: Note | None = None
+    equalization: Equalization | None = None
 
 
 def calibrated(model: nn.Module, params: Params, data: Data) -> Calibrated:
@@ -54,12 +53,14 @@ def calibrated(model: nn.Module, params: Params, data: Data) -> Calibrated:
     network, untraced = static(model.eval())
     for part in static_networks(network).values():
         fold_norms(part)
-    _require_equal(model, network, data)
+    require_equal(model, network, data, "the traced network", "choose activations 'dynamic'")
     dtypes = selected(model, network, params, untraced)
     reasons = static_reasons(network, params, untraced)
+    equalization = equalize(network, dtypes, data, params.calibration.samples) if params.equalize else None
+    require_equal(model, network, data, "the equalized network", "leave equalize out")
     place_quantizers(network, dtypes)
     calibrate(network, data, params.calibration.samples, params.calibration.method)
-    return Calibrated(network, dtypes, reasons, meter)
+    return Calibrated(network, dtypes, reasons, meter, equalization=equalization)
 
 
 def trained(model: nn.Module, ready: Calibrated, params: Params, training: Training) -> Training:
@@ -95,14 +96,3 @@ def converted(model: nn.Module, ready: Calibrated, params: Params) -> GuardedMod
         encodings, ready.rounding = made.encodings, made.note
     conversion = StaticConversion(model, ready.dtypes, params.overflow_safe, learned, encodings)
     return guard(conversion, ready.meter, params.scan)
-
-
-@torch.no_grad()
-def _require_equal(model: nn.Module, network: nn.Module, data: Data) -> None:
-    batch = data.example(2)
-    before, after = (data.task.logits(data.task.forward(each.eval(), batch)).double() for each in (model, network))
-    error = relative_error(after, before)
-    if before.isfinite().all() and not error <= MAX_TRACING_ERROR:
-        raise TechniqueError(
-            f"the traced network changes the outputs by {error:.2g} of their size; choose activations 'dynamic'"
-        )

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from toolkit import masks
 from toolkit_quantization.static.functions import ATTRIBUTES, METHODS, name_of
 from toolkit_quantization.static.network import StaticNetwork
-from toolkit_quantization.static.program import Operation, Ref
+from toolkit_quantization.static.program import Operation, Program, Ref
 
 
 class UntraceableError(Exception):
@@ -45,6 +45,23 @@ def traced(model: nn.Module) -> StaticNetwork:
         if getattr(module, "inplace", False):
             module.inplace = False  # type: ignore[assignment]  # a flag of activations, no tensor
     return network.train(model.training)
+
+
+def described(model: nn.Module) -> Program:
+    """Return the operations of a model, also those that a static network does not have.
+
+    Raises:
+        UntraceableError: the model's control flow depends on its inputs.
+    """
+    return tuple(_described(node) for node in _graph(model).nodes)
+
+
+def _described(node: fx.Node) -> Operation:
+    try:
+        return _operation(node)
+    except UntraceableError:
+        called = getattr(node.target, "__qualname__", str(node.target))
+        return Operation(node.name, "function", called, *_plain((node.args, node.kwargs)))
 
 
 def _graph(model: nn.Module) -> fx.Graph:
