@@ -15,6 +15,7 @@ from torch import nn
 from toolkit.errors import ToolkitError
 
 CORE = "toolkit"  # owns the names of the toolkit's own classes
+CORE_HOMES = ("toolkit.attention", "toolkit.masks", "toolkit.testing.toys", "toolkit.window_attention")
 MARK = "@"  # precedes a stored name in a file: no module path contains it, so neither can pass for the other
 _FORM = re.compile(r"[\w-]+\.\w+")
 

@@ -30,6 +30,7 @@ from test_frozen import NETS, outputs
 from toolkit_quantization.self_compiling import Compiled
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from torchvision.models.swin_transformer import ShiftedWindowAttention
 
 import toolkit
 from toolkit import cutting, masks, model_files
@@ -43,6 +44,7 @@ from toolkit.storage.files import write_file
 from toolkit.storage.results import Result, as_steps, pack_result
 from toolkit.storage.run_directory import RunDirectory
 from toolkit.training import Training, TrainingSettings, fit
+from toolkit.window_attention import narrow_windows
 
 VERSION = "0.1"
 FOLDER = Path(__file__).parent / VERSION
@@ -52,6 +54,7 @@ SUMS = "SHA256SUMS"  # for `sha256sum --check`
 
 PICTURES = torch.randint(-4, 5, (3, 1, 8, 8), generator=torch.Generator().manual_seed(1)) / 4
 SEQUENCES = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(2))
+SQUARES = torch.randn(2, 6, 6, 8, generator=torch.Generator().manual_seed(4))
 WORDS = torch.randint(20, (3, 6), generator=torch.Generator().manual_seed(3))
 
 
@@ -91,6 +94,19 @@ def one_headed() -> nn.Module:
     rows = torch.cat([head, head + 8, head + 16])
     kept = {"in_proj_weight": {0: rows}, "in_proj_bias": {0: rows}, "out_proj.weight": {1: head}}
     cutting.cut(model, {f"self_attn.{path}": indices for path, indices in kept.items()})
+    return model
+
+
+def windowed() -> nn.Module:
+    """Attention in shifted windows, whose second head is cut out."""
+    model, head = nn.Sequential(ShiftedWindowAttention(8, [4, 4], [2, 2], num_heads=2)), torch.arange(4)
+    rows = torch.cat([head, head + 8, head + 16])
+    kept = {"qkv.weight": {0: rows}, "qkv.bias": {0: rows}, "proj.weight": {1: head}}
+    kept["relative_position_bias_table"] = {1: torch.arange(1)}
+    cutting.cut(model, {f"0.{path}": indices for path, indices in kept.items()})
+    attention: Any = model[0]
+    attention.num_heads = 1
+    narrow_windows(attention)
     return model
 
 
@@ -168,6 +184,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Tensor, float]] = {
         ROUNDED,
     ),
     "narrow-attention": (one_headed, SEQUENCES, ROUNDED),
+    "window-attention": (windowed, SQUARES, ROUNDED),
     "int8-attention": (lambda: quantized(encoder(), arithmetic="int8"), SEQUENCES, ROUNDED),
     "int8-attention-stored": (lambda: quantized(encoder(), arithmetic="float"), SEQUENCES, ROUNDED),
     "int8-embedding": (lambda: quantized(words(), arithmetic="float"), WORDS, ROUNDED),

@@ -7,6 +7,8 @@ import base64
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,14 @@ def example(folder: Path) -> tuple[dict[str, Tensor], float]:
     """The tensors of an example, and by how much outputs may differ."""
     with safetensors.safe_open(folder / "example.safetensors", framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, float(file.metadata()["tolerance"])  # noqa: SIM118
+
+
+@pytest.mark.parametrize("name", ["narrow-attention", "window-attention"])
+def test_layers_of_the_toolkit_open_in_a_process_that_has_imported_nothing(name: str) -> None:
+    folder = Path(__file__).parent / "0.1" / name
+    code = f"import toolkit; print(type(toolkit.load({str(folder)!r})).__name__)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
 
 
 def assert_same(model: nn.Module, folder: Path) -> None:

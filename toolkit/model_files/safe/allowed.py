@@ -21,7 +21,7 @@ from torch.nn.utils.parametrizations import _OrthMaps
 from toolkit import stored_names
 from toolkit.errors import ArtifactError, described
 from toolkit.model_files.safe.refusal import refusal, suspect
-from toolkit.stored_names import CORE, MARK, path_of
+from toolkit.stored_names import CORE, CORE_HOMES, MARK, path_of
 
 PACKAGES = ("torch.nn", "torchvision", "toolkit")
 FUNCTIONS: tuple[Callable[..., Any], ...] = (
@@ -184,11 +184,19 @@ def _import_module_of(name: str) -> None:
 def _stored_class(name: str, allowed: Allowed) -> Any:
     """Return the class of a stored name, if it is the toolkit's, an installed technique's or the caller's."""
     stored_name = name.removeprefix(MARK)
-    is_trusted = stored_name.startswith(f"{CORE}.") or allowed.import_technique(name)
+    is_trusted = _import_core(stored_name) or allowed.import_technique(name)
     layer = stored_names.class_of(stored_name)
     if layer is None or is_trusted or layer in allowed.classes:
         return layer
     return layer if _lies_in(path_of(layer), (*allowed.modules, *allowed.packages)) else None
+
+
+def _import_core(stored_name: str) -> bool:
+    """Import the toolkit's own layers if the name is of one of them; return whether it is."""
+    is_core = stored_name.startswith(f"{CORE}.")
+    for module in CORE_HOMES if is_core else ():
+        importlib.import_module(module)
+    return is_core
 
 
 def _lies_in(name: str, modules: Sequence[str]) -> bool:
