@@ -11,6 +11,7 @@ from torch import nn
 
 from toolkit import TechniqueError, tracing
 from toolkit_openvino.translations import translations
+from toolkit_openvino.zero_points import move_zero_points
 
 
 def write_ir(model: nn.Module, example: Any, path: Path, free_sizes: Any = None) -> None:
@@ -32,6 +33,7 @@ def write_ir(model: nn.Module, example: Any, path: Path, free_sizes: Any = None)
         except Exception as error:
             raise TechniqueError(_problem(error)) from error
         converted.reshape(_sizes(converted, program))
+        move_zero_points(converted)
         keys = _keys(program)
         if keys is not None:
             converted.set_rt_info("\n".join(keys), "outputs")
