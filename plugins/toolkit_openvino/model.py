@@ -11,6 +11,7 @@ from torch import nn
 
 from toolkit import TechniqueError, tracing
 from toolkit_openvino.translations import translations
+from toolkit_openvino.zero_points import move_zero_points
 
 
 def write_ir(model: nn.Module, example: Any, path: Path, free_sizes: Any = None) -> None:
@@ -31,10 +32,25 @@ def write_ir(model: nn.Module, example: Any, path: Path, free_sizes: Any = None)
             converted = openvino.convert_model(program, extension=translations())
         except Exception as error:
             raise TechniqueError(_problem(error)) from error
+        converted.reshape(_sizes(converted, program))
+        move_zero_points(converted)
         keys = _keys(program)
         if keys is not None:
             converted.set_rt_info("\n".join(keys), "outputs")
         openvino.save_model(converted, path, compress_to_fp16=False)
+
+
+def _sizes(converted: openvino.Model, program: torch.export.ExportedProgram) -> dict[str, openvino.PartialShape]:
+    """Return the sizes of each input that the program has fixed.
+
+    OpenVINO's conversion forgets them, and its convolutions of signed bytes need the number of channels.
+    """
+    values = {node.name: node.meta["val"] for node in program.graph.find_nodes(op="placeholder")}
+    shapes = {port: values[port.node.friendly_name].shape for port in converted.inputs}
+    return {
+        port.any_name: openvino.PartialShape([size if isinstance(size, int) else -1 for size in shape])
+        for port, shape in shapes.items()
+    }
 
 
 def _keys(program: torch.export.ExportedProgram) -> list[str] | None:

@@ -177,7 +177,43 @@ def test_static_activations_make_whole_layers_integers(toy, runtime, tmp_path):
     model = perform(TOY_MODELS[toy](), "quantization", {"activations": "static", "max_drop": 100.0})
     file = exported(runtime, model, tmp_path)
     check_answers(file, model, "torch", tolerance=1e-3)
-    layers = note(runtime, file).table
-    # OpenVINO multiplies the single channel of the first convolution in float.
-    expected = ["float", "integers", "integers"] if toy == "cnn" else ["integers"] * 4
-    assert [row["arithmetic"] for row in layers] == expected
+    assert [row["arithmetic"] for row in note(runtime, file).table] == ["integers"] * (3 if toy == "cnn" else 4)
+
+
+STATIC = {"activations": "static", "max_drop": 100.0}
+
+
+class Signed(nn.Module):
+    """Two convolutions and two linear layers, all of whose inputs have both signs."""
+
+    def __init__(self, padding=0, is_residual=False):
+        super().__init__()
+        self.enter, self.pool = nn.Conv2d(1, 8, 3, padding=1), nn.MaxPool2d(2)
+        self.conv = nn.Conv2d(8, 8, 3, padding=padding, bias=False)
+        self.linear, self.leave = nn.Linear(32 if padding == 0 else 128, 16), nn.Linear(16, 4)
+        self.is_residual = is_residual
+
+    def forward(self, inputs):
+        outputs = self.pool(self.enter(inputs))
+        outputs = self.conv(outputs) + outputs if self.is_residual else self.conv(outputs)
+        return self.leave(nn.functional.gelu(self.linear(outputs.flatten(1))))
+
+
+def lowest_roundings(file):
+    """Return the smallest number that each rounding of activations returns."""
+    import openvino
+
+    operations = openvino.Core().read_model(file.folder / "model.xml").get_ordered_ops()
+    roundings = [each for each in operations if each.get_type_name() == "FakeQuantize"]
+    return [float(each.input_value(3).get_node().data.item()) for each in roundings]
+
+
+@needs_openvino
+@pytest.mark.parametrize(("options", "remaining"), [({}, 1), ({"padding": 1, "is_residual": True}, 3)])
+def test_zero_points_are_part_of_the_biases_of_layers_without_padding(options, remaining, runtime, tmp_path):
+    torch.manual_seed(0)
+    model = perform(Signed(**options), "quantization", STATIC)
+    file = exported(runtime, model, tmp_path)
+    assert [row["arithmetic"] for row in note(runtime, file).table] == ["integers"] * 4
+    assert sum(low < 0 for low in lowest_roundings(file)) == remaining
+    check_answers(file, model, tolerance=5e-3)
