@@ -1,19 +1,22 @@
 """Compensated rounding: exact small cases, what it gains on correlated inputs, and what a stage keeps of it."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
 import toolkit_quantization
 import torch
 from toolkit_quantization import Params
+from toolkit_quantization.codecs import Dtype
 from toolkit_quantization.compensated.grids import nearest
 from toolkit_quantization.compensated.layer_inputs import patches
 from toolkit_quantization.compensated.network import compensated
 from toolkit_quantization.compensated.solver import compensate, inverse_factor, output_error
 from toolkit_quantization.compensated.weights import round_weight
+from toolkit_quantization.conversion_cost import relative_error
 from torch import Tensor, nn
 
-from toolkit import masks
+from toolkit import Data, masks
 from toolkit.errors import TechniqueError
 from toolkit.testing import TOY_MODELS, toy_data, toy_mlp
 from toolkit.testing.base import ContractBase
@@ -21,9 +24,13 @@ from toolkit.testing.base import ContractBase
 DATA = toy_data(samples=128)
 
 
-def correlated(inputs: int, seed: int = 0) -> Tensor:
+def correlated_inputs(count: int, inputs: int = 64, seed: int = 0) -> Tensor:
     draw = torch.Generator().manual_seed(seed)
-    mixed = torch.randn(500, inputs, generator=draw) @ torch.randn(inputs, inputs, generator=draw)
+    return torch.randn(count, inputs, generator=draw) @ torch.randn(inputs, inputs, generator=draw)
+
+
+def correlated(inputs: int, seed: int = 0) -> Tensor:
+    mixed = correlated_inputs(500, inputs, seed)
     return (mixed.T @ mixed / 500).double().unsqueeze(0)
 
 
@@ -58,6 +65,25 @@ def test_the_factor_is_that_of_the_inverse():
     assert torch.equal(factor, factor.triu())
 
 
+def one_by_one(rows: Tensor, hessian: Tensor, limit: int = 7) -> Tensor:
+    """Round an input, then solve anew for all weights that are left; the inputs are sorted already."""
+    weights, values = rows.double(), torch.empty(rows.shape, dtype=torch.float64)
+    damped = hessian + 0.01 * hessian.diagonal().mean() * torch.eye(len(hessian))
+    for place in range(len(hessian)):
+        values[:, place] = weights[:, 0].round().clamp(-limit, limit)
+        error, rest = values[:, place] - weights[:, 0], damped[place + 1 :, place + 1 :]
+        left = torch.linalg.solve(rest, damped[place + 1 :, place]) if len(rest) else torch.empty(0)
+        weights = weights[:, 1:] - error[:, None] * left
+    return values
+
+
+def test_blocks_of_inputs_compensate_each_other():
+    hessian, rows = correlated(150)[0], 3 * torch.randn(4, 150)
+    order = hessian.diagonal().argsort(descending=True)
+    hessian = hessian[order][:, order]
+    assert torch.equal(solved(rows, hessian[None]), one_by_one(rows, hessian))
+
+
 @pytest.mark.parametrize("dtype", ["int8", "int4"])
 @pytest.mark.parametrize("seed", range(3))
 def test_no_row_costs_more_than_with_nearest_rounding(dtype, seed):
@@ -84,10 +110,10 @@ def test_integers_stay_safe_to_add_in_pairs():
     assert int((-values).topk(2, dim=1).values.sum(dim=1).max()) <= 128
 
 
-def quantized(model: nn.Module, **params) -> nn.Module:
+def quantized(model: nn.Module, data: Data | None = None, **params) -> nn.Module:
     settings = {"dtype": "int4", "max_drop": 100.0, "max_error": 10.0, "rounding": "compensated", **params}
     stage = type("Performing", (ContractBase,), {"technique": "quantization", "params": settings, "finetune": None})()
-    return stage._perform(model).model.eval()
+    return stage._perform(model, data=data).model.eval()
 
 
 @pytest.mark.parametrize("toy", TOY_MODELS)
@@ -127,13 +153,40 @@ def test_grouped_convolutions_are_compensated_and_masks_hold(layer):
     assert bool((weight[model.get_submodule("1").weight == 0] == 0).all())
 
 
-def test_what_is_looked_up_is_rounded_to_the_nearest_with_a_reason():
-    model = TOY_MODELS["mlp"]()
-    note = compensated(model, {"1": "float16", "3": "int8"}, DATA.without_test(), 64).note
-    assert [(row["weight"], row["rounding"]) for row in note.table] == [
-        ("1.weight", "nearest"),
-        ("3.weight", "compensated"),
-    ]
+def test_what_is_not_compensated_is_rounded_to_the_nearest_with_a_reason():
+    model = nn.Sequential(nn.Embedding(4, 8), nn.Linear(8, 8), nn.Linear(8, 4))
+    words = torch.arange(4).repeat(8), torch.arange(4).repeat(8)
+    dtypes: dict[str, Dtype] = {"0": "int4", "1": "float16", "2": "int8"}
+    rounding = compensated(model, dtypes, Data(train=words, validation=words), 32)
+    rows = {row["weight"]: (row["rounding"], row["reason"]) for row in rounding.note.table}
+    assert rows == {
+        "0.weight": ("nearest", "it looks up weights, and multiplies none"),
+        "1.weight": ("nearest", "float16 is rounded to the nearest value"),
+        "2.weight": ("compensated", None),
+    }
+
+
+def correlated_data() -> Data:
+    few = torch.randn(16, 64, generator=torch.Generator().manual_seed(1))
+    images = (correlated_inputs(256, len(few)) @ few).view(-1, 1, 8, 8)
+    targets = torch.zeros(len(images), dtype=torch.int64)
+    return Data(train=(images, targets), validation=(images, targets), batch_size=64)
+
+
+def test_outputs_of_a_stage_change_less_than_with_nearest_rounding():
+    torch.manual_seed(0)
+    model, data = toy_mlp().eval(), correlated_data()
+    models = model, quantized(model, data, rounding="nearest"), quantized(model, data)
+    before, plain, after = (each(data.train[0]).detach() for each in models)
+    assert relative_error(after, before) < 0.5 * relative_error(plain, before)
+
+
+def test_biases_make_up_for_the_mean_change():
+    torch.manual_seed(0)
+    model, data = nn.Sequential(nn.Flatten(), nn.Linear(64, 8)), correlated_data()
+    data = replace(data, train=(data.train[0] + 1, data.train[1]))
+    change = quantized(model, data)(data.train[0]).detach() - model(data.train[0]).detach()
+    assert float(change.mean(0).abs().max()) < 1e-4 * float(change.abs().max())
 
 
 def test_what_cannot_be_compensated_is_refused():
@@ -141,3 +194,7 @@ def test_what_cannot_be_compensated_is_refused():
         Params(rounding="compensated", engine="auto")
     with pytest.raises(TechniqueError, match="convert has none"):
         toolkit_quantization.convert(toy_mlp(), Params(rounding="compensated"))
+    settings = {"activations": "static", "rounding": "compensated"}
+    stage = type("Training", (ContractBase,), {"technique": "quantization", "params": settings})()
+    with pytest.raises(TechniqueError, match="leave it or finetune out"):
+        stage._perform(toy_mlp())
