@@ -64,19 +64,20 @@ def file_latency(
 
 
 def times_in_turn(
-    files: Mapping[str, OpenedFile], model: nn.Module, data: Data, size: int, budget_s: float
+    files: Mapping[str, OpenedFile], model: nn.Module | None, data: Data, size: int, budget_s: float
 ) -> list[Floats]:
-    """Return the seconds of a call of the model in PyTorch and of each file, (rounds,) each, taken in turn.
+    """Return the seconds of a call of the model in PyTorch, if any, and of each file, (rounds,) each, taken in turn.
 
     Args:
         files: in processes of their own.
-        model: in eval mode on the CPU.
+        model: in eval mode on the CPU, or None.
         data: the task feeds a batch of the first training samples.
         size: samples per call.
         budget_s: seconds; at least `MIN_ROUNDS` rounds are timed.
     """
     batch = data.example(size)
-    blocks = [_in_torch(model, data, batch), *(_in_process(file, data, batch) for file in files.values())]
+    blocks = [] if model is None else [_in_torch(model, data, batch)]
+    blocks += [_in_process(file, data, batch) for file in files.values()]
     deadline = time.perf_counter() + budget_s
 
     def enough(rounds: list[list[float]]) -> bool:
