@@ -4,6 +4,7 @@ import itertools
 import signal
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from torch import nn
@@ -36,7 +37,7 @@ technique = "pruning"
 """
 SECOND = '[[stages]]\ntechnique = "quantization"\n'
 ONNX = '[[exports]]\nruntime = "onnxruntime"\n'
-IDENTITY = {"sources": {}, "recipe": {"stages": [{}]}, "environment": {}, "data": {}}
+IDENTITY: dict[str, Any] = {"sources": {}, "recipe": {"stages": [{}]}, "environment": {}, "data": {}}
 
 
 @pytest.fixture

@@ -64,20 +64,19 @@ def file_latency(
 
 
 def times_in_turn(
-    files: Mapping[str, OpenedFile], model: nn.Module | None, data: Data, size: int, budget_s: float
+    files: Mapping[str, OpenedFile], model: nn.Module, data: Data, size: int, budget_s: float
 ) -> list[Floats]:
-    """Return the seconds of a call of the model in PyTorch, if any, and of each file, (rounds,) each, taken in turn.
+    """Return the seconds of a call of the model in PyTorch and of each file, (rounds,) each, taken in turn.
 
     Args:
         files: in processes of their own.
-        model: in eval mode on the CPU, or None.
+        model: in eval mode on the CPU.
         data: the task feeds a batch of the first training samples.
         size: samples per call.
         budget_s: seconds; at least `MIN_ROUNDS` rounds are timed.
     """
     batch = data.example(size)
-    blocks = [] if model is None else [_in_torch(model, data, batch)]
-    blocks += [_in_process(file, data, batch) for file in files.values()]
+    blocks = [_in_torch(model, data, batch), *(_in_process(file, data, batch) for file in files.values())]
     deadline = time.perf_counter() + budget_s
 
     def enough(rounds: list[list[float]]) -> bool:
@@ -85,6 +84,22 @@ def times_in_turn(
 
     rounds = take_turns(blocks, enough)
     return list(np.array(rounds, dtype=np.float64).T)
+
+
+def pair_in_turn(file: OpenedFile, other: OpenedFile, data: Data, size: int, budget_s: float) -> tuple[Floats, Floats]:
+    """Return the seconds of a call of each of two files, (rounds,) each, until their ratio is known.
+
+    Args:
+        file: in a process of its own.
+        other: in the same process.
+        data: the task feeds a batch of the first training samples.
+        size: samples per call.
+        budget_s: seconds at most, once there were `MIN_ROUNDS`.
+    """
+    batch, deadline = data.example(size), time.perf_counter() + budget_s
+    rounds = take_turns([_in_process(each, data, batch) for each in (file, other)], partial(_enough, deadline))
+    first, second = np.array(rounds, dtype=np.float64).T
+    return first, second
 
 
 def _runtime_ratio(seconds: Floats, reference: Floats) -> dict[str, Any]:
