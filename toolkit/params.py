@@ -45,3 +45,8 @@ class Params(Table):
     def needs_finetune(self) -> bool:
         """Whether the technique has no effect unless its stage has a `finetune` table."""
         return False
+
+    @property
+    def asks_timer(self) -> bool:
+        """Whether a technique that takes a timer asks it: the result then depends on the runtime and the batch size."""
+        return True

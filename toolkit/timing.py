@@ -6,14 +6,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
 from toolkit.statistics import Floats, Interval, bootstrap_median_interval
 
-__all__ = ["Timings", "time_in_turn"]
+__all__ = ["TimeRatio", "Timer", "Timings", "time_in_turn"]
 
 ROUNDS_PER_ORDER = 5
 MAX_SPAN = 3.0  # upper end divided by lower end of an interval; a wider one does not say how fast a model is
@@ -42,6 +43,45 @@ class Timings(Generic[Name]):
     def fastest(self) -> Name:
         """The callable with the smallest median."""
         return min(self.seconds, key=self.median_s)
+
+
+class TimeRatio(NamedTuple):
+    """The time of a call divided by that of another model, timed in turn, with the ends of its 95 % interval."""
+
+    ratio: float
+    low: float
+    high: float
+
+
+class Timer:
+    """Times models next to the model that a stage starts from, as the recipe runs its models.
+
+    Attributes:
+        runtime: name of the runtime, or `PyTorch`.
+        batch_size: samples per call.
+        answers: what it has answered so far.
+    """
+
+    def __init__(
+        self, runtime: str, batch_size: int, measure: Callable[[nn.Module], TimeRatio], known: Sequence[TimeRatio] = ()
+    ) -> None:
+        """Measure with a function, but answer the first questions with what is `known`."""
+        self.runtime, self.batch_size = runtime, batch_size
+        self._measure, self._known = measure, tuple(known)
+        self.answers: list[TimeRatio] = []
+
+    def ratio(self, model: nn.Module) -> TimeRatio:
+        """Return the time of a model divided by that of the stage's input model; below 1 is faster.
+
+        Both run as they are saved: in eval mode, with masks folded in. One question takes seconds.
+        """
+        place = len(self.answers)
+        self.answers.append(self._known[place] if place < len(self._known) else self._measure(model))
+        return self.answers[-1]
+
+    def knowing(self, known: Sequence[TimeRatio]) -> Timer:
+        """Return a timer that answers its first questions with what is known, and measures the others as this one."""
+        return Timer(self.runtime, self.batch_size, self._measure, known)
 
 
 def time_in_turn(

@@ -6,10 +6,11 @@ these channels masked to zero, and this is checked. Channels stay where that can
 network, means over channels such as a layer norm's, numbers of channels that `forward` states, operations without a
 rule. The report names them with the reason.
 
-The least important channels of the whole network go first, as many as `amount` asks for. `taylor` follows Molchanov et
-al. 2019, `activation` Sun et al. 2023, `geometric-median` He et al. 2019, `batch-norm` Liu et al. 2017, `l1` Li et al.
-2017. With `blocks`, whole residual blocks go first. With `steps` channels go gradually: the first part is cut out
-before the training, the others are masked while the stage trains, and cut out at the end.
+The least important channels of the whole network go first, as many as `amount` asks for. A share of the time of a call
+is found by timing cut networks. `taylor` follows Molchanov et al. 2019, `activation` Sun et al. 2023,
+`geometric-median` He et al. 2019, `batch-norm` Liu et al. 2017, `l1` Li et al. 2017. With `blocks`, whole residual
+blocks go first. With `steps` channels go gradually: the first part is cut out before the training, the others are
+masked while the stage trains, and cut out at the end.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from torch import nn
 import toolkit
 from toolkit import hookimpl, masks
 from toolkit.structure import Structure, analyze, drop_idle_masks, remove
+from toolkit.timing import Timer
 from toolkit_channels.blocks import remove_least
+from toolkit_channels.latency import ByTime, find
 from toolkit_channels.params import Params
 from toolkit_channels.ranking import Before, choose
 from toolkit_channels.scoring import masked_units, unit_scores
@@ -39,6 +42,7 @@ __all__ = [
     "optimize",
     "prepare",
     "remove",
+    "resolve",
 ]
 
 numbers = {
@@ -55,18 +59,26 @@ class Findings:
         kept: the reason for each layer whose channels stay.
         gone: share that has gone.
         blocks: paths of the residual blocks that have gone, with what they changed of their inputs.
+        timer: times the network next to the one that the stage began with.
+        by_time: what was found for a share of the time; None where `of` counts something else.
     """
 
     before: Before = field(default_factory=lambda: Before(0.0, {}))
     kept: dict[str, str] = field(default_factory=dict)
     gone: float = 0.0
     blocks: dict[str, float] = field(default_factory=dict)
+    timer: Timer | None = None
+    by_time: ByTime | None = None
+
+    def settled(self, params: Params) -> Params:
+        """Return the params with a share of the MACs in place of one of the time."""
+        return params if self.by_time is None else self.by_time.params
 
 
 @hookimpl
-def prepare() -> Findings:
+def prepare(timer: Timer) -> Findings:
     """Return empty findings: `optimize` looks at the model, because another technique may replace it first."""
-    return Findings()
+    return Findings(timer=timer)
 
 
 @hookimpl
@@ -74,12 +86,16 @@ def optimize(model: nn.Module, params: Params, data: toolkit.Data, prepared: Fin
     """Remove channels, in steps the first of them; the others are masked in training, and begin with masks of ones."""
     structure = _analyzed(model, params, data)
     widths = {path: structure.width(path) for group in structure.groups for path in group.layers}
-    prepared.before = Before(structure.cost(params.of), widths)
+    prepared.before = Before(structure.cost("macs" if params.asks_timer else params.of), widths)
     if params.blocks:
         prepared.blocks = remove_least(model, params, data)
         structure = _analyzed(model, params, data)
     prepared.kept = structure.kept
     scores = unit_scores(structure, model, params, data)
+    if params.asks_timer:
+        assert prepared.timer is not None
+        prepared.by_time = find(model, structure, scores, params, prepared.before, data, prepared.timer)
+        params = prepared.by_time.params
     if params.steps > 1:  # refuse now what the last step could not do
         choose(structure, scores, params, params.amount, prepared.before)
     chosen = choose(structure, scores, params, params.amount / params.steps, prepared.before)
@@ -99,6 +115,7 @@ def finetune(
     """In steps, mask more channels after each part of the training but the last."""
     if params.steps == 1:
         return training
+    params = prepared.settled(params)
 
     def tighten(step: int, steps: int) -> None:
         ends = [max(1, round(part * steps / params.steps)) for part in range(1, params.steps)]
@@ -115,16 +132,25 @@ def finetune(
 def finish(model: nn.Module, params: Params, data: toolkit.Data, prepared: Findings) -> nn.Module:
     """In steps, cut out the channels that were masked in training."""
     if params.steps > 1:
+        params = prepared.settled(params)
         structure = _analyzed(model, params, data)
         masked = masked_units(structure, model)
         prepared.gone = 1 - structure.cost(params.of, masked) / prepared.before.cost
         remove(model, structure, masked, data)
         drop_idle_masks(model)
+        if prepared.by_time is not None:
+            prepared.by_time.check(model, prepared.gone)
     return model
 
 
 @hookimpl
-def measure(model: nn.Module, params: Params, prepared: Findings) -> dict[str, float | toolkit.Note]:
+def resolve(params: Params, prepared: Findings) -> Params:
+    """Return params that ask for the share of the MACs with which the share of the time went."""
+    return prepared.settled(params)
+
+
+@hookimpl
+def measure(model: nn.Module, prepared: Findings) -> dict[str, float | toolkit.Note]:
     """Return the share that has gone, the channels of each layer before and after, and the layers that keep theirs."""
     layers = dict(model.named_modules())
     rows: list[dict[str, Any]] = [
@@ -135,9 +161,11 @@ def measure(model: nn.Module, params: Params, prepared: Findings) -> dict[str, f
     kept = [{"layer": path, "reason": reason} for path, reason in prepared.kept.items()]
     blocks = [{"block": path, "change": change} for path, change in prepared.blocks.items()]
     notes = {"blocks": toolkit.Note("residual blocks that are gone, and how they changed their inputs", blocks)}
+    time = prepared.by_time
     return {
         **(notes if blocks else {}),
-        "removed": prepared.gone,
+        **({"time": time.note} if time is not None else {}),
+        "removed": prepared.gone if time is None else time.removed,
         "layers": toolkit.Note("channels of each layer after and before", rows),
         "kept": toolkit.Note("layers whose channels stay, and why", kept),
     }

@@ -8,7 +8,7 @@ from pydantic import Field
 
 import toolkit
 
-Of = Literal["parameters", "macs", "size_bytes"]
+Of = Literal["parameters", "macs", "size_bytes", "latency_ms"]
 Scope = Literal["global", "layer"]
 Criterion = Literal["l1", "l2", "batch-norm", "taylor", "activation", "geometric-median", "random"]
 
@@ -19,8 +19,8 @@ class Params(toolkit.Params):
     amount: float = Field(default=0.5, gt=0, lt=1, description="share of the network that goes, as `of` counts it")
     of: Of = Field(
         default="parameters",
-        description="what `amount` is a share of: parameters, MACs of convolutions and linear layers, or the bytes of "
-        "all tensors",
+        description="what `amount` is a share of: parameters, MACs of convolutions and linear layers, the bytes of all "
+        "tensors, or the time of a call, found by timing as the recipe's export runs the model",
     )
     scope: Scope = Field(default="global", description="rank all layers together, or cut each layer by the same share")
     criterion: Criterion = Field(
@@ -69,3 +69,8 @@ class Params(toolkit.Params):
     def needs_finetune(self) -> bool:
         """Steps are taken while the stage trains."""
         return self.steps > 1
+
+    @property
+    def asks_timer(self) -> bool:
+        """A share of the time is found by timing."""
+        return self.of == "latency_ms"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from typing import NamedTuple
 
@@ -33,6 +33,30 @@ def choose(
     Raises:
         TechniqueError: the limits of the layers do not allow it.
     """
+    removed, high = _levels(structure, scores, params, before)
+
+    def gone(level: int) -> float:
+        return 1 - structure.cost(params.of, removed(level)) / before.cost
+
+    low = 0
+    if gone(high) < amount:
+        raise toolkit.TechniqueError(_too_much(amount, gone(high), params))
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if gone(middle) >= amount else (middle + 1, high)
+    return removed(high)
+
+
+def largest_share(structure: Structure, scores: Mapping[int, float], params: Params, before: Before) -> float:
+    """Return the largest share of `before` that the limits of the layers allow to go."""
+    removed, high = _levels(structure, scores, params, before)
+    return 1 - structure.cost(params.of, removed(high)) / before.cost
+
+
+def _levels(
+    structure: Structure, scores: Mapping[int, float], params: Params, before: Before
+) -> tuple[Callable[[int], set[int]], int]:
+    """Return what is removed at a level, and the highest level: the number of units, before limits of layers."""
     ranked = [sorted(group.units, key=lambda unit: (scores[unit], unit)) for group in structure.groups]
     order = _order(ranked, scores, params)
 
@@ -46,16 +70,7 @@ def choose(
         ]
         return {unit for units, count in zip(ranked, limited, strict=True) for unit in units[:count]}
 
-    def gone(level: int) -> float:
-        return 1 - structure.cost(params.of, removed(level)) / before.cost
-
-    low, high = 0, len(order)
-    if gone(high) < amount:
-        raise toolkit.TechniqueError(_too_much(amount, gone(high), params))
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if gone(middle) >= amount else (middle + 1, high)
-    return removed(high)
+    return removed, len(order)
 
 
 def _order(ranked: Sequence[Sequence[int]], scores: Mapping[int, float], params: Params) -> list[int]:

@@ -45,6 +45,12 @@ class TestChannelsInSteps(TechniqueContract):
     params: ClassVar[dict[str, Any]] = {"amount": 0.4, "round_to": 1, "steps": 2, "criterion": "taylor"}
 
 
+@pytest.mark.slow
+class TestChannelsByTime(TechniqueContract):
+    technique = "channels"
+    params: ClassVar[dict[str, Any]] = {"amount": 0.3, "round_to": 1, "steps": 2, "of": "latency_ms"}
+
+
 class TestCodebook(FewToys, TechniqueContract):
     technique = "codebook"
 

@@ -211,6 +211,47 @@ def test_a_broken_clause_is_told(broken, clause, old, new, said):
     assert any(said in problem for problem in told), found
 
 
+TIMED = '''
+"""Scales weights by the time of the model itself."""
+import torch
+from pydantic import Field
+import toolkit
+
+class Params(toolkit.Params):
+    factor: float = Field(default=0, ge=0, description="what every weight is multiplied by; 0 to decide by timing")
+
+@toolkit.hookimpl
+def prepare(timer):
+    return {"timer": timer}
+
+@toolkit.hookimpl
+def optimize(model, params, prepared):
+    prepared["factor"] = params.factor or 0.5 * prepared["timer"].ratio(model).ratio
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(prepared["factor"])
+    return model
+
+@toolkit.hookimpl
+def resolve(params, prepared):
+    return params.model_copy(update={"factor": prepared["factor"]})
+'''
+TIMED_MUTANTS = [
+    ('update={"factor": prepared["factor"]}', "", "it asks its timer again; return from resolve what it decided"),
+    ('"factor": prepared["factor"]', '"factor": 0.25', "its resolved params give another result"),
+]
+
+
+def test_a_technique_that_decides_by_timing_keeps_all_clauses(broken):
+    assert broken(TIMED) == []
+
+
+@pytest.mark.parametrize(("old", "new", "said"), TIMED_MUTANTS)
+def test_a_decision_by_timing_that_cannot_be_repeated_is_told(broken, old, new, said):
+    [verdict] = broken(TIMED.replace(old, new, 1), "its resolved params repeat")
+    assert said in verdict.problem
+
+
 WATCHING = '''
 """Counts weights."""
 import torch

@@ -86,6 +86,22 @@ def times_in_turn(
     return list(np.array(rounds, dtype=np.float64).T)
 
 
+def pair_in_turn(file: OpenedFile, other: OpenedFile, data: Data, size: int, budget_s: float) -> tuple[Floats, Floats]:
+    """Return the seconds of a call of each of two files, (rounds,) each, until their ratio is known.
+
+    Args:
+        file: in a process of its own.
+        other: in the same process.
+        data: the task feeds a batch of the first training samples.
+        size: samples per call.
+        budget_s: seconds at most, once there were `MIN_ROUNDS`.
+    """
+    batch, deadline = data.example(size), time.perf_counter() + budget_s
+    rounds = take_turns([_in_process(each, data, batch) for each in (file, other)], partial(_enough, deadline))
+    first, second = np.array(rounds, dtype=np.float64).T
+    return first, second
+
+
 def _runtime_ratio(seconds: Floats, reference: Floats) -> dict[str, Any]:
     """Return the ratio to the baseline's file and its interval, nothing if the interval says nothing."""
     interval = ratio_interval(seconds, reference)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from toolkit import Data, Note, Params, Recipe, Report, Row, Stage, Training
+    from toolkit.timing import Timer
 
 PROJECT = "toolkit"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -25,12 +26,14 @@ class TechniqueHooks:
     """What a technique does with a model, in the order in which the runner calls it. Every hook is optional."""
 
     @hookspec(firstresult=True)
-    def prepare(self, model: nn.Module, params: Params, data: Data, reference: nn.Module) -> Any:
+    def prepare(self, model: nn.Module, params: Params, data: Data, reference: nn.Module, timer: Timer) -> Any:
         """Get ready, and raise `toolkit.TechniqueError` for what cannot work.
 
         `model` is the stage's input model and must not be changed; `reference` is the trained baseline, frozen and in
         eval mode; `data` has no test split. The other hooks of this stage receive the return value as `prepared`.
-        Where several techniques share a stage, each of them sees the same `model`.
+        Where several techniques share a stage, each of them sees the same `model`. `timer.ratio(candidate)` times a
+        model next to `model`, in the runtime that the recipe exports it to; keep the timer to ask it in later hooks.
+        Whatever is decided by its answers belongs in `resolve`.
         """
 
     @hookspec(firstresult=True)

@@ -70,7 +70,7 @@ class ExportJob:
     @torch.no_grad()
     def _measured(self, exported: ExportedModel, use: PluginUse, model: nn.Module) -> dict[str, Any]:
         with ExitStack() as stack:
-            file = stack.enter_context(self._opened(exported))
+            file = stack.enter_context(opened_alone(exported, self.blocked))
             comparison = compare(file, folded(model).eval().cpu(), self.data, self.split)
             if not comparison.is_close:
                 raise TechniqueError(f"{use.plugin}: the exported file does not match the model, {comparison}")
@@ -91,17 +91,19 @@ class ExportJob:
         times = timed(self.batch_sizes, self.budget_s)
         return timed_until_steady(times, self.baseline_times, timed, self.budget_s, deadline)
 
-    def _opened(self, exported: ExportedModel, beside: OpenedFile | None = None) -> OpenedFile:
-        plugins = [plugin.entry_point.module.partition(".")[0] for plugin in installed()]
-        try:
-            return exported.opened(torch.get_num_threads(), [*plugins, *self.blocked], beside)
-        except InputError as error:
-            raise TechniqueError(f"{exported.plugin}: {error}") from error
-
     def _float_file(self, use: PluginUse, beside: OpenedFile) -> OpenedFile:
         """Return the baseline's file of the same runtime, opened in the same process; it is deleted when closed."""
         folder = tempfile.TemporaryDirectory()
         exported = export_model(use.plugin, use.params, self.baseline, self.data, Path(folder.name) / "baseline")
-        file = self._opened(exported, beside)
+        file = opened_alone(exported, self.blocked, beside)
         file.keep(folder)
         return file
+
+
+def opened_alone(exported: ExportedModel, blocked: Sequence[str], beside: OpenedFile | None = None) -> OpenedFile:
+    """Open a file where neither the toolkit, nor plugins, nor the `blocked` packages can be imported."""
+    plugins = [plugin.entry_point.module.partition(".")[0] for plugin in installed()]
+    try:
+        return exported.opened(torch.get_num_threads(), [*plugins, *blocked], beside)
+    except InputError as error:
+        raise TechniqueError(f"{exported.plugin}: {error}") from error

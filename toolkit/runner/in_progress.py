@@ -31,6 +31,7 @@ from toolkit.runner.row_warnings import warn_about
 from toolkit.runner.spoilt_times import Times
 from toolkit.runner.stage import StageOutcome, perform, train
 from toolkit.runner.stage_errors import errors_located_in
+from toolkit.runner.stage_timer import stage_timer
 from toolkit.runner.technique_numbers import descriptions
 from toolkit.seeding import reseed
 from toolkit.storage import run_directory as runs
@@ -145,7 +146,10 @@ class RunInProgress:
         else:
             incoming = self.models[stage.start]
             later = tuple(successors(self.recipe.stages, stage))
-            outcome = perform(stage, incoming, self.reference, self.data, on_step, watch, checkpoints, later, epochs)
+            timer = stage_timer(self.recipe, stage, incoming, self.data, self.measuring.blocked)
+            outcome = perform(
+                stage, incoming, self.reference, self.data, on_step, watch, checkpoints, later, epochs, timer
+            )
             self.models.append(outcome.model)
         promises = watch.promises if watch is not None else Promises().extended_by(outcome.model, "the baseline")
         params = tuple(None if resolved is None else as_table(resolved) for resolved in outcome.params)

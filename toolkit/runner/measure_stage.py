@@ -70,7 +70,7 @@ class Measuring:
         batch_sizes = recipe.measure.batch_sizes or sorted(default)
         rows = len(recipe.stages) + 1 + len(recipe.exports)
         self._budget_s, self.share_s = recipe.measure.budget, recipe.measure.budget / rows
-        self._blocked = _packages_of(recipe)
+        self.blocked = _packages_of(recipe)
         self._measurer = Measurer(assembly.model, self._data, batch_sizes, recipe.measure.budget, rows)
 
     def __enter__(self) -> Measuring:
@@ -119,7 +119,7 @@ class Measuring:
             measurer.split,
             measurer.batch_sizes,
             self.share_s,
-            self._blocked,
+            self.blocked,
             times_of(row) if self._data.device.type == "cpu" else {},
         )
 

@@ -18,7 +18,9 @@ from toolkit.promises.watch import Watch
 from toolkit.recipe.read import PluginUse, Stage
 from toolkit.runner.epochs import Epochs
 from toolkit.runner.stage_errors import attribute_errors_to
+from toolkit.runner.stage_timer import counting_timer
 from toolkit.storage.checkpoints import TrainingCheckpoints
+from toolkit.timing import Timer
 from toolkit.training import OnStep, Training, TrainingSettings, fit
 from toolkit.training.precision import with_fixed_precision
 
@@ -74,6 +76,7 @@ def perform(
     checkpoints: TrainingCheckpoints | None = None,
     later: Sequence[Stage] = (),
     epochs: Epochs | None = None,
+    timer: Timer | None = None,
 ) -> StageOutcome:
     """Run a stage's hooks and its training on a copy of `incoming`.
 
@@ -87,12 +90,14 @@ def perform(
         checkpoints: stored states of the training.
         later: the stages that build on the result.
         epochs: what happens after each epoch.
+        timer: for techniques that decide by timing; by default it counts multiply-accumulates.
     """
     data = data.without_test()
     if stage.finetune is not None and not stage.finetune.augment:
         data = data.without_augmentation()  # already in prepare: a teacher's outputs can then be cached
     watch = watch or Watch(stage, incoming, reference, data)
-    prepared = tuple(_prepare(use, incoming, reference, data, watch) for use in stage.uses)
+    timer = (timer or counting_timer(incoming, data)).knowing(checkpoints.times if checkpoints is not None else ())
+    prepared = tuple(_prepare(use, incoming, reference, data, watch, timer) for use in stage.uses)
     model = masks.clone(incoming)
     for use, ready in zip(stage.uses, prepared, strict=True):
         model = _changed_by("optimize", use, model, data, ready)
@@ -100,6 +105,8 @@ def perform(
     outcome = StageOutcome(model)
     if stage.finetune is not None:
         training = _training(stage, model, data, prepared, watch, tuple(later))
+        if checkpoints is not None:
+            checkpoints.times = timer.answers
         with attribute_errors_to(stage), unchanged(stage.technique_names, "while training"):
             outcome = train(model, training, data, on_step, checkpoints, epochs)
     model = _finished(stage, model.eval(), data, prepared, watch)
@@ -107,8 +114,10 @@ def perform(
     return StageOutcome(model, prepared, outcome.losses, outcome.settings, params, outcome.validation)
 
 
-def _prepare(use: PluginUse, incoming: nn.Module, reference: nn.Module, data: Data, watch: Watch) -> Any:
-    prepared = use.plugin.call("prepare", model=incoming, params=use.params, data=data, reference=reference)
+def _prepare(use: PluginUse, incoming: nn.Module, reference: nn.Module, data: Data, watch: Watch, timer: Timer) -> Any:
+    prepared = use.plugin.call(
+        "prepare", model=incoming, params=use.params, data=data, reference=reference, timer=timer
+    )
     watch.after_hook(str(use.plugin), "in prepare")
     return prepared
 

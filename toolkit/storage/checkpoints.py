@@ -9,6 +9,7 @@ from toolkit.interruption import Stop
 from toolkit.storage.record import DamagedError, Record, read_field, read_record
 from toolkit.storage.run_directory import CHECKPOINT, RunDirectory
 from toolkit.storage.training_state import State, matches, restore_state, take_state
+from toolkit.timing import TimeRatio
 from toolkit.training import TrainingSettings
 from toolkit.training.step import Progress, Stepper
 
@@ -25,6 +26,9 @@ class TrainingCheckpoints:
         directory: where to save; two files are written alternately, so that one stays intact if the other is damaged.
         key: key of the stage; a checkpoint with a different key is ignored.
         stop: checked after every step; before the run stops, the state is saved.
+
+    Attributes:
+        times: what the timer of the stage answered before the training; a resumed stage decides by the same answers.
     """
 
     def __init__(self, directory: RunDirectory, key: str, stop: Stop) -> None:
@@ -33,6 +37,8 @@ class TrainingCheckpoints:
         self._key, self._stop = key, stop
         self._state = self._load_newest()
         self._saved_at, self._cost_s = time.monotonic(), 0.0
+        stored = [] if self._state is None else self._state[1].get("times", [])
+        self.times = [TimeRatio(*answer) for answer in stored]
 
     @property
     def settings(self) -> TrainingSettings | None:
@@ -61,7 +67,7 @@ class TrainingCheckpoints:
     def _save(self, stepper: Stepper, progress: Progress) -> None:
         started = time.monotonic()
         tensors, content = take_state(stepper, progress)
-        self._directory.write(self._names[0], Record(tensors, {**content, "key": self._key}).write)
+        self._directory.write(self._names[0], Record(tensors, {**content, "key": self._key, "times": self.times}).write)
         self._names.reverse()
         self._saved_at = time.monotonic()
         self._cost_s = self._saved_at - started

@@ -26,6 +26,7 @@ from toolkit.data.splits import Data
 from toolkit.promises.trainable import trained_later
 from toolkit.recipe.read import Recipe, Stage
 from toolkit.recipe.successors import successors
+from toolkit.recipe.timed_as import timed_as
 from toolkit.seeding import preserve_generators
 from toolkit.sources import Kind, Source, models_in, resolve
 from toolkit.tensor_memory import memory
@@ -62,7 +63,8 @@ def result_keys(recipe: Recipe, identity: Mapping[str, Any]) -> list[str | None]
         start = keys[stage.start]
         is_trained = trained_later(recipe.stages, stage) is not None  # a promise that the stage checks
         later = _later_parts(recipe, stage, identity)
-        keys.append(_key([start, stage.number, settings, sources, recipe.promises, is_trained, later]))
+        timed = _timing_parts(recipe, stage)
+        keys.append(_key([start, stage.number, settings, sources, recipe.promises, is_trained, later, timed]))
     return keys
 
 
@@ -72,6 +74,17 @@ def _later_parts(recipe: Recipe, stage: Stage, identity: Mapping[str, Any]) -> l
         return []
     tables = (identity["recipe"]["stages"][later.number - 1] for later in successors(recipe.stages, stage))
     return [{name: value for name, value in table.items() if name not in ("name", "from")} for table in tables]
+
+
+def _timing_parts(recipe: Recipe, stage: Stage) -> list[Any]:
+    """Return what a timer measures, if a technique of `stage` asks it."""
+    if not any(use.plugin.takes("prepare", "timer") and use.params.asks_timer for use in stage.uses):
+        return []
+    use, batch_size = timed_as(recipe, stage)
+    if use is None:
+        return [batch_size]
+    settings = use.params.model_dump(mode="json", exclude_none=True)
+    return [batch_size, use.plugin.name, settings, hash_of_module(use.plugin.module)]
 
 
 def measuring_key(recipe: Recipe, identity: Mapping[str, Any]) -> str | None:

@@ -20,6 +20,7 @@ from toolkit.runner.stage import StageOutcome, perform
 from toolkit.seeding import reseed
 from toolkit.storage.checkpoints import TrainingCheckpoints
 from toolkit.testing.toys import TOY_MODELS, toy_cnn, toy_data
+from toolkit.timing import Timer
 from toolkit.training import OnStep, Training, TrainingSettings, fit
 
 
@@ -64,12 +65,15 @@ class ContractBase:
         data: Data | None = None,
         on_step: OnStep | None = None,
         checkpoints: TrainingCheckpoints | None = None,
+        timer: Timer | None = None,
+        stage: Stage | None = None,
     ) -> StageOutcome:
         reseed(0, 1)
         reference = reference if reference is not None else masks.clone(model)
         reference.eval().requires_grad_(False)
         data = data or self.make_data()
-        return perform(self._stage(*before), model.eval(), reference, data, on_step, checkpoints=checkpoints)
+        stage = stage or self._stage(*before)
+        return perform(stage, model.eval(), reference, data, on_step, checkpoints=checkpoints, timer=timer)
 
     def _perform_or_refuse(self, model: nn.Module, *before: PluginUse, data: Data | None = None) -> StageOutcome | None:
         """Run the stage; return None if the technique refuses the model in prepare or optimize."""

@@ -11,6 +11,7 @@ from torch import nn
 from toolkit import masks
 from toolkit import model_files as artifact
 from toolkit.errors import TechniqueRefusal
+from toolkit.runner.stage_timer import counting_timer
 from toolkit.testing.base import ContractBase, made_up, same, state_of, traces
 from toolkit.testing.toys import CLASSES, TOY_MODELS, toy_mlp
 
@@ -41,10 +42,10 @@ class ModelClauses(ContractBase):
             self._perform_or_refuse(model)  # anything but a TechniqueError raised on purpose is a failure
             return
         use = self._use()
+        data = self.make_data().without_test()
+        timer = counting_timer(model, data)
         try:
-            use.plugin.call(
-                "prepare", model=model, params=use.params, data=self.make_data().without_test(), reference=model
-            )
+            use.plugin.call("prepare", model=model, params=use.params, data=data, reference=model, timer=timer)
         except TechniqueRefusal:
             return
 

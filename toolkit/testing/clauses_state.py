@@ -5,13 +5,16 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
+from dataclasses import replace
 from typing import Any, get_args
 
 from torch import nn
 
 from toolkit.hooks.isolation import printed
+from toolkit.recipe.read import PluginUse
 from toolkit.runner.technique_numbers import named_measures
 from toolkit.testing.base import ContractBase, same, state_of
+from toolkit.timing import Timer, TimeRatio
 
 
 class StateClauses(ContractBase):
@@ -42,6 +45,21 @@ class StateClauses(ContractBase):
         self._perform(self._trained(seed=1))
         assert same(state_of(self._perform(self._trained()).model), first), (
             "a stage in between changed the result; return what hooks need from prepare, and keep nothing in the module"
+        )
+
+    def test_its_resolved_params_repeat_what_it_decided_by_timing(self) -> None:
+        if not self._loaded().takes("prepare", "timer"):
+            return
+        outcome = self._perform(self._trained())  # with a timer that counts instead
+        resolved = outcome.params[0] or self._use().params
+
+        def refuse(_: nn.Module) -> TimeRatio:
+            raise AssertionError("with resolved params it asks its timer again; return from resolve what it decided")
+
+        stage = replace(self._stage(), uses=(PluginUse(self._loaded(), resolved),))
+        again = self._perform(self._trained(), timer=Timer("none", 1, refuse), stage=stage)
+        assert same(state_of(again.model), state_of(outcome.model)), (
+            "its resolved params give another result; return from resolve what it decided by timing"
         )
 
     def test_global_state_is_left_alone_and_nothing_is_printed(self) -> None:

@@ -40,7 +40,7 @@ def residual() -> nn.Sequential:
 
 
 def cut(model: nn.Module, data: toolkit.Data = PICTURES, **settings: Any) -> tuple[Any, toolkit_channels.Findings]:
-    findings, params = toolkit_channels.prepare(), Params(**{"amount": 0.01, "reestimate": False, **settings})
+    findings, params = toolkit_channels.Findings(), Params(**{"amount": 0.01, "reestimate": False, **settings})
     return toolkit_channels.optimize(model=model, params=params, data=data, prepared=findings), findings
 
 

@@ -44,7 +44,7 @@ def test_the_row_in_the_middle_is_the_easiest_to_replace() -> None:
 
 
 def cut(model: nn.Module, data: toolkit.Data = DATA, **params: Any) -> tuple[Any, toolkit_channels.Findings]:
-    findings = toolkit_channels.prepare()
+    findings = toolkit_channels.Findings()
     model = masks.clone(model).eval()
     return toolkit_channels.optimize(model=model, params=Params(**params), data=data, prepared=findings), findings
 

@@ -80,7 +80,7 @@ def kept(network: Any, criterion: Any, amount: float) -> Tensor:
     """Return the weights that are left of the layer that the criterion looks at."""
     layer = 0 if criterion == "batch-norm" else 3
     params = Params(amount=amount, criterion=criterion, layers=[str(layer)], round_to=1, reestimate=False)
-    findings = toolkit_channels.prepare()
+    findings = toolkit_channels.Findings()
     cut: Any = toolkit_channels.optimize(model=masks.clone(network), params=params, data=DATA, prepared=findings)
     return cut[layer].weight.detach()
 

@@ -74,7 +74,7 @@ def cut_block(**settings: Any) -> Any:
         model.block.self_attn.in_proj_weight[8:16] *= 1e-3
     params = Params(amount=0.1, layers=["block.self_attn"], **settings)
     return toolkit_channels.optimize(
-        model=model, params=params, data=toy_data(64), prepared=toolkit_channels.prepare()
+        model=model, params=params, data=toy_data(64), prepared=toolkit_channels.Findings()
     ).eval()
 
 

@@ -20,7 +20,7 @@ DATA = toy_data(128)
 
 def in_steps(model: nn.Module, epochs: int, data: toolkit.Data = DATA, **settings: Any) -> tuple[Any, Findings]:
     """Return the model after all hooks of a stage."""
-    params, findings = Params(**settings), toolkit_channels.prepare()
+    params, findings = Params(**settings), toolkit_channels.Findings()
     model = toolkit_channels.optimize(model=model.eval(), params=params, data=data, prepared=findings)
     training = Training(TrainingSettings(epochs=epochs, lr=1e-2), data.task.loss)
     training = toolkit_channels.finetune(model=model, params=params, data=data, prepared=findings, training=training)
