@@ -9,7 +9,8 @@ rule. The report names them with the reason.
 The least important channels of the whole network go first, as many as `amount` asks for. `taylor` follows Molchanov et
 al. 2019, `activation` Sun et al. 2023, `geometric-median` He et al. 2019, `batch-norm` Liu et al. 2017, `l1` Li et al.
 2017. With `blocks`, whole residual blocks go first. With `steps` channels go gradually: the first part is cut out
-before the training, the others are masked while the stage trains, and cut out at the end.
+before the training, the others are masked while the stage trains, and cut out at the end. With `shrink` all of
+them are drawn towards zero while the stage trains, and cut out at the end (`shrinking.py`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from toolkit_channels.params import Params
 from toolkit_channels.ranking import Before, choose
 from toolkit_channels.removal import drop_idle_masks, remove
 from toolkit_channels.scoring import masked_units, unit_scores
+from toolkit_channels.shrinking import Shrinking, cut_shrunk
 from toolkit_channels.structure import Structure, analyze
 
 __all__ = [
@@ -44,6 +46,17 @@ __all__ = [
 
 numbers = {
     "removed": toolkit.Number("removed", "share of the network that is gone, as `of` counts it", "fraction", "higher"),
+    "drop": toolkit.Number(
+        "drop by the cut",
+        "drop of the primary metric on the selection split by the cut after a training with `shrink`: in points, or in "
+        "percent of a value that is no fraction",
+        better="lower",
+    ),
+    "norm_left": toolkit.Number(
+        "norm left",
+        "norm of the channels that `shrink` draws towards zero, at the cut over that when the training began",
+        better="lower",
+    ),
 }
 
 
@@ -56,12 +69,16 @@ class Findings:
         kept: the reason for each layer whose channels stay.
         gone: share that has gone.
         blocks: paths of the residual blocks that have gone, with what they changed of their inputs.
+        shrinking: the units that go at the end of the training, until they have gone.
+        values: what is measured where they go.
     """
 
     before: Before = field(default_factory=lambda: Before(0.0, {}))
     kept: dict[str, str] = field(default_factory=dict)
     gone: float = 0.0
     blocks: dict[str, float] = field(default_factory=dict)
+    shrinking: Shrinking | None = None
+    values: dict[str, float] = field(default_factory=dict)
 
 
 @hookimpl
@@ -72,7 +89,10 @@ def prepare() -> Findings:
 
 @hookimpl
 def optimize(model: nn.Module, params: Params, data: toolkit.Data, prepared: Findings) -> nn.Module:
-    """Remove channels, in steps the first of them; the others are masked in training, and begin with masks of ones."""
+    """Remove channels, in steps the first of them; the others are masked in training, and begin with masks of ones.
+
+    With `shrink`, none go yet.
+    """
     structure = _analyzed(model, params, data)
     widths = {path: structure.width(path) for group in structure.groups for path in group.layers}
     prepared.before = Before(structure.cost(params.of), widths)
@@ -80,6 +100,8 @@ def optimize(model: nn.Module, params: Params, data: toolkit.Data, prepared: Fin
         prepared.blocks = remove_least(model, params, data)
         structure = _analyzed(model, params, data)
     prepared.kept = structure.kept
+    if params.shrink:
+        return model
     scores = unit_scores(structure, model, params, data)
     if params.steps > 1:  # refuse now what the last step could not do
         choose(structure, scores, params, params.amount, prepared.before)
@@ -97,7 +119,13 @@ def optimize(model: nn.Module, params: Params, data: toolkit.Data, prepared: Fin
 def finetune(
     model: nn.Module, params: Params, data: toolkit.Data, prepared: Findings, training: toolkit.Training
 ) -> toolkit.Training:
-    """In steps, mask more channels after each part of the training but the last."""
+    """In steps, mask more channels after each part of the training but the last; with `shrink`, draw them to zero."""
+    if params.shrink:
+        structure = _analyzed(model, params, data)
+        scores = unit_scores(structure, model, params, data)
+        units = choose(structure, scores, params, params.amount, prepared.before)
+        prepared.shrinking = Shrinking(model, structure, units)
+        return prepared.shrinking.added_to(training, params.shrink)
     if params.steps == 1:
         return training
 
@@ -114,7 +142,11 @@ def finetune(
 
 @hookimpl
 def finish(model: nn.Module, params: Params, data: toolkit.Data, prepared: Findings) -> nn.Module:
-    """In steps, cut out the channels that were masked in training."""
+    """Cut out the channels that were masked in training, in steps, or drawn to zero, with `shrink`."""
+    if prepared.shrinking is not None:
+        shrinking, prepared.shrinking = prepared.shrinking, None
+        prepared.gone = 1 - shrinking.structure.cost(params.of, shrinking.units) / prepared.before.cost
+        prepared.values = cut_shrunk(model, shrinking, params, data)
     if params.steps > 1:
         structure = _analyzed(model, params, data)
         masked = masked_units(structure, model)
@@ -139,6 +171,7 @@ def measure(model: nn.Module, params: Params, prepared: Findings) -> dict[str, f
     return {
         **(notes if blocks else {}),
         "removed": prepared.gone,
+        **prepared.values,
         "layers": toolkit.Note("channels of each layer after and before", rows),
         "kept": toolkit.Note("layers whose channels stay, and why", kept),
     }
