@@ -10,7 +10,8 @@ The least important channels of the whole network go first, as many as `amount` 
 is found by timing cut networks. `taylor` follows Molchanov et al. 2019, `activation` Sun et al. 2023,
 `geometric-median` He et al. 2019, `batch-norm` Liu et al. 2017, `l1` Li et al. 2017. With `blocks`, whole residual
 blocks go first. With `steps` channels go gradually: the first part is cut out before the training, the others are
-masked while the stage trains, and cut out at the end.
+masked while the stage trains, and cut out at the end. With `shrink` all of them are drawn towards zero while the
+stage trains, and cut out at the end (`shrinking.py`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from toolkit_channels.latency import ByTime, find
 from toolkit_channels.params import Params
 from toolkit_channels.ranking import Before, choose
 from toolkit_channels.scoring import masked_units, unit_scores
+from toolkit_channels.shrinking import Shrinking, cut_shrunk
 
 __all__ = [
     "Findings",
@@ -47,6 +49,17 @@ __all__ = [
 
 numbers = {
     "removed": toolkit.Number("removed", "share of the network that is gone, as `of` counts it", "fraction", "higher"),
+    "drop": toolkit.Number(
+        "drop by the cut",
+        "drop of the primary metric on the selection split by the cut after a training with `shrink`: in points, or in "
+        "percent of a value that is no fraction",
+        better="lower",
+    ),
+    "norm_left": toolkit.Number(
+        "norm left",
+        "norm of the channels that `shrink` draws towards zero, at the cut over that when the training began",
+        better="lower",
+    ),
 }
 
 
@@ -61,6 +74,8 @@ class Findings:
         blocks: paths of the residual blocks that have gone, with what they changed of their inputs.
         timer: times the network next to the one that the stage began with.
         by_time: what was found for a share of the time; None where `of` counts something else.
+        shrinking: the units that go at the end of the training, until they have gone.
+        values: what is measured where they go.
     """
 
     before: Before = field(default_factory=lambda: Before(0.0, {}))
@@ -69,6 +84,8 @@ class Findings:
     blocks: dict[str, float] = field(default_factory=dict)
     timer: Timer | None = None
     by_time: ByTime | None = None
+    shrinking: Shrinking | None = None
+    values: dict[str, float] = field(default_factory=dict)
 
     def settled(self, params: Params) -> Params:
         """Return the params with a share of the MACs in place of one of the time."""
@@ -83,7 +100,10 @@ def prepare(timer: Timer) -> Findings:
 
 @hookimpl
 def optimize(model: nn.Module, params: Params, data: toolkit.Data, prepared: Findings) -> nn.Module:
-    """Remove channels, in steps the first of them; the others are masked in training, and begin with masks of ones."""
+    """Remove channels, in steps the first of them; the others are masked in training, and begin with masks of ones.
+
+    With `shrink`, none go yet.
+    """
     structure = _analyzed(model, params, data)
     widths = {path: structure.width(path) for group in structure.groups for path in group.layers}
     prepared.before = Before(structure.cost("macs" if params.asks_timer else params.of), widths)
@@ -96,6 +116,8 @@ def optimize(model: nn.Module, params: Params, data: toolkit.Data, prepared: Fin
         assert prepared.timer is not None
         prepared.by_time = find(model, structure, scores, params, prepared.before, data, prepared.timer)
         params = prepared.by_time.params
+    if params.shrink:
+        return model
     if params.steps > 1:  # refuse now what the last step could not do
         choose(structure, scores, params, params.amount, prepared.before)
     chosen = choose(structure, scores, params, params.amount / params.steps, prepared.before)
@@ -112,10 +134,16 @@ def optimize(model: nn.Module, params: Params, data: toolkit.Data, prepared: Fin
 def finetune(
     model: nn.Module, params: Params, data: toolkit.Data, prepared: Findings, training: toolkit.Training
 ) -> toolkit.Training:
-    """In steps, mask more channels after each part of the training but the last."""
+    """In steps, mask more channels after each part of the training but the last; with `shrink`, draw them to zero."""
+    params = prepared.settled(params)
+    if params.shrink:
+        structure = _analyzed(model, params, data)
+        scores = unit_scores(structure, model, params, data)
+        units = choose(structure, scores, params, params.amount, prepared.before)
+        prepared.shrinking = Shrinking(model, structure, units)
+        return prepared.shrinking.added_to(training, params.shrink)
     if params.steps == 1:
         return training
-    params = prepared.settled(params)
 
     def tighten(step: int, steps: int) -> None:
         ends = [max(1, round(part * steps / params.steps)) for part in range(1, params.steps)]
@@ -130,9 +158,13 @@ def finetune(
 
 @hookimpl
 def finish(model: nn.Module, params: Params, data: toolkit.Data, prepared: Findings) -> nn.Module:
-    """In steps, cut out the channels that were masked in training."""
+    """Cut out the channels that were masked in training, in steps, or drawn to zero, with `shrink`."""
+    params = prepared.settled(params)
+    if prepared.shrinking is not None:
+        shrinking, prepared.shrinking = prepared.shrinking, None
+        prepared.gone = 1 - shrinking.structure.cost(params.of, shrinking.units) / prepared.before.cost
+        prepared.values = cut_shrunk(model, shrinking, params, data)
     if params.steps > 1:
-        params = prepared.settled(params)
         structure = _analyzed(model, params, data)
         masked = masked_units(structure, model)
         prepared.gone = 1 - structure.cost(params.of, masked) / prepared.before.cost
@@ -166,6 +198,7 @@ def measure(model: nn.Module, prepared: Findings) -> dict[str, float | toolkit.N
         **(notes if blocks else {}),
         **({"time": time.note} if time is not None else {}),
         "removed": prepared.gone if time is None else time.removed,
+        **prepared.values,
         "layers": toolkit.Note("channels of each layer after and before", rows),
         "kept": toolkit.Note("layers whose channels stay, and why", kept),
     }

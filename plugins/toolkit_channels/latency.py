@@ -9,12 +9,11 @@ from torch import nn
 
 import toolkit
 from toolkit import masks
+from toolkit.structure import Structure, remove
 from toolkit.timing import Timer, TimeRatio
 from toolkit_channels.params import Params
 from toolkit_channels.ranking import Before, choose, largest_share
-from toolkit_channels.removal import remove
 from toolkit_channels.search import TOLERANCE, Probe, is_close, search
-from toolkit_channels.structure import Structure
 
 
 @dataclass(frozen=True)

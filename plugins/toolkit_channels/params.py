@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 import toolkit
 
@@ -55,6 +55,13 @@ class Params(toolkit.Params):
         le=100,
         description="remove in so many steps, with equal parts of the training between them; 1 to remove all at once",
     )
+    shrink: float = Field(
+        default=0,
+        ge=0,
+        le=100,
+        description="choose the channels when the training begins, draw them towards zero while it runs, and cut them "
+        "out at its end: factor of the norms of their weights in the loss; 0 to remove before the training",
+    )
     reestimate: bool = Field(
         default=True, description="estimate the statistics of batch norms again once channels have gone"
     )
@@ -65,10 +72,17 @@ class Params(toolkit.Params):
         default=[], description="name patterns of the layers to leave alone, and of modules that cannot be traced"
     )
 
+    @field_validator("shrink")
+    @classmethod
+    def _at_once(cls, shrink: float, info: ValidationInfo) -> float:
+        if shrink and info.data.get("steps", 1) > 1:
+            raise ValueError("shrinking ends with one cut, steps have several; leave out shrink or steps")
+        return shrink
+
     @property
     def needs_finetune(self) -> bool:
-        """Steps are taken while the stage trains."""
-        return self.steps > 1
+        """Steps are taken, and channels shrink, while the stage trains."""
+        return self.steps > 1 or self.shrink > 0
 
     @property
     def asks_timer(self) -> bool:

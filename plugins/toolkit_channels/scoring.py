@@ -54,9 +54,7 @@ def masked_units(structure: Structure, model: nn.Module) -> set[int]:
     """Return the units that may go and that masks hold at zero: all weights, biases and scales that make them."""
     present = masks.current(model)
     alive: set[int] = set()
-    for slot in structure.slots:
-        if slot.role == "input" or not structure.is_parameter(slot.path):
-            continue
+    for slot in structure.makers():
         mask = present.get(slot.path)
         if mask is None:
             alive.update(slot.units.tolist())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -78,14 +78,31 @@ class Hints(nn.Module):
 
     def losses(self, lessons: Sequence[Lesson | None]) -> list[Tensor]:
         """Return a scalar for each hint; teachers without a hint need no lesson."""
+        features = self._features()
+        return [self._loss(number, features, lessons) for number in range(len(self.hints))]
+
+    def losses_after_cut(self, lessons: Sequence[Lesson | None]) -> list[Tensor | None]:
+        """Return the same, but None where the student's layer has lost channels that the projection reads."""
+        features = self._features()
+        return [
+            self._loss(number, features, lessons) if self._fits(number, features) else None
+            for number in range(len(self.hints))
+        ]
+
+    def _features(self) -> dict[str, Tensor]:
         assert self._caught is not None, "features are caught by watching()"
-        features = arranged(*self._caught)
-        losses = []
-        for hint, projection in zip(self.hints, self.projections, strict=True):
-            lesson = lessons[hint.of - 1]
-            assert lesson is not None
-            losses.append(COMPARED_BY[hint.loss](projection(features[hint.student]), lesson.features[hint.teacher]))
-        return losses
+        return arranged(*self._caught)
+
+    def _fits(self, number: int, features: Mapping[str, Tensor]) -> bool:
+        projection: Any = self.projections[number]
+        is_learned = not isinstance(projection, nn.Identity)
+        return not is_learned or projection.weight.shape[1] == features[self.hints[number].student].shape[1]
+
+    def _loss(self, number: int, features: Mapping[str, Tensor], lessons: Sequence[Lesson | None]) -> Tensor:
+        hint, lesson = self.hints[number], lessons[self.hints[number].of - 1]
+        assert lesson is not None
+        found = self.projections[number](features[hint.student])
+        return COMPARED_BY[hint.loss](found, lesson.features[hint.teacher])
 
 
 def make_hints(hints: Sequence[Hint], student: nn.Module, teachers: Sequence[nn.Module], data: toolkit.Data) -> Hints:
@@ -112,14 +129,16 @@ def paths_of(hints: Iterable[Hint], number: int) -> list[str]:
     return _each(hint.teacher for hint in hints if hint.of == number)
 
 
-def distances(hints: Hints, student: nn.Module, teachers: Sequence[Teacher], data: toolkit.Data) -> list[float]:
-    """Return the loss of each hint on one batch of the selection split, in eval mode."""
+def distances(hints: Hints, student: nn.Module, teachers: Sequence[Teacher], data: toolkit.Data) -> list[float | None]:
+    """Return the loss of each hint on one batch of the selection split, in eval mode.
+
+    It is None where the student's layer has lost channels that the projection reads.
+    """
     batch = next(iter(data.batches(data.selection_split)))
     with evaluated(student), hints.watching(student):
         data.task.forward(student, batch)
-        return [
-            loss.item() for loss in hints.losses([teacher(batch) if teacher.paths else None for teacher in teachers])
-        ]
+        lessons = [teacher(batch) if teacher.paths else None for teacher in teachers]
+        return [None if loss is None else loss.item() for loss in hints.losses_after_cut(lessons)]
 
 
 class Hinting(NamedTuple):
@@ -127,13 +146,13 @@ class Hinting(NamedTuple):
 
     hints: Hints
     teachers: list[Teacher]
-    before: list[float]
+    before: list[float | None]
 
     def note(self, student: nn.Module, data: toolkit.Data) -> toolkit.Note:
         """Return each hint with its loss before and after."""
         after = distances(self.hints, student, self.teachers, data)
         rows = [
-            {**hint.model_dump(), "before": before, "after": now}
+            {**hint.model_dump(), "before": before, **({} if now is None else {"after": now})}
             for hint, before, now in zip(self.hints.hints, self.before, after, strict=True)
         ]
         return toolkit.Note(

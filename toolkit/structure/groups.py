@@ -112,14 +112,16 @@ class Structure:
                     left.setdefault(path, {})[dim] = torch.from_numpy(np.flatnonzero(stays))
         return left
 
+    def makers(self) -> Iterator[Slot]:
+        """Yield the slots of parameters that make units: zeros in all of them make a unit zero."""
+        return (slot for slot in self.slots if slot.role != "input" and self.is_parameter(slot.path))
+
     def masks(self, removed: Collection[int]) -> dict[str, Tensor]:
         """Return the masks under which the units are zero: of weights, biases and scales that make them."""
         gone = np.array(sorted(removed), dtype=np.int64)
         chosen: dict[str, Tensor] = {}
-        for slot in self.slots:
+        for slot in self.makers():
             tensor = self._source.tensor(slot.path)
-            if slot.role == "input" or not self.is_parameter(slot.path):
-                continue
             stays = torch.from_numpy(~np.isin(slot.units, gone))
             shape = [1] * tensor.dim()
             shape[slot.dim] = -1
