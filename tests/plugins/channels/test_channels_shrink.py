@@ -147,6 +147,9 @@ def test_it_works_in_a_chain_and_says_what_the_cut_cost(tmp_path: Path) -> None:
     assert outcome.rows[2]["channels.removed"] >= 0.5
     assert outcome.rows[2]["channels.norm_left"] < 1
     assert abs(outcome.rows[2]["channels.drop"]) <= 100
+    [hint] = [dict(row) for row in outcome.rows[2]["distillation.hints"].table]
+    assert hint["before"] > 0
+    assert "after" not in hint  # the projection reads channels that are gone
 
 
 def observing(on_step: Callable[..., None]) -> PluginUse:
@@ -168,6 +171,22 @@ def test_a_run_that_is_interrupted_in_the_middle_goes_on_to_the_same_bits(tmp_pa
     assert "resuming after step" in (tmp_path / "stopped" / "log.txt").read_text()
     whole, stopped = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "stopped"))
     assert whole == stopped
+
+
+def test_blocks_go_at_once_and_channels_at_the_end(tmp_path: Path) -> None:
+    source = Path(__file__).with_name("channel_networks.py")
+    model = f'[model]\nsource = "{source}:ResNetA"\nargs = {{ blocks = 2, width = 8 }}\ntraining = {{ epochs = 1 }}\n'
+    data = '[data]\nsource = "pictures.py:pictures"\n'
+    (tmp_path / "pictures.py").write_text(
+        "import torch, toolkit\n"
+        "def pictures():\n"
+        "    def split(n): return torch.randn(n, 3, 8, 8), torch.arange(n) % 10\n"
+        "    return toolkit.Data(train=split(64), validation=split(32), test=split(32))\n"
+    )
+    stage = SHRINK.replace("shrink = 0.05", "shrink = 0.05, blocks = 0.2, round_to = 1")
+    outcome = done(run_text(model + data + stage + TRAINED, tmp_path))
+    assert outcome.rows[1]["channels.removed"] >= 0.5
+    assert outcome.rows[1]["channels.blocks"].table
 
 
 @pytest.mark.parametrize(
