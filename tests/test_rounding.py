@@ -6,7 +6,7 @@ import torch
 from toolkit.errors import ToolkitError
 from toolkit.rounding import round_straight_through, round_to
 
-DTYPES = ["int8", "int4", "float16", "bfloat16"]
+DTYPES = ["int8", "int4", "int2", "float16", "bfloat16"]
 
 
 def test_int8_has_127_steps_to_the_largest_value_of_each_row():
@@ -23,6 +23,12 @@ def test_int4_has_a_scale_for_each_group_of_inputs():
     weight = torch.tensor([[8.0, 1.0, 80.0, 11.0]])
     assert round_to(weight, "int4").tolist() == [[10.0, 0.0, 80.0, 10.0]]
     assert round_to(weight, "int4", group=2).tolist() == [[8.0, 1.0, 80.0, 10.0]]
+
+
+def test_int2_reaches_from_minus_two_to_one_in_the_direction_of_the_largest_value():
+    weight = torch.tensor([[8.0, -4.0, -8.0, 1.9, 2.1]])
+    assert round_to(weight, "int2").tolist() == [[8.0, -4.0, -4.0, 0.0, 4.0]]
+    assert round_to(weight, "int2", group=4).tolist() == [[8.0, -4.0, -4.0, 0.0, 2.09375]]
 
 
 def test_sixteen_bits():
@@ -53,13 +59,14 @@ def test_straight_through_has_the_same_bits_and_the_gradient_of_the_identity(dty
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((torch.ones(2, 2), "int3"), "dtype must be int8, int4, float16 or bfloat16, found 'int3'"),
+        ((torch.ones(2, 2), "int3"), "dtype must be int8, int4, int2, float16 or bfloat16, found 'int3'"),
         (
             (torch.ones(2), "int8"),
             r"a weight to round must have float values and two or more dimensions, found \(2,\) of float32",
         ),
         ((torch.ones(2, 2, dtype=torch.int64), "int8"), r"float values .*, found \(2, 2\) of int64"),
-        ((torch.ones(2, 2), "int4", 3), "group must be even and at least 2, found 3"),
+        ((torch.ones(2, 2), "int4", 3), "group must be a multiple of 2 and above 0 in int4, found 3"),
+        ((torch.ones(2, 2), "int2", 6), "group must be a multiple of 4 and above 0 in int2, found 6"),
     ],
 )
 def test_what_is_refused(arguments, sentence):

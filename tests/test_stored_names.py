@@ -76,7 +76,7 @@ def test_the_names_never_change() -> None:
         *("toolkit.NarrowAttention", "toolkit.NarrowWindowAttention"),
         "codebook.Shared",
         *("quantization.Compiled", "quantization.Int8Attention"),
-        *("quantization.Int8", "quantization.Int4", "quantization.Short"),
+        *("quantization.Int8", "quantization.Int4", "quantization.Int2", "quantization.Short"),
         *("quantization.Int8Linear", "quantization.TorchInt8Linear", "quantization.TorchaoInt8Linear"),
         "quantization.Int8Recurrent",
         *("quantization.Int32Bias", "quantization.Quantizer", "quantization.StaticNetwork"),

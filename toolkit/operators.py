@@ -53,14 +53,33 @@ def dequantize_int4(packed: Tensor, scale: Tensor, shape: list[int]) -> Tensor:
     `packed` (rows, groups, group / 2) uint8 holds the integers plus 8, two in a byte, the first in its lower half;
     `scale` (rows, groups) of any float dtype. Values beyond a row's inputs, in its last group, are dropped.
     """
-    values = torch.stack((packed & 15, packed >> 4), dim=3).flatten(2).float() - 8
-    rows = (values * scale.float().unsqueeze(2)).flatten(1)
-    return rows[:, : math.prod(shape[1:])].reshape(shape)
+    return _floats(packed, scale, shape, bits=4)
 
 
 @dequantize_int4.register_fake
 def _(packed: Tensor, scale: Tensor, shape: list[int]) -> Tensor:  # noqa: ARG001  # the operator's signature
     return packed.new_empty(shape, dtype=torch.float32)
+
+
+@torch.library.custom_op("toolkit::dequantize_int2", mutates_args=())
+def dequantize_int2(packed: Tensor, scale: Tensor, shape: list[int]) -> Tensor:
+    """Return the floats of `shape` that int2 in groups stands for: as `dequantize_int4`.
+
+    `packed` (rows, groups, group / 4) uint8 holds the integers plus 2, four in a byte, the first in its lowest bits.
+    """
+    return _floats(packed, scale, shape, bits=2)
+
+
+@dequantize_int2.register_fake
+def _(packed: Tensor, scale: Tensor, shape: list[int]) -> Tensor:  # noqa: ARG001  # the operator's signature
+    return packed.new_empty(shape, dtype=torch.float32)
+
+
+def _floats(packed: Tensor, scale: Tensor, shape: list[int], bits: int) -> Tensor:
+    parts = [(packed >> shift) & (2**bits - 1) for shift in range(0, 8, bits)]
+    values = torch.stack(parts, dim=3).flatten(2).float() - 2 ** (bits - 1)
+    rows = (values * scale.float().unsqueeze(2)).flatten(1)
+    return rows[:, : math.prod(shape[1:])].reshape(shape)
 
 
 @torch.library.custom_op("toolkit::widen", mutates_args=())
@@ -174,6 +193,7 @@ __all__ = [
     "by_direction",
     "byte_products",
     "dequantize",
+    "dequantize_int2",
     "dequantize_int4",
     "exporting",
     "fake_quantize",

@@ -1,8 +1,8 @@
 """The grids that weights are rounded to when they are stored in fewer bits, for all who store or train such weights.
 
-The first index of a weight chooses its row, and int8 and int4 have scales within a row: an output channel of a linear,
+The first index of a weight chooses its row, and integers have scales within a row: an output channel of a linear,
 convolutional or recurrent layer, an entry of an embedding, an input channel of a transposed convolution. Zeros stay
-zero.
+zero. int2 is an experiment.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ __all__ = [
     "round_to",
 ]
 
-Dtype = Literal["int8", "int4", "float16", "bfloat16"]
-GROUP = 32  # inputs that share a scale in int4
-INT4_RANGE = 8
+Dtype = Literal["int8", "int4", "int2", "float16", "bfloat16"]
+BITS = {"int4": 4, "int2": 2}
+GROUP = 32  # inputs that share a scale in int4 and int2
 INT8_MAX = 127
 MIN_ROW_MAX = INT8_MAX * torch.finfo(torch.float32).tiny  # a subnormal scale would be too coarse for ±127
 
@@ -36,21 +36,23 @@ def round_to(weight: Tensor, dtype: Dtype, group: int = GROUP) -> Tensor:
 
     Args:
         weight: finite floats of two or more dimensions.
-        dtype: int8 with a float32 scale per row; int4 with a bfloat16 scale per group of a row's inputs; float16, in
-            which values above 65504 become infinite; or bfloat16.
-        group: the inputs that share a scale in int4, an even number; the other dtypes have no groups.
+        dtype: int8 with a float32 scale per row; int4 or int2 with a bfloat16 scale per group of a row's inputs;
+            float16, in which values above 65504 become infinite; or bfloat16.
+        group: the inputs that share a scale in int4, a multiple of 2, or in int2, one of 4; the other dtypes have no
+            groups.
 
     Raises:
-        ToolkitError: the dtype is unknown, the weight does not fit, or the group is odd.
+        ToolkitError: the dtype is unknown, the weight does not fit, or the group is no such multiple.
     """
     _check(weight, dtype, group)
     weight = weight.detach()
     if dtype == "int8":
         values, scale = quantize_rows(weight.flatten(1))
         return values.to(scale.dtype).mul_(scale).reshape(weight.shape).to(weight.dtype)
-    if dtype == "int4":
-        packed, scale = quantize_groups(weight.flatten(1), group)
-        return dequantize_groups(packed, scale, weight[0].numel()).reshape(weight.shape).to(weight.dtype)
+    if dtype in BITS:
+        packed, scale = quantize_groups(weight.flatten(1), group, BITS[dtype])
+        rows = dequantize_groups(packed, scale, weight[0].numel(), BITS[dtype])
+        return rows.reshape(weight.shape).to(weight.dtype)
     return weight.to(getattr(torch, dtype)).to(weight.dtype)
 
 
@@ -87,35 +89,43 @@ def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     return (rows / scale).round_().to(torch.int8, memory_format=torch.contiguous_format), scale
 
 
-def quantize_groups(rows: Tensor, group: int = GROUP) -> tuple[Tensor, Tensor]:
-    """Round each group of a row's inputs to int4 with its own scale: `rows ≈ values * scale`.
+def quantize_groups(rows: Tensor, group: int = GROUP, bits: int = 4) -> tuple[Tensor, Tensor]:
+    """Round each group of a row's inputs to int4, or to int2, with its own scale: `rows ≈ values * scale`.
 
     The largest value of a group becomes -8, with a negative scale if it is positive. With ±7 for the largest, only 15
     of 16 integers would be used, and the error would be an eighth larger. An equally large value of the other sign
-    becomes 7.
+    becomes 7. In int2, these are -2 and 1.
 
-    Rows (N, K) may have any float dtype; `group` must be even. Returns the integers plus 8, two per byte with the first
-    in the lower half, (N, G, group / 2) uint8 with zeros at the end of the last group, and the scale (N, G) bfloat16,
-    never zero. As in Dettmers and Zettlemoyer, "The case for 4-bit precision", 2023, without a zero point.
+    Rows (N, K) may have any float dtype; `group` must be a multiple of the values in a byte. Returns the integers plus
+    8 in int4, plus 2 in int2, packed as by `pack_groups`, with zeros at the end of the last group, and the scale (N, G)
+    bfloat16, never zero. As in Dettmers and Zettlemoyer, "The case for 4-bit precision", 2023, without a zero point.
     """
+    half = 2 ** (bits - 1)
     groups = F.pad(rows.float(), (0, -rows.shape[1] % group)).unflatten(1, (-1, group))
     extreme = groups.gather(2, groups.abs().argmax(dim=2, keepdim=True)).squeeze(2)
     smallest = torch.finfo(torch.bfloat16).tiny  # a subnormal scale would be too coarse
-    scale = (extreme / -INT4_RANGE).bfloat16()
+    scale = (extreme / -half).bfloat16()
     scale = torch.where(scale.abs() < smallest, smallest, scale)
-    values = (groups / scale.float().unsqueeze(2)).round_().clamp_(-INT4_RANGE, INT4_RANGE - 1)
-    return pack_groups(values), scale
+    values = (groups / scale.float().unsqueeze(2)).round_().clamp_(-half, half - 1)
+    return pack_groups(values, bits), scale
 
 
-def pack_groups(values: Tensor) -> Tensor:
-    """Pack integers from -8 to 7 of any dtype, (N, G, group), into (N, G, group / 2) uint8: see `quantize_groups`."""
-    low, high = (values + INT4_RANGE).to(torch.uint8).unflatten(2, (-1, 2)).unbind(3)
-    return low | (high << 4)
+def pack_groups(values: Tensor, bits: int = 4) -> Tensor:
+    """Pack integers from -8 to 7, or from -2 to 1 for two bits, of any dtype: see `quantize_groups`.
+
+    The integers (N, G, group) become (N, G, group * bits / 8) uint8, the first of a byte in its lowest bits.
+    """
+    parts = (values + 2 ** (bits - 1)).to(torch.uint8).unflatten(2, (-1, 8 // bits)).unbind(3)
+    packed = torch.zeros_like(parts[0])
+    for place, part in enumerate(parts):
+        packed |= part << (bits * place)
+    return packed
 
 
-def dequantize_groups(packed: Tensor, scale: Tensor, inputs: int) -> Tensor:
+def dequantize_groups(packed: Tensor, scale: Tensor, inputs: int, bits: int = 4) -> Tensor:
     """Return the rows (N, inputs) float32 that `packed` and `scale` from `quantize_groups` represent."""
-    values = torch.stack((packed & 15, packed >> 4), dim=3).flatten(2).float().sub_(INT4_RANGE)
+    parts = [(packed >> shift) & (2**bits - 1) for shift in range(0, 8, bits)]
+    values = torch.stack(parts, dim=3).flatten(2).float().sub_(2 ** (bits - 1))
     return values.mul_(scale.float().unsqueeze(2)).flatten(1)[:, :inputs]
 
 
@@ -127,5 +137,5 @@ def _check(weight: Tensor, dtype: str, group: int) -> None:
             "a weight to round must have float values and two or more dimensions, "
             f"found {tuple(weight.shape)} of {str(weight.dtype).removeprefix('torch.')}"
         )
-    if group < 2 or group % 2:
-        raise ToolkitError(f"group must be even and at least 2, found {group}")
+    if dtype in BITS and (group < 1 or group * BITS[dtype] % 8):
+        raise ToolkitError(f"group must be a multiple of {8 // BITS[dtype]} and above 0 in {dtype}, found {group}")

@@ -89,9 +89,9 @@ def decompose(program: ExportedProgram, in_integers: bool | None = None) -> Expo
         outputs = products.reshape(*inputs.shape[:-1], weight.shape[0]) * scale * row_scale
         return outputs if bias is None else outputs + bias
 
+    decoding = (operators.dequantize, operators.dequantize_int4, operators.dequantize_int2, operators.widen)
     plain: dict[Any, Any] = {
-        operator._opoverload: operator._init_fn
-        for operator in (operators.dequantize, operators.dequantize_int4, operators.fake_quantize, operators.widen)
+        operator._opoverload: operator._init_fn for operator in (*decoding, operators.fake_quantize)
     }
     with quiet(), torch.no_grad():
         return _anonymous(program.run_decompositions({**plain, operators.int8_linear._opoverload: int8_linear}))

@@ -14,8 +14,6 @@ from toolkit_onnxruntime.recurrent import int8_lstm
 from toolkit_onnxruntime.signed_products import signed_products
 
 op: Any = opset21  # its annotations do not know that a constant has a type
-FIFTEEN = onnx.helper.make_tensor("fifteen", onnx.TensorProto.UINT8, [], [15])
-FOUR = onnx.helper.make_tensor("four", onnx.TensorProto.UINT8, [], [4])
 UINT8, FLOAT = onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT
 MOVING = ("Flatten", "Identity", "MaxPool", "Reshape", "Transpose")  # operations that only move or select numbers
 SMALLEST = 127 * 1.1754943508222875e-38
@@ -66,15 +64,34 @@ def _before_relu(value: Any) -> Any:
 
 def dequantize_int4(packed: Any, scale: Any, shape: Sequence[int]) -> Any:
     """Store two integers in a byte, and compute the floats when the file is opened."""
-    last = op.Constant(value_ints=[3])
-    low = op.Unsqueeze(op.BitwiseAnd(packed, op.Constant(value=FIFTEEN)), last)
-    high = op.Unsqueeze(op.BitShift(packed, op.Constant(value=FOUR), direction="RIGHT"), last)
-    values = op.Sub(op.Cast(op.Concat(low, high, axis=3), to=FLOAT), op.Constant(value_float=8.0))
+    return _in_groups(packed, scale, shape, 4)
+
+
+def dequantize_int2(packed: Any, scale: Any, shape: Sequence[int]) -> Any:
+    """Store four integers in a byte, and compute the floats when the file is opened."""
+    return _in_groups(packed, scale, shape, 2)
+
+
+def _in_groups(packed: Any, scale: Any, shape: Sequence[int], bits: int) -> Any:
+    parts = [op.Unsqueeze(_bits(packed, start, bits), op.Constant(value_ints=[3])) for start in range(0, 8, bits)]
+    values = op.Cast(op.Concat(*parts, axis=3), to=FLOAT)
+    values = op.Sub(values, op.Constant(value_float=float(2 ** (bits - 1))))
     scales = op.Unsqueeze(op.Cast(scale, to=FLOAT), op.Constant(value_ints=[2, 3]))
     rows = op.Reshape(op.Mul(values, scales), op.Constant(value_ints=[shape[0], -1]))
     inputs = [prod(shape[1:])]
     start, end, axis = op.Constant(value_ints=[0]), op.Constant(value_ints=inputs), op.Constant(value_ints=[1])
     return op.Reshape(op.Slice(rows, start, end, axis), op.Constant(value_ints=list(shape)))
+
+
+def _bits(packed: Any, start: int, bits: int) -> Any:
+    """Some bits of each byte, from the lowest ones or up to the highest ones without a superfluous operation."""
+    if start > 0:
+        packed = op.BitShift(packed, op.Constant(value=_byte(start)), direction="RIGHT")
+    return packed if start + bits == 8 else op.BitwiseAnd(packed, op.Constant(value=_byte(2**bits - 1)))
+
+
+def _byte(value: int) -> Any:
+    return onnx.helper.make_tensor(f"byte_{value}", UINT8, [], [value])
 
 
 def fake_quantize(values: Any, scale: Any, zero_point: Any) -> Any:
@@ -101,6 +118,7 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     return {
         operators.dequantize._opoverload: dequantize,
         operators.dequantize_int4._opoverload: dequantize_int4,
+        operators.dequantize_int2._opoverload: dequantize_int2,
         operators.fake_quantize._opoverload: fake_quantize,
         operators.widen._opoverload: widen,
         operators.int8_linear._opoverload: int8_linear,

@@ -17,7 +17,7 @@ LEVELS = 255
 
 def translations() -> list[ConversionExtension]:
     """Return the translation of each operator."""
-    own = (dequantize, dequantize_int4, fake_quantize, int8_linear, widen)
+    own = (dequantize, dequantize_int4, dequantize_int2, fake_quantize, int8_linear, widen)
     return [ConversionExtension(f"toolkit.{translate.__name__}.default", translate) for translate in own]
 
 
@@ -55,14 +55,25 @@ def _is_none(node: Any, index: int) -> bool:
 
 def dequantize_int4(node: Any) -> Any:
     """Store integers of four bits, which OpenVINO has."""
+    return _in_groups(node, 4)
+
+
+def dequantize_int2(node: Any) -> Any:
+    """Store integers of two bits, which OpenVINO has."""
+    return _in_groups(node, 2)
+
+
+def _in_groups(node: Any, bits: int) -> Any:
     packed, shape = node.get_input(0).get_node().data, list(node.get_values_from_const_input(2))
-    integers, scale = np.stack([packed & 15, packed >> 4], axis=3).reshape(*packed.shape[:2], -1), node.get_input(1)
+    parts = [(packed >> shift) & (2**bits - 1) for shift in range(0, 8, bits)]
+    integers, scale = np.stack(parts, axis=3).reshape(*packed.shape[:2], -1), node.get_input(1)
     inputs = prod(shape[1:])
+    zero = np.array(2 ** (bits - 1))
     if packed.shape[1] == 1:  # a group for each row needs no third dimension, which some kernels do not take
         integers = integers[:, 0, :inputs]
     else:
         scale = op.unsqueeze(scale, _integers([2]))
-    floats = op.subtract(op.convert(_nibbles(integers), "f32"), op.convert(_nibbles(np.array(8)), "f32"))
+    floats = op.subtract(op.convert(_packed(integers, bits), "f32"), op.convert(_packed(zero, bits), "f32"))
     rows = op.multiply(floats, op.convert(scale, "f32"))
     if packed.shape[1] > 1:
         rows = op.reshape(rows, _integers([shape[0], -1]), False)
@@ -76,8 +87,9 @@ def widen(node: Any) -> Any:
     return op.convert(node.get_input(0), "f32").outputs()
 
 
-def _nibbles(values: Any) -> Any:
-    return openvino.op.Constant(openvino.Type.u4, openvino.Shape(list(values.shape)), values.reshape(-1).tolist())
+def _packed(values: Any, bits: int) -> Any:
+    kind = openvino.Type.u4 if bits == 4 else openvino.Type.u2
+    return openvino.op.Constant(kind, openvino.Shape(list(values.shape)), values.reshape(-1).tolist())
 
 
 def _integers(values: list[int]) -> Any:

@@ -198,8 +198,11 @@ def measure(model: nn.Module, params: Params, prepared: Findings) -> dict[str, f
         for layer, weights in weights_by_layer(inner).items()
     }
     table = [{"layer": layer, "weights": sizes[layer], "reason": why.get(layer)} for layer in sizes]
-    count = sum(1 for _ in layers.converted(inner))
-    return {"layers": count, **prepared.values, "float": Note("" if table else "no layer stays in float", table)}
+    made = [module for _, module in layers.converted(inner)]
+    values = {**prepared.values, "float": Note("" if table else "no layer stays in float", table)}
+    if experiments := sum(getattr(module, "precision", None) == "int2" for module in made):
+        values["experiment"] = Note(f"weights of 2 bits, in {experiments} of {len(made)} layers, are an experiment")
+    return {"layers": len(made), **values}
 
 
 def _reasons(model: nn.Module, params: Params, findings: Findings) -> dict[str, str | None]:

@@ -1,4 +1,4 @@
-"""Encodes weights in fewer bits, and decodes them: int8 per row, int4 in groups, float16, bfloat16. Zeros stay zero.
+"""Encodes weights in fewer bits, and decodes them: int8 per row, int4 and int2 in groups, 16 bits. Zeros stay zero.
 
 The first index of a weight chooses its row: an output channel of a linear, convolutional or recurrent layer, an entry
 of an embedding, an input channel of a transposed convolution.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from toolkit import operators, rounding, stored_as
 from toolkit_quantization.int8 import quantize_per_channel
 
-Dtype = Literal["int8", "int4", "float16", "bfloat16"]
+Dtype = Literal["int8", "int4", "int2", "float16", "bfloat16"]
+BITS = {"int8": 8, "int4": 4, "int2": 2}
 Rounding: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
@@ -89,22 +91,35 @@ class Int4(Encoded):
     """A weight in int4, two values a byte, with a bfloat16 scale for every 32 inputs of a row."""
 
     precision = "int4"
+    bits = BITS["int4"]
     values: Tensor
     scale: Tensor
 
-    def __init__(self, weight: Tensor, quantize: Rounding = rounding.quantize_groups) -> None:
+    def __init__(self, weight: Tensor, quantize: Rounding | None = None) -> None:
         """Hold the packed values and the scale that `quantize` returns for the rows: see `rounding.quantize_groups`."""
         super().__init__(weight)
         self.inputs = weight[0].numel()
+        quantize = partial(rounding.quantize_groups, bits=self.bits) if quantize is None else quantize
         for name, tensor in zip(("values", "scale"), quantize(weight.flatten(1)), strict=True):
             self.register_buffer(name, tensor)
 
     def _decoded(self, *parts: Tensor) -> Tensor:
         packed, scale = parts
-        return rounding.dequantize_groups(packed, scale, self.inputs)
+        return rounding.dequantize_groups(packed, scale, self.inputs, self.bits)
 
     def _exported(self, *parts: Tensor) -> Tensor:
         return operators.dequantize_int4(*parts, list(self.shape))
+
+
+@stored_as("quantization.Int2")
+class Int2(Int4):
+    """A weight in int2, four values a byte, with a bfloat16 scale for every 32 inputs of a row; an experiment."""
+
+    precision = "int2"
+    bits = BITS["int2"]
+
+    def _exported(self, *parts: Tensor) -> Tensor:
+        return operators.dequantize_int2(*parts, list(self.shape))
 
 
 @stored_as("quantization.Short")
@@ -125,13 +140,14 @@ class Short(Encoded):
         return operators.widen(parts[0])
 
 
+INTEGERS: dict[Dtype, Callable[..., Encoded]] = {"int8": Int8, "int4": Int4, "int2": Int2}
+
+
 def encode(weight: Tensor, dtype: Dtype) -> Encoded:
     """Encode a finite float weight of two or more dimensions; the result does not keep the weight."""
-    if dtype == "int8":
-        return Int8(weight)
-    if dtype == "int4":
-        return Int4(weight)
-    return Short(weight, dtype)
+    if dtype == "float16" or dtype == "bfloat16":
+        return Short(weight, dtype)
+    return INTEGERS[dtype](weight)
 
 
 def why_not(weights: Sequence[Tensor], dtype: Dtype) -> str | None:

@@ -28,7 +28,10 @@ class Calibration(toolkit.Params):
 class Params(toolkit.Params):
     """Which layers to quantize, to which dtype, with whose arithmetic, and how much that may cost."""
 
-    dtype: Dtype = Field(default="int8", description="dtype of the weights; int4 has a scale per group of 32")
+    dtype: Dtype = Field(
+        default="int8",
+        description="dtype of the weights; int4 has a scale per group of 32, and so has int2, an experiment",
+    )
     overrides: dict[str, Dtype] = Field(
         default={}, description="other dtypes by name pattern; the most specific pattern wins, whatever the order"
     )
@@ -44,7 +47,7 @@ class Params(toolkit.Params):
     )
     rounding: Literal["nearest", "compensated"] = Field(
         default="nearest",
-        description="of int8 and int4 weights: to the nearest value; or compensated (GPTQ), layer by layer, so that on "
+        description="of weights in integers: to the nearest value; or compensated (GPTQ), layer by layer, so that on "
         "calibration samples the outputs of the layer change little; biases make up for the mean change",
     )
     equalize: bool = Field(
@@ -151,8 +154,8 @@ class Params(toolkit.Params):
                 if getattr(self, name) != only:
                     found = getattr(self, name)
                     raise ValueError(f"with static activations {name} must be {only!r}, found {found!r}; leave it out")
-            if wide := {self.dtype, *self.overrides.values()} - {"int8", "int4"}:
-                raise ValueError(f"with static activations a dtype must be int8 or int4, found {min(wide)!r}")
+            if wide := {self.dtype, *self.overrides.values()} - {"int8", "int4", "int2"}:
+                raise ValueError(f"with static activations a dtype must be int8, int4 or int2, found {min(wide)!r}")
         return self
 
     @property

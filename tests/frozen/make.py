@@ -189,6 +189,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Tensor, float]] = {
     "int8-attention-stored": (lambda: quantized(encoder(), arithmetic="float"), SEQUENCES, ROUNDED),
     "int8-embedding": (lambda: quantized(words(), arithmetic="float"), WORDS, ROUNDED),
     "int4": (lambda: quantized(cnn(), dtype="int4"), PICTURES, ROUNDED),
+    "int2": (lambda: quantized(cnn(), dtype="int2"), PICTURES, ROUNDED),
     "int4-bag": (lambda: quantized(bags(), dtype="int4"), WORDS, ROUNDED),
     "float16": (lambda: quantized(coarse(mlp()), dtype="float16"), PICTURES, EXACT),
     "bfloat16": (lambda: quantized(coarse(mlp()), dtype="bfloat16"), PICTURES, EXACT),

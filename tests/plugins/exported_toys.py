@@ -21,7 +21,13 @@ from toolkit.testing.base import ContractBase
 
 ANY_DROP = {"max_drop": 100}  # the toys are not trained
 INT8 = {"dtype": "int8", "arithmetic": "int8", **ANY_DROP}
-DTYPES = {"float": None, "int8": INT8, "int4": {"dtype": "int4", **ANY_DROP}, "float16": {"dtype": "float16"}}
+DTYPES = {
+    "float": None,
+    "int8": INT8,
+    "int4": {"dtype": "int4", **ANY_DROP},
+    "int2": {"dtype": "int2", **ANY_DROP, "max_error": 100},
+    "float16": {"dtype": "float16"},
+}
 
 
 def require_exact_sums() -> None:

@@ -83,6 +83,7 @@ def test_int8_is_multiplied_in_integers(runtime, tmp_path):
     [
         pytest.param("lstm", "int8", "DequantizeLinear", 3, marks=pytest.mark.slow),
         ("mlp", "int4", "BitwiseAnd", 2),
+        ("cnn", "int2", "BitwiseAnd", 9),
         ("outputs", "float16", "Cast", 3),
     ],
 )
@@ -106,13 +107,13 @@ def test_a_tied_weight_is_stored_once(runtime, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "dtype", ["int4", *(pytest.param(name, marks=pytest.mark.slow) for name in ("int8", "float16"))]
+    "dtype", ["int4", "int2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("int8", "float16"))]
 )
 def test_large_weights_are_stored_in_few_bytes(dtype, runtime, tmp_path):
     torch.manual_seed(0)
     model = perform(toy_mlp(1024), "quantization", DTYPES[dtype])
     weights = 1024 * 64 + 1024 * 4
-    bytes_each = {"int8": 1, "int4": 0.5 + 4 / 32, "float16": 2}[dtype]
+    bytes_each = {"int8": 1, "int4": 0.5 + 4 / 32, "int2": 0.25 + 4 / 32, "float16": 2}[dtype]
     assert exported(runtime, model, tmp_path).size_bytes < bytes_each * weights + 20_000
 
 

@@ -60,7 +60,9 @@ def test_every_toy_in_every_dtype(toy, dtype, runtime, tmp_path):
 
 @pytest.mark.slow
 @needs_openvino
-@pytest.mark.parametrize(("dtype", "bytes_each"), [("int8", 1), ("int4", 0.5 + 4 / 32), ("float16", 2)])
+@pytest.mark.parametrize(
+    ("dtype", "bytes_each"), [("int8", 1), ("int4", 0.5 + 4 / 32), ("int2", 0.25 + 4 / 32), ("float16", 2)]
+)
 def test_large_weights_are_stored_in_few_bytes(dtype, bytes_each, runtime, tmp_path):
     model = perform(toy_mlp(1024), "quantization", DTYPES[dtype])
     weights = 1024 * 64 + 1024 * 4

@@ -56,7 +56,13 @@ def test_int8_is_multiplied_as_the_params_say(int8_products, layers, runtime, tm
 
 @pytest.mark.parametrize(
     ("dtype", "bytes_each"),
-    [("int4", 0.5 + 4 / 32), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("int8", 1), ("float16", 2)))],
+    [
+        ("int2", 0.25 + 4 / 32),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("int8", 1), ("int4", 0.5 + 4 / 32), ("float16", 2))
+        ),
+    ],
 )
 def test_large_weights_are_stored_in_few_bytes(dtype, bytes_each, runtime, tmp_path):
     model = perform(toy_mlp(1024), "quantization", DTYPES[dtype])

@@ -9,22 +9,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from toolkit.rounding import dequantize_groups, pack_groups, quantize_groups
-from toolkit_quantization.codecs import Dtype
+from toolkit_quantization.codecs import BITS, Dtype
 from toolkit_quantization.int8 import quantize_per_channel
 from toolkit_quantization.kernels import INT8_MAX
 from toolkit_quantization.static.weights import SAFE_MAX, quantize_without_overflow
 
-GROUP = 32  # inputs that share a scale in int4
-INT4_RANGE = 8
+GROUP = 32  # inputs that share a scale in int4 and int2
 SHARES = tuple(1 - 0.05 * step for step in range(11))  # of the scale of nearest rounding, to choose from
 
 
 class Rounded(NamedTuple):
-    """Integers (rows, inputs), and the scale (rows, groups) of each `group` of inputs."""
+    """Integers (rows, inputs) of so many bits, and the scale (rows, groups) of each `group` of inputs."""
 
     values: Tensor
     scale: Tensor
     group: int
+    bits: int = 8
+
+    @property
+    def half(self) -> int:
+        """Half of the integers that there are: the largest absolute one."""
+        return int(2 ** (self.bits - 1))
 
     @property
     def steps(self) -> Tensor:
@@ -38,26 +43,27 @@ class Rounded(NamedTuple):
 
     @property
     def stored(self) -> tuple[Tensor, Tensor]:
-        """The integers and the scale as `Int8` or `Int4` holds them."""
-        if self.values.dtype == torch.int8:
+        """The integers and the scale as the codec holds them."""
+        if self.bits == 8:
             return self.values, self.scale.squeeze(1)
-        return pack_groups(_grouped(self.values)), self.scale
+        return pack_groups(_grouped(self.values), self.bits), self.scale
 
 
 def nearest(rows: Tensor, dtype: Dtype, overflow_safe: bool) -> Rounded:
-    """Round rows (N, K) to the nearest integers of int8 or int4, as a layer is stored without compensation."""
+    """Round rows (N, K) to the nearest integers of a dtype, as a layer is stored without compensation."""
     if dtype == "int8":
         values, scale = (quantize_without_overflow if overflow_safe else quantize_per_channel)(rows)
         return Rounded(values, scale.unsqueeze(1), rows.shape[1])
-    packed, scale = quantize_groups(rows)
-    return Rounded(dequantize_groups(packed, torch.ones_like(scale), rows.shape[1]), scale, GROUP)
+    packed, scale = quantize_groups(rows, bits=BITS[dtype])
+    values = dequantize_groups(packed, torch.ones_like(scale), rows.shape[1], BITS[dtype])
+    return Rounded(values, scale, GROUP, BITS[dtype])
 
 
 def limits(rounded: Rounded, overflow_safe: bool) -> tuple[Tensor, Tensor]:
     """Return the smallest and the largest integer that each weight can become, both (rows, inputs)."""
     values = rounded.values.double()
-    if rounded.values.dtype != torch.int8:
-        return torch.full_like(values, -INT4_RANGE), torch.full_like(values, INT4_RANGE - 1)
+    if rounded.bits < 8:
+        return torch.full_like(values, -rounded.half), torch.full_like(values, rounded.half - 1)
     if not overflow_safe:
         return torch.full_like(values, -INT8_MAX), torch.full_like(values, INT8_MAX)
     return -_safe_limit(-values), _safe_limit(values)
@@ -71,7 +77,7 @@ def _safe_limit(values: Tensor) -> Tensor:
 
 
 def fitted(rows: Tensor, rounded: Rounded, importance: Tensor) -> Rounded:
-    """Return int4 with the scale for each group, of some below the one that it has, that costs the least.
+    """Return int4 or int2 with the scale for each group, of some below the one that it has, that costs the least.
 
     Args:
         rows: the weights (N, K) that were rounded.
@@ -83,7 +89,7 @@ def fitted(rows: Tensor, rounded: Rounded, importance: Tensor) -> Rounded:
     for share in SHARES:
         scale = (rounded.scale.float() * share).to(rounded.scale.dtype)
         steps = scale.float().unsqueeze(2)
-        values = (groups / steps).round_().clamp_(-INT4_RANGE, INT4_RANGE - 1)
+        values = (groups / steps).round_().clamp_(-rounded.half, rounded.half - 1)
         cost = ((values * steps - groups).square_() * counts).sum(dim=2)
         best, least = torch.where(cost < least, scale, best), torch.minimum(cost, least)
     return rounded._replace(scale=best)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit import Data, Note, TechniqueError, masks
-from toolkit_quantization.codecs import Dtype, Encoded, Int4, Int8, encode
+from toolkit_quantization.codecs import INTEGERS, Dtype, Encoded, encode
 from toolkit_quantization.compensated.calls import Calls
 from toolkit_quantization.compensated.layer_inputs import layer_inputs, why_nearest
 from toolkit_quantization.compensated.moments import Moments
@@ -18,7 +18,6 @@ from toolkit_quantization.compensated.weights import round_weight
 from toolkit_quantization.layers import Encodings, is_encoded
 from toolkit_quantization.selection import groups, weights_by_layer
 
-CODECS = {"int8": Int8, "int4": Int4}
 ERROR = "squared error relative to nearest rounding"
 
 
@@ -81,7 +80,7 @@ class _Rounding:
                 self._leave(layers[0], weight, reason or "nothing is multiplied by it on the samples")
 
     def _why_nearest(self, layer: str) -> str | None:
-        if self.dtypes[layer] not in CODECS:
+        if self.dtypes[layer] not in INTEGERS:
             return f"{self.dtypes[layer]} is rounded to the nearest value"
         if layer not in self.calls.order:
             return "the network does not call it"
@@ -107,7 +106,7 @@ class _Rounding:
         dtype, rows = self.dtypes[layers[0]], weight.value.flatten(1).float()
         hessian = moments.hessian(centered=bias is not None)
         rounded, ratio = round_weight(rows, hessian, dtype, self.overflow_safe)
-        self._keep(weight, dtype, CODECS[dtype](weight.value, lambda _: rounded.stored))
+        self._keep(weight, dtype, INTEGERS[dtype](weight.value, lambda _: rounded.stored))
         if bias is not None:
             change = (rows - rounded.floats).double().unflatten(0, (len(hessian), -1))
             shift = (change @ moments.mean.unsqueeze(2)).flatten()

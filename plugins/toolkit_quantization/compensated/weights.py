@@ -20,7 +20,7 @@ class Outcome(NamedTuple):
 
 
 def round_weight(rows: Tensor, hessian: Tensor, dtype: Dtype, overflow_safe: bool = False) -> Outcome:
-    """Round a weight to int8 or int4; no row costs more than with nearest rounding.
+    """Round a weight to integers; no row costs more than with nearest rounding.
 
     Args:
         rows: the weight, (rows, inputs). Each group of the Hessian belongs to as many successive rows.
@@ -32,7 +32,7 @@ def round_weight(rows: Tensor, hessian: Tensor, dtype: Dtype, overflow_safe: boo
     low, high = limits(plain, overflow_safe)
     groups = len(hessian)
     importance = hessian.diagonal(dim1=1, dim2=2).repeat_interleave(len(rows) // groups, dim=0)
-    start = fitted(rows, plain, importance) if dtype == "int4" else plain
+    start = fitted(rows, plain, importance) if dtype != "int8" else plain
     parts = [part.unflatten(0, (groups, -1)) for part in (rows.double(), start.steps.double(), low, high)]
     values = compensate(parts[0], hessian, *parts[1:]).flatten(0, 1).to(plain.values.dtype)
     return _better(rows, plain, start._replace(values=values), hessian)

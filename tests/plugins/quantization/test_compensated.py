@@ -84,7 +84,7 @@ def test_blocks_of_inputs_compensate_each_other():
     assert torch.equal(solved(rows, hessian[None]), one_by_one(rows, hessian))
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int4"])
+@pytest.mark.parametrize("dtype", ["int8", "int4", "int2"])
 @pytest.mark.parametrize("seed", range(3))
 def test_no_row_costs_more_than_with_nearest_rounding(dtype, seed):
     hessian, rows = correlated(70, seed), torch.randn(9, 70, generator=torch.Generator().manual_seed(seed))
@@ -95,11 +95,12 @@ def test_no_row_costs_more_than_with_nearest_rounding(dtype, seed):
     assert ratio < 0.7
 
 
-def test_zeros_and_dead_inputs_are_kept():
+@pytest.mark.parametrize("dtype", ["int4", "int2"])
+def test_zeros_and_dead_inputs_are_kept(dtype):
     hessian, rows = correlated(64), torch.randn(8, 64)
     rows[:, ::3] = 0
     hessian[:, 5], hessian[:, :, 5] = 0, 0
-    rounded = round_weight(rows, hessian, "int4").rounded.floats
+    rounded = round_weight(rows, hessian, dtype).rounded.floats
     assert bool((rounded[rows == 0] == 0).all())
     assert bool(rounded.isfinite().all())
 

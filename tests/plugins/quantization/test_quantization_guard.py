@@ -462,11 +462,12 @@ def test_a_pattern_that_matches_nothing_is_refused_with_close_names(field):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "stored", "error"), [("float16", 2, 1e-3), ("bfloat16", 2, 1e-2), ("int4", 0.63, 0.2), ("int8", 1, 0.02)]
+    ("dtype", "stored", "error"),
+    [("float16", 2, 1e-3), ("bfloat16", 2, 1e-2), ("int4", 0.63, 0.2), ("int2", 0.38, 0.9), ("int8", 1, 0.02)],
 )
 def test_every_dtype_is_as_small_and_as_exact_as_it_ought_to_be(dtype, stored, error):
     model = trained(toy_mlp(hidden=64))
-    result, values = quantize(model, dtype=dtype, max_drop=5.0)
+    result, values = quantize(model, dtype=dtype, max_drop=100.0 if dtype == "int2" else 5.0, max_error=1.0)
     for position in (1, 3):
         tensors = [buffer for buffer in result[position].buffers() if buffer is not result[position].bias]
         weights = model[position].weight.numel()
@@ -476,7 +477,14 @@ def test_every_dtype_is_as_small_and_as_exact_as_it_ought_to_be(dtype, stored, e
     assert values["layers"] == 2
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int4", "int8"])
+def test_two_bits_are_called_an_experiment():
+    model = toy_mlp()
+    _, values = quantize(model, overrides={"1": "int2"}, max_drop=100.0, max_error=10.0)
+    assert values["experiment"].text == "weights of 2 bits, in 1 of 2 layers, are an experiment"
+    assert "experiment" not in quantize(model, dtype="int4", max_drop=100.0)[1]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int4", "int2", "int8"])
 def test_zeros_of_masks_stay_zeros_in_every_dtype(dtype):
     model = trained(toy_cnn())
     keep = torch.rand(model[6].weight.shape) < 0.4
@@ -488,7 +496,7 @@ def test_zeros_of_masks_stay_zeros_in_every_dtype(dtype):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"overrides": {"fc": "int2"}}, "overrides"),
+        ({"overrides": {"fc": "int3"}}, "overrides"),
         ({"max_drop": -1.0}, "max_drop"),
         ({"max_error": 0.0}, "max_error"),
         ({"samples": 0}, "samples"),

@@ -31,7 +31,7 @@ from toolkit.metrics import counts, macs
 from toolkit.report.layers import layers_of
 from toolkit.timing import Timings
 
-DTYPES = ["int8", "int4", "float16", "bfloat16"]
+DTYPES = ["int8", "int4", "int2", "float16", "bfloat16"]
 
 
 def floats(*shape: int) -> Callable[[int], tuple[Tensor, ...]]:
@@ -150,7 +150,7 @@ def test_a_stored_layer_computes_what_the_layer_computes_with_the_weights_that_a
     kind = layer.__class__.__name__
     assert (stored.replaces, stored.precision) == (kind, dtype)
     assert not list(stored.parameters())
-    largest = {"int8": 0.02, "int4": 0.12, "float16": 3e-4, "bfloat16": 3e-3}[dtype]
+    largest = {"int8": 0.02, "int4": 0.12, "int2": 0.6, "float16": 3e-4, "bfloat16": 3e-3}[dtype]
     for path, parameter in layer.named_parameters():
         kept = stored.dense_weights()[path]
         assert (kept.shape, kept.dtype) == (parameter.shape, parameter.dtype)

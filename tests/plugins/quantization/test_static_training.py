@@ -52,6 +52,7 @@ CASES = {
     "steps": {"learn_steps": True},
     "whole range": {"learn_steps": True, "overflow_safe": False},
     "int4": {"dtype": "int4"},
+    "int2": {"dtype": "int2"},
     "mixed": {"learn_steps": True, "overrides": {"3": "int4"}},
 }
 
