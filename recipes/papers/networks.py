@@ -68,7 +68,7 @@ SHOWN = (
     Shown("ResNet-56, 95 % zeros", "photos", "cifar/sparse", "95 percent", "95 percent"),
     Shown("ResNet-20 from a ResNet-56", "photos", "cifar/resnet20", "distilled", "distilled", "alone"),
     Shown("all-MiniLM-L6-v2", "which paragraph goes on", "real/minilm", "onnxruntime", "channels"),
-    Shown("CREPE", "pitch of tones in noise", "real/crepe", "onnxruntime", "channels"),
+    Shown("CREPE", "pitch of tones in noise", "real/crepe", "onnxruntime", "quantization"),
     Shown("tiara", "origin of pieces of DNA", "real/tiara", "onnxruntime", "channels"),
 )
 # The table of Torch-Pruning, https://github.com/VainF/Torch-Pruning, reproduce/readme.md at 2211538, which cites the

@@ -61,7 +61,7 @@ def by_toolkit(model: nn.Module, network: Network, setting: Setting, amount: flo
         {"amount": amount, "of": "macs", "round_to": 1, "exclude": list(network.alone), **asdict(setting)}
     )
     data = network.data.without_test()
-    return channels.optimize(model=model, params=params, data=data, prepared=channels.prepare())
+    return channels.optimize(model=model, params=params, data=data, prepared=channels.Findings())
 
 
 def by_torch_pruning(
