@@ -26,6 +26,7 @@ NEVER_STORED = {
     "toolkit.attention.ProjectedAttention",  # the base class of others
     "toolkit.structure.graph._Call",
     "toolkit_pruning.movement.LearnedScores",
+    "toolkit_channels.shrinking.Shrinking",
     *("toolkit_quantization.inductor.CompilableInt8Linear", "toolkit_quantization.inductor.UncompiledInt8Linear"),
     "toolkit_quantization.codecs.Encoded",  # the base class of others
     "toolkit_quantization.static.training.WeightRounding",  # seen by a training only

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 import toolkit
 from toolkit import masks, scoring
-from toolkit.structure import Structure
-from toolkit.structure.removal import remove
+from toolkit.structure import Structure, remove
 from toolkit_channels.params import Params
 
 RAMP_SHARE = 0.5  # of the training, in which the pull grows; then it stays

@@ -5,7 +5,8 @@ import pytest
 from click.testing import CliRunner
 
 from toolkit.cli import main
-from toolkit.runner.bench import PYTORCH, Bench, installed_runtimes
+from toolkit.runner.bench import PYTORCH, Bench
+from toolkit.runner.runtimes import installed_runtimes
 from toolkit.testing import run_text
 
 

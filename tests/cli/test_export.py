@@ -1,5 +1,6 @@
 """`toolkit export`: a finished run as files of a runtime, and one sentence for each mistake."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -42,6 +43,51 @@ def test_the_last_stage_is_exported_and_its_row_is_printed(export, finished):
     script = f"{code}\nprint(outputs.shape)"
     process = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True)
     assert process.stdout == "(1, 4)\n", process.stderr
+
+
+def test_a_runtime_that_fails_does_not_lose_the_row_of_another(export, finished, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    result = export("--runtime", "aoti", "--runtime", "onnxruntime", "--set", "onnxruntime.opset=22")
+    assert result.exit_code == 1
+    assert "After one stage and an export to onnxruntime" in result.stdout
+    error = result.stderr.splitlines()[-1]
+    assert error.startswith("error: 'aoti' (torch-optimization-toolkit 0.1.0) refused in export: needs a C++ compiler")
+    folder = finished.directory / "exports"
+    assert json.loads((folder / "onnxruntime" / "manifest.json").read_text())["params"] == {"opset": 22}
+    assert [path.name for path in folder.iterdir()] == ["onnxruntime"]
+    assert [row.stage for row in toolkit.Report.read(finished.directory).rows][2:] == ["onnxruntime"]
+
+
+@pytest.mark.parametrize("options", [(), ("--runtime", "all")])
+def test_all_runtimes_are_those_that_work_here(options, export, finished, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("toolkit.runner.runtimes.installed_runtimes", lambda: ["aoti", "onnxruntime"])
+    result = export(*options)
+    assert result.exit_code == 0, result.output
+    assert [row.stage for row in toolkit.Report.read(finished.directory).rows][2:] == ["onnxruntime"]
+    assert "aoti is left out: 'aoti' (torch-optimization-toolkit 0.1.0) refused in export: needs a C++" in result.stdout
+    assert f"The files are in {finished.directory / 'exports' / 'onnxruntime'}, their row in" in result.stdout
+
+
+def test_an_export_without_any_row_changes_nothing(export, finished, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    before = (finished.directory / "report.json").read_bytes()
+    result = export("--runtime", "aoti")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "needs a C++ compiler" in result.stderr.splitlines()[-1]
+    assert (finished.directory / "report.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_files_of_all_shipped_runtimes_in_one_command(tmp_path):
+    text = '[[stages]]\ntechnique = "quantization"\nparams = { max_drop = 100 }\n'
+    folder = run_text(text, tmp_path).directory
+    options = ("--data", "toolkit.testing:toy_data", "--budget", "0.1")
+    result = CliRunner().invoke(main, ["export", str(folder), *options])
+    assert result.exit_code == 0, result.output
+    rows = toolkit.Report.read(folder).rows[2:]
+    assert [row.stage for row in rows] == ["aoti", "onnxruntime", "openvino", "pt2"]
+    assert all(row["runtime_ratio"] or row["latency_ratio"] == {} for row in rows)
 
 
 @pytest.mark.slow
@@ -150,6 +196,10 @@ def test_a_run_that_is_still_at_work(export, finished):
         ),
         (["--runtime", "onnxruntime", "--set", "opsets=22"], "opsets: is not a known key; did you mean 'opset'?"),
         (["--runtime", "onnxruntime", "--data", "nowhere"], "nowhere"),
+        (
+            ["--runtime", "onnxruntime", "--runtime", "pt2", "--set", "opset=22"],
+            "--set opset must begin with the name of its runtime, as in NAME.opset",
+        ),
     ],
 )
 def test_mistakes(arguments, sentence, export):

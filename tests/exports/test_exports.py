@@ -15,7 +15,7 @@ from torch import nn
 import toolkit
 from toolkit.data.mnist import mnist
 from toolkit.errors import TechniqueError
-from toolkit.exports.files import export_model
+from toolkit.exports.files import export_model, export_steps
 from toolkit.exports.judge import Comparison, compare
 from toolkit.exports.portable import portable_source
 from toolkit.exports.process import OpenedFile
@@ -66,7 +66,7 @@ def source_of(body):
 @pytest.fixture
 def job():
     data, baseline = toy_data(64), toy_mlp()
-    return ExportJob(data, baseline, answers(baseline, data, "test"), "test", [1], 0.01)
+    return ExportJob(data, baseline, lambda: answers(baseline, data, "test"), "test", [1], 0.01)
 
 
 FILES = ["README.md", "manifest.json", "run.py", "weights.npz"]
@@ -96,11 +96,11 @@ def test_a_file_is_measured_in_a_process_of_its_own(job, tmp_path):
 def test_a_file_is_timed_again_while_the_machine_is_busier_than_in_the_run(job, tmp_path, monkeypatch):
     taken_ms, asked = iter([9.0, 8.0, 1.0]), []
 
-    def measured(*_, sizes, budget_s):
+    def measured(sizes, budget_s, **_):
         asked.append((sizes, budget_s))
         return {"latency_ms": {"1": next(taken_ms)}, "latency_ratio": {"1": 1.0}}
 
-    monkeypatch.setattr(exporting, "file_latency", lambda *given: measured(sizes=given[-2], budget_s=given[-1]))
+    monkeypatch.setattr(exporting, "file_latencies", lambda *_, **given: [measured(**given)])
     job = replace(job, budget_s=60.0, baseline_times={"latency_ms": {"1": 1.0}})
     assert row(job, runtime(), tmp_path / "file")["latency_ms"] == {"1": 1.0}
     assert asked[0] == ([1], 60.0)
@@ -334,12 +334,12 @@ def test_a_file_that_is_not_the_model_is_removed(hook, sentence, job, tmp_path):
 
 def test_a_file_changed_after_the_export_is_not_accepted(job, tmp_path, monkeypatch):
     def tampered(*arguments):
-        exported = export_model(*arguments)
+        exported = yield from export_steps(*arguments)
         path = exported.folder / "weights.npz"
         np.savez(path, *[np.roll(array, 1) for array in np.load(path).values()])
         return exported
 
-    monkeypatch.setattr("toolkit.runner.exporting.export_model", tampered)
+    monkeypatch.setattr("toolkit.runner.export_attempt.export_steps", tampered)
     with pytest.raises(TechniqueError, match=r"weights\.npz has changed since it was exported; export the model again"):
         row(job, runtime(), tmp_path / "numpy")
     assert not list(tmp_path.iterdir())

@@ -7,7 +7,7 @@ import pytest
 from toolkit.recipe.read import read_recipe
 from toolkit.report.page import render
 from toolkit.report.verdicts import verdict
-from toolkit.runner.exporting import ExportJob
+from toolkit.runner.export_attempt import Attempt
 from toolkit.testing import run_text
 
 TEXT = """
@@ -52,7 +52,7 @@ def test_the_resolved_recipe_repeats_the_export(outcome):
 @pytest.mark.slow
 def test_a_run_interrupted_during_the_export_resumes(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(ExportJob, "_measured", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Attempt, "verify", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run_text(TEXT, tmp_path)
     assert not list((tmp_path / "run").glob("exports/*"))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ from toolkit.exports.portable import portable_source
 from toolkit.exports.process import OpenedFile
 from toolkit.exports.readme import Example, readme
 from toolkit.hooks.loading import Plugin
+from toolkit.hooks.steps import Work, steps
 from toolkit.masks import folded
 from toolkit.params import Params
 
 SCRIPT, README = "run.py", "README.md"
+PARTIAL_SUFFIX = ".part"  # as of all files that are not complete; what begins a run removes them
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
@@ -68,9 +70,19 @@ class ExportedModel:
         what = f"the file of {self.runtime}"
         return OpenedFile(self.folder, self.source, self.params, threads, blocked, what, self.files, beside)
 
-    def remove(self) -> None:
-        """Delete the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def moved_to(self, folder: Path) -> ExportedModel:
+        """Rename the folder, and replace an older one of this name."""
+        old = folder.with_name(f".{folder.name}.old{PARTIAL_SUFFIX}")
+        try:
+            with _disk_errors(folder):
+                shutil.rmtree(old, ignore_errors=True)
+                if folder.exists():
+                    folder.rename(old)  # deleting takes longer, and might be interrupted
+                self.folder.rename(folder)
+        finally:
+            for path in (self.folder, old):
+                shutil.rmtree(path, ignore_errors=True)
+        return replace(self, folder=folder)
 
     @property
     def size_bytes(self) -> int:
@@ -95,48 +107,67 @@ def export_model(runtime: Plugin, params: Params, model: nn.Module, data: Data, 
         TechniqueError: the runtime rejects the model, or fails.
         ToolkitError: the files cannot be written.
     """
+    return Work(export_steps(runtime, params, model, data, folder)).result().moved_to(folder)
+
+
+def export_steps(
+    runtime: Plugin, params: Params, model: nn.Module, data: Data, folder: Path
+) -> Generator[None, None, ExportedModel]:
+    """Do what `export_model` does, yield wherever the runtime lets something else be done, and return the files.
+
+    They are in `partial_folder(folder)`: move them to `folder` if they are good. The folder is removed if the steps
+    fail, or if they are closed before the end.
+    """
     source = portable_source(runtime.open_source, str(runtime))
     deployed = folded(model).eval().cpu()
     data = data.on_cpu()
     batch, plain = data.example(2), params.model_dump(mode="json")
     free = free_sizes(data, batch)
-    temporary = folder.with_name(f".{folder.name}.part")
-    with _written_whole(temporary, folder):
-        note = runtime.call(
-            "export", model=deployed, params=params, example=batch.inputs, free_sizes=free, folder=temporary
+    with _written_whole(folder) as partial:
+        note = yield from steps(
+            runtime, "export", model=deployed, params=params, example=batch.inputs, free_sizes=free, folder=partial
         )
-        if not any(temporary.iterdir()):
+        if not any(partial.iterdir()):
             raise TechniqueError(f"{runtime} wrote no file in export")
-        files = sorted(path.name for path in temporary.iterdir())
-        (temporary / SCRIPT).write_text(source, encoding="utf-8")
+        files = sorted(path.name for path in partial.iterdir())
+        (partial / SCRIPT).write_text(source, encoding="utf-8")
         outputs, free_outputs = _outputs(deployed, data), free_output_sizes(deployed, data, batch)
         example = Example(batch.inputs, outputs, data.preparation, free, free_outputs)
         text = readme(runtime.name, files, plain, example, note)
-        (temporary / README).write_text(text, encoding="utf-8")
-        manifest = write_manifest(temporary, runtime.name, plain)
-    return ExportedModel(folder, source, plain, runtime, manifest.files)
+        (partial / README).write_text(text, encoding="utf-8")
+        manifest = write_manifest(partial, runtime.name, plain)
+    return ExportedModel(partial, source, plain, runtime, manifest.files)
+
+
+def partial_folder(folder: Path) -> Path:
+    """Return where the files of a folder are until they are complete; what a killed process left there is removed."""
+    return folder.with_name(f".{folder.name}{PARTIAL_SUFFIX}")
 
 
 @contextmanager
-def _written_whole(temporary: Path, folder: Path) -> Iterator[None]:
-    """Rename `temporary` to `folder` if all goes well inside, else remove it; report a full disk in a sentence."""
-    old = folder.with_name(f".{folder.name}.old.part")
+def _written_whole(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder for what becomes `folder`, and remove it unless all goes well inside."""
+    partial = partial_folder(folder)
     try:
-        for path in (temporary, old):
-            shutil.rmtree(path, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        with _disk_errors(folder):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    """Report a full disk, and a folder that cannot be written, in a sentence."""
+    try:
         yield
-        if folder.exists():
-            folder.rename(old)  # deleting takes longer, and might be interrupted
-        temporary.rename(folder)
     except (OSError, TechniqueError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
         if isinstance(cause, OSError) and cause.errno in NO_SPACE:
             raise ToolkitError(f"cannot write {folder}: {os.strerror(cause.errno)}") from error
         raise
-    finally:
-        for path in (temporary, old):
-            shutil.rmtree(path, ignore_errors=True)
 
 
 @torch.no_grad()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from toolkit.data.batches import in_memory
 from toolkit.data.splits import Data
 from toolkit.errors import TechniqueError
 from toolkit.tasks import Batch
@@ -18,6 +20,7 @@ MAX_OUTPUT_ERROR = 0.01
 # 0.017 between float32 and float64 in PyTorch alone.
 MAX_ROUNDED_OUTPUT_ERROR = 0.05
 MIN_AGREEMENT = 0.99
+MAX_KEPT_BYTES = 256 << 20  # of the model's outputs, which are computed again for each file beyond that
 
 
 @dataclass(frozen=True)
@@ -49,41 +52,89 @@ class Comparison:
         return self.output_error <= self.max_output_error and agrees
 
 
-@torch.no_grad()
-def compare(file: nn.Module, model: nn.Module, data: Data, split: str) -> Comparison:
-    """Compare the outputs of a file and of its model over a whole split, and at unusual batch sizes.
+class Judge:
+    """Compares files with one model over a whole split, and at unusual batch sizes.
+
+    The model runs once for all files, where the samples are the same each time.
 
     Args:
-        file: the opened file.
         model: in eval mode, on the CPU. A module in it with a true attribute `rounds_activations` says that the network
             rounds between its layers, and the file's outputs may differ more.
         data: the task feeds the batches.
         split: such as `test`.
-
-    Raises:
-        TechniqueError: the shapes of outputs differ.
     """
-    squares = total = same = answered = samples = 0.0
-    for batch in _batches(data, split):
-        theirs, ours = data.task.forward(file, batch), data.task.forward(model, batch)
-        left, right = data.task.logits(theirs).double(), data.task.logits(ours).double()
-        if left.shape != right.shape:
-            raise TechniqueError(f"outputs must have the model's shape {tuple(right.shape)}, found {tuple(left.shape)}")
-        squares, total = squares + float((left - right).square().sum()), total + float(right.square().sum())
-        agreeing = _agreeing(data.task.answers(theirs), data.task.answers(ours), len(batch))
-        if agreeing is not None:
-            same, answered = same + float(agreeing.sum()), answered + len(batch)
-        samples += len(batch)
-    error = (squares / total) ** 0.5 if total else squares**0.5
-    rounds = any(getattr(module, "rounds_activations", False) for module in model.modules())
-    allowed = MAX_ROUNDED_OUTPUT_ERROR if rounds else MAX_OUTPUT_ERROR
-    return Comparison(error, same / answered if answered else None, int(samples), allowed)
+
+    def __init__(self, model: nn.Module, data: Data, split: str) -> None:
+        self._model, self._data, self._split = model, data, split
+        self._sizes = (1, 7, data.batch_size + 1)
+        is_steady = all(isinstance(in_memory(data.split(name)), tuple) for name in ("train", split))
+        self._outputs: list[_Outputs] | None = [] if is_steady else None
+        self._kept_bytes = 0
+
+    @torch.no_grad()
+    def compare(self, file: nn.Module, also: Callable[[Any, Batch], None] = lambda *_: None) -> Comparison:
+        """Compare the outputs of an opened file with the model's.
+
+        Args:
+            file: the opened file.
+            also: called with the file's outputs for each batch of the split.
+
+        Raises:
+            TechniqueError: the shapes of outputs differ.
+        """
+        task = self._data.task
+        squares = total = same = answered = samples = 0.0
+        for number, batch in enumerate(self._batches()):
+            outputs, ours = task.forward(file, batch), self._of_model(number, batch)
+            left, right = task.logits(outputs).double(), ours.logits.double()
+            if left.shape != right.shape:
+                shapes = f"{tuple(right.shape)}, found {tuple(left.shape)}"
+                raise TechniqueError(f"outputs must have the model's shape {shapes}")
+            squares, total = squares + float((left - right).square().sum()), total + float(right.square().sum())
+            agreeing = _agreeing(task.answers(outputs), ours.answers, len(batch))
+            if agreeing is not None:
+                same, answered = same + float(agreeing.sum()), answered + len(batch)
+            samples += len(batch)
+            if number >= len(self._sizes):
+                also(outputs, batch)
+        error = (squares / total) ** 0.5 if total else squares**0.5
+        return Comparison(error, same / answered if answered else None, int(samples), self._max_output_error)
+
+    @property
+    def _max_output_error(self) -> float:
+        rounds = any(getattr(module, "rounds_activations", False) for module in self._model.modules())
+        return MAX_ROUNDED_OUTPUT_ERROR if rounds else MAX_OUTPUT_ERROR
+
+    def _batches(self) -> Iterator[Batch]:
+        for size in self._sizes:
+            yield self._data.example(size)
+        yield from self._data.batches(self._split)
+
+    def _of_model(self, number: int, batch: Batch) -> _Outputs:
+        """Return the model's outputs for a batch, kept from an earlier comparison if there was one."""
+        kept = self._outputs
+        if kept is not None and number < len(kept):
+            return kept[number]
+        outputs = self._data.task.forward(self._model, batch)
+        ours = _Outputs(self._data.task.logits(outputs), self._data.task.answers(outputs))
+        if kept is not None:
+            kept.append(ours)
+            self._kept_bytes += ours.logits.nbytes
+            if self._kept_bytes > MAX_KEPT_BYTES:
+                self._outputs = None
+        return ours
 
 
-def _batches(data: Data, split: str) -> Iterable[Batch]:
-    for size in (1, 7, data.batch_size + 1):
-        yield data.example(size)
-    yield from data.batches(split)
+class _Outputs(NamedTuple):
+    """What a file is compared with: the model's logits and answers for one batch."""
+
+    logits: Tensor
+    answers: Tensor | None
+
+
+def compare(file: nn.Module, model: nn.Module, data: Data, split: str) -> Comparison:
+    """Compare the outputs of a file and of its model as a `Judge` does."""
+    return Judge(model, data, split).compare(file)
 
 
 def _agreeing(theirs: Tensor | None, ours: Tensor | None, samples: int) -> Tensor | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +26,14 @@ MIN_ROUNDS, MAX_ROUNDS = 10, 80
 WIDTH = 0.03  # of the interval of the ratio, relative to the ratio: a narrower one ends the rounds
 
 
+@dataclass(frozen=True)
+class TimedFile:
+    """A file in its own process, with the baseline's file of the same runtime; None if it is that, or without one."""
+
+    file: OpenedFile
+    baseline_file: OpenedFile | None = None
+
+
 def file_latency(
     file: OpenedFile,
     baseline: nn.Module | None,
@@ -33,34 +42,75 @@ def file_latency(
     sizes: Sequence[int],
     budget_s: float,
 ) -> dict[str, Any]:
-    """Time an opened file alternately with the baseline in PyTorch and with the baseline's file of the same runtime.
+    """Time one file as `file_latencies` does."""
+    return file_latencies([TimedFile(file, baseline_file)], baseline, data, sizes, budget_s)[0]
+
+
+def file_latencies(
+    files: Sequence[TimedFile], baseline: nn.Module | None, data: Data, sizes: Sequence[int], budget_s: float
+) -> list[dict[str, Any]]:
+    """Time opened files in turn, with the baseline in PyTorch and the baseline's files of the same runtimes.
 
     Args:
-        file: the file, in its own process.
-        baseline: the model that all ratios refer to, in eval mode on the CPU; None for the file itself.
-        baseline_file: the baseline, exported to the same runtime; None if `file` is that.
+        files: each in its own process.
+        baseline: the model that all ratios refer to, in eval mode on the CPU; None for the files themselves.
         data: the task feeds batches of the first training samples.
         sizes: samples per call.
         budget_s: seconds for all sizes; at least `MIN_ROUNDS` rounds are timed.
 
     Returns:
-        The keys of the metric `latency`, by batch size, and `runtime_ratio` with `runtime_ratio_interval`: the time of
-        a call divided by that of the baseline's file. Ratios lack the sizes whose interval says nothing.
+        For each file the keys of the metric `latency`, by batch size, and `runtime_ratio` with
+        `runtime_ratio_interval`: the time of a call divided by that of the baseline's file. Ratios lack the sizes whose
+        interval says nothing.
     """
-    measured: dict[int, Timing] = {}
-    values: dict[str, Any] = {}
-    for size in sizes:
-        batch = data.example(size)
-        blocks = [_in_process(file, data, batch)]
-        blocks += [] if baseline is None else [_in_torch(baseline, data, batch)]
-        blocks += [] if baseline_file is None else [_in_process(baseline_file, data, batch)]
-        deadline = time.perf_counter() + budget_s / len(sizes)
-        columns = np.array(take_turns(blocks, partial(_enough, deadline)), dtype=np.float64).T
-        measured[size] = Timing(columns[0], columns[0] if len(columns) == 1 else columns[1])
-        if len(columns) > 2:
-            for key, value in _runtime_ratio(columns[0], columns[2]).items():
+    by_size = {size: _rounds(files, baseline, data, size, budget_s / len(sizes)) for size in sizes}
+    return [_values(by_size, places) for places in _places(files, baseline)]
+
+
+class _Places(NamedTuple):
+    """The places of a file's times in a round: its own, those of the baseline in PyTorch, of the baseline's file."""
+
+    file: int
+    baseline: int | None
+    baseline_file: int | None
+
+    @property
+    def reference(self) -> int:
+        """What the ratio refers to; the file itself if it is timed alone."""
+        others = (place for place in (self.baseline, self.baseline_file) if place is not None)
+        return next(others, self.file)
+
+
+def _places(files: Sequence[TimedFile], baseline: nn.Module | None) -> list[_Places]:
+    places, count = [], 0 if baseline is None else 1
+    for timed in files:
+        other = None if timed.baseline_file is None else count + 1
+        places.append(_Places(count, None if baseline is None else 0, other))
+        count += 1 if other is None else 2
+    return places
+
+
+def _rounds(
+    files: Sequence[TimedFile], baseline: nn.Module | None, data: Data, size: int, budget_s: float
+) -> list[Floats]:
+    """Return the seconds of a call at each place, (rounds,) each."""
+    batch = data.example(size)
+    blocks = [] if baseline is None else [_in_torch(baseline, data, batch)]
+    opened = [file for timed in files for file in (timed.file, timed.baseline_file) if file is not None]
+    blocks += [_in_process(file, data, batch) for file in opened]
+    deadline = time.perf_counter() + budget_s
+    rounds = take_turns(blocks, partial(_enough, deadline, _places(files, baseline)))
+    return list(np.array(rounds, dtype=np.float64).T)
+
+
+def _values(by_size: Mapping[int, Sequence[Floats]], places: _Places) -> dict[str, Any]:
+    timings = {size: Timing(seconds[places.file], seconds[places.reference]) for size, seconds in by_size.items()}
+    values: dict[str, Any] = latency_values(timings)
+    if places.baseline is not None and places.baseline_file is not None:
+        for size, seconds in by_size.items():
+            for key, value in _runtime_ratio(seconds[places.file], seconds[places.baseline_file]).items():
                 values.setdefault(key, {})[str(size)] = value
-    return {**latency_values(measured), **values}
+    return values
 
 
 def times_in_turn(
@@ -110,14 +160,16 @@ def _runtime_ratio(seconds: Floats, reference: Floats) -> dict[str, Any]:
     return {"runtime_ratio": median_ratio(seconds, reference), "runtime_ratio_interval": list(interval)}
 
 
-def _enough(deadline: float, rounds: list[list[float]]) -> bool:
+def _enough(deadline: float, places: Sequence[_Places], rounds: list[list[float]]) -> bool:
     if len(rounds) < MIN_ROUNDS:
         return False
     if len(rounds) >= MAX_ROUNDS or time.perf_counter() >= deadline:
         return True
-    if len(rounds[0]) == 1:
-        return False
-    ratios = np.array([row[0] / row[1] for row in rounds])
+    return all(each.reference != each.file and _is_narrow(rounds, each) for each in places)
+
+
+def _is_narrow(rounds: list[list[float]], places: _Places) -> bool:
+    ratios = np.array([row[places.file] / row[places.reference] for row in rounds])
     low, high = median_interval(ratios)
     return bool(high - low < WIDTH / 2 * np.median(ratios))
 

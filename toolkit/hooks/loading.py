@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any, Literal
@@ -117,15 +117,19 @@ class Plugin:
 
     def call(self, hook: str, **arguments: Any) -> Any:
         """Call a hook; turn whatever it raises into a `TechniqueError` that names plugin, distribution and hook."""
+        return self.guarded(hook, partial(getattr(self.hooks, hook), **arguments), list(arguments))
+
+    def guarded(self, hook: str, work: Callable[[], Any], passed: Collection[str]) -> Any:
+        """Do a part of what a hook does, as `call` does all of it; the hook was passed the arguments `passed`."""
         from toolkit.hooks.isolation import unchanged
 
         with unchanged(str(self), f"in {hook}"):
             try:
-                return getattr(self.hooks, hook)(**arguments)
+                return work()
             except ToolkitError as error:
                 raise TechniqueRefusal(f"{self} refused in {hook}: {error}") from error
             except (Exception, SystemExit) as error:
-                remedy = remedy_for(error, list(arguments))
+                remedy = remedy_for(error, passed)
                 raise TechniqueError(f"{self} failed in {hook} with {described(error)}; {remedy}") from error
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from torch import nn
 
     from toolkit import Data, Note, Params, Recipe, Report, Row, Stage, Training
@@ -160,7 +162,9 @@ class RuntimeHooks:
     """How a model becomes files of another runtime, and how these are run. `export` and `open` are required."""
 
     @hookspec(firstresult=True)
-    def export(self, model: nn.Module, params: Params, example: Any, free_sizes: Any, folder: Path) -> str | None:
+    def export(
+        self, model: nn.Module, params: Params, example: Any, free_sizes: Any, folder: Path
+    ) -> str | Generator[None, None, str | None] | None:
         """Write the model into `folder`, in files that need neither the toolkit nor the source code of the model.
 
         `model` is a copy on the CPU, in eval mode, without parametrizations; `example` has its inputs for two samples:
@@ -170,6 +174,9 @@ class RuntimeHooks:
         Raise `toolkit.TechniqueError` for a model that cannot be exported, and name the layer and the operation.
         Export inside `toolkit.operators.exporting()`: integer layers then call operators that can be translated.
         Return a sentence for the README next to the files, such as the names of inputs and outputs, or None.
+
+        If a compiler works on in another process, `yield` while it does: other exports are written meanwhile. What
+        follows waits for it. End the process in a `finally` clause, because an interrupted run closes the generator.
         """
 
     @hookspec(firstresult=True)

@@ -32,18 +32,21 @@ from toolkit.metrics.counts import counts
 from toolkit.metrics.latency import latency, timings
 from toolkit.metrics.macs import macs
 from toolkit.metrics.memory import MemoryMeter
-from toolkit.metrics.quality import Answers, answers, quality
+from toolkit.metrics.quality import Answers, BatchAnswers, answers, answers_to_batch, joined_answers, quality
 from toolkit.metrics.support.registry import all_metrics, all_quantities
 from toolkit.metrics.support.rounds import Timing
 
 __all__ = [
     "Answers",
+    "BatchAnswers",
     "MemoryMeter",
     "Timing",
     "all_metrics",
     "all_quantities",
     "answers",
+    "answers_to_batch",
     "counts",
+    "joined_answers",
     "latency",
     "macs",
     "quality",

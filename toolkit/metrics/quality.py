@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -61,7 +61,13 @@ def answers(model: nn.Module, data: Data, split: str = "test") -> Answers:
     if not data.samples(split):
         raise ToolkitError(f"the {split} split has no samples")
     with in_eval_mode(model):
-        parts = [_part(model, data, batch) for batch in data.batches(split)]
+        return joined_answers(
+            [answers_to_batch(data.task.forward(model, batch), data, batch) for batch in data.batches(split)]
+        )
+
+
+def joined_answers(parts: Sequence[BatchAnswers]) -> Answers:
+    """Return the answers to all batches of a split, in its order."""
     samples = sum(part.samples for part in parts)
     return Answers(
         samples,
@@ -110,8 +116,8 @@ def _accuracy(correct: Tensor, before: Tensor | None) -> dict[str, Any]:
     return row
 
 
-class _Part(NamedTuple):
-    """The answers of a model to one batch."""
+class BatchAnswers(NamedTuple):
+    """The answers of a model to one batch; as `Answers`, with one score for each sample."""
 
     samples: int
     loss: float
@@ -120,15 +126,20 @@ class _Part(NamedTuple):
     scores: dict[str, Tensor | Pooled]
 
 
-def _part(model: nn.Module, data: Data, batch: Batch) -> _Part:
-    task, outputs = data.task, data.task.forward(model, batch)
+def answers_to_batch(outputs: Any, data: Data, batch: Batch) -> BatchAnswers:
+    """Return the answers in a model's outputs for a batch.
+
+    Raises:
+        ToolkitError: the task does not return one value per sample.
+    """
+    task = data.task
     own = {name: metric(outputs, batch) for name, metric in data.metrics.items()}
     measures = {**task.scores(outputs, batch), **own}
     scores = {name: one_per_sample(value, batch, name) for name, value in measures.items()}
     correct, given = task.correct(outputs, batch), _given(task, outputs, batch)
     if correct is not None and require_one_per_sample(correct, batch, "correct").dtype != torch.bool:
         raise ToolkitError(f"{type(task).__name__}.correct must return bool, found {correct.dtype}")
-    return _Part(len(batch), float(task.loss(outputs, batch)), _on_cpu(correct), _on_cpu(given), scores)
+    return BatchAnswers(len(batch), float(task.loss(outputs, batch)), _on_cpu(correct), _on_cpu(given), scores)
 
 
 def _given(task: Task, outputs: Any, batch: Batch) -> Tensor | None:

@@ -78,11 +78,14 @@ class Report(BaseModel):
         return measured_qualities(self.rows, self.quality)
 
     def row(self, stage: str) -> Row:
-        """Return the row of the stage with this name."""
-        for row in self.rows:
-            if row.stage == stage:
-                return row
-        raise KeyError(f"no stage '{stage}'; available: {', '.join(row.stage for row in self.rows)}")
+        """Return the row of the stage with this name; a `KeyError` if there is none, or more than one."""
+        numbers = [number for number, row in enumerate(self.rows) if row.stage == stage]
+        if not numbers:
+            raise KeyError(f"no stage '{stage}'; available: {', '.join(row.stage for row in self.rows)}")
+        if len(numbers) > 1:
+            choices = " or ".join(f"rows[{number}]" for number in numbers)
+            raise KeyError(f"{len(numbers)} stages are named '{stage}'; use {choices}")
+        return self.rows[numbers[0]]
 
     def start(self, number: int) -> int:
         """Return the number of the row whose model stage `number` started from."""

@@ -9,20 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from tabulate import tabulate
 from torch import nn
 
 from toolkit.data.splits import Data
 from toolkit.errors import TechniqueError, ToolkitError
 from toolkit.exports.files import ExportedModel, export_model
-from toolkit.exports.judge import compare
+from toolkit.exports.judge import Judge
 from toolkit.exports.process import OpenedFile
 from toolkit.exports.time_file import times_in_turn
 from toolkit.hooks import loading
 from toolkit.masks import folded
 from toolkit.runner.environment import fixed_threads
+from toolkit.runner.export_files import opened
 from toolkit.runner.export_run import open_stage
+from toolkit.runner.runtimes import installed_runtimes
 from toolkit.runner.saved_run import NamedCode
 from toolkit.statistics import Floats
 from toolkit.timing import is_known, median_ratio, ratio_interval
@@ -88,11 +89,6 @@ def _sentence(size: int, fastest: Sequence[str], count: int) -> str:
     return f"At batch size {size}, {alike} cannot be told apart{others}."
 
 
-def installed_runtimes() -> list[str]:
-    """Return the names of all runtimes, whether or not what they need is installed."""
-    return [plugin.name for plugin in loading.installed() if plugin.roles == {"runtime"}]
-
-
 def bench(
     model: nn.Module,
     data: Data,
@@ -114,6 +110,7 @@ def bench(
         on_progress: called with what begins, in words.
     """
     model = folded(model).eval().cpu()
+    judge = Judge(model, data, "test" if data.test is not None else "validation")
     files: dict[str, OpenedFile] = {}
     sizes_bytes: dict[str, int] = {}
     refusals: dict[str, str] = {}
@@ -123,7 +120,7 @@ def bench(
             on_progress(f"exporting to {name}")
             try:
                 exported = _export(name, model, data, root / name)
-                files[name] = stack.enter_context(_verified(exported, model, data, blocked))
+                files[name] = stack.enter_context(_verified(exported, judge, blocked))
                 sizes_bytes[name] = exported.size_bytes
             except ToolkitError as error:
                 refusals[name] = str(error)
@@ -141,12 +138,11 @@ def _export(name: str, model: nn.Module, data: Data, folder: Path) -> ExportedMo
     return export_model(plugin, plugin.params_class(), model, data, folder)
 
 
-def _verified(exported: ExportedModel, model: nn.Module, data: Data, blocked: Sequence[str]) -> OpenedFile:
+def _verified(exported: ExportedModel, judge: Judge, blocked: Sequence[str]) -> OpenedFile:
     """Return the opened file; a `TechniqueError` if it does not match the model."""
-    plugins = [plugin.entry_point.module.partition(".")[0] for plugin in loading.installed()]
-    file = exported.opened(torch.get_num_threads(), [*plugins, *blocked])
+    file = opened(exported, blocked)
     try:
-        comparison = compare(file, model, data, "test" if data.test is not None else "validation")
+        comparison = judge.compare(file)
         if not comparison.is_close:
             raise TechniqueError(f"'{exported.runtime}': the exported file does not match the model, {comparison}")
     except BaseException:

@@ -1,87 +1,122 @@
-"""A stage of a finished run, exported to a runtime and measured as an export of a recipe is."""
+"""A stage of a finished run, exported to runtimes and measured as the exports of a recipe are."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import nn
 
 from toolkit.data.splits import Data
-from toolkit.errors import InputError, did_you_mean
-from toolkit.hooks import loading
+from toolkit.errors import InputError, TechniqueError, ToolkitError, did_you_mean
 from toolkit.metrics import answers
-from toolkit.recipe.problems import problems_of
 from toolkit.recipe.read import PluginUse
 from toolkit.report import Report, writer
 from toolkit.report.reader import read_report
 from toolkit.rows import Number, Row
 from toolkit.runner.environment import describe, fixed_threads
-from toolkit.runner.exporting import ExportJob
+from toolkit.runner.export_attempt import Request
+from toolkit.runner.export_rows import raise_together
+from toolkit.runner.exporting import ExportJob, OnPhase
 from toolkit.runner.row_times import comparable, times_of, with_times
+from toolkit.runner.runtimes import settings_by_runtime, use_of
 from toolkit.runner.saved_run import NamedCode, open_run
 from toolkit.runner.spoilt_times import Times
 from toolkit.runner.technique_numbers import descriptions
 from toolkit.storage.run_directory import EXPORTS, STAGES, RunDirectory
 
 
+@dataclass(frozen=True)
+class ExportedRun:
+    """What came of the exports of a run.
+
+    `report` has the rows, `names` are those of the new ones. `errors` by runtime say why there is no row.
+    """
+
+    report: Report
+    names: Sequence[str]
+    errors: Mapping[str, ToolkitError]
+
+
 @fixed_threads(None)
 def export_run(
     directory: str | Path,
-    runtime: str,
+    runtimes: Sequence[str],
     stage: str | None = None,
     *,
-    params: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
     data: str | None = None,
     task: str | None = None,
     allow: Sequence[str] = (),
     budget_s: float = 5.0,
-) -> Report:
-    """Write a stage's model into `exports/<runtime>` of its run directory, and its row into the run's report.
+    on_phase: OnPhase = lambda *_: None,
+) -> ExportedRun:
+    """Write a stage's model into `exports/<runtime>` of its run directory, and a row for each into the run's report.
 
     An earlier export to the same runtime is replaced, files and row.
 
     Args:
         directory: a run directory.
-        runtime: name of an installed runtime.
+        runtimes: names of runtimes.
         stage: name of a stage, number and name (`2-pruning`), or `baseline`; the last stage by default.
-        params: settings of the runtime.
+        settings: of the runtimes, as `settings_by_runtime` takes them.
         data: data source instead of the run's; required if the run's is Python code.
         task: task instead of the run's; required if the run's is Python code.
         allow: what the network consists of, as for `toolkit.load`, such as `nets.py:Net`.
-        budget_s: seconds for the timing.
-
-    Returns:
-        The report with the row.
+        budget_s: seconds for the timing of all files together.
+        on_phase: called with what begins.
 
     Raises:
-        InputError: the runtime or the stage does not exist, something cannot be read, or a run is still at work.
-        TechniqueError: the model cannot be exported, or the file does not match it.
+        InputError: a runtime or the stage does not exist, something cannot be read, or a run is still at work.
+        ToolkitError: there is no row at all; a line for each runtime says why.
     """
-    folder = Path(directory)
-    use = _use(runtime, params or {})
+    folder, settings = Path(directory), settings or {}
+    uses, errors = _uses(runtimes, settings)
     report = read_report(folder)
     number = _number(report, stage, folder)
     models = [_stage_folder(folder, row) for row in sorted({0, number})]
-    command = _command(folder, runtime, stage, params or {})
-    opened, samples = open_run(folder, models, NamedCode(allow, data, task), command)
-    baseline, model = opened[0], opened[-1]
-    split = "test" if samples.test is not None else "validation"
-    packages = [source.partition(":")[0].partition(".")[0] for source in allow if ".py" not in source]
-    batch_sizes = sorted({1, samples.batch_size})
-    found, times = answers(baseline, samples, split), _baseline_times(report)
-    job = ExportJob(samples, baseline, found, split, batch_sizes, budget_s, packages, times)
+    opened, samples = open_run(
+        folder, models, NamedCode(allow, data, task), _command(folder, runtimes, stage, settings)
+    )
+    job = _job(report, opened[0], samples, allow, budget_s / max(len(uses), 1))
+    requests = [Request(name, use, opened[-1], folder / EXPORTS / name) for name, use in uses.items()]
     with RunDirectory.at_rest(folder) as run:
-        row = job.row(runtime, use, model, folder / EXPORTS / runtime)
-        row = with_times(row, comparable(times_of(row), times))
-        report = _with_row(report, row, number, descriptions([row], [use]))
+        outcomes = dict(zip(uses, job.rows(requests, on_phase), strict=True))
+        errors |= {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, ToolkitError)}
+        rows = [outcome for outcome in outcomes.values() if isinstance(outcome, Row)]
+        if not rows:
+            raise_together(list(errors.values()))
+        for row in rows:
+            row = with_times(row, comparable(times_of(row), job.baseline_times))
+            report = _with_row(report, row, number, descriptions([row], [uses[row.stage]]))
         writer.write_rows(report, run)
     writer.write_page(report)
-    return report
+    return ExportedRun(report, [row.stage for row in rows], errors)
+
+
+def _uses(runtimes: Sequence[str], settings: Mapping[str, Any]) -> tuple[dict[str, PluginUse], dict[str, ToolkitError]]:
+    """Return the runtimes by name, and the errors of those that cannot be imported."""
+    uses: dict[str, PluginUse] = {}
+    errors: dict[str, ToolkitError] = {}
+    for name, values in settings_by_runtime(runtimes, settings).items():
+        try:
+            uses[name] = use_of(name, values)
+        except TechniqueError as error:
+            errors[name] = error
+    return uses, errors
+
+
+def _job(report: Report, baseline: nn.Module, data: Data, allow: Sequence[str], budget_s: float) -> ExportJob:
+    split = "test" if data.test is not None else "validation"
+    packages = [source.partition(":")[0].partition(".")[0] for source in allow if ".py" not in source]
+    batch_sizes = sorted({1, data.batch_size})
+    found = cache(partial(answers, baseline, data, split))
+    return ExportJob(data, baseline, found, split, batch_sizes, budget_s, packages, _baseline_times(report))
 
 
 def _baseline_times(report: Report) -> Times:
@@ -100,20 +135,12 @@ def _with_row(report: Report, row: Row, start: int, numbers: Mapping[str, Number
     )
 
 
-def _use(runtime: str, params: Mapping[str, Any]) -> PluginUse:
-    plugin = loading.load(runtime, "runtime")
-    try:
-        return PluginUse(plugin, plugin.params_class.model_validate(params))
-    except ValidationError as error:
-        problem = next(problems_of(error, plugin.params_class))
-        raise InputError(f"{runtime}: {problem}") from None
-
-
-def _command(folder: Path, runtime: str, stage: str | None, params: Mapping[str, Any]) -> list[str]:
+def _command(folder: Path, runtimes: Sequence[str], stage: str | None, settings: Mapping[str, Any]) -> list[str]:
     """Return the words of the command that does the same, without the options that name code."""
+    named = [word for name in runtimes for word in ("--runtime", name)]
     of_stage = [] if stage is None else ["--stage", stage]
-    settings = [word for place, value in params.items() for word in ("--set", f"{place}={json.dumps(value)}")]
-    return ["toolkit", "export", str(folder), "--runtime", runtime, *of_stage, *settings]
+    values = [word for place, value in settings.items() for word in ("--set", f"{place}={json.dumps(value)}")]
+    return ["toolkit", "export", str(folder), *named, *of_stage, *values]
 
 
 def open_stage(folder: Path, stage: str | None, named: NamedCode, command: Sequence[str]) -> tuple[nn.Module, Data]:

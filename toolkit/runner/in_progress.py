@@ -16,7 +16,7 @@ from toolkit.interruption import Stop
 from toolkit.promises import Promises
 from toolkit.promises.trainable import trained_later
 from toolkit.promises.watch import Watch
-from toolkit.recipe.read import Export, PluginUse, Recipe, Stage
+from toolkit.recipe.read import PluginUse, Recipe, Stage
 from toolkit.recipe.resolved import as_table, resolved_recipe
 from toolkit.recipe.successors import successors
 from toolkit.report import Report
@@ -24,6 +24,8 @@ from toolkit.report.writer import report_writer
 from toolkit.rows import Row
 from toolkit.runner.assembly import Assembly
 from toolkit.runner.epochs import Epochs, stored_epochs
+from toolkit.runner.export_rows import export_all
+from toolkit.runner.exporting import EXPORTING
 from toolkit.runner.measure_stage import MEASURED_WITH, Measuring
 from toolkit.runner.observers import Observers
 from toolkit.runner.row_times import RowTimes, times_of
@@ -78,8 +80,8 @@ class RunInProgress:
                     with errors_located_in(stage):
                         self._run_stage(stage)
             self.measuring.check_output()
-            for export in self.recipe.exports:
-                self._add_export(export)
+            if self.recipe.exports:
+                self._add_exports()
             self._repeat_spoilt_times()
             self._write_recipe()
             self.directory.write_all(self.measuring.files(self.models[-1], len(self.models) - 1))
@@ -210,21 +212,25 @@ class RunInProgress:
         log.info("stage %d (%s) done: %s", stage.number, stage.name, row.model_dump_json())
         self.observers.tell("on_row", stage=stage, row=row, report=self.report)
 
-    def _add_export(self, export: Export) -> None:
-        """Export the model of a row, and add the row of the file."""
-        self.stop.check()
-        stage = Stage(len(self.rows), export.name, start=export.start)
-        log.info("export %d (%s) begins", stage.number, export.name)
-        self.observers.tell("on_stage", stage=stage)
-        with errors_located_in(stage, f"export '{export.name}'"):
-            job = self.measuring.export_job(self.models[0], self.rows[0])
-            folder = self.directory.path / runs.EXPORTS / export.name
-            row = job.row(export.name, export.use, self.models[export.start], folder)
+    def _add_exports(self) -> None:
+        """Export the models of rows together, and add the rows of the files."""
+        job, folder = self.measuring.export_job(self.models[0], self.rows[0]), self.directory.path / runs.EXPORTS
+        export_all(self.recipe.exports, self.models, folder, job, self._on_export, self._add_export)
+
+    def _add_export(self, stage: Stage, row: Row) -> None:
         row = self.times.add(row, same_device=self.data.device.type == "cpu")
         self.rows.append(row)
-        self.export_starts.append(export.start)
-        log.info("export %d (%s) done: %s", stage.number, export.name, row.model_dump_json())
+        self.export_starts.append(stage.start)
+        log.info("export %d (%s) done: %s", stage.number, stage.name, row.model_dump_json())
         self.observers.tell("on_row", stage=stage, row=row, report=self.report)
+
+    def _on_export(self, stage: Stage, activity: str) -> None:
+        self.stop.check()
+        if activity == EXPORTING:
+            log.info("export %d (%s) begins", stage.number, stage.name)
+            self.observers.tell("on_stage", stage=stage)
+        else:
+            self.observers.tell("on_progress", stage=stage, activity=activity, done=0.0, total=1.0)
 
     def _repeat_spoilt_times(self) -> None:
         """Time rows again that could not be compared with the baseline because the machine was too busy."""

@@ -111,11 +111,12 @@ class Measuring:
     def export_job(self, baseline: nn.Module, row: Row) -> ExportJob:
         """Return what the exports of this run have in common; `row` is the baseline's."""
         measurer = self._measurer
-        assert measurer.answers is not None
+        answers = measurer.answers
+        assert answers is not None
         return ExportJob(
             self._data,
             baseline,
-            measurer.answers,
+            lambda: answers,
             measurer.split,
             measurer.batch_sizes,
             self.share_s,

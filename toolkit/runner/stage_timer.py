@@ -16,7 +16,7 @@ from toolkit.metrics.latency import timings
 from toolkit.metrics.macs import macs
 from toolkit.recipe.read import PluginUse, Recipe, Stage
 from toolkit.recipe.timed_as import timed_as
-from toolkit.runner.exporting import opened_alone
+from toolkit.runner.export_files import opened
 from toolkit.statistics import Floats
 from toolkit.timing import Timer, TimeRatio, median_ratio, ratio_interval
 
@@ -76,8 +76,8 @@ def _in_runtime(
     def measure(model: nn.Module) -> TimeRatio:
         # A process for each question: how weights lie in memory alone changes times by some percent.
         with (
-            opened_alone(first(), blocked) as before,
-            opened_alone(exported(model, "model"), blocked, before) as after,
+            opened(first(), blocked) as before,
+            opened(exported(model, "model"), blocked, before) as after,
         ):
             return _ratio(*pair_in_turn(after, before, data, batch_size, BUDGET_S))
 

@@ -16,6 +16,7 @@ from toolkit.exports.files import ExportedModel, export_model
 from toolkit.exports.judge import compare
 from toolkit.exports.portable import portable_source
 from toolkit.hooks import loading
+from toolkit.hooks.steps import Work, steps
 from toolkit.params import Params
 from toolkit.testing.base import same, state_of, traces
 from toolkit.testing.toys import TOY_MODELS, toy_data, toy_mlp
@@ -67,7 +68,8 @@ class RuntimeContract:
         state, traces_before = state_of(model), traces(model)
         loaded, params = self._loaded(), self._params()
         inputs = toy_data(64).example(2).inputs
-        loaded.call("export", model=model, params=params, example=inputs, free_sizes=frozenset({0}), folder=tmp_path)
+        arguments = {"model": model, "params": params, "example": inputs, "free_sizes": frozenset({0})}
+        Work(steps(loaded, "export", **arguments, folder=tmp_path)).result()
         assert same(state_of(model), state), "export must not write to the model's tensors"
         assert traces(model) == traces_before, "export must remove its hooks and attributes from the model"
 
