@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from toolkit.models import lenet5
 
-SAMPLES, LARGE_SAMPLES = 512, 128
+SAMPLES, IMAGES = 512, 128
 REAL = Path(__file__).parents[2] / "recipes" / "real"  # networks with the weights of other packages
-TRIPLETS = 300
+TRIPLETS = 150
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ NETWORKS = {
     "lstm": Network(Recurrent, noise(50, 40)),
     "crepe-tiny": Network(crepe, tones),
     "minilm": Network(minilm, paragraphs, (1, 8)),
-    "resnet18-64": Network(partial(vision, "resnet18"), noise(3, 64, 64)),
-    "mobilenet-64": Network(partial(vision, "mobilenet_v2"), noise(3, 64, 64)),
-    "resnet18-224": Network(partial(vision, "resnet18"), noise(3, 224, 224, samples=LARGE_SAMPLES), (1, 8)),
-    "mobilenet-224": Network(partial(vision, "mobilenet_v2"), noise(3, 224, 224, samples=LARGE_SAMPLES), (1, 8)),
+    "resnet18-64": Network(partial(vision, "resnet18"), noise(3, 64, 64, samples=IMAGES)),
+    "mobilenet-64": Network(partial(vision, "mobilenet_v2"), noise(3, 64, 64, samples=IMAGES)),
+    "resnet18-224": Network(partial(vision, "resnet18"), noise(3, 224, 224, samples=IMAGES), (1, 8)),
+    "mobilenet-224": Network(partial(vision, "mobilenet_v2"), noise(3, 224, 224, samples=IMAGES), (1, 8)),
 }

@@ -27,8 +27,11 @@ def peers(model: nn.Module, samples: Tensor, folder: Path) -> Iterator[tuple[str
     yield "torchao", lambda: torchao_int8(model)
     yield "torchao, compiled", lambda: torch.compile(torchao_int8(model), dynamic=False)
     yield "ORT float", lambda: onnx_session(onnx_file(model, samples[:2], file))
-    yield "ORT dynamic int8", lambda: onnx_session(onnx_dynamic(file))
-    yield "ORT static int8", lambda: onnx_session(onnx_static(file, samples[:CALIBRATION]))
+    yield "ORT dynamic int8", lambda: onnx_session(onnx_dynamic(onnx_file(model, samples[:2], file)))
+    yield (
+        "ORT static int8",
+        lambda: onnx_session(onnx_static(onnx_file(model, samples[:2], file), samples[:CALIBRATION])),
+    )
     yield "OpenVINO float", lambda: openvino_compiled(openvino_converted(model, samples[:2]))
     yield "OpenVINO, NNCF", lambda: openvino_compiled(nncf_int8(model, samples[:CALIBRATION]))
 

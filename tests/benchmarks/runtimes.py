@@ -1,7 +1,8 @@
 """Networks in the files of each runtime against other ways to run the same float network, on one thread.
 
-`python tests/benchmarks/runtimes.py [--network NAME] [--runtime NAME] [--batch SIZE] [--budget SECONDS]
-[--clock processor]`, all options repeatable but the last two. All take turns, so that a busy machine slows them alike;
+`python tests/benchmarks/runtimes.py [--network NAME] [--runtime NAME] [--batch SIZE] [--way PART]
+[--budget SECONDS] [--clock processor]`, all options repeatable but the last two; PART is of the names in the tables, of
+which only those with such a part are timed, and eager PyTorch. All take turns, so that a busy machine slows them alike;
 a ratio is the median over the turns. On a very busy machine the processor's clock is better: it stands still while
 other processes run, but does not see how long a thread waits for another one.
 A way to run the network counts only if at least 99 % of its answers are those of the float network. What is not
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from io import StringIO
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -140,7 +142,7 @@ def compare(name: str, chosen: argparse.Namespace) -> list[list[Any]]:
     data = Data(train=split, validation=split, test=split, batch_size=16)
     expected = torch.cat([model(part) for part in inputs.split(32)]).argmax(1)
     with tempfile.TemporaryDirectory() as folder:
-        runs = dict(ways(model, inputs, data, chosen.runtime or RUNTIMES, Path(folder)))
+        runs = dict(ways(model, inputs, data, chosen, Path(folder)))
         agreements = {way: agreement(run, expected, inputs) for way, run in runs.items()}
         for size in chosen.batch or network.batch_sizes:
             seconds = times(runs, inputs[:size], chosen)
@@ -155,16 +157,21 @@ def compare(name: str, chosen: argparse.Namespace) -> list[list[Any]]:
     return verdicts
 
 
-def ways(model: nn.Module, inputs: Tensor, data: Data, runtimes: list[str], folder: Path) -> Iterator[tuple[str, Run]]:
+def ways(
+    model: nn.Module, inputs: Tensor, data: Data, chosen: argparse.Namespace, folder: Path
+) -> Iterator[tuple[str, Run]]:
     """Yield all ways to run the network that work; name the others."""
-    for way, make in peers(model, inputs, folder):
-        if (run := tried(way, make, inputs[:2])) is not None:
+    offered = chain(peers(model, inputs, folder), ours(model, data, chosen.runtime or RUNTIMES, folder))
+    for way, make in offered:
+        is_wanted = not chosen.way or way == "eager" or any(part in way for part in chosen.way)
+        if is_wanted and (run := tried(way, make, inputs[:2])) is not None:
             yield way, run
+
+
+def ours(model: nn.Module, data: Data, runtimes: list[str], folder: Path) -> Iterator[tuple[str, Callable[[], Run]]]:
+    """Yield names, and what makes each of the ways of the toolkit."""
     for kind, runtime, exported in variants(model, data, runtimes):
-        way = f"ours, {kind}, {runtime}"
-        make = partial(opened, kind, exported, runtime, data, folder)
-        if (run := tried(way, make, inputs[:2])) is not None:
-            yield way, run
+        yield f"ours, {kind}, {runtime}", partial(opened, kind, exported, runtime, data, folder)
 
 
 def tried(way: str, make: Callable[[], Run], example: Tensor) -> Run | None:
@@ -186,6 +193,7 @@ def main() -> None:
     parser.add_argument("--network", action="append", choices=NETWORKS)
     parser.add_argument("--runtime", action="append")
     parser.add_argument("--batch", action="append", type=int)
+    parser.add_argument("--way", action="append")
     parser.add_argument("--budget", type=float, default=5.0)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     chosen = parser.parse_args()
