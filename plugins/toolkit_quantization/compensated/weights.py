@@ -9,7 +9,11 @@ from torch import Tensor
 
 from toolkit_quantization.codecs import Dtype
 from toolkit_quantization.compensated.grids import Rounded, fitted, limits, nearest
+from toolkit_quantization.compensated.refinement import descend, fitted_scale
 from toolkit_quantization.compensated.solver import compensate, output_error
+
+ROUNDS = 2  # of scales that are fitted to the integers, and integers that are rounded anew
+PASSES = 2  # over the inputs in each round; more of either gain next to nothing
 
 
 class Outcome(NamedTuple):
@@ -35,19 +39,44 @@ def round_weight(rows: Tensor, hessian: Tensor, dtype: Dtype, overflow_safe: boo
     start = fitted(rows, plain, importance) if dtype != "int8" else plain
     parts = [part.unflatten(0, (groups, -1)) for part in (rows.double(), start.steps.double(), low, high)]
     values = compensate(parts[0], hessian, *parts[1:]).flatten(0, 1).to(plain.values.dtype)
-    return _better(rows, plain, start._replace(values=values), hessian)
+    best = _better(rows, plain, start._replace(values=values), hessian)
+    if dtype != "int8":
+        best = _refined(rows, best, hessian, low, high)
+    before = _errors(rows, plain, hessian).sum()
+    return Outcome(best, float(_errors(rows, best, hessian).sum() / before))
 
 
-def _better(rows: Tensor, plain: Rounded, other: Rounded, hessian: Tensor) -> Outcome:
+def _refined(rows: Tensor, rounded: Rounded, hessian: Tensor, low: Tensor, high: Tensor) -> Rounded:
+    """Round each input anew and fit the scales, in turn; no row costs more afterwards."""
+    pruned = rows == 0
+    low, high = low.masked_fill(pruned, 0), high.masked_fill(pruned, 0)
+    best = _rounded_anew(rows, rounded, hessian, low, high)
+    for _ in range(ROUNDS):
+        weights, values, scale = (_grouped(part.double(), hessian) for part in (rows, best.values, best.scale))
+        scale = fitted_scale(weights, values, hessian, scale, group=best.group).flatten(0, 1)
+        other = best._replace(scale=scale.to(best.scale.dtype))
+        best = _better(rows, best, _rounded_anew(rows, other, hessian, low, high), hessian)
+    return best
+
+
+def _rounded_anew(rows: Tensor, rounded: Rounded, hessian: Tensor, low: Tensor, high: Tensor) -> Rounded:
+    weights, values, steps = (_grouped(part.double(), hessian) for part in (rows, rounded.values, rounded.steps))
+    least, most = _grouped(low, hessian), _grouped(high, hessian)
+    values = descend(weights, values, hessian, steps, least, most, passes=PASSES).flatten(0, 1)
+    return rounded._replace(values=values.to(rounded.values.dtype))
+
+
+def _grouped(rows: Tensor, hessian: Tensor) -> Tensor:
+    return rows.unflatten(0, (len(hessian), -1))
+
+
+def _better(rows: Tensor, plain: Rounded, other: Rounded, hessian: Tensor) -> Rounded:
     """Take each row of `other`, unless that of `plain` costs less."""
     before, after = (_errors(rows, each, hessian) for each in (plain, other))
     takes = (after < before).unsqueeze(1)
     values = torch.where(takes, other.values, plain.values)
-    scale = torch.where(takes, other.scale, plain.scale)
-    ratio = float(torch.minimum(before, after).sum() / before.sum())
-    return Outcome(plain._replace(values=values, scale=scale), ratio)
+    return plain._replace(values=values, scale=torch.where(takes, other.scale, plain.scale))
 
 
 def _errors(rows: Tensor, rounded: Rounded, hessian: Tensor) -> Tensor:
-    shape = (len(hessian), -1)
-    return output_error(rows.unflatten(0, shape), rounded.floats.unflatten(0, shape), hessian).flatten()
+    return output_error(_grouped(rows, hessian), _grouped(rounded.floats, hessian), hessian).flatten()

@@ -11,6 +11,7 @@ from toolkit_quantization.codecs import Dtype
 from toolkit_quantization.compensated.grids import nearest
 from toolkit_quantization.compensated.layer_inputs import patches
 from toolkit_quantization.compensated.network import compensated
+from toolkit_quantization.compensated.refinement import descend, fitted_scale
 from toolkit_quantization.compensated.solver import compensate, inverse_factor, output_error
 from toolkit_quantization.compensated.weights import round_weight
 from toolkit_quantization.conversion_cost import relative_error
@@ -84,6 +85,53 @@ def test_blocks_of_inputs_compensate_each_other():
     assert torch.equal(solved(rows, hessian[None]), one_by_one(rows, hessian))
 
 
+def errors(rows: Tensor, values: Tensor, hessian: Tensor) -> Tensor:
+    return output_error(rows[None], values[None], hessian)[0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rounding_anew_comes_closer_to_the_best_of_all_roundings(seed):
+    hessian, rows = correlated(8, seed), 3 * torch.randn(30, 8, generator=torch.Generator().manual_seed(seed)).double()
+    one, start = torch.ones(1, *rows.shape).double(), rows.round()
+    better = descend(rows[None], start[None], hessian, one, -99 * one, 99 * one, passes=20)[0]
+    up_or_down = torch.tensor(list(product([0, 1], repeat=8)))
+    least = torch.stack([errors(rows, rows.floor() + each, hessian) for each in up_or_down]).amin(0)
+    before, after = errors(rows, start, hessian), errors(rows, better, hessian)
+    assert bool((after <= before + 1e-9).all())
+    assert float((after - least).sum()) < 0.3 * float((before - least).sum())
+
+
+def test_after_rounding_anew_no_single_change_helps():
+    hessian, rows = correlated(150), 3 * torch.randn(4, 150).double()
+    one = torch.ones(1, *rows.shape).double()
+    values = descend(rows[None], rows.round()[None], hessian, one, -4 * one, 4 * one, passes=100)[0]
+    error = errors(rows, values, hessian)
+    for place, change in product(range(150), (-1, 1)):
+        other = values.clone()
+        other[:, place] = (other[:, place] + change).clamp(-4, 4)
+        assert bool((errors(rows, other, hessian) >= error - 1e-9).all())
+
+
+def test_fitted_scales_are_the_best_for_their_integers():
+    hessian, rows = correlated(10), torch.randn(5, 10).double()
+    values, scale = (4 * rows).round(), torch.full((5, 3), 0.25).double()
+    fit = fitted_scale(rows[None], values[None], hessian, scale[None], group=4)[0]
+
+    def error(scales: Tensor) -> Tensor:
+        return errors(rows, values * scales.repeat_interleave(4, dim=1)[:, :10], hessian)
+
+    assert bool((error(fit) < error(scale)).all())
+    for place, factor in product(range(3), (0.99, 1.01)):
+        other = fit.clone()
+        other[:, place] *= factor
+        assert bool((error(other) > error(fit)).all())
+
+
+def test_scales_of_zeros_stay():
+    rows, scale = torch.zeros(1, 2, 8).double(), torch.rand(1, 2, 2).double()
+    assert torch.equal(fitted_scale(rows, rows, correlated(8), scale, group=4), scale)
+
+
 @pytest.mark.parametrize("dtype", ["int8", "int4", "int2"])
 @pytest.mark.parametrize("seed", range(3))
 def test_no_row_costs_more_than_with_nearest_rounding(dtype, seed):
@@ -92,7 +140,7 @@ def test_no_row_costs_more_than_with_nearest_rounding(dtype, seed):
     before = output_error(rows[None], nearest(rows, dtype, False).floats[None], hessian)
     after = output_error(rows[None], rounded.floats[None], hessian)
     assert bool((after <= before).all())
-    assert ratio < 0.7
+    assert ratio < {"int8": 0.7, "int4": 0.45, "int2": 0.7}[dtype]
 
 
 @pytest.mark.parametrize("dtype", ["int4", "int2"])
