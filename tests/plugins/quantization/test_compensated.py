@@ -128,6 +128,15 @@ def test_grouped_convolutions_are_compensated_and_masks_hold(layer):
     assert bool((weight[model.get_submodule("1").weight == 0] == 0).all())
 
 
+@pytest.mark.parametrize("activations", ["static", "dynamic"])
+@pytest.mark.parametrize("rounding", ["nearest", "compensated"])
+def test_the_recipe_says_how_many_inputs_share_a_scale(activations, rounding):
+    model = quantized(toy_mlp(), activations=activations, rounding=rounding, group=16, overrides={"3": "int2"})
+    assert [model.get_submodule(name).layer.weight.scale.shape[1] for name in ("1", "3")] == [4, 2]
+    model = quantized(toy_mlp(), activations=activations, rounding=rounding, group=0)
+    assert [model.get_submodule(name).layer.weight.scale.shape[1] for name in ("1", "3")] == [1, 1]
+
+
 def test_what_is_looked_up_is_rounded_to_the_nearest_with_a_reason():
     model = TOY_MODELS["mlp"]()
     note = compensated(model, {"1": "float16", "3": "int8"}, DATA.without_test(), 64).note

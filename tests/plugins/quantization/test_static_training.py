@@ -53,6 +53,7 @@ CASES = {
     "whole range": {"learn_steps": True, "overflow_safe": False},
     "int4": {"dtype": "int4"},
     "int2": {"dtype": "int2"},
+    "int2 by row": {"dtype": "int2", "group": 0},
     "mixed": {"learn_steps": True, "overrides": {"3": "int4"}},
 }
 
