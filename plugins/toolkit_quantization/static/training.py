@@ -43,6 +43,7 @@ class WeightRounding(nn.Module):
         self.log_step: nn.Parameter | None = None
         if learn_steps and dtype == "int8":
             _, scale = quantize_per_channel(weight.flatten(1))
+            scale = _for_zeros(scale, weight.flatten(1).any(dim=1))
             self.register_buffer("start", scale * (INT8_MAX / self.largest))
             self.register_buffer("learning", torch.ones((), dtype=torch.bool))
             self.log_step = nn.Parameter(torch.zeros_like(scale))
@@ -83,6 +84,11 @@ class WeightRounding(nn.Module):
 
     def _steps(self, rows: Tensor, scale: Tensor) -> Tensor:
         return (rows / scale.unsqueeze(1)).clamp(-self.largest, self.largest)
+
+
+def _for_zeros(scale: Tensor, is_used: Tensor) -> Tensor:
+    """Return scales (rows,) with the mean of the others for rows of zeros, which would not leave them in tiny steps."""
+    return torch.where(is_used, scale, scale[is_used].mean()) if bool(is_used.any()) else scale
 
 
 class _Replaced(torch.autograd.Function):

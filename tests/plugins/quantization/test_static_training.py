@@ -119,6 +119,13 @@ def test_ranges_follow_the_activations_until_they_are_frozen(case):
     assert abs(late - 1) > 2 * abs(early - 1)
 
 
+def test_a_row_that_starts_at_zero_can_leave_it():
+    weight = torch.tensor([[1.0, -0.5], [0.0, 0.0], [0.5, 2.0]])
+    rounding = WeightRounding(weight, "int8", overflow_safe=False, learn_steps=True)
+    weight[1, 0] = 0.5
+    torch.testing.assert_close(rounding(weight)[1], weight[1], atol=0.01, rtol=0)
+
+
 def test_learned_steps_have_the_gradient_of_the_paper():
     weight = torch.tensor([[1.0, -0.3, 0.1, 0.26]], requires_grad=True)
     rounding = WeightRounding(weight.detach(), "int8", overflow_safe=False, learn_steps=True)
