@@ -23,6 +23,9 @@ def test_int4_has_a_scale_for_each_group_of_inputs():
     weight = torch.tensor([[8.0, 1.0, 80.0, 11.0]])
     assert round_to(weight, "int4").tolist() == [[10.0, 0.0, 80.0, 10.0]]
     assert round_to(weight, "int4", group=2).tolist() == [[8.0, 1.0, 80.0, 10.0]]
+    wide = torch.cat((torch.full((1, 33), 2.0), torch.tensor([[80.0]])), 1)
+    assert round_to(wide, "int4").tolist() == [[2.0] * 32 + [0.0, 80.0]]
+    assert round_to(wide, "int4", group=0).tolist() == [[0.0] * 33 + [80.0]]
 
 
 def test_int2_reaches_from_minus_two_to_one_in_the_direction_of_the_largest_value():
@@ -65,8 +68,8 @@ def test_straight_through_has_the_same_bits_and_the_gradient_of_the_identity(dty
             r"a weight to round must have float values and two or more dimensions, found \(2,\) of float32",
         ),
         ((torch.ones(2, 2, dtype=torch.int64), "int8"), r"float values .*, found \(2, 2\) of int64"),
-        ((torch.ones(2, 2), "int4", 3), "group must be a multiple of 2 and above 0 in int4, found 3"),
-        ((torch.ones(2, 2), "int2", 6), "group must be a multiple of 4 and above 0 in int2, found 6"),
+        ((torch.ones(2, 2), "int4", 3), "group must be a multiple of 2 or 0 in int4, found 3"),
+        ((torch.ones(2, 2), "int2", 6), "group must be a multiple of 4 or 0 in int2, found 6"),
     ],
 )
 def test_what_is_refused(arguments, sentence):

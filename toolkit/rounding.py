@@ -38,8 +38,8 @@ def round_to(weight: Tensor, dtype: Dtype, group: int = GROUP) -> Tensor:
         weight: finite floats of two or more dimensions.
         dtype: int8 with a float32 scale per row; int4 or int2 with a bfloat16 scale per group of a row's inputs;
             float16, in which values above 65504 become infinite; or bfloat16.
-        group: the inputs that share a scale in int4, a multiple of 2, or in int2, one of 4; the other dtypes have no
-            groups.
+        group: the inputs that share a scale in int4, a multiple of 2, or in int2, one of 4; 0 for all inputs of a row.
+            The other dtypes have no groups.
 
     Raises:
         ToolkitError: the dtype is unknown, the weight does not fit, or the group is no such multiple.
@@ -96,11 +96,13 @@ def quantize_groups(rows: Tensor, group: int = GROUP, bits: int = 4) -> tuple[Te
     of 16 integers would be used, and the error would be an eighth larger. An equally large value of the other sign
     becomes 7. In int2, these are -2 and 1.
 
-    Rows (N, K) may have any float dtype; `group` must be a multiple of the values in a byte. Returns the integers plus
-    8 in int4, plus 2 in int2, packed as by `pack_groups`, with zeros at the end of the last group, and the scale (N, G)
-    bfloat16, never zero. As in Dettmers and Zettlemoyer, "The case for 4-bit precision", 2023, without a zero point.
+    Rows (N, K) may have any float dtype; `group` must be a multiple of the values in a byte, or 0 for a single group.
+    Returns the integers plus 8 in int4, plus 2 in int2, packed as by `pack_groups`, with zeros at the end of the last
+    group, and the scale (N, G) bfloat16, never zero. As in Dettmers and Zettlemoyer, "The case for 4-bit precision",
+    2023, without a zero point.
     """
-    half = 2 ** (bits - 1)
+    half, in_byte = 2 ** (bits - 1), 8 // bits
+    group = group or -(-rows.shape[1] // in_byte) * in_byte
     groups = F.pad(rows.float(), (0, -rows.shape[1] % group)).unflatten(1, (-1, group))
     extreme = groups.gather(2, groups.abs().argmax(dim=2, keepdim=True)).squeeze(2)
     smallest = torch.finfo(torch.bfloat16).tiny  # a subnormal scale would be too coarse
@@ -137,5 +139,5 @@ def _check(weight: Tensor, dtype: str, group: int) -> None:
             "a weight to round must have float values and two or more dimensions, "
             f"found {tuple(weight.shape)} of {str(weight.dtype).removeprefix('torch.')}"
         )
-    if dtype in BITS and (group < 1 or group * BITS[dtype] % 8):
-        raise ToolkitError(f"group must be a multiple of {8 // BITS[dtype]} and above 0 in {dtype}, found {group}")
+    if dtype in BITS and (group < 0 or group * BITS[dtype] % 8):
+        raise ToolkitError(f"group must be a multiple of {8 // BITS[dtype]} or 0 in {dtype}, found {group}")

@@ -86,7 +86,8 @@ def convert(model: nn.Module, params: Params) -> nn.Module:
         raise TechniqueError("equalize: it looks at samples, and convert has none; use a stage of a recipe")
     engine = ENGINES[params.engine]
     dtypes = select(model, params, engine)
-    conversion = Conversion(model, dtypes, engine, arithmetic.choose(model, dtypes, params))
+    choices = arithmetic.choose(model, dtypes, params)
+    conversion = Conversion(model, dtypes, engine, choices, layers.Encodings(params.group))
     converted = conversion.of([name for group in conversion.groups for name in group])
     return all_in_integers(converted, model, conversion.choices, params)
 

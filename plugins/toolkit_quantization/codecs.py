@@ -18,6 +18,7 @@ from toolkit import operators, rounding, stored_as
 from toolkit_quantization.int8 import quantize_per_channel
 
 Dtype = Literal["int8", "int4", "int2", "float16", "bfloat16"]
+GROUP = 32  # inputs that share a scale in int4 and int2
 BITS = {"int8": 8, "int4": 4, "int2": 2}
 Rounding: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -88,18 +89,21 @@ class Int8(Encoded):
 
 @stored_as("quantization.Int4")
 class Int4(Encoded):
-    """A weight in int4, two values a byte, with a bfloat16 scale for every 32 inputs of a row."""
+    """A weight in int4, two values a byte, with a bfloat16 scale for each group of inputs of a row."""
 
     precision = "int4"
     bits = BITS["int4"]
     values: Tensor
     scale: Tensor
 
-    def __init__(self, weight: Tensor, quantize: Rounding | None = None) -> None:
-        """Hold the packed values and the scale that `quantize` returns for the rows: see `rounding.quantize_groups`."""
+    def __init__(self, weight: Tensor, quantize: Rounding | None = None, group: int = GROUP) -> None:
+        """Hold the packed values and the scale that `quantize` returns for the rows: see `rounding.quantize_groups`.
+
+        Without it, `group` inputs share a scale, or with 0 all inputs of a row.
+        """
         super().__init__(weight)
         self.inputs = weight[0].numel()
-        quantize = partial(rounding.quantize_groups, bits=self.bits) if quantize is None else quantize
+        quantize = partial(rounding.quantize_groups, group=group, bits=self.bits) if quantize is None else quantize
         for name, tensor in zip(("values", "scale"), quantize(weight.flatten(1)), strict=True):
             self.register_buffer(name, tensor)
 
@@ -113,7 +117,7 @@ class Int4(Encoded):
 
 @stored_as("quantization.Int2")
 class Int2(Int4):
-    """A weight in int2, four values a byte, with a bfloat16 scale for every 32 inputs of a row; an experiment."""
+    """A weight in int2, four values a byte, with scales like those of int4; an experiment."""
 
     precision = "int2"
     bits = BITS["int2"]
@@ -143,11 +147,16 @@ class Short(Encoded):
 INTEGERS: dict[Dtype, Callable[..., Encoded]] = {"int8": Int8, "int4": Int4, "int2": Int2}
 
 
-def encode(weight: Tensor, dtype: Dtype) -> Encoded:
-    """Encode a finite float weight of two or more dimensions; the result does not keep the weight."""
+def encode(weight: Tensor, dtype: Dtype, group: int = GROUP) -> Encoded:
+    """Encode a finite float weight of two or more dimensions; the result does not keep the weight.
+
+    `group` inputs share a scale in int4 and int2, or with 0 all inputs of a row.
+    """
     if dtype == "float16" or dtype == "bfloat16":
         return Short(weight, dtype)
-    return INTEGERS[dtype](weight)
+    if dtype == "int8":
+        return Int8(weight)
+    return INTEGERS[dtype](weight, group=group)
 
 
 def why_not(weights: Sequence[Tensor], dtype: Dtype) -> str | None:

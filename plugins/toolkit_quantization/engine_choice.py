@@ -40,7 +40,9 @@ def by_name(model: nn.Module, params: Params, meter: CostMeter) -> Chosen:
     engine = ENGINES[params.engine]
     if params.rounding == "nearest":
         return Chosen(params.engine, _made(model, params, engine, meter))
-    compensation = compensated(model, select(model, params, engine), meter.data, params.calibration.samples)
+    compensation = compensated(
+        model, select(model, params, engine), meter.data, params.calibration.samples, group=params.group
+    )
     made = _made(model, params, engine, meter, compensation.encodings)
     return Chosen(params.engine, made, rounding=compensation.note)
 
@@ -78,6 +80,7 @@ def _made(
 
     dtypes = select(model, params, engine)
     choices = choose(model, dtypes, params, run)
+    encodings = Encodings(params.group) if encodings is None else encodings
     guarded = guard(Conversion(model, dtypes, engine, choices, encodings), meter, params.scan)
     return with_integers(guarded, model, params, meter)
 

@@ -42,14 +42,22 @@ READ = "the module around it reads its weight instead of calling it"
 
 
 class Encodings:
-    """The encodings made so far: layers that share a weight share its encoding."""
+    """The encodings made so far: layers that share a weight share its encoding.
 
-    def __init__(self) -> None:
+    `group` inputs share a scale in int4 and int2, or with 0 all inputs of a row.
+    """
+
+    def __init__(self, group: int = codecs.GROUP) -> None:
+        self.group = group
         self._made: dict[tuple[int, str], tuple[Tensor, Tensor, Any]] = {}
 
     def keep(self, weight: masks.Weight, name: str, made: Any) -> None:
         """Return `made` from now on, for this weight and this name."""
         self._made[id(weight.parameter), name] = weight.parameter, weight.value, made
+
+    def encoded(self, weight: masks.Weight, dtype: Dtype) -> Encoded:
+        """Return a weight as its layer sees it, encoded."""
+        return self.of(weight, lambda value: codecs.encode(value, dtype, self.group), dtype)
 
     def of(self, weight: masks.Weight, make: Callable[[Tensor], Made], name: str) -> Made:
         """Return the result of `make` for a weight as its layer sees it; `name` identifies `make`."""
@@ -117,7 +125,7 @@ def successor(
     values: dict[str, Encoded | Tensor] = {}
     for weight in masks.named_weights(module):
         if is_encoded(weight.path):
-            values[weight.path] = encodings.of(weight, lambda value: codecs.encode(value, dtype), dtype)
+            values[weight.path] = encodings.encoded(weight, dtype)
         else:
             values[weight.path] = encodings.of(weight, Tensor.clone, "copy")
     if arithmetic == "int8" and dtype == "int8" and can_multiply_int8(module):

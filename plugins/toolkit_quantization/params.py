@@ -30,7 +30,13 @@ class Params(toolkit.Params):
 
     dtype: Dtype = Field(
         default="int8",
-        description="dtype of the weights; int4 has a scale per group of 32, and so has int2, an experiment",
+        description="dtype of the weights; int4 has a scale per group of inputs, and so has int2, an experiment",
+    )
+    group: int = Field(
+        default=32,
+        ge=0,
+        multiple_of=4,
+        description="inputs that share a scale in int4 and int2; 0 for all inputs of a row",
     )
     overrides: dict[str, Dtype] = Field(
         default={}, description="other dtypes by name pattern; the most specific pattern wins, whatever the order"

@@ -9,12 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from toolkit.rounding import dequantize_groups, pack_groups, quantize_groups
-from toolkit_quantization.codecs import BITS, Dtype
+from toolkit_quantization.codecs import BITS, GROUP, Dtype
 from toolkit_quantization.int8 import quantize_per_channel
 from toolkit_quantization.kernels import INT8_MAX
 from toolkit_quantization.static.weights import SAFE_MAX, quantize_without_overflow
 
-GROUP = 32  # inputs that share a scale in int4 and int2
 SHARES = tuple(1 - 0.05 * step for step in range(11))  # of the scale of nearest rounding, to choose from
 
 
@@ -46,17 +45,18 @@ class Rounded(NamedTuple):
         """The integers and the scale as the codec holds them."""
         if self.bits == 8:
             return self.values, self.scale.squeeze(1)
-        return pack_groups(_grouped(self.values), self.bits), self.scale
+        return pack_groups(_grouped(self.values, self.group), self.bits), self.scale
 
 
-def nearest(rows: Tensor, dtype: Dtype, overflow_safe: bool) -> Rounded:
+def nearest(rows: Tensor, dtype: Dtype, overflow_safe: bool, group: int = GROUP) -> Rounded:
     """Round rows (N, K) to the nearest integers of a dtype, as a layer is stored without compensation."""
     if dtype == "int8":
         values, scale = (quantize_without_overflow if overflow_safe else quantize_per_channel)(rows)
         return Rounded(values, scale.unsqueeze(1), rows.shape[1])
-    packed, scale = quantize_groups(rows, bits=BITS[dtype])
+    packed, scale = quantize_groups(rows, group, BITS[dtype])
     values = dequantize_groups(packed, torch.ones_like(scale), rows.shape[1], BITS[dtype])
-    return Rounded(values, scale, GROUP, BITS[dtype])
+    group = packed.shape[2] * 8 // BITS[dtype]
+    return Rounded(values, scale, group, BITS[dtype])
 
 
 def limits(rounded: Rounded, overflow_safe: bool) -> tuple[Tensor, Tensor]:
@@ -84,7 +84,7 @@ def fitted(rows: Tensor, rounded: Rounded, importance: Tensor) -> Rounded:
         rounded: its integers are rounded anew.
         importance: what the squared error of each weight counts, (N, K).
     """
-    groups, counts = _grouped(rows.float()), _grouped(importance.float())
+    groups, counts = (_grouped(each.float(), rounded.group) for each in (rows, importance))
     best, least = rounded.scale, torch.full(rounded.scale.shape, torch.inf, device=rows.device)
     for share in SHARES:
         scale = (rounded.scale.float() * share).to(rounded.scale.dtype)
@@ -95,6 +95,6 @@ def fitted(rows: Tensor, rounded: Rounded, importance: Tensor) -> Rounded:
     return rounded._replace(scale=best)
 
 
-def _grouped(rows: Tensor) -> Tensor:
-    """Rows (N, K) in groups, (N, groups, 32), with zeros at the end of the last one."""
-    return F.pad(rows, (0, -rows.shape[1] % GROUP)).unflatten(1, (-1, GROUP))
+def _grouped(rows: Tensor, group: int) -> Tensor:
+    """Rows (N, K) in groups, (N, groups, group), with zeros at the end of the last one."""
+    return F.pad(rows, (0, -rows.shape[1] % group)).unflatten(1, (-1, group))

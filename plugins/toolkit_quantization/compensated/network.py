@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit import Data, Note, TechniqueError, masks
-from toolkit_quantization.codecs import INTEGERS, Dtype, Encoded, encode
+from toolkit_quantization.codecs import GROUP, INTEGERS, Dtype, Encoded, encode
 from toolkit_quantization.compensated.calls import Calls
 from toolkit_quantization.compensated.layer_inputs import layer_inputs, why_nearest
 from toolkit_quantization.compensated.moments import Moments
@@ -30,7 +30,12 @@ class Compensation(NamedTuple):
 
 @torch.no_grad()
 def compensated(
-    model: nn.Module, dtypes: Mapping[str, Dtype], data: Data, samples: int, overflow_safe: bool = False
+    model: nn.Module,
+    dtypes: Mapping[str, Dtype],
+    data: Data,
+    samples: int,
+    overflow_safe: bool = False,
+    group: int = GROUP,
 ) -> Compensation:
     """Round the weights of a model, which does not change, in the order in which it calls its layers.
 
@@ -40,11 +45,12 @@ def compensated(
         data: its train split is read.
         samples: how many of its samples, spread evenly over the split.
         overflow_safe: whether int8 must be exact on x86 without VNNI.
+        group: the inputs that share a scale in int4 and int2, or 0 for all of a row.
 
     Raises:
         TechniqueError: there are no samples, or the inputs of a layer are not finite.
     """
-    rounding = _Rounding(model, dtypes, data, samples, overflow_safe)
+    rounding = _Rounding(model, dtypes, data, samples, overflow_safe, group)
     for layers in rounding.in_order():
         rounding.round(layers)
     count = sum(row["rounding"] == "compensated" for row in rounding.table)
@@ -54,7 +60,7 @@ def compensated(
 
 class _Rounding:
     def __init__(
-        self, model: nn.Module, dtypes: Mapping[str, Dtype], data: Data, samples: int, overflow_safe: bool
+        self, model: nn.Module, dtypes: Mapping[str, Dtype], data: Data, samples: int, overflow_safe: bool, group: int
     ) -> None:
         self.dtypes, self.overflow_safe = dtypes, overflow_safe
         self.tied = groups(model, dtypes)
@@ -62,7 +68,7 @@ class _Rounding:
         self.owners = Counter(id(weight.parameter) for weight in masks.named_weights(model))
         self.rounded = masks.folded(model).eval()  # becomes the rounded network, layer by layer
         self.calls = Calls(self.rounded, dtypes, data, samples)
-        self.encodings, self.table = Encodings(), list[dict[str, Any]]()
+        self.encodings, self.table = Encodings(group), list[dict[str, Any]]()
 
     def in_order(self) -> list[tuple[str, ...]]:
         """The layers, those that share weights together; first those that are not called, whose weights are read."""
@@ -105,7 +111,7 @@ class _Rounding:
         weight, bias = self.weights[layers[0]][path], self._bias(layers, path)
         dtype, rows = self.dtypes[layers[0]], weight.value.flatten(1).float()
         hessian = moments.hessian(centered=bias is not None)
-        rounded, ratio = round_weight(rows, hessian, dtype, self.overflow_safe)
+        rounded, ratio = round_weight(rows, hessian, dtype, self.overflow_safe, self.encodings.group)
         self._keep(weight, dtype, INTEGERS[dtype](weight.value, lambda _: rounded.stored))
         if bias is not None:
             change = (rows - rounded.floats).double().unflatten(0, (len(hessian), -1))
@@ -114,7 +120,7 @@ class _Rounding:
         self.table.append({"weight": weight.path, "rounding": "compensated", ERROR: ratio, "reason": None})
 
     def _leave(self, layer: str, weight: masks.Weight, reason: str) -> None:
-        self._put(weight, encode(weight.value, self.dtypes[layer]))
+        self._put(weight, encode(weight.value, self.dtypes[layer], self.encodings.group))
         self.table.append({"weight": weight.path, "rounding": "nearest", ERROR: None, "reason": reason})
 
     def _bias(self, layers: tuple[str, ...], path: str) -> masks.Weight | None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from toolkit_quantization.codecs import Dtype
+from toolkit_quantization.codecs import GROUP, Dtype
 from toolkit_quantization.compensated.grids import Rounded, fitted, limits, nearest
 from toolkit_quantization.compensated.refinement import descend, fitted_scale
 from toolkit_quantization.compensated.solver import compensate, output_error
@@ -23,7 +23,9 @@ class Outcome(NamedTuple):
     ratio: float
 
 
-def round_weight(rows: Tensor, hessian: Tensor, dtype: Dtype, overflow_safe: bool = False) -> Outcome:
+def round_weight(
+    rows: Tensor, hessian: Tensor, dtype: Dtype, overflow_safe: bool = False, group: int = GROUP
+) -> Outcome:
     """Round a weight to integers; no row costs more than with nearest rounding.
 
     Args:
@@ -31,8 +33,9 @@ def round_weight(rows: Tensor, hessian: Tensor, dtype: Dtype, overflow_safe: boo
         hessian: of the squared error of the outputs, (groups, inputs, inputs).
         dtype: of the integers.
         overflow_safe: whether int8 must be exact on x86 without VNNI.
+        group: the inputs that share a scale in int4 and int2, or 0 for all of a row.
     """
-    plain = nearest(rows, dtype, overflow_safe)
+    plain = nearest(rows, dtype, overflow_safe, group)
     low, high = limits(plain, overflow_safe)
     groups = len(hessian)
     importance = hessian.diagonal(dim1=1, dim2=2).repeat_interleave(len(rows) // groups, dim=0)

@@ -78,7 +78,7 @@ def _successor(
         rounding = beside_bias(rounding, weights["bias"].value, inputs.scale)
 
     def make(weight: Tensor) -> Encoded:
-        return Int8(weight, rounding) if dtype == "int8" else encode(weight, dtype)
+        return Int8(weight, rounding) if dtype == "int8" else encode(weight, dtype, encodings.group)
 
     encoded = encodings.of(weights["weight"], make, dtype)
     values: dict[str, Encoded | Tensor] = {"weight": encoded}

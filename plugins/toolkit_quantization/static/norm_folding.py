@@ -37,7 +37,9 @@ def folded(weight: Tensor, bias: Tensor | None, norm: Norm) -> tuple[Tensor, Ten
 def fold_norms(network: StaticNetwork) -> list[str]:
     """Fold what can be folded, in place; return the paths of the batch norms that stay."""
     staying = []
-    for operation in network.program:
+    for name in [each.name for each in network.program]:
+        # Anew, because a norm that was folded before may have been the input of this one.
+        operation = next(each for each in network.program if each.name == name)
         norm = _layer(network, operation)
         if not isinstance(norm, NORMS):
             continue

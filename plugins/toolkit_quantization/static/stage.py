@@ -14,6 +14,7 @@ from toolkit_quantization.compensated.network import compensated
 from toolkit_quantization.conversion_cost import CostMeter, require_equal
 from toolkit_quantization.equalized.network import Equalization, equalize
 from toolkit_quantization.float_fallback import GuardedModel, guard
+from toolkit_quantization.layers import Encodings
 from toolkit_quantization.params import Params
 from toolkit_quantization.static.calibration import calibrate, quantizers
 from toolkit_quantization.static.conversion import StaticConversion, place_quantizers
@@ -78,6 +79,7 @@ def trained(model: nn.Module, ready: Calibrated, params: Params, training: Train
         overflow_safe=params.overflow_safe,
         learn_steps=params.learn_steps,
         freeze_after=params.freeze_after,
+        group=params.group,
     )
     if ready.meter.metric is not None:  # a training moves the outputs of a float network, too
         ready.meter.bounds = ready.meter.bounds._replace(error=math.inf)
@@ -89,10 +91,10 @@ def converted(model: nn.Module, ready: Calibrated, params: Params) -> GuardedMod
     for quantizer in quantizers(model).values():
         quantizer.settle()
     learned = {path: each.quantize for path, each in ready.roundings.items()}
-    encodings = None
+    encodings = Encodings(params.group)
     if params.rounding == "compensated":
         samples = params.calibration.samples
-        made = compensated(model, ready.dtypes, ready.meter.data, samples, params.overflow_safe)
+        made = compensated(model, ready.dtypes, ready.meter.data, samples, params.overflow_safe, params.group)
         encodings, ready.rounding = made.encodings, made.note
     conversion = StaticConversion(model, ready.dtypes, params.overflow_safe, learned, encodings)
     return guard(conversion, ready.meter, params.scan)

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from toolkit import Training, masks
 from toolkit.rounding import round_straight_through
-from toolkit_quantization.codecs import Dtype
+from toolkit_quantization.codecs import GROUP, Dtype
 from toolkit_quantization.int8 import quantize_per_channel
 from toolkit_quantization.kernels import INT8_MAX
 from toolkit_quantization.static.affine import RoundStraightThrough
@@ -34,13 +34,16 @@ class WeightRounding(nn.Module):
     learning: Tensor
     start: Tensor
 
-    def __init__(self, weight: Tensor, dtype: Dtype, overflow_safe: bool, learn_steps: bool) -> None:
+    def __init__(
+        self, weight: Tensor, dtype: Dtype, overflow_safe: bool, learn_steps: bool, group: int = GROUP
+    ) -> None:
         super().__init__()
-        self.dtype, self.overflow_safe = dtype, overflow_safe
+        self.dtype, self.overflow_safe, self.group = dtype, overflow_safe, group
         self.largest = SAFE_MAX if overflow_safe else INT8_MAX
         self.log_step: nn.Parameter | None = None
         if learn_steps and dtype == "int8":
             _, scale = quantize_per_channel(weight.flatten(1))
+            scale = _for_zeros(scale, weight.flatten(1).any(dim=1))
             self.register_buffer("start", scale * (INT8_MAX / self.largest))
             self.register_buffer("learning", torch.ones((), dtype=torch.bool))
             self.log_step = nn.Parameter(torch.zeros_like(scale))
@@ -66,7 +69,7 @@ class WeightRounding(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         if self.dtype != "int8":
-            return round_straight_through(weight, self.dtype)
+            return round_straight_through(weight, self.dtype, self.group)
         rows = weight.flatten(1)
         if self.log_step is None:
             values, scale = self._quantize(rows.detach())
@@ -81,6 +84,11 @@ class WeightRounding(nn.Module):
 
     def _steps(self, rows: Tensor, scale: Tensor) -> Tensor:
         return (rows / scale.unsqueeze(1)).clamp(-self.largest, self.largest)
+
+
+def _for_zeros(scale: Tensor, is_used: Tensor) -> Tensor:
+    """Return scales (rows,) with the mean of the others for rows of zeros, which would not leave them in tiny steps."""
+    return torch.where(is_used, scale, scale[is_used].mean()) if bool(is_used.any()) else scale
 
 
 class _Replaced(torch.autograd.Function):
@@ -103,6 +111,7 @@ def rounded_training(
     overflow_safe: bool,
     learn_steps: bool,
     freeze_after: float,
+    group: int,
 ) -> tuple[Training, Roundings]:
     """Return the training with all roundings in it, and the roundings of the weights by layer.
 
@@ -113,10 +122,11 @@ def rounded_training(
         overflow_safe: as for the conversion.
         learn_steps: train the scales, instead of following the largest values.
         freeze_after: the share of the steps after which ranges and learned scales stay as they are.
+        group: the inputs that share a scale in int4 and int2, or 0 for all of a row.
     """
     layers = {path: model.get_submodule(path) for path in dtypes}
     roundings = {
-        path: WeightRounding(_weight(layers[path]).detach(), dtype, overflow_safe, learn_steps)
+        path: WeightRounding(_weight(layers[path]).detach(), dtype, overflow_safe, learn_steps, group)
         for path, dtype in dtypes.items()
     }
     roundings = _shared(layers, roundings)

@@ -238,6 +238,15 @@ def test_biases_make_up_for_the_mean_change():
     assert float(change.mean(0).abs().max()) < 1e-4 * float(change.abs().max())
 
 
+@pytest.mark.parametrize("activations", ["static", "dynamic"])
+@pytest.mark.parametrize("rounding", ["nearest", "compensated"])
+def test_the_recipe_says_how_many_inputs_share_a_scale(activations, rounding):
+    model = quantized(toy_mlp(), activations=activations, rounding=rounding, group=16, overrides={"3": "int2"})
+    assert [model.get_submodule(name).layer.weight.scale.shape[1] for name in ("1", "3")] == [4, 2]
+    model = quantized(toy_mlp(), activations=activations, rounding=rounding, group=0)
+    assert [model.get_submodule(name).layer.weight.scale.shape[1] for name in ("1", "3")] == [1, 1]
+
+
 def test_what_cannot_be_compensated_is_refused():
     with pytest.raises(ValueError, match="needs engine 'toolkit'"):
         Params(rounding="compensated", engine="auto")

@@ -102,6 +102,15 @@ def test_the_bits_that_a_weight_takes(dtype, bits):
     assert sum(buffer.nbytes for buffer in encoded.buffers()) * 8 / (64 * 256) == bits
 
 
+@pytest.mark.parametrize(("dtype", "bits"), [("int4", 4), ("int2", 2)])
+def test_all_inputs_of_a_row_can_share_a_scale(dtype, bits):
+    weight = torch.randn(64, 3, 11)
+    encoded = encode(weight, dtype, group=0)
+    assert encoded.get_buffer("scale").shape == (64, 1)
+    assert sum(buffer.nbytes for buffer in encoded.buffers()) == 64 * (-(-33 * bits // 8) + 2)
+    assert torch.equal(encoded(), rounding.round_to(weight, dtype, group=0))
+
+
 def test_what_a_dtype_cannot_hold():
     large, whole = torch.tensor([[1e5]]), torch.ones(2, 2, dtype=torch.int64)
     assert codecs.why_not([large], "float16") == "it has weights that float16 cannot hold"

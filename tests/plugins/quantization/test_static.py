@@ -185,6 +185,13 @@ def test_norms_become_part_of_the_layer_before_them():
     assert made.reasons == {"conv1": None, "conv2": None, "leave": None}
 
 
+def test_norms_one_after_the_other_are_folded():
+    norms = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+    model = trained_norms(nn.Sequential(nn.Conv2d(1, 4, 3), *norms, nn.Flatten(), nn.Linear(144, 4)))
+    made, _ = ready(model)
+    assert made.reasons == {"0": None, "4": None}
+
+
 def test_a_norm_without_a_layer_before_it_is_listed():
     torch.manual_seed(0)
     model = trained_norms(nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 4)))

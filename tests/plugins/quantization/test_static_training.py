@@ -53,6 +53,7 @@ CASES = {
     "whole range": {"learn_steps": True, "overflow_safe": False},
     "int4": {"dtype": "int4"},
     "int2": {"dtype": "int2"},
+    "int2 by row": {"dtype": "int2", "group": 0},
     "mixed": {"learn_steps": True, "overrides": {"3": "int4"}},
 }
 
@@ -116,6 +117,13 @@ def test_ranges_follow_the_activations_until_they_are_frozen(case):
     early, late = scales(0.0), scales(1.0)
     assert early == pytest.approx(1, rel=0.05)
     assert abs(late - 1) > 2 * abs(early - 1)
+
+
+def test_a_row_that_starts_at_zero_can_leave_it():
+    weight = torch.tensor([[1.0, -0.5], [0.0, 0.0], [0.5, 2.0]])
+    rounding = WeightRounding(weight, "int8", overflow_safe=False, learn_steps=True)
+    weight[1, 0] = 0.5
+    torch.testing.assert_close(rounding(weight)[1], weight[1], atol=0.01, rtol=0)
 
 
 def test_learned_steps_have_the_gradient_of_the_paper():
