@@ -197,7 +197,7 @@ def measure(model: nn.Module, prepared: Findings) -> dict[str, float | toolkit.N
     return {
         **(notes if blocks else {}),
         **({"time": time.note} if time is not None else {}),
-        "removed": prepared.gone if time is None else time.removed,
+        "removed": prepared.gone if time is None else 1 - time.time.ratio,
         **prepared.values,
         "layers": toolkit.Note("channels of each layer after and before", rows),
         "kept": toolkit.Note("layers whose channels stay, and why", kept),

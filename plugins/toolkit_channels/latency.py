@@ -23,7 +23,7 @@ class ByTime:
     Attributes:
         wanted: time of a call that was asked for, as a share of the uncut network's.
         params: the params with a share of the MACs in place of that of the time.
-        probes: the cuts that were timed; the last one is what the time has become.
+        probes: the cuts that were timed; the last one is what is left.
         timer: what timed them.
     """
 
@@ -37,17 +37,18 @@ class ByTime:
         self.probes.append(Probe(removed, self.timer.ratio(model)))
 
     @property
-    def removed(self) -> float:
-        """Share of the time that has gone."""
-        return 1 - self.probes[-1].time.ratio
+    def time(self) -> TimeRatio:
+        """What the time has become: the mean of all timings of the last cut, and what all their intervals cover."""
+        times = [probe.time for probe in self.probes if probe.removed == self.probes[-1].removed]
+        lows, highs = [time.low for time in times], [time.high for time in times]
+        return TimeRatio(sum(time.ratio for time in times) / len(times), min(lows), max(highs))
 
     @property
     def note(self) -> toolkit.Note:
         """What was asked for, what was reached, and a table of all cuts that were timed."""
-        time = self.probes[-1].time
         text = (
-            f"asked for {self.wanted:.3g} of the time of a call, reached {_told(time)} in {self.timer.runtime} at "
-            f"batch size {self.timer.batch_size}, {_verdict(time, self.wanted)}; times decided, and the resolved "
+            f"asked for {self.wanted:.3g} of the time of a call, reached {_told(self.time)} in {self.timer.runtime} at "
+            f"batch size {self.timer.batch_size}, {_verdict(self.time, self.wanted)}; times decided, and the resolved "
             "recipe has the share of the MACs that they led to"
         )
         return toolkit.Note(text, [{"macs_removed": removed, **time._asdict()} for removed, time in self.probes])

@@ -4,8 +4,8 @@
 
 Stages and settings are those of `recipes/quantization-aware.toml`, but no layer may return to float: weights in groups
 of 32 with a scale each, activations in int8. The networks are LeNet-300-100, LeNet-5, and the small network that
-`recipes/records/` distill, each trained on 10,000 digits and tested on 10,000. Intervals are over the test samples of all
-seeds.
+`recipes/records/` distill, each trained on 10,000 digits and tested on 10,000. Intervals are over the test samples of
+all seeds.
 """
 
 from __future__ import annotations

@@ -104,6 +104,14 @@ def test_the_report_says_what_the_interval_shows(width: float, said: str) -> Non
     assert said in toolkit_channels.measure(model=result, prepared=findings)["time"].text  # type: ignore[union-attr]
 
 
+def test_two_timings_that_differ_widen_the_interval() -> None:
+    model, answers = toy_cnn(32), iter([0.5, 0.52])
+    result, findings = cut(model, Timer("fake", 1, lambda _: exactly(next(answers), 0.01)), amount=0.5, round_to=1)
+    measured = toolkit_channels.measure(model=result, prepared=findings)
+    assert measured["removed"] == pytest.approx(0.49)
+    assert "reached 0.510 (0.495 to 0.525) in fake" in measured["time"].text  # type: ignore[union-attr]
+
+
 def test_the_report_says_that_no_cut_is_near() -> None:
     model = toy_cnn(16)
     result, findings = cut(model, counting(model, DATA, width=0.01), amount=0.2, floor=0.5)
