@@ -21,12 +21,11 @@ from torch import nn
 
 import toolkit
 from toolkit import hookimpl, masks
+from toolkit.structure import Structure, analyze, drop_idle_masks, remove
 from toolkit_channels.blocks import remove_least
 from toolkit_channels.params import Params
 from toolkit_channels.ranking import Before, choose
-from toolkit_channels.removal import drop_idle_masks, remove
 from toolkit_channels.scoring import masked_units, unit_scores
-from toolkit_channels.structure import Structure, analyze
 
 __all__ = [
     "Findings",

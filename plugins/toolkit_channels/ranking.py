@@ -7,8 +7,8 @@ from math import ceil
 from typing import NamedTuple
 
 import toolkit
+from toolkit.structure import Group, Structure
 from toolkit_channels.params import Params
-from toolkit_channels.structure import Group, Structure
 
 
 class Before(NamedTuple):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import toolkit
 from toolkit import criteria, masks
+from toolkit.structure import Slot, Structure
 from toolkit_channels.criteria import (
     activation_scores,
     geometric_median_scores,
@@ -20,8 +21,6 @@ from toolkit_channels.criteria import (
     taylor_scores,
 )
 from toolkit_channels.params import Criterion, Params
-from toolkit_channels.slots import Slot
-from toolkit_channels.structure import Structure
 
 OF_WEIGHTS: Mapping[Criterion, Callable[[Tensor], Tensor]] = {
     "l1": l1_scores,

@@ -8,11 +8,11 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from toolkit_channels import Structure, analyze
-from toolkit_channels.removal import cut as cut_units
 from torch import Tensor, nn
 
 import toolkit
 from toolkit import masks
+from toolkit.structure import cut as cut_units
 
 
 def data_of(*shape: int, samples: int = 4) -> toolkit.Data:

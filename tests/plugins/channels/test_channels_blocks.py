@@ -10,10 +10,11 @@ import torch
 from attention_networks import bert, sentences, swin, timm_vit, vit
 from channel_networks import ResNetA, data_of, randomized
 from toolkit_channels import Params
-from toolkit_channels.blocks import influence, residual_blocks
+from toolkit_channels.blocks import influence
 from torch import Tensor, nn
 
 import toolkit
+from toolkit.structure import residual_blocks
 from toolkit.testing import run_text
 
 PICTURES = data_of(1, 8, 8, samples=8)

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-import toolkit
 from toolkit import patterns, tracing
-from toolkit_channels.heads import rule_of
-from toolkit_channels.layers import kind_of
-from toolkit_channels.recording import UnrecordableError, record
-from toolkit_channels.slots import SAMPLES
+from toolkit.data.splits import Data
+from toolkit.errors import TechniqueError
+from toolkit.structure.heads import rule_of
+from toolkit.structure.layers import kind_of
+from toolkit.structure.recording import UnrecordableError, record
+from toolkit.structure.slots import SAMPLES
 
 NETWORK = "network"
 
@@ -28,7 +29,7 @@ class Graph(NamedTuple):
     inputs: list[Tensor]
 
 
-def trace(model: nn.Module, data: toolkit.Data, exclude: Sequence[str]) -> Graph:
+def trace(model: nn.Module, data: Data, exclude: Sequence[str]) -> Graph:
     """Trace a network as its task calls it; where that fails, with the excluded modules as layers of their own.
 
     Where `torch.fx` cannot follow its forward, the graph is that of a run on two samples.
@@ -57,7 +58,7 @@ def trace(model: nn.Module, data: toolkit.Data, exclude: Sequence[str]) -> Graph
         path = own_path(error.path)
         remedy = f"{error.remedy} by exclude = ['{path}']" if path else "rewrite its forward"
         place = f"module '{path}'" if path else "the network"
-        raise toolkit.TechniqueError(f"{place} {error}; {remedy}") from error
+        raise TechniqueError(f"{place} {error}; {remedy}") from error
 
 
 class _Call(nn.Module):
@@ -77,7 +78,7 @@ class _Call(nn.Module):
         return self.network(*args, **kwargs)
 
 
-def _called(model: nn.Module, data: toolkit.Data) -> tuple[nn.Module, list[Tensor]]:
+def _called(model: nn.Module, data: Data) -> tuple[nn.Module, list[Tensor]]:
     """Return the network as the task calls it, and the tensors that it passes."""
     calls: list[Any] = []
     hook = model.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
@@ -87,7 +88,7 @@ def _called(model: nn.Module, data: toolkit.Data) -> tuple[nn.Module, list[Tenso
     finally:
         hook.remove()
     if not calls:
-        raise toolkit.TechniqueError("the task does not call the network itself; its parts cannot be traced")
+        raise TechniqueError("the task does not call the network itself; its parts cannot be traced")
     leaves, spec = tree_flatten(calls[0])
     return _Call(model, spec, leaves).eval(), [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 

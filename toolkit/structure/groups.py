@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-import toolkit
 from toolkit import masks, patterns
-from toolkit_channels.graph import with_parents
-from toolkit_channels.slots import Slot, Slots
-from toolkit_channels.units import Numbers
-from toolkit_channels.walk import walk
+from toolkit.data.splits import Data
+from toolkit.structure.graph import with_parents
+from toolkit.structure.slots import Slot, Slots
+from toolkit.structure.units import Numbers
+from toolkit.structure.walk import walk
 
 
 class Group(NamedTuple):
@@ -143,7 +143,7 @@ class Structure:
         return float(sum(size(path) for path in paths if self.is_parameter(path)))
 
 
-def analyze(model: nn.Module, data: toolkit.Data, layers: list[str], exclude: list[str]) -> Structure:
+def analyze(model: nn.Module, data: Data, layers: list[str], exclude: list[str]) -> Structure:
     """Return the structure of a network, masked or not; it is left as it was.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from torch import Tensor, nn
 
-from toolkit_channels.units import Numbers, Units
+from toolkit.structure.units import Numbers, Units
 
 Role = Literal["output", "input", "norm"]
 SAMPLES = 2  # that the network is traced and compared on

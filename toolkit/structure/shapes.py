@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from toolkit_channels.arguments import Rule, UnclearError, argument, channels_of, first
-from toolkit_channels.reshaping import permuted, reshaped, transposed
-from toolkit_channels.slots import Slots
-from toolkit_channels.values import Channels, Count, Operand, Sizes, channels_in
+from toolkit.structure.arguments import Rule, UnclearError, argument, channels_of, first
+from toolkit.structure.reshaping import permuted, reshaped, transposed
+from toolkit.structure.slots import Slots
+from toolkit.structure.values import Channels, Count, Operand, Sizes, channels_in
 
 
 def _flatten(slots: Slots, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Channels:

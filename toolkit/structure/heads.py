@@ -9,11 +9,11 @@ import numpy as np
 from torch import Tensor, nn
 
 from toolkit.attention import NarrowAttention
-from toolkit_channels.arguments import UnclearError
-from toolkit_channels.slots import SAMPLES, Slots, whole_groups
-from toolkit_channels.units import Numbers
-from toolkit_channels.values import Channels
-from toolkit_channels.windows import narrow_windows
+from toolkit.structure.arguments import UnclearError
+from toolkit.structure.slots import SAMPLES, Slots, whole_groups
+from toolkit.structure.units import Numbers
+from toolkit.structure.values import Channels
+from toolkit.structure.windows import narrow_windows
 
 Rule: TypeAlias = Callable[[Slots, str, Any, Sequence[Tensor]], Any]
 """Returns what is known of an attention's outputs, from its path, the layer, and the tensors that come in."""
@@ -115,7 +115,7 @@ KINDS: dict[str, Kind] = {
     "timm.layers.attention.Attention": Kind(_fused, "num_heads", "head_dim", ("attn_dim",)),
     "timm.models.swin_transformer.WindowAttention": Kind(_fused, "num_heads"),
     "torchvision.models.swin_transformer.ShiftedWindowAttention": Kind(_fused, "num_heads", becomes=narrow_windows),
-    "toolkit_channels.windows.NarrowWindowAttention": Kind(_fused, "num_heads"),
+    "toolkit.structure.windows.NarrowWindowAttention": Kind(_fused, "num_heads"),
     "transformers.models.bert.modeling_bert.BertSelfAttention": Kind(
         _bert, "num_attention_heads", "attention_head_size", ("all_head_size",)
     ),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from toolkit_channels.slots import Slots
-from toolkit_channels.values import Channels, Operand
+from toolkit.structure.slots import Slots
+from toolkit.structure.values import Channels, Operand
 
 Rule: TypeAlias = Callable[[Slots, Sequence[Any], dict[str, Any], Any], Any]
 """Returns what is known of an operation's result, from its arguments, named arguments and result."""

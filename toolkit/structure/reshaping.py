@@ -7,7 +7,7 @@ from itertools import accumulate
 from math import prod
 from operator import mul
 
-from toolkit_channels.values import Channels, repeated
+from toolkit.structure.values import Channels, repeated
 
 
 def reshaped(channels: Channels, before: Sequence[int], after: Sequence[int]) -> Channels | None:

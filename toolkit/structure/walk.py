@@ -7,22 +7,22 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-import toolkit
-from toolkit_channels.arguments import UnclearError
-from toolkit_channels.arithmetic import ARITHMETIC
-from toolkit_channels.graph import Graph, own_path, trace
-from toolkit_channels.heads import Rule, rule_of
-from toolkit_channels.layers import MAKERS, PASSING, kind_of
-from toolkit_channels.shapes import SHAPES
-from toolkit_channels.slots import Slots
-from toolkit_channels.units import Units
-from toolkit_channels.values import Operand, Weight, channels_in
+from toolkit.data.splits import Data
+from toolkit.structure.arguments import UnclearError
+from toolkit.structure.arithmetic import ARITHMETIC
+from toolkit.structure.graph import Graph, own_path, trace
+from toolkit.structure.heads import Rule, rule_of
+from toolkit.structure.layers import MAKERS, PASSING, kind_of
+from toolkit.structure.shapes import SHAPES
+from toolkit.structure.slots import Slots
+from toolkit.structure.units import Units
+from toolkit.structure.values import Operand, Weight, channels_in
 
 RULES = {**ARITHMETIC, **SHAPES}
 OF_TORCH = ("torch", "_operator", "builtins", "torchvision.ops.stochastic_depth")
 
 
-def walk(model: nn.Module, data: toolkit.Data, exclude: list[str]) -> Slots:
+def walk(model: nn.Module, data: Data, exclude: list[str]) -> Slots:
     """Return the slots of a network.
 
     Args:

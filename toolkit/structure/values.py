@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from toolkit_channels.units import Numbers
+from toolkit.structure.units import Numbers
 
 
 @dataclass(frozen=True)

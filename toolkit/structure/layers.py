@@ -8,13 +8,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from torch import Tensor, nn
 
-from toolkit_channels.arguments import UnclearError
-from toolkit_channels.arithmetic import POOLS, SAME, SHIFTS, pooled
-from toolkit_channels.heads import multihead, rule_of
-from toolkit_channels.reshaping import reshaped
-from toolkit_channels.slots import SAMPLES, Slots, whole_groups
-from toolkit_channels.units import Numbers
-from toolkit_channels.values import Channels
+from toolkit.structure.arguments import UnclearError
+from toolkit.structure.arithmetic import POOLS, SAME, SHIFTS, pooled
+from toolkit.structure.heads import multihead, rule_of
+from toolkit.structure.reshaping import reshaped
+from toolkit.structure.slots import SAMPLES, Slots, whole_groups
+from toolkit.structure.units import Numbers
+from toolkit.structure.values import Channels
 
 Rule: TypeAlias = Callable[[Slots, str, Any, Tensor, "Channels | None", Any], Any]
 INPUTS = "what comes in has a fixed number of channels"

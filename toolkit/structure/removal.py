@@ -9,17 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-import toolkit
 from toolkit import cutting, masks
-from toolkit_channels.heads import state_heads
-from toolkit_channels.slots import SAMPLES
-from toolkit_channels.structure import Structure
+from toolkit.data.splits import Data
+from toolkit.errors import TechniqueError
+from toolkit.structure.groups import Structure
+from toolkit.structure.heads import state_heads
+from toolkit.structure.slots import SAMPLES
 
 MAX_DIFFERENCE = 1e-3  # of the largest output; rounding alone, TF32 included, stays below
 REMEDY = "exclude the layers on whose number of channels its forward depends"
 
 
-def remove(model: nn.Module, structure: Structure, units: Collection[int], data: toolkit.Data) -> None:
+def remove(model: nn.Module, structure: Structure, units: Collection[int], data: Data) -> None:
     """Cut units out of a network, in place.
 
     Raises:
@@ -33,9 +34,7 @@ def remove(model: nn.Module, structure: Structure, units: Collection[int], data:
         outputs = outputs_of(masks.folded(model), data)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise toolkit.TechniqueError(
-            f"the network does not run without some of its channels ({reason}); {REMEDY}"
-        ) from error
+        raise TechniqueError(f"the network does not run without some of its channels ({reason}); {REMEDY}") from error
     check_same(outputs, expected, "the channels masked")
 
 
@@ -43,9 +42,7 @@ def check_same(outputs: Tensor, expected: Tensor, state: str) -> None:
     """Raise a `TechniqueError` if a network's outputs are not those that it has in another state."""
     difference = (outputs - expected).abs().max()
     if not difference <= MAX_DIFFERENCE * expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny):
-        raise toolkit.TechniqueError(
-            f"the network's outputs differ by {difference:.2g} from those with {state}; {REMEDY}"
-        )
+        raise TechniqueError(f"the network's outputs differ by {difference:.2g} from those with {state}; {REMEDY}")
 
 
 def cut(model: nn.Module, structure: Structure, units: Collection[int]) -> None:
@@ -65,7 +62,7 @@ def drop_idle_masks(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def outputs_of(model: nn.Module, data: toolkit.Data) -> Tensor:
+def outputs_of(model: nn.Module, data: Data) -> Tensor:
     """Return what a network answers on two samples, in eval mode."""
     batch = data.example(SAMPLES)
     return data.task.logits(data.task.forward(model.eval(), batch)).float()

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-import toolkit
+from toolkit.stored_names import stored_as
 
 OTHER_REGION = -100.0  # what torchvision adds to the scores of positions that only the shift made neighbors
 
 
-@toolkit.stored_as("channels.NarrowWindowAttention")
+@stored_as("channels.NarrowWindowAttention")
 class NarrowWindowAttention(nn.Module):
     """Attention in shifted windows of pictures (batch, height, width, size), with the layers of torchvision's class.
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from toolkit_channels.arguments import Rule, UnclearError, argument, channels_of, first
-from toolkit_channels.slots import Slots
-from toolkit_channels.values import Channels, Count, Operand, Sizes, Weight, channels_in
+from toolkit.structure.arguments import Rule, UnclearError, argument, channels_of, first
+from toolkit.structure.slots import Slots
+from toolkit.structure.values import Channels, Count, Operand, Sizes, Weight, channels_in
 
 SAME = frozenset(
     {
