@@ -12,6 +12,10 @@ through a learned projection), as attention transfer (Zagoruyko and Komodakis 20
 With several `teachers` the distances to all of them are averaged. `initialize` starts the student with the teacher's
 tensors where they fit.
 
+The student may be derived from the model: `{ from = "input", width = 0.5, depth = 0.5 }` keeps half the channels,
+heads and hidden units of each layer, and half the residual blocks. With `initialize` their weights stay, as do zeros
+that earlier stages promised; without it all weights are drawn anew, by `reset_parameters` of each layer.
+
 `without_classes` leaves classes out of the transfer set, as section 3 of the paper does with the digit 3: the stage
 trains on no sample of these classes, whatever its techniques add to the loss, and no batch norm sees one. Afterwards
 the bias of such a class is far too low: `bias-correction` in the next stage raises it.
@@ -29,6 +33,8 @@ from typing import Any
 from torch import Tensor, nn
 
 import toolkit
+from toolkit import masks
+from toolkit_distillation.derivation import Derived, derive, draw_anew
 from toolkit_distillation.hints import Hint, Hinting, Hints, distances, make_hints, paths_of
 from toolkit_distillation.initialisation import copy_tensors
 from toolkit_distillation.likeness import likeness
@@ -37,7 +43,7 @@ from toolkit_distillation.settings import Params
 from toolkit_distillation.soft_targets import soft_loss
 from toolkit_distillation.teachers import Lesson, Teacher, make_teacher
 
-__all__ = ["Hint", "Params", "Teacher", "finetune", "measure", "numbers", "optimize", "prepare"]
+__all__ = ["Derived", "Hint", "Params", "Teacher", "finetune", "measure", "numbers", "optimize", "prepare"]
 
 AGREEMENT = "fraction of samples for which student and teacher{} give the same answer"
 DISTANCE = "mean distance of the student's outputs from the teacher's{}, as the task defines it"
@@ -60,6 +66,7 @@ class Prepared:
     teachers: list[nn.Module]
     samples: Tensor | None = None
     copied: toolkit.Note | None = None
+    derived: toolkit.Note | None = None
     hinting: Hinting | None = None
 
 
@@ -93,19 +100,33 @@ class DistillationLoss(nn.Module):
 def prepare(model: nn.Module, params: Params, data: toolkit.Data, reference: nn.Module) -> Prepared | None:
     """Build the teachers, if anything is learned from them, and find the samples if classes are left out."""
     samples = samples_without(params.without_classes, model, data) if params.without_classes else None
-    if params.alpha == 0 and not params.hints and not params.initialize:
-        return None if samples is None else Prepared([], samples)
+    if params.alpha == 0 and not params.hints and (params.derived is not None or not params.initialize):
+        return None if samples is None and params.derived is None else Prepared([], samples)
     return Prepared([make_teacher(choice, model, reference, data.device) for choice in params.choices], samples)
 
 
 @toolkit.hookimpl
-def optimize(model: nn.Module, params: Params, prepared: Prepared | None) -> nn.Module:
+def optimize(model: nn.Module, params: Params, data: toolkit.Data, prepared: Prepared | None) -> nn.Module:
     """Return the student, or the model unchanged."""
     if params.student is None:
         return model
+    if isinstance(params.student, Derived):
+        return _derived(model, params.student, params, data, prepared)
     student = params.student.build()
     if params.initialize and prepared is not None:
         prepared.copied = copy_tensors(student, prepared.teachers[0], params.layers)
+    return student
+
+
+def _derived(
+    model: nn.Module, choice: Derived, params: Params, data: toolkit.Data, prepared: Prepared | None
+) -> nn.Module:
+    student = model if params.initialize else masks.folded(model)
+    note = derive(student, choice, data)
+    if not params.initialize:
+        draw_anew(student)
+    if prepared is not None:
+        prepared.derived = note
     return student
 
 
@@ -143,6 +164,8 @@ def measure(model: nn.Module, data: toolkit.Data, prepared: Prepared | None) -> 
     for number, teacher in enumerate(prepared.teachers, start=1):
         name, value = likeness(model, teacher, data)
         measured[f"{name}_{number}" if len(prepared.teachers) > 1 else name] = value
+    if prepared.derived is not None:
+        measured["derived"] = prepared.derived
     if prepared.copied is not None:
         measured["initialized"] = prepared.copied
     if prepared.hinting is not None:

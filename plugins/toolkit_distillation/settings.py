@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 
 import toolkit
+from toolkit_distillation.derivation import Derived, Student
 from toolkit_distillation.hints import Hint
 from toolkit_distillation.teachers import Choice, require_learnt
 
@@ -14,9 +15,10 @@ from toolkit_distillation.teachers import Choice, require_learnt
 class Params(toolkit.Params):
     """Which student learns from which teachers, and what."""
 
-    student: toolkit.Source | None = Field(
+    student: Student = Field(
         default=None,
-        description="model that replaces the present one (default: the present one learns)",
+        description="model that replaces the present one (default: the present one learns): a source, or "
+        '{ from = "input", width = 0.5, depth = 0.5 } for a smaller one of the same kind',
     )
     teacher: Choice | None = Field(
         default=None,
@@ -41,7 +43,9 @@ class Params(toolkit.Params):
         default=[], max_length=1000, description="layers of the student that learn from layers of the teacher"
     )
     initialize: bool = Field(
-        default=False, description="start the student with the (first) teacher's tensors where name and shape agree"
+        default=False,
+        description="start the student with the (first) teacher's tensors where name and shape agree; "
+        "a derived student keeps the weights of what stays, and draws them anew otherwise",
     )
     layers: dict[str, str] = Field(
         default={},
@@ -84,8 +88,10 @@ class Params(toolkit.Params):
             raise ValueError(
                 f"there are {len(self.shares)} shares for {len(self.teachers)} teachers; give one per teacher"
             )
-        if self.initialize and (self.student is None or self.student.weights is not None):
+        if self.initialize and (self.student is None or self.is_trained):
             raise ValueError("initialize needs a student that has no weights of its own")
+        if self.layers and self.derived is not None:
+            raise ValueError("layers only matters for a student with a source, found a derived one; leave layers out")
         if self.layers and not self.initialize:
             raise ValueError("layers only matters for initialize; set initialize = true, or leave layers out")
         return self
@@ -108,15 +114,25 @@ class Params(toolkit.Params):
         return self.teachers or [self.teacher or "input"]
 
     @property
+    def derived(self) -> Derived | None:
+        """How the student is derived from the model, if it is."""
+        return self.student if isinstance(self.student, Derived) else None
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the student has weights of its own."""
+        return isinstance(self.student, toolkit.Source) and self.student.weights is not None
+
+    @property
     def replaces_model(self) -> bool:
-        """True with a student, which replaces the model."""
-        return self.student is not None
+        """True with a student, which replaces the model, unless it is what was kept of it."""
+        return self.student is not None and not (self.derived is not None and self.initialize)
 
     @property
     def needs_finetune(self) -> bool:
         """True unless all the stage does is insert a student that is already trained: distillation is a loss."""
         says_how_to_train = bool(self.hints or self.without_classes)
-        return self.student is None or self.student.weights is None or says_how_to_train
+        return not self.is_trained or says_how_to_train
 
 
 def _is_or_are(count: int) -> str:

@@ -35,7 +35,7 @@ def parameters(params: type[Params]) -> str:
 
 
 def _table(params: type[Params], title: str) -> str:
-    rows = [[*describe_field(name, field)] for name, field in params.model_fields.items()]
+    rows = [[*describe_field(field.alias or name, field)] for name, field in params.model_fields.items()]
     headers = [title, "takes", "default", "description"]
     return tabulate(rows, headers, tablefmt="simple", maxcolwidths=[None, 24, 14, 48], disable_numparse=True)
 
@@ -82,7 +82,7 @@ def _type(annotation: Any) -> str:
         return ", ".join(f'"{choice}"' if isinstance(choice, str) else str(choice) for choice in choices)
     if get_origin(annotation) is dict:
         return f"table of {_type(choices[1])}"
-    inner = " or ".join(_type(choice) for choice in choices if choice is not type(None))
+    inner = " or ".join(text for choice in choices if (text := _type(choice)) != "none")
     return f"list of {inner}" if get_origin(annotation) in (list, tuple) else inner
 
 

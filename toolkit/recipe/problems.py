@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -94,11 +94,16 @@ def _follow(table: Any, location: Sequence[str | int]) -> tuple[list[str | int],
         is_branch = _is_choice(annotation)
         if is_branch:
             members = get_args(annotation)
-            annotation = next((member for member in members if getattr(member, "__name__", None) == part), None)
+            annotation = next((member for member in members if _name(member) == part), None)
         else:
             holder, parts = annotation, [*parts, part]
             annotation = _inner(annotation, part)
     return parts, holder, is_branch
+
+
+def _name(member: Any) -> str | None:
+    """Return the name of a type, annotated or not."""
+    return getattr(get_args(member)[0] if get_origin(member) is Annotated else member, "__name__", None)
 
 
 def _is_choice(annotation: Any) -> bool:

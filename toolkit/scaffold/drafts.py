@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import NoneType
-from typing import get_args
+from typing import Annotated, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -77,7 +77,9 @@ def _untrainable(draft: Draft) -> tuple[bool, bool]:
 
 
 def _is_model(field: FieldInfo) -> bool:
-    return set(get_args(field.annotation)) == {Source, NoneType}
+    """Return whether a field is a model, or a table that one is made from."""
+    members = {get_args(each)[0] if get_origin(each) is Annotated else each for each in get_args(field.annotation)}
+    return {Source, NoneType} <= members and all(isinstance(each, type) for each in members)
 
 
 def _description(field: FieldInfo) -> str:

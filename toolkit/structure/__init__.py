@@ -2,7 +2,7 @@
 
 from toolkit.structure.graph import with_parents
 from toolkit.structure.groups import Group, Structure, analyze
-from toolkit.structure.removal import drop_idle_masks, remove
+from toolkit.structure.removal import cut, drop_idle_masks, remove
 from toolkit.structure.residual import influence, remove_blocks, residual_blocks
 from toolkit.structure.slots import Slot
 
@@ -11,6 +11,7 @@ __all__ = [
     "Slot",
     "Structure",
     "analyze",
+    "cut",
     "drop_idle_masks",
     "influence",
     "remove",
