@@ -27,11 +27,12 @@ def scale_scores(scale: Tensor) -> Tensor:
 
 
 def taylor_scores(weight: Tensor, gradient: Tensor) -> Tensor:
-    """Return the squared first-order change of the loss if a row became zero, (O,).
+    """Return the first-order changes of the loss if each weight of a row became zero, without sign and summed, (O,).
 
-    Molchanov et al., "Importance estimation for neural network pruning", CVPR 2019. Average it over batches.
+    Molchanov et al., "Importance estimation for neural network pruning", CVPR 2019, square them. With their signs, the
+    changes of a row nearly cancel where a norm follows. Average it over batches.
     """
-    return (weight * gradient).flatten(1).sum(1).square()
+    return (weight * gradient).flatten(1).abs().sum(1)
 
 
 def activation_scores(weight: Tensor, input_norms: Tensor) -> Tensor:

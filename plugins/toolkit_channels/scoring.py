@@ -34,18 +34,16 @@ OF_WEIGHTS: Mapping[Criterion, Callable[[Tensor], Tensor]] = {
 def unit_scores(structure: Structure, model: nn.Module, params: Params, data: toolkit.Data) -> dict[int, float]:
     """Return the score of every unit that may go.
 
-    Scores are relative to the mean of their layer, so that layers can be ranked together, except for `taylor`, whose
-    scores are changes of the loss. A unit of several layers has the mean of its scores; units that are masked already
-    rank below all others.
+    Scores are relative to the mean of their layer, so that layers can be ranked together. A unit of several layers has
+    the mean of its scores; units that are masked already rank below all others.
     """
     rows = _row_scores(structure, masks.folded(model).eval(), params, data)
     sums: dict[int, list[float]] = {}
-    is_relative = params.criterion != "taylor"
     for slot, scores in rows:
-        scale = float(scores.mean()) if is_relative else 1.0
+        scale = float(scores.mean())
         for unit, score in zip(slot.units.tolist(), (scores / (scale or 1.0)).tolist(), strict=True):
             sums.setdefault(unit, []).append(score)
-    means = {unit: float(np.mean(scores) if is_relative else np.sum(scores)) for unit, scores in sums.items()}
+    means = {unit: float(np.mean(scores)) for unit, scores in sums.items()}
     dead = masked_units(structure, model)
     return {unit: -1.0 if unit in dead else means[unit] for group in structure.groups for unit in group.units}
 

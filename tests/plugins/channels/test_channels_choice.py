@@ -33,7 +33,7 @@ def test_scores_by_hand() -> None:
     assert l1_scores(WEIGHT).tolist() == [7, 1, 2]
     assert l2_scores(WEIGHT).tolist() == pytest.approx([5, 1, 2**0.5])
     assert scale_scores(torch.tensor([-2.0, 0.5])).tolist() == [2, 0.5]
-    assert taylor_scores(WEIGHT, gradient).tolist() == [1, 4, 0]
+    assert taylor_scores(WEIGHT, gradient).tolist() == [7, 2, 2]
     assert activation_scores(WEIGHT, torch.tensor([1.0, 10.0])).tolist() == [43, 10, 11]
     assert activation_scores(WEIGHT[:, :, None, None], torch.tensor([1.0, 10.0])).tolist() == [43, 10, 11]
 
