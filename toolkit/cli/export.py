@@ -16,7 +16,7 @@ import click
 @click.option("--allow", multiple=True, metavar="SOURCE", help="Class, file or package in the model, e.g. nets.py:Net.")
 @click.option("--budget", type=click.FloatRange(min=0, min_open=True), default=5.0, help="Seconds for the timing.")
 @click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Setting of a runtime; of several as RUNTIME.KEY=VALUE."
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Setting; of several runtimes RUNTIME.KEY=VALUE."
 )
 def export(
     run: Path,

@@ -147,7 +147,8 @@ def pair_in_turn(file: OpenedFile, other: OpenedFile, data: Data, size: int, bud
         budget_s: seconds at most, once there were `MIN_ROUNDS`.
     """
     batch, deadline = data.example(size), time.perf_counter() + budget_s
-    rounds = take_turns([_in_process(each, data, batch) for each in (file, other)], partial(_enough, deadline))
+    places = [_Places(0, None, 1)]
+    rounds = take_turns([_in_process(each, data, batch) for each in (file, other)], partial(_enough, deadline, places))
     first, second = np.array(rounds, dtype=np.float64).T
     return first, second
 
