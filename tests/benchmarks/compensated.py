@@ -2,9 +2,10 @@
 
     python tests/benchmarks/compensated.py [--network NAME] [--embeddings DTYPE] [--split test]
 
-The networks are those of `recipes/real`; `tests/real` says how to install them. Weights are in int4 in groups of 32, and
-no layer returns to float. Embeddings are looked up, so that they are rounded to the nearest value by either method:
-`--embeddings` says whether they are in int4, too, in int8, or in float. Intervals are over the samples of the split.
+The networks are those of `recipes/real`; the README of `tests/real` says how to install them. Weights are in int4 in
+groups of 32, and no layer returns to float. Embeddings are looked up, so that they are rounded to the nearest value by
+either method: `--embeddings` says whether they are in int4, too, in int8, or in float. Intervals are over the samples
+of the split.
 """
 
 from __future__ import annotations

@@ -26,13 +26,15 @@ def network(name: str) -> torch.nn.Module:
 
 @pytest.fixture(name="here")
 def _here(tmp_path: Path) -> dict[str, Any]:
-    """Sixteen photos of each of ten classes, and a checkpoint as published ones are."""
+    """Sixteen photos of each of ten classes in colors of their own, and a checkpoint as published ones are."""
     for split, count in (("train", 12), ("test", 4)):
         for label in range(10):
             folder = tmp_path / "photos" / split / f"class {label}"
             folder.mkdir(parents=True)
             for number in range(count):
-                Image.effect_noise((32, 32), 10 * label + number).convert("RGB").save(folder / f"{number}.jpg")
+                noise = Image.effect_noise((32, 32), 10 * label + number).convert("RGB")
+                color = Image.new("RGB", (32, 32), (25 * label, 255 - 25 * label, 60 * (label % 4)))
+                Image.blend(noise, color, 0.7).save(folder / f"{number}.jpg")
     torch.manual_seed(0)
     state = {
         f"module.{name}": tensor
