@@ -8,7 +8,7 @@ from typing import NamedTuple
 from experiments import Experiment, Measure, Run, number
 
 RESULTS = Path(__file__).with_name("networks.json")
-PAGE = Path(__file__).parents[1] / "cifar" / "README.md"
+PAGES = (Path(__file__).parents[2] / "docs" / "results.md", Path(__file__).parents[1] / "cifar" / "README.md")
 
 
 class Shown(NamedTuple):

@@ -13,7 +13,7 @@ from experiments import EXPERIMENTS, Experiment
 from figures import figures
 from means import limit_of, mean_of, minutes_a_seed, runs_of
 from network_tables import among_published, networks_table
-from networks import PAGE
+from networks import PAGES
 from networks import RESULTS as NETWORK_RESULTS
 from results import FILE, Result, read
 from tabulate import tabulate
@@ -112,7 +112,7 @@ def main() -> None:
     readme = FOLDER / "README.md"
     readme.write_text(_replace_between(readme.read_text(), f"{table(results)}\n\n{chr(10).join(shown)}"))
     write_comments(results)
-    write_networks(read(NETWORK_RESULTS), [PAGE, PROJECT])
+    write_networks(read(NETWORK_RESULTS), [*PAGES, PROJECT])
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from network_tables import among_published, networks_table
-from networks import NETWORKS, PAGE, PHOTOS, PUBLISHED, RESULTS
+from networks import NETWORKS, PAGES, PHOTOS, PUBLISHED, RESULTS
 from reproduce import HELD_OUT_PHOTOS, Job, jobs_of
 from results import Result, read
 from show import NETWORKS_BEGIN, PUBLISHED_BEGIN, write_networks
@@ -89,9 +89,9 @@ def test_results_are_of_the_recipes_as_they_are_and_the_page_shows_them() -> Non
     jobs = list(jobs_of(NETWORKS, range(10), {}))
     for kept in KEPT:
         assert any(kept.is_of(job.recipe, job.variation, job.seed, job.text_sha256) for job in jobs), kept.recipe
-    page = PAGE.read_text(encoding="utf-8")
-    assert networks_table(KEPT) in page
-    assert among_published(KEPT) in page
+    results, photos = (page.read_text(encoding="utf-8") for page in PAGES)
+    assert networks_table(KEPT) in results
+    assert among_published(KEPT) in photos
 
 
 @pytest.mark.parametrize("begin", [NETWORKS_BEGIN, PUBLISHED_BEGIN])

@@ -128,7 +128,7 @@ class RunInProgress:
         else:
             self.models[0] = model
         self._set_up(stage, result)
-        on_step = self._on_step(stage)
+        on_step = self.observers.on_step(stage)
         for step, (loss, lr) in enumerate(result.steps.tolist(), start=1):
             on_step(step, len(result.steps), loss, lr)
         for epoch in stored_epochs(result.values):
@@ -139,7 +139,7 @@ class RunInProgress:
         """Train or perform a stage, and measure its model."""
         checkpoints = self.store.training_checkpoints(stage.number)
         steps: list[tuple[float, float]] = []
-        on_step = self._on_step(stage, steps)
+        on_step = self.observers.on_step(stage, steps)
         tell = partial(self.observers.tell, "on_epoch", stage=stage)
         epochs = Epochs(stage, self.data, tell, validate=not self.recipe.is_rehearsal)
         watch = self._watch(stage) if stage.number else None
@@ -190,14 +190,6 @@ class RunInProgress:
         if stage.finetune is None:
             return StageOutcome(model)
         return train(model, Training(stage.finetune, self.data.task.loss), self.data, on_step, checkpoints, epochs)
-
-    def _on_step(self, stage: Stage, record: list[tuple[float, float]] | None = None) -> OnStep:
-        def on_step(step: int, steps: int, loss: float, lr: float) -> None:
-            if record is not None:
-                record.append((loss, lr))
-            self.observers.tell("on_step", stage=stage, step=step, steps=steps, loss=loss, lr=lr)
-
-        return on_step
 
     def _add_row(self, stage: Stage, result: Result, started: float) -> None:
         values = {name: value for name, value in result.values.items() if name != MEASURED_WITH}

@@ -13,10 +13,11 @@ from torch import nn
 from toolkit.data.splits import Data
 from toolkit.errors import TechniqueError, ToolkitError
 from toolkit.promises.fingerprint import changes, fingerprint
-from toolkit.recipe.read import PluginUse, Recipe
+from toolkit.recipe.read import PluginUse, Recipe, Stage
 from toolkit.report import Report
 from toolkit.runner.technique_numbers import named_measures
 from toolkit.seeding import preserve_generators
+from toolkit.training import OnStep
 
 log = logging.getLogger("toolkit")
 
@@ -49,6 +50,16 @@ class Observers:
             for observer, prepared in zip(self._plugins, self._prepared, strict=True):
                 if observer.plugin.implements(hook):
                     observer.plugin.call(hook, params=observer.params, prepared=prepared, **arguments)
+
+    def on_step(self, stage: Stage, record: list[tuple[float, float]] | None = None) -> OnStep:
+        """Return what a training calls after each step: it tells the plugins, and appends loss and lr to a record."""
+
+        def on_step(step: int, steps: int, loss: float, lr: float) -> None:
+            if record is not None:
+                record.append((loss, lr))
+            self.tell("on_step", stage=stage, step=step, steps=steps, loss=loss, lr=lr)
+
+        return on_step
 
     def end(self, report: Report, directory: Path) -> None:
         """Call `on_end`, once: who has been told of the end is not told of a failure of another one."""

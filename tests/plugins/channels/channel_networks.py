@@ -22,6 +22,27 @@ def data_of(*shape: int, samples: int = 4) -> toolkit.Data:
     return toolkit.Data(train=(inputs, torch.zeros(samples, dtype=torch.int64)))
 
 
+def pictures() -> toolkit.Data:
+    """Return random pictures of ten classes in three splits."""
+
+    def split(samples: int) -> tuple[Tensor, Tensor]:
+        return torch.randn(samples, 3, 8, 8), torch.arange(samples) % 10
+
+    return toolkit.Data(train=split(64), validation=split(32), test=split(32))
+
+
+def resnet_on_pictures(blocks: int) -> str:
+    """Return the model and the data of a recipe."""
+    return f"""
+[model]
+source = "{__file__}:ResNetA"
+args = {{ blocks = {blocks}, width = 8 }}
+training = {{ epochs = 1 }}
+[data]
+source = "{__file__}:pictures"
+"""
+
+
 def randomized(model: nn.Module) -> nn.Module:
     """Draw everything that is initialized to a constant, so that each channel counts."""
     torch.manual_seed(1)

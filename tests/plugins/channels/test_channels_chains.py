@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from channel_networks import ResNetA
+from channel_networks import ResNetA, resnet_on_pictures
 
 from toolkit import masks, model_files
 from toolkit.testing import Outcome, run_text
@@ -70,15 +70,7 @@ def test_a_cut_model_is_saved_opened_and_exported(tmp_path: Path) -> None:
 
 def test_a_network_with_lambdas_is_opened_with_its_source(tmp_path: Path) -> None:
     source = Path(__file__).with_name("channel_networks.py")
-    model = f'[model]\nsource = "{source}:ResNetA"\nargs = {{ blocks = 1, width = 8 }}\ntraining = {{ epochs = 1 }}\n'
-    data = '[data]\nsource = "pictures.py:pictures"\n'
-    (tmp_path / "pictures.py").write_text(
-        "import torch, toolkit\n"
-        "def pictures():\n"
-        "    def split(n): return torch.randn(n, 3, 8, 8), torch.arange(n) % 10\n"
-        "    return toolkit.Data(train=split(64), validation=split(32), test=split(32))\n"
-    )
-    outcome = done(run_text(model + data + CUT.replace("0.5", "0.3"), tmp_path))
+    outcome = done(run_text(resnet_on_pictures(blocks=1) + CUT.replace("0.5", "0.3"), tmp_path))
     opened: Any = model_files.load(outcome.directory, allow=[str(source), f"{source}:ResNetA"])
     assert isinstance(opened.conv1.out_channels, int)
     assert sum(p.numel() for p in opened.parameters()) == outcome.rows[1]["parameters"]

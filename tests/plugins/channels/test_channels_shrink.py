@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import toolkit_channels
 import torch
+from channel_networks import resnet_on_pictures
 from toolkit_channels import Findings, Params
 from toolkit_channels.shrinking import drop, group_norms
 from torch import Tensor, nn
@@ -174,17 +175,8 @@ def test_a_run_that_is_interrupted_in_the_middle_goes_on_to_the_same_bits(tmp_pa
 
 
 def test_blocks_go_at_once_and_channels_at_the_end(tmp_path: Path) -> None:
-    source = Path(__file__).with_name("channel_networks.py")
-    model = f'[model]\nsource = "{source}:ResNetA"\nargs = {{ blocks = 2, width = 8 }}\ntraining = {{ epochs = 1 }}\n'
-    data = '[data]\nsource = "pictures.py:pictures"\n'
-    (tmp_path / "pictures.py").write_text(
-        "import torch, toolkit\n"
-        "def pictures():\n"
-        "    def split(n): return torch.randn(n, 3, 8, 8), torch.arange(n) % 10\n"
-        "    return toolkit.Data(train=split(64), validation=split(32), test=split(32))\n"
-    )
     stage = SHRINK.replace("shrink = 0.05", "shrink = 0.05, blocks = 0.2, round_to = 1")
-    outcome = done(run_text(model + data + stage + TRAINED, tmp_path))
+    outcome = done(run_text(resnet_on_pictures(blocks=2) + stage + TRAINED, tmp_path))
     assert outcome.rows[1]["channels.removed"] >= 0.5
     assert outcome.rows[1]["channels.blocks"].table
 
