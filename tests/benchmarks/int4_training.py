@@ -5,7 +5,7 @@
 Stages and settings are those of `recipes/quantization-aware.toml`, but no layer may return to float: weights in groups
 of 32 with a scale each, activations in int8. The networks are LeNet-300-100, LeNet-5, and the small network that
 `recipes/records/` distill, each trained on 10,000 digits and tested on 10,000. Intervals are over the test samples of
-all seeds.
+all seeds. Training with rounding is also training: a control trains the float network for as long, by the same teacher.
 """
 
 from __future__ import annotations
@@ -39,6 +39,11 @@ NETWORKS: dict[str, dict[str, Any]] = {
 ANY_COST = {
     f"stages.{stage}.params.{bound}": 1e6 for stage in (1, 2) for bound in ("max_drop", "max_error")
 }  # so that all layers stay in int4
+CONTROL: dict[str, Any] = {
+    "stages.2.technique": "distillation",
+    "stages.2.params": {"teacher": "reference", "temperature": 4.0},
+    "stages.2.with": [],
+}  # the second stage without rounding
 
 
 def wrong(model: nn.Module, data: Data) -> Floats:
@@ -59,38 +64,38 @@ def trained(recipe: Recipe, data: Data, seed: int) -> nn.Module:
     return model.eval()
 
 
-def rows(recipe: Recipe, model: nn.Module, data: Data, seed: int) -> list[Floats]:
-    """What is wrong with the answers of both stages of a recipe, each from the same network."""
+def row(recipe: Recipe, number: int, model: nn.Module, data: Data) -> Floats:
+    """What is wrong with the answers of a stage that starts with a network."""
     reference = masks.clone(model).requires_grad_(False)
-    made = []
-    for number, stage in enumerate(recipe.stages, start=1):
-        reseed(seed, number)
-        made.append(wrong(perform(stage, model, reference, data).model, data))
-    return made
+    reseed(recipe.seed, number)
+    return wrong(perform(recipe.stages[number - 1], model, reference, data).model, data)
 
 
 def measure(network: str, widths: list[int], seeds: list[int]) -> list[list[object]]:
-    settings = {**NETWORKS[network], "data.args": {"samples": SAMPLES}, **ANY_COST}
     found: dict[int, list[list[Floats]]] = {width: [] for width in widths}
     for seed in seeds:
-        recipe = read_recipe("quantization-aware", {**settings, "seed": seed})
+        settings = {**NETWORKS[network], "data.args": {"samples": SAMPLES}, "seed": seed}
+        recipe = read_recipe("quantization-aware", {**settings, **CONTROL})
         data = make_data(recipe.data)
         model = trained(recipe, data, seed)
-        before = wrong(model, data)
+        before, control = wrong(model, data), row(recipe, 2, model, data)
         for width in widths:
             dtypes = {f"stages.{stage}.params.dtype": f"int{width}" for stage in (1, 2)}
-            narrow = read_recipe("quantization-aware", {**settings, "seed": seed, **dtypes})
-            found[width].append([before, *rows(narrow, model, data, seed)])
-            print(network, f"{width} bits, seed {seed}: errors", *(f"{each.sum():.0f}" for each in found[width][-1]))
+            narrow = read_recipe("quantization-aware", {**settings, **ANY_COST, **dtypes})
+            found[width].append([before, *(row(narrow, number, model, data) for number in (1, 2)), control])
+            errors = [f"{each.sum():.0f}" for each in found[width][-1]]
+            print(f"{network}, {width} bits, seed {seed}: errors", *errors, flush=True)
     return [_kept(network, width, seeds, runs) for width, runs in found.items()]
 
 
 def _kept(network: str, width: int, seeds: list[int], runs: list[list[Floats]]) -> list[object]:
-    result = recovered(*(np.concatenate(each) for each in zip(*runs, strict=True)))
+    before, nearest, better, control = (np.concatenate(each) for each in zip(*runs, strict=True))
+    result, of_control = recovered(before, nearest, better), recovered(control, nearest, better)
     errors = [[int(each.sum()) for each in run] for run in runs]
     case = {"network": network, "bits": width, "seeds": seeds}
-    keep(FILE, case, {"samples": len(runs[0][0]), "errors": errors, **result._asdict()})
-    return [network, width, result.lost, result.left, str(result)]
+    against = {f"control_{name}": value for name, value in of_control._asdict().items()}
+    keep(FILE, case, {"samples": len(runs[0][0]), "errors": errors, **result._asdict(), **against})
+    return [network, width, result.lost, result.left, str(result), of_control.left, str(of_control)]
 
 
 def main() -> None:
@@ -102,8 +107,9 @@ def main() -> None:
     torch.set_num_threads(1)
     seeds = [int(seed) for seed in asked.seeds.split(",")]
     table = [row for name in asked.network or NETWORKS for row in measure(name, asked.bits or [4, 2], seeds)]
-    heads = ["network", "bits", "lost to the nearest, points", "lost when trained", "recovered (95 % interval)"]
-    print(tabulate(table, heads, floatfmt=".2f"))
+    heads = ["lost to the nearest, points", "lost when trained", "recovered (95 % interval)"]
+    control = ["lost when trained, against the control", "recovered, against the control"]
+    print(tabulate(table, ["network", "bits", *heads, *control], floatfmt=".2f"))
 
 
 if __name__ == "__main__":
