@@ -215,6 +215,6 @@ def _width(layer: Any) -> int | None:
 def _analyzed(model: nn.Module, params: Params, data: toolkit.Data) -> Structure:
     structure = analyze(model, data, params.layers, params.exclude)
     if not structure.groups:
-        told = "; ".join(f"{path}: {reason}" for path, reason in structure.kept.items())
-        raise toolkit.TechniqueError(f"no layer is left whose channels can go ({told or 'the model has none'})")
+        told = toolkit.patterns.reasons_text(structure.kept) or "the model has none"
+        raise toolkit.TechniqueError(f"no layer is left whose channels can go ({told})")
     return structure
