@@ -48,7 +48,12 @@ __all__ = [
 ]
 
 numbers = {
-    "removed": toolkit.Number("removed", "share of the network that is gone, as `of` counts it", "fraction", "higher"),
+    "removed": toolkit.Number(
+        "removed",
+        "share of the network that is gone, as `of` counts it; more than `amount` where `round_to` takes more with it",
+        "fraction",
+        "higher",
+    ),
     "drop": toolkit.Number(
         "drop by the cut",
         "drop of the primary metric on the selection split by the cut after a training with `shrink`: in points, or in "
