@@ -74,3 +74,12 @@ def test_a_thing_of_two_names_goes_by_the_more_exact_one():
 def test_equally_exact_patterns_that_disagree_are_refused():
     with pytest.raises(TechniqueError, match=r"^'\*c' and 'f\*' in bits disagree about 'fc'; make one more exact$"):
         patterns.most_exact(["fc"], {"f*": 4, "*c": 5}, "bits")
+
+
+def test_each_reason_is_told_once_with_the_first_of_its_layers():
+    reasons = {f"conv{number}": "excluded" for number in range(5)} | {"fc": "they are outputs of the network"}
+    assert patterns.reasons_text(reasons) == (
+        "conv0, conv1, conv2 and 2 more: excluded; fc: they are outputs of the network"
+    )
+    assert patterns.reasons_text({"a": "excluded", "b": "excluded"}) == "a, b: excluded"
+    assert patterns.reasons_text({}) == ""

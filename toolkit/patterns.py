@@ -1,7 +1,7 @@
 """Patterns such as `fc*` that select layers and weights by name.
 
-Every function takes the names first and the patterns second. `*` matches any characters, `?` one, `[ab]` one of
-several; case counts.
+Every function that selects takes the names first and the patterns second. `*` matches any characters, `?` one, `[ab]`
+one of several; case counts.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import TypeVar
 
 from toolkit.errors import TechniqueError
 
-__all__ = ["match", "most_exact", "require_match", "unmatched"]
+__all__ = ["match", "most_exact", "reasons_text", "require_match", "unmatched"]
 
 MAX_LISTED = 10
 MAX_CLOSE = 5
+MAX_NAMED = 3  # layers with the same reason
 
 Value = TypeVar("Value")
 
@@ -87,6 +88,19 @@ def most_exact(names: Sequence[str], table: Mapping[str, Value], place: str) -> 
                 f"'{best[0]}' and '{other}' in {place} disagree about '{names[0]}'; make one more exact"
             )
     return table[best[0]] if best else None
+
+
+def reasons_text(reasons: Mapping[str, str]) -> str:
+    """Return the reason of each layer as one clause, each reason once: `conv, fc1, fc2 and 4 more: excluded; ...`."""
+    layers: dict[str, list[str]] = {}
+    for layer, reason in reasons.items():
+        layers.setdefault(reason, []).append(layer)
+    return "; ".join(f"{_first_of(names)}: {reason}" for reason, names in layers.items())
+
+
+def _first_of(names: Sequence[str]) -> str:
+    more = len(names) - MAX_NAMED
+    return ", ".join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _listed(strings: Iterable[str], argument: str) -> list[str]:

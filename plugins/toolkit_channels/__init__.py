@@ -48,7 +48,12 @@ __all__ = [
 ]
 
 numbers = {
-    "removed": toolkit.Number("removed", "share of the network that is gone, as `of` counts it", "fraction", "higher"),
+    "removed": toolkit.Number(
+        "removed",
+        "share of the network that is gone, as `of` counts it; more than `amount` where `round_to` takes more with it",
+        "fraction",
+        "higher",
+    ),
     "drop": toolkit.Number(
         "drop by the cut",
         "drop of the primary metric on the selection split by the cut after a training with `shrink`: in points, or in "
@@ -215,6 +220,6 @@ def _width(layer: Any) -> int | None:
 def _analyzed(model: nn.Module, params: Params, data: toolkit.Data) -> Structure:
     structure = analyze(model, data, params.layers, params.exclude)
     if not structure.groups:
-        told = "; ".join(f"{path}: {reason}" for path, reason in structure.kept.items())
-        raise toolkit.TechniqueError(f"no layer is left whose channels can go ({told or 'the model has none'})")
+        told = toolkit.patterns.reasons_text(structure.kept) or "the model has none"
+        raise toolkit.TechniqueError(f"no layer is left whose channels can go ({told})")
     return structure

@@ -21,6 +21,8 @@ def remove_least(model: nn.Module, params: Params, data: toolkit.Data) -> dict[s
         for path, block in structure.residual_blocks(model, data).items()
         if patterns.match([path], params.layers) and not patterns.match(structure.with_parents(path), params.exclude)
     }
+    if not candidates:
+        raise toolkit.TechniqueError("blocks needs a residual block that can go, found none; leave it out")
     count = round(params.blocks * len(candidates))
     if not count:
         raise toolkit.TechniqueError(

@@ -16,7 +16,13 @@ Criterion = Literal["l1", "l2", "batch-norm", "taylor", "activation", "geometric
 class Params(toolkit.Params):
     """How much goes, which channels, and when."""
 
-    amount: float = Field(default=0.5, gt=0, lt=1, description="share of the network that goes, as `of` counts it")
+    amount: float = Field(
+        default=0.5,
+        gt=0,
+        lt=1,
+        description="share of the network that goes at least, as `of` counts it; of the time, about so much. "
+        "`round_to` may take more with it, and the row says how much went",
+    )
     of: Of = Field(
         default="parameters",
         description="what `amount` is a share of: parameters, MACs of convolutions and linear layers, the bytes of all "

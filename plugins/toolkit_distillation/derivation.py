@@ -135,8 +135,8 @@ def evenly_spaced(total: int, count: int) -> list[int]:
 def _analyzed(model: nn.Module, choice: Derived, data: toolkit.Data) -> Structure:
     analyzed = structure.analyze(model, data, ["*"], choice.exclude)
     if not analyzed.groups:
-        told = "; ".join(f"{path}: {reason}" for path, reason in analyzed.kept.items())
-        raise toolkit.TechniqueError(f"width needs a layer whose channels can go ({told or 'the model has none'})")
+        told = toolkit.patterns.reasons_text(analyzed.kept) or "the model has none"
+        raise toolkit.TechniqueError(f"width needs a layer whose channels can go ({told})")
     return analyzed
 
 

@@ -71,9 +71,8 @@ def optimize(model: nn.Module, params: Params, data: toolkit.Data, prepared: Fin
     dense = [layer.candidate.path for layer in layers if layer.candidate.path not in ranks]
     prepared.left |= dict.fromkeys(dense, "its factors would not have fewer MACs")
     if not ranks:
-        raise toolkit.TechniqueError(
-            f"no layer can be factored ({_told(prepared.left)}); select others, or keep less of each"
-        )
+        told = toolkit.patterns.reasons_text(prepared.left)
+        raise toolkit.TechniqueError(f"no layer can be factored ({told}); select others, or keep less of each")
     prepared.removed = saved_parameters(layers, ranks) / total
     prepared.rows = [_row(layer, ranks) for layer in layers if layer.candidate.path in ranks]
     return _with_factors(model, layers, ranks, data)
@@ -89,10 +88,6 @@ def measure(prepared: Findings) -> dict[str, float | toolkit.Note]:
         "layers": toolkit.Note("ranks and MACs of each factored layer", prepared.rows),
         "kept": toolkit.Note("layers that stay, and why" if kept else "no layer stays", kept),
     }
-
-
-def _told(reasons: dict[str, str]) -> str:
-    return "; ".join(f"{path}: {reason}" for path, reason in reasons.items())
 
 
 def _row(layer: Decomposition, ranks: Ranks) -> dict[str, Any]:

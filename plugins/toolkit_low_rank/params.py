@@ -26,8 +26,8 @@ class Params(toolkit.Params):
         default=None,
         gt=0,
         lt=1,
-        description="share of the network's float parameters that goes; all layers keep the same energy, as much "
-        "as that allows",
+        description="share of the network's float parameters that goes at least; all layers keep the same energy, as "
+        "much as that allows",
     )
     data_aware: bool = Field(
         default=False,

@@ -23,7 +23,7 @@ from toolkit.errors import InputError
 from toolkit.hooks import loading as techniques
 from toolkit.recipe.read import read_recipe
 from toolkit.runner.evaluation import evaluate
-from toolkit.testing import toy_cnn
+from toolkit.testing import run_text, toy_cnn
 
 ROOT = Path(__file__).parents[2]
 HEAD = """\
@@ -651,8 +651,14 @@ class TestEvaluate:
         assert self.refused("digits", "--data", data).startswith(sentence.format(runs[0]))
 
     def test_what_is_no_run_is_refused(self, here):
-        assert self.refused("nowhere") == "nowhere contains no model: model.skeleton is missing"
-        assert self.refused(".") == ". contains no model: model.skeleton is missing"
+        remedy = "name the directory of a finished run or of one of its stages, or a packed file"
+        assert self.refused("nowhere") == f"nowhere does not exist; {remedy}"
+        assert self.refused(".") == f". contains no model: model.skeleton is missing; {remedy}"
+
+    def test_of_an_unfinished_run_a_stage_can_be_named(self, here):
+        run_text('[[stages]]\ntechnique = "channels"\nparams = { blocks = 0.5 }\n', here, output="half")
+        sentence = "half contains no model of a finished run; resume the run, or name a stage, such as "
+        assert self.refused("half") == f"{sentence}half/stages/0-baseline"
 
     @pytest.mark.parametrize(
         "content", ["", "[data", "data = 1", '[data]\nsauce = "x"', None, "a" + ".a" * 3000 + "=1"]

@@ -119,6 +119,14 @@ def test_numbers_without_a_description_are_a_hint(command, monkeypatch, declared
     assert lines == ["kept    it says what it does", *hints]
 
 
+@pytest.mark.parametrize(
+    "source", [SOUND, OBSERVER, MEASURES, SOUND.replace("return model", "raise toolkit.TechniqueError('no')") + COUNTS]
+)
+def test_where_no_technique_measures_a_number_there_is_no_hint(make_plugin, source):
+    make_plugin("mine", source)
+    assert checking.undescribed_numbers("mine") == ""
+
+
 def test_toy_models_of_a_clause_are_listed_together(command, monkeypatch):
     monkeypatch.setattr(checking, "check_contract", lambda name: check_contract(name, clause="survives saving"))
     _, lines, errors = command(SOUND.replace("return model", "return model.no_such_thing()"))

@@ -79,6 +79,20 @@ def test_classes_from_a_file_of_the_users(meter, tmp_path):
     assert peak(meter, import_file(file).Net(), tmp_path, batch(1, 500)) > 500 * 500 * 4
 
 
+def test_the_settings_of_a_network_of_the_users_are_opened_with_it(meter, tmp_path):
+    (tmp_path / "settings_of_net.py").write_text("class Settings:\n    width = 500\n")
+    file = tmp_path / "nets.py"
+    file.write_text(
+        "from torch import nn\n"
+        "from settings_of_net import Settings\n"
+        "class Net(nn.Linear):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(500, Settings.width)\n"
+        "        self.settings = Settings()\n"
+    )
+    assert peak(meter, import_file(file).Net(), tmp_path, batch(1, 500)) > 500 * 500 * 4
+
+
 class Unpicklable(Classification):
     def __reduce__(self):
         raise TypeError("this task cannot be pickled")

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -163,7 +164,7 @@ class TestFile:
         ("name", "hint"),
         [
             ("minst", "did you mean 'mnist'?"),
-            ("recipes/prunning.toml", "did you mean 'pruning'?"),
+            ("nowhere/prunning.toml", "did you mean 'pruning'?"),
             ("lenet-5-1.5k", "did you mean 'records/lenet-5-1.5kb'?"),
             ("a" * 5000, "known"),
         ],
@@ -172,6 +173,13 @@ class TestFile:
         with pytest.raises(InputError) as caught:
             read_recipe(name)
         assert f"recipe '{name}' does not exist, neither as a file nor as a shipped recipe; {hint}" in str(caught.value)
+
+    @pytest.mark.parametrize("name", ["own", "own2.toml", "mnist2"])
+    def test_a_recipe_file_beside_is_suggested(self, name, tmp_path):
+        (tmp_path / "own.toml").touch()
+        meant = "mnist" if name == "mnist2" else tmp_path / "own.toml"
+        with pytest.raises(InputError, match=re.escape(f"; did you mean '{meant}'?")):
+            read_recipe(tmp_path / name)
 
     @pytest.mark.parametrize(
         ("text", "sentence"),

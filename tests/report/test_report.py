@@ -690,3 +690,11 @@ budget = 0.1
 def test_details_come_back_as_they_were():
     details = Details(layers=[layers_of(toy_mlp())])
     assert Details.model_validate_json(details.model_dump_json(exclude_none=True)) == details
+
+
+def test_a_terminal_shows_equal_reasons_once_and_markdown_all_layers():
+    table = [{"layer": f"bn{number}", "reason": "it is called with other shapes"} for number in range(30)]
+    report = Report(name="r", seed=0, rows=(BASELINE, row("a", **{"x.kept": Note("", table)})), environment=ENVIRONMENT)
+    assert "30 layers: bn0 … bn29  it is called with other shapes" in as_text(report)
+    assert "more in report.md" not in as_text(report)
+    assert "| bn17    | it is called" in as_markdown(report)

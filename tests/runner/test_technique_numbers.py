@@ -7,6 +7,7 @@ import pytest
 import toolkit
 from toolkit.report.compare import compare
 from toolkit.report.page import render
+from toolkit.report.validation_series import validation_series
 from toolkit.runner.technique_numbers import description_of
 from toolkit.testing import run_text
 
@@ -27,6 +28,14 @@ technique = "codebook"
 [[stages]]
 technique = "quantization"
 params = { max_drop = 100, arithmetic = "int8" }
+"""
+
+MEASURES = """
+import toolkit
+
+@toolkit.hookimpl
+def measure():
+    return {"share": 0.25}
 """
 
 
@@ -88,7 +97,20 @@ def test_units_are_shown(recipe_run, install):
     assert texts["mine.share"] == "25.00 %"
 
 
-@pytest.mark.parametrize("numbers", ["text", {"share": "a label"}, [toolkit.Number("share")]])
+@pytest.mark.parametrize("table", ['[[stages]]\ntechnique = "validation_x"', '[[plugins]]\nname = "validation_x"'])
+def test_a_plugin_may_be_named_like_a_series_of_the_validation(recipe_run, make_plugin, table):
+    make_plugin("validation_x", MEASURES)
+    outcome = recipe_run(f'{table}\n[[stages]]\ntechnique = "pruning"\nfinetune = {{ epochs = 1 }}')
+    assert 0.25 in [row.get("validation_x.share") for row in outcome.rows]
+    report = toolkit.Report.read(outcome.directory)
+    assert report == outcome.report
+    assert [set(series) for series in validation_series(report).values()] == [{"loss", "accuracy"}] * 2
+
+
+NUMBERS = ["text", {"share": "a label"}, {1: toolkit.Number("share")}, [toolkit.Number("share")]]
+
+
+@pytest.mark.parametrize("numbers", NUMBERS)
 def test_anything_else_is_refused(recipe_run, install, numbers):
     with pytest.raises(
         toolkit.TechniqueError, match=r"`numbers` must be a dictionary of toolkit.Number by name, found "

@@ -14,6 +14,7 @@ from toolkit.model_files.parts import Parts, named_tensors, put_together, take_a
 from toolkit.model_files.plain import FORMAT, SKELETON, TENSORS, open_plain, pack
 
 PACKED = "model.packed"
+NAMED = "the directory of a finished run or of one of its stages, or a packed file"
 
 __all__ = [
     "FORMAT",
@@ -57,8 +58,18 @@ def files_of(directory: Path) -> list[Path]:
     if len(missing) == 2 and (directory / PACKED).is_file():
         return [directory / PACKED]
     if missing:
-        raise ArtifactError(f"{directory} contains no model: {missing[0]} is missing")
+        raise ArtifactError(_without_model(directory, missing[0]))
     return [directory / SKELETON, directory / TENSORS]
+
+
+def _without_model(directory: Path, missing: str) -> str:
+    if not directory.exists():
+        return f"{directory} does not exist; name {NAMED}"
+    stages = [path.parent for path in directory.glob(f"stages/*/{SKELETON}")]
+    if not stages:
+        return f"{directory} contains no model: {missing} is missing; name {NAMED}"
+    newest = max(stages, key=lambda stage: (stage / SKELETON).stat().st_mtime)
+    return f"{directory} contains no model of a finished run; resume the run, or name a stage, such as {newest}"
 
 
 def refuse_unsavable(model: nn.Module) -> None:

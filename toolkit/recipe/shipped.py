@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
-from toolkit.errors import InputError, did_you_mean
+from toolkit.errors import InputError, closest, did_you_mean
 
 
 def shipped() -> dict[str, Path]:
@@ -26,8 +27,16 @@ def locate(recipe: str | Path) -> Path:
         return recipes[str(recipe)]
     if os.path.isdir(path):
         raise InputError(f"{str(recipe)!r} is a directory; pass a recipe file")
-    hint = did_you_mean(path.name.removesuffix(".toml"), recipes)
+    hint = _meant(path, recipes)
     raise InputError(f"recipe {str(recipe)!r} does not exist, neither as a file nor as a shipped recipe{hint}")
+
+
+def _meant(path: Path, recipes: Mapping[str, Path]) -> str:
+    """Return which recipe is meant, a file in the same folder or a shipped one, or the names of all shipped ones."""
+    beside = {file.stem: str(file) for file in path.parent.glob("*.toml")} if os.path.isdir(path.parent) else {}
+    name = path.name.removesuffix(".toml")
+    close = closest(name, [*recipes, *beside])
+    return f"; did you mean '{beside.get(close, close)}'?" if close else did_you_mean(name, recipes)
 
 
 def summary(path: Path) -> str:

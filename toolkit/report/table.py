@@ -15,6 +15,7 @@ from toolkit.metrics.support.metric import Column, TableContent
 from toolkit.number_text import plain, printable
 from toolkit.report import Report
 from toolkit.report.described_numbers import described_lines
+from toolkit.report.equal_reasons import merge_equal_reasons
 from toolkit.report.unknown_metrics import unknown_numbers
 from toolkit.report.verdicts import stage_verdicts, verdict
 from toolkit.rows import MAX_INTEGER, Note, Row
@@ -165,10 +166,11 @@ def _notes(report: Report, style: str, max_rows: int | None = None) -> Iterator[
 def _note_table(note: Note, style: str, max_rows: int | None) -> str:
     if not note.table:
         return ""
-    rows = [{key: _cell(value) for key, value in row.items()} for row in note.table[:max_rows]]
-    more = len(note.table) - len(rows)
+    lines = note.table if max_rows is None else merge_equal_reasons(note.table)
+    rows = [{key: _cell(value) for key, value in row.items()} for row in lines[:max_rows]]
+    more = len(lines) - len(rows)
     table = printable(
-        tabulate(rows, headers="keys", tablefmt=style, floatfmt=".3f", disable_numparse=_text_columns(note.table))
+        tabulate(rows, headers="keys", tablefmt=style, floatfmt=".3f", disable_numparse=_text_columns(lines))
     )
     return f"\n\n{table}\n" + (f"… and {more} more in report.md\n" if more else "")
 

@@ -16,10 +16,13 @@ from torch.nn.utils import parametrize
 
 from toolkit import masks, patterns
 from toolkit.data.splits import Data
+from toolkit.replacements import replaced_layers
 from toolkit.structure.graph import with_parents
 from toolkit.structure.slots import Slot, Slots
 from toolkit.structure.units import Numbers
 from toolkit.structure.walk import walk
+
+REPLACED = "replaced by an earlier stage, as quantized layers are; remove channels before that stage"
 
 
 class Group(NamedTuple):
@@ -62,6 +65,8 @@ class Structure:
         self.kept: dict[str, str] = {}
         for made in _made_together(self.slots):
             self._add(made, reasons, layers, exclude)
+        replaced = [layer.path for layer in replaced_layers(slots.model)]
+        self.kept.update(dict.fromkeys(replaced, REPLACED))
 
     def _add(self, made: list[Slot], reasons: Mapping[int, str], layers: Any, exclude: Any) -> None:
         weights = [path for slot in made if self.is_weight(slot.path) for path in self._source.paths_of(slot.path)]

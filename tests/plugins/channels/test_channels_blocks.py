@@ -91,6 +91,11 @@ def test_patterns_select_blocks() -> None:
     assert list(findings.blocks) == ["4", "3"]
 
 
+def test_a_network_without_residual_blocks_is_refused() -> None:
+    with pytest.raises(toolkit.TechniqueError, match=r"needs a residual block that can go, found none; leave it out"):
+        cut(toolkit.testing.toy_cnn(), blocks=0.5)
+
+
 def test_a_share_that_removes_none_is_refused() -> None:
     with pytest.raises(toolkit.TechniqueError, match=r"blocks = 0\.1 removes none of 4 residual blocks; raise it"):
         cut(residual(), blocks=0.1)

@@ -44,6 +44,12 @@ def test_zeros_of_an_earlier_stage_are_promised_where_they_are_now(tmp_path: Pat
     assert outcome.rows[3]["sparsity"] >= outcome.rows[2]["sparsity"]
 
 
+def test_quantized_layers_keep_their_channels_and_the_error_says_so(tmp_path: Path) -> None:
+    outcome = run_text(CNN + INT8 + CUT, tmp_path)
+    assert "(0, 3, 6: replaced by an earlier stage, as quantized layers are" in outcome.error
+    assert "remove channels before that stage" in outcome.error
+
+
 def test_zeros_that_are_refilled_after_a_cut_stop_the_run(tmp_path: Path, make_plugin: Callable[..., None]) -> None:
     make_plugin("refilling", REFILLING)
     outcome = run_text(CNN + PRUNE + CUT + '[[stages]]\ntechnique = "refilling"\n', tmp_path)

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from toolkit import model_files as artifact
+from toolkit.errors import ArtifactError
 from toolkit.importing import import_file
 
 TIMEOUT_S = 60
@@ -78,13 +79,33 @@ def _peak_bytes(folder: Path, files: list[str], threads: int, pickled: bytes) ->
     torch.set_num_threads(threads)
     _warm_up()
     before = _status("RssAnon")
-    model = artifact.load(folder, classes)
+    model = _opened(folder, classes)
     resident = _inference(model, task, batch) - before
     # The first inference loads the code of all kernels; the second one measures the tensors alone.
     standing = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     _inference(model, task, batch)
     return resident + _status("VmHWM") - standing
+
+
+def _opened(folder: Path, entries: list[Any]) -> nn.Module:
+    """Return the saved model; it may also consist of what its modules import, such as their settings.
+
+    The run that asks has just written it, so its classes are the user's.
+    """
+    try:
+        return artifact.load(folder, entries)
+    except ArtifactError as error:
+        imported = [_imported(name) for name in error.unknown]
+        if not imported or None in imported:
+            raise
+        return artifact.load(folder, [*entries, *imported])
+
+
+def _imported(name: str) -> Any:
+    """Return a class of a module that is imported already, None if there is no such class."""
+    module, _, own = name.rpartition(".")
+    return getattr(sys.modules.get(module), own, None)
 
 
 def _warm_up() -> None:
