@@ -193,8 +193,9 @@ def _files(file: Path, installed: bool) -> set[Path]:
         return set(file.parent.rglob("*.py"))
     if installed:
         return {file}
-    imported = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    return {file, *(path for name in imported if name and (path := Path(name)).is_relative_to(file.parent))}
+    names = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    close = [Path(name) for name in names if name and file.parent.name in name]  # a path for each module is slow
+    return {file, *(path for path in close if path.is_relative_to(file.parent))}
 
 
 def data_fingerprint(data: Data) -> dict[str, str | None]:
