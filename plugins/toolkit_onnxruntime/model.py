@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from toolkit import TechniqueError, operators, tracing
 from toolkit_onnxruntime.layer_names import write_layer_names
+from toolkit_onnxruntime.padded_channels import pad_channels
 from toolkit_onnxruntime.problems import export_problem
 from toolkit_onnxruntime.recurrent import write_lstms
 from toolkit_onnxruntime.signed_products import choose_products
@@ -55,6 +56,7 @@ def write_onnx(model: nn.Module, example: Any, path: Path, opset: int, free_size
     assert program is not None
     choose_products(program.model)
     write_lstms(program.model)
+    pad_channels(program.model)
     with tracing.quiet():  # it logs each expression that it cannot fold
         optimize_ir(program.model, should_fold=lambda node: False if is_decoding(node) else None)
     write_layer_names(program.model.graph)

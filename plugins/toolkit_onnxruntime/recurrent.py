@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 from onnxscript import values
 
+from toolkit_onnxruntime.initializers import add_initializer
 from toolkit_onnxruntime.signed_products import DOMAIN
 
 MICROSOFT = "com.microsoft"
@@ -51,7 +52,9 @@ def _lstm(graph: Any, tape: Any, node: ir.Node, name: str) -> list[ir.Value]:
     inputs, hidden, cell, *parameters = node.inputs
     arrays = [value.const_value.numpy() for value in parameters if value is not None and value.const_value is not None]
     directions = 2 if len(arrays) > MAX_PARAMETERS else 1
-    stored = [_stored(graph, f"{name}_{number}", array) for number, array in enumerate(_arranged(arrays, directions))]
+    stored = [
+        add_initializer(graph, f"{name}_{number}", array) for number, array in enumerate(_arranged(arrays, directions))
+    ]
     weight, state_weight, bias, *scales = stored
     outputs, *last = tape.op_multi_out(
         "DynamicQuantizeLSTM",
@@ -64,13 +67,6 @@ def _lstm(graph: Any, tape: Any, node: ir.Node, name: str) -> list[ir.Value]:
     moved = tape.op("Transpose", [outputs], {"perm": [0, 2, 1, 3]})
     shape = tape.op("Constant", [], {"value": ir.tensor(np.array([0, 0, -1]))})
     return [tape.op("Reshape", [moved, shape]), *last]
-
-
-def _stored(graph: Any, name: str, array: np.ndarray) -> ir.Value:
-    tensor = ir.tensor(array)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
 
 
 def _arranged(parameters: list[np.ndarray], directions: int) -> list[np.ndarray]:

@@ -64,8 +64,8 @@ class Params(toolkit.Params):
     )
     learn_steps: bool = Field(
         default=False,
-        description="where a finetune table trains with the rounding, learn the scales (LSQ) instead of following the "
-        "ranges of weights and activations",
+        description="in the training with rounding, which needs a finetune table, learn the scales (LSQ) instead of "
+        "following the ranges of weights and activations",
     )
     freeze_after: float = Field(
         default=0.5,
@@ -122,6 +122,11 @@ class Params(toolkit.Params):
         description="whether the model, here and wherever it is loaded, compiles itself on its first call; auto "
         "compiles if that is faster on this machine, over the batch_sizes",
     )
+
+    @property
+    def needs_finetune(self) -> bool:
+        """True with `learn_steps`, which a stage without training would ignore."""
+        return self.learn_steps
 
     @field_validator("engine")
     @classmethod

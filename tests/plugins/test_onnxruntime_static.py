@@ -63,6 +63,45 @@ def test_every_toy(toy, runtime, tmp_path):
     check_toy(runtime, toy, tmp_path)
 
 
+class Colors(nn.Module):
+    """Convolutions of three channels, one of them in groups, on pictures of any size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.color, self.apart = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 6, 3, groups=3)
+        self.leave = nn.Linear(6, 4)
+
+    def forward(self, inputs):
+        return self.leave(torch.relu(self.apart(torch.relu(self.color(inputs)))).mean((2, 3)))
+
+
+def colored_data():
+    generator = torch.Generator().manual_seed(0)
+    split = torch.randn(64, 3, 8, 8, generator=generator), torch.randint(4, (64,), generator=generator)
+    return Data(train=split, validation=split, test=split)
+
+
+def test_three_channels_are_padded_with_zeros_and_the_sums_stay_the_same(runtime, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    model, data = performed(Colors(), colored_data()), colored_data()
+    example = data.example(2).inputs
+    padded, plain = tmp_path / "padded.onnx", tmp_path / "plain.onnx"
+    write_onnx(model, example, padded, 21)
+    monkeypatch.setattr("toolkit_onnxruntime.model.pad_channels", lambda model: None)
+    write_onnx(model, example, plain, 21)
+    shapes = [
+        {tuple(tensor.dims) for tensor in optimized_graph(file).initializer if len(tensor.dims) == 4}
+        for file in (padded, plain)
+    ]
+    assert shapes == [{(3, 4, 3, 3), (6, 1, 3, 3)}, {(3, 3, 3, 3), (6, 1, 3, 3)}]
+    sessions = [onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]) for file in (padded, plain)]
+    outputs = [session.run(None, {session.get_inputs()[0].name: example.numpy()})[0] for session in sessions]
+    assert (outputs[0] == outputs[1]).all()
+    assert padded.stat().st_size < plain.stat().st_size + 1000
+    operations = [[node.op_type for node in optimized_graph(file).node] for file in (padded, plain)]
+    assert [name for name in operations[0] if name != "Pad"] == operations[1]
+
+
 class Block(nn.Module):
     """Two residual additions around a max pooling."""
 
