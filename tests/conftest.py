@@ -1,6 +1,8 @@
 """What all tests share: one thread, one seed, techniques made up on the spot, and runs without what costs most."""
 
+import functools
 import itertools
+import lzma
 import os
 from types import SimpleNamespace
 
@@ -25,6 +27,7 @@ LEFT_OUT = {
 # was compiled or exported it knows of devices without hardware, and processes forked after that could not train.
 torch.ones(1, requires_grad=True).sum().backward()
 numbers = itertools.count()
+decompress = functools.cache(lzma.decompress)  # MNIST, which takes a third of a second, is decompressed once
 
 
 @pytest.hookimpl(wrapper=True)
@@ -38,6 +41,8 @@ def pytest_runtest_protocol(item):
             patch.setattr("toolkit.timing.MAX_SPAN", float("inf"))
         # Every epoch is validated, or the lists in a report would depend on how busy the machine is.
         patch.setattr("toolkit.runner.epochs.MAX_TIME_FRACTION", float("inf"))
+        patch.setattr("lzma.decompress", decompress)
+        patch.setattr("os.fsync", lambda descriptor: None)  # no test cuts the power, and a disk may take 10 ms
         return (yield)
 
 

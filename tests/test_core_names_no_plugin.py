@@ -7,6 +7,7 @@ import ast
 import re
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 NAMING = ("id", "attr", "arg", "name", "asname", "module", "rest")
 
 
+@cache
 def words(text: str) -> str:
     """Text as words between spaces, so that `BiasCorrection`, `bias_correction` and `bias-correction` are the same."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", text)

@@ -62,6 +62,11 @@ def imported_files() -> list[str]:
     return [path for path in paths if os.path.isfile(path)]
 
 
+def is_below(file: str, folder: Path) -> bool:
+    """Return whether a module's file lies in a folder or in one inside it."""
+    return folder.name in file and Path(file).is_relative_to(folder)  # thousands are asked about, and a path is slow
+
+
 @cache
 def import_file(path: Path) -> ModuleType:
     """Execute a Python file once, as a separate module; meanwhile it can import the files next to it."""

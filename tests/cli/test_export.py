@@ -58,7 +58,7 @@ def test_a_runtime_that_fails_does_not_lose_the_row_of_another(export, finished,
     assert [row.stage for row in toolkit.Report.read(finished.directory).rows][2:] == ["onnxruntime"]
 
 
-@pytest.mark.parametrize("options", [(), ("--runtime", "all")])
+@pytest.mark.parametrize("options", [(), pytest.param(("--runtime", "all"), marks=pytest.mark.slow)])
 def test_all_runtimes_are_those_that_work_here(options, export, finished, monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr("toolkit.runner.runtimes.installed_runtimes", lambda: ["aoti", "onnxruntime"])

@@ -57,7 +57,7 @@ def example(folder: Path) -> tuple[dict[str, Tensor], float]:
         return {name: file.get_tensor(name) for name in file.keys()}, float(file.metadata()["tolerance"])  # noqa: SIM118
 
 
-@pytest.mark.parametrize("name", ["narrow-attention", "window-attention"])
+@pytest.mark.parametrize("name", ["narrow-attention", pytest.param("window-attention", marks=pytest.mark.slow)])
 def test_layers_of_the_toolkit_open_in_a_process_that_has_imported_nothing(name: str) -> None:
     folder = Path(__file__).parent / "0.1" / name
     code = f"import toolkit; print(type(toolkit.load({str(folder)!r})).__name__)"

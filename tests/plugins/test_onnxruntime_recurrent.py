@@ -41,7 +41,7 @@ def recurrent(twice, bias, integer):
     ("twice", "bias", "integer"),
     [
         (True, True, [0, 1]),
-        (False, True, [1]),
+        pytest.param(False, True, [1], marks=pytest.mark.slow),
         pytest.param(False, False, [0, 1], marks=pytest.mark.slow),
         pytest.param(True, False, [0], marks=pytest.mark.slow),
     ],

@@ -129,7 +129,10 @@ def validated(tmp_path_factory):
     return folder / "run"
 
 
-@pytest.mark.parametrize(("stage", "step"), [(0, 3), (0, 4), (1, 2), (1, 4), (1, 9), (1, 12)])
+@pytest.mark.parametrize(
+    ("stage", "step"),
+    [(0, 3), (1, 4), (1, 12), *(pytest.param(*place, marks=pytest.mark.slow) for place in [(0, 4), (1, 2), (1, 9)])],
+)
 def test_what_was_validated_before_an_interruption_is_kept(validated, tmp_path, stage, step):
     recipe = make_recipe(tmp_path, VALIDATED)
     interrupted_at(recipe, tmp_path / "run", stage, step)

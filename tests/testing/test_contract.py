@@ -116,7 +116,8 @@ class TestGradualPruning(TechniqueContract):
     params: ClassVar[dict[str, Any]] = {"schedule": "gradual", "sparsity": 0.7}
 
 
-class TestMovementPruning(FewToys, TechniqueContract):
+@pytest.mark.slow
+class TestMovementPruning(TechniqueContract):
     technique = "pruning"
     params: ClassVar[dict[str, Any]] = {"criterion": "movement", "sparsity": 0.7, "steps_between": 1}
 
@@ -138,7 +139,8 @@ class TestQuantization(FewToys, TechniqueContract):
     few = ("mlp", "cnn", "lstm")
 
 
-class TestStaticQuantization(FewToys, TechniqueContract):
+@pytest.mark.slow
+class TestStaticQuantization(TechniqueContract):
     technique = "quantization"
     params: ClassVar[dict[str, Any]] = {"activations": "static", "max_drop": 100.0}
 

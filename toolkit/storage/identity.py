@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from toolkit.data.batches import Split, in_memory, split_length
 from toolkit.data.splits import Data
+from toolkit.importing import is_below
 from toolkit.promises.trainable import trained_later
 from toolkit.recipe.read import Recipe, Stage
 from toolkit.recipe.successors import successors
@@ -193,9 +194,8 @@ def _files(file: Path, installed: bool) -> set[Path]:
         return set(file.parent.rglob("*.py"))
     if installed:
         return {file}
-    names = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    close = [Path(name) for name in names if name and file.parent.name in name]  # a path for each module is slow
-    return {file, *(path for path in close if path.is_relative_to(file.parent))}
+    imported = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    return {file, *(Path(name) for name in imported if name and is_below(name, file.parent))}
 
 
 def data_fingerprint(data: Data) -> dict[str, str | None]:

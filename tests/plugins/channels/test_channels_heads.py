@@ -37,7 +37,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], toolkit.Data]] = {
 }
 
 
-@pytest.mark.parametrize("share", [0.3, 0.6])
+@pytest.mark.parametrize("share", [0.3, pytest.param(0.6, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_without_heads_computes_what_the_masked_one_does(name: str, share: float) -> None:
     make, data = NETWORKS[name]
@@ -86,7 +86,9 @@ def test_an_attention_keeps_its_inputs_and_states_the_heads_that_are_left() -> N
     assert attention.out_proj.weight.shape == (16, 8)
 
 
-@pytest.mark.parametrize(("steps", "arithmetic"), [("", "int8"), (", steps = 2", "int8"), ("", "float")])
+@pytest.mark.parametrize(
+    ("steps", "arithmetic"), [("", "int8"), pytest.param(", steps = 2", "int8", marks=pytest.mark.slow), ("", "float")]
+)
 def test_a_cut_attention_is_promised_trained_saved_and_stored_in_fewer_bits(
     tmp_path: Path, steps: str, arithmetic: str
 ) -> None:

@@ -165,7 +165,9 @@ def quantized(model: nn.Module, data: Data | None = None, **params) -> nn.Module
     return stage._perform(model, data=data).model.eval()
 
 
-@pytest.mark.parametrize("toy", TOY_MODELS)
+@pytest.mark.parametrize(
+    "toy", [pytest.param(toy, marks=[] if toy in ("mlp", "cnn", "lstm") else [pytest.mark.slow]) for toy in TOY_MODELS]
+)
 @pytest.mark.parametrize("activations", ["dynamic", "static"])
 def test_each_toy_runs_and_gives_the_same_bits_again(toy, activations):
     torch.manual_seed(0)

@@ -485,7 +485,10 @@ def test_weights_that_lstms_share_are_kept_once():
 # Saving, copying, moving
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "dtype",
+    [pytest.param(dtype, marks=[] if dtype in ("int8", "int4", "float16") else [pytest.mark.slow]) for dtype in DTYPES],
+)
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_saved_and_a_copied_layer_give_the_same_bits(name, dtype, tmp_path):
     _, stored, inputs = made(name, dtype=dtype)
