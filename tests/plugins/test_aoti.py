@@ -1,13 +1,18 @@
-"""Compiled packages: outputs are the model's, and a missing compiler is named."""
+"""Compiled packages: outputs are the model's, and what a compiler does wrong is named."""
 
+import time
 import zipfile
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from exported_toys import DTYPES, check_answers, exported, quantized
 
 from toolkit.errors import TechniqueError
+from toolkit.exports.files import export_steps
 from toolkit.hooks import loading
-from toolkit.testing import toy_mlp
+from toolkit.hooks.steps import Work
+from toolkit.testing import toy_data, toy_mlp
 
 
 @pytest.fixture
@@ -18,7 +23,14 @@ def runtime():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("toy", "dtype"),
-    [("mlp", "int8"), ("lstm", "int8"), ("cnn", "int4"), ("transformer", "float"), ("tied", "float16")],
+    [
+        ("mlp", "int8"),
+        ("lstm", "int8"),
+        ("cnn", "int4"),
+        ("transformer", "float"),
+        ("tied", "float16"),
+        ("mlp", "int2"),
+    ],
 )
 def test_outputs_are_those_of_the_model(toy, dtype, runtime, tmp_path):
     model = quantized(toy, DTYPES[dtype])
@@ -39,3 +51,50 @@ def test_a_missing_compiler_is_named(runtime, tmp_path, monkeypatch, capfd):
         exported(runtime, toy_mlp().eval(), tmp_path)
     assert "\n" not in str(problem.value)
     assert capfd.readouterr() == ("", "")
+
+
+def compiler_that(commands, folder, monkeypatch):
+    """Put a compiler into the variable CXX that does this instead of compiling."""
+    compiler = folder / "g++"
+    compiler.write_text(f"#!/bin/sh\n{commands}\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder / "cache"))
+
+
+def exporting(runtime, folder):
+    steps = export_steps(runtime, runtime.params_class(), toy_mlp().eval(), toy_data(64), folder / "aoti")
+    return Work(steps)
+
+
+@pytest.mark.slow
+def test_the_last_error_of_the_compiler_is_named(runtime, tmp_path, monkeypatch):
+    compiler_that("echo 'model.cpp:1: error: no such type' >&2; exit 1", tmp_path, monkeypatch)
+    with pytest.raises(TechniqueError, match=r"the compiler failed: .*model\.cpp:1: error: no such type$"):
+        exporting(runtime, tmp_path).result()
+    assert not list(tmp_path.glob("*aoti*"))
+
+
+@pytest.mark.slow
+def test_compilers_end_when_the_export_is_closed(runtime, tmp_path, monkeypatch):
+    compiler_that(f"echo $$ > {tmp_path}/p && mv {tmp_path}/p {tmp_path}/pid; exec sleep 600", tmp_path, monkeypatch)
+    with closing(exporting(runtime, tmp_path)):
+        wait_until((tmp_path / "pid").exists)
+        pid = int((tmp_path / "pid").read_text())
+    wait_until(lambda: not is_running(pid))
+    assert not list(tmp_path.glob("*aoti*"))
+
+
+def is_running(pid):
+    """Return whether a process is there and not only waits to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition, timeout_s=120):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
