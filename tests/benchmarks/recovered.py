@@ -46,7 +46,8 @@ def recovered(before: Floats, plain: Floats, better: Floats) -> Recovered:
     if lost_interval[0] <= 0:
         return Recovered(float(lost.mean()), lost_interval, float(left.mean()), left_interval, None, None)
     share = 1 - float(left.mean() / lost.mean())
-    interval = _interval(1 - means[1] / means[0])
+    with np.errstate(divide="ignore"):  # few of the samples that are drawn may have no loss
+        interval = _interval(1 - means[1] / means[0])
     return Recovered(float(lost.mean()), lost_interval, float(left.mean()), left_interval, share, interval)
 
 
