@@ -218,3 +218,18 @@ def test_data_that_is_code_is_not_run_unasked(export):
 def test_a_folder_that_is_no_run(tmp_path):
     result = CliRunner().invoke(main, ["export", str(tmp_path), "--runtime", "onnxruntime"])
     assert result.stderr == f"error: {tmp_path} is not a run directory: it has no report.json\n"
+
+
+def test_a_file_timed_on_another_processor_than_the_run_says_so(export, finished):
+    report = finished.directory / "report.json"
+    before = report.read_text()
+    try:
+        content = json.loads(before)
+        content["environment"]["processor"] = "an abacus"
+        report.write_text(json.dumps(content))
+        result = export("--runtime", "onnxruntime")
+        assert result.exit_code == 0, result.output
+        warning = " instead of an abacus; do not compare its times with those of the run's stages"
+        assert warning in " ".join(result.output.split())
+    finally:
+        report.write_text(before)

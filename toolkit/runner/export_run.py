@@ -18,7 +18,7 @@ from toolkit.metrics import answers
 from toolkit.recipe.read import PluginUse
 from toolkit.report import Report, writer
 from toolkit.report.reader import read_report
-from toolkit.rows import Number, Row
+from toolkit.rows import WARNINGS, Note, Number, Row
 from toolkit.runner.environment import describe, fixed_threads
 from toolkit.runner.export_attempt import Request
 from toolkit.runner.export_rows import raise_together
@@ -29,6 +29,8 @@ from toolkit.runner.saved_run import NamedCode, open_run
 from toolkit.runner.spoilt_times import Times
 from toolkit.runner.technique_numbers import descriptions
 from toolkit.storage.run_directory import EXPORTS, STAGES, RunDirectory
+
+OF_TIMES = ("processor", "threads", "device")  # keys of a report's environment
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def export_run(
         if not rows:
             raise_together(list(errors.values()))
         for row in rows:
-            row = with_times(row, comparable(times_of(row), job.baseline_times))
+            row = _with_warning(with_times(row, comparable(times_of(row), job.baseline_times)), report)
             report = _with_row(report, row, number, descriptions([row], [uses[row.stage]]))
         writer.write_rows(report, run)
     writer.write_page(report)
@@ -121,9 +123,21 @@ def _job(report: Report, baseline: nn.Module, data: Data, allow: Sequence[str], 
 
 def _baseline_times(report: Report) -> Times:
     """Return the times of the baseline's row if they were measured as those of files are now, else none."""
-    now = describe(torch.device("cpu"))
-    is_alike = all(report.environment.get(key) == now[key] for key in ("processor", "threads", "device"))
-    return times_of(report.baseline) if is_alike else {}
+    return {} if _differences(report) else times_of(report.baseline)
+
+
+def _differences(report: Report) -> list[str]:
+    """Return what times depend on and is not as it was in the run, each with both values."""
+    before, now = report.environment, describe(torch.device("cpu"))
+    return [f"{key} {now[key]} instead of {before.get(key)}" for key in OF_TIMES if before.get(key) != now[key]]
+
+
+def _with_warning(row: Row, report: Report) -> Row:
+    """Return the row of a file with a warning if its times cannot be compared with those of the run's rows."""
+    if not (differences := _differences(report)):
+        return row
+    message = f"timed with {', '.join(differences)}; do not compare its times with those of the run's stages"
+    return Row(row.stage, {**row.values, WARNINGS: Note(table=({"warning": message},))}, runtime=row.runtime)
 
 
 def _with_row(report: Report, row: Row, start: int, numbers: Mapping[str, Number]) -> Report:
