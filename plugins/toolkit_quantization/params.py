@@ -169,6 +169,14 @@ class Params(toolkit.Params):
                 raise ValueError(f"with static activations a dtype must be int8, int4 or int2, found {min(wide)!r}")
         return self
 
+    @model_validator(mode="after")
+    def _learning(self) -> Params:
+        if self.learn_steps and self.activations != "static":
+            raise ValueError(
+                f"with learn_steps activations must be 'static', found {self.activations!r}; leave learn_steps out"
+            )
+        return self
+
     @property
     def trainable_after(self) -> bool:
         """False, because rounding has no gradient."""
@@ -178,3 +186,8 @@ class Params(toolkit.Params):
     def trainable_in_stage(self) -> bool:
         """Whether the stage can train with the rounding, before the integers are final."""
         return self.activations == "static"
+
+    @property
+    def needs_finetune(self) -> bool:
+        """Whether steps are to be learned, which only a training does."""
+        return self.learn_steps

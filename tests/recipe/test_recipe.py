@@ -582,7 +582,7 @@ class TestStages:
             ),
             (
                 'technique = "pruning"\nparams = { schedule = "gradual" }',
-                "is missing: pruning with these params acts only during training, "
+                "is missing: pruning with these params needs training, "
                 "but the model cannot be trained after quantization",
             ),
         ],
@@ -611,7 +611,7 @@ class TestStages:
     def test_what_only_acts_while_training_needs_training(self, stage):
         [(place, sentence)] = problems(f"{HEAD}[[stages]]\n{stage}\n")
         assert place == "stages.1.finetune"
-        assert sentence.endswith("with these params acts only during training")
+        assert sentence.endswith("with these params needs training")
 
     def test_a_stage_that_is_wrong_in_itself_causes_no_other_mistakes(self):
         stages = '[[stages]]\ntechnique = "quantisation"\n[[stages]]\ntechnique = "pruning"\nfinetune = {}\n'

@@ -100,7 +100,7 @@ def _training_problems(number: int, stage: StageTable | None, frozen_by: str | N
         return [Problem(place, message)] if frozen_by else []
     after = f", but the model cannot be trained after {frozen_by}" if frozen_by else ""
     return [
-        Problem(place, f"is missing: {use.technique} with these params acts only during training{after}")
+        Problem(place, f"is missing: {use.technique} with these params needs training{after}")
         for use in (stage, *stage.others)
         if use.params.needs_finetune
     ]

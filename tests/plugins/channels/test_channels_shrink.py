@@ -188,7 +188,7 @@ def test_blocks_go_at_once_and_channels_at_the_end(tmp_path: Path) -> None:
         ("shrink = 0.05", "shrink = 1e3", "less than or equal to 100"),
         ("shrink = 0.05", "shrink = true", "valid number"),
         ("shrink = 0.05", "shrink = 0.05, steps = 3", "steps have several; leave out shrink or steps"),
-        (TRAINED, "", "is missing: channels with these params acts only during training"),
+        (TRAINED, "", "is missing: channels with these params needs training"),
         ("amount = 0.5", "amount = 0.99", "amount = 0.99 of the parameters cannot go, at most"),
         ("shrink = 0.05", "shrink = 0.05, layers = ['6']", "no layer is left whose channels can go"),
     ],

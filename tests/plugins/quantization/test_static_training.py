@@ -193,3 +193,17 @@ def test_recipes_that_train_what_is_rounded_for_good(params, more, place, tmp_pa
     path = written(tmp_path, more=more) if params is None else written(tmp_path, params)
     with pytest.raises(RecipeError, match=rf"{place}.finetune: cannot train the model after quantization"):
         read_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("params", "problem"),
+    [
+        ('activations = "static", learn_steps = true', "stages.1.finetune: is missing: quantization .*needs training"),
+        ("learn_steps = true", "with learn_steps activations must be 'static', found 'dynamic'; leave learn_steps out"),
+    ],
+)
+def test_scales_that_nothing_would_learn_are_refused(params, problem, tmp_path):
+    path = written(tmp_path, params)
+    path.write_text(path.read_text().partition("with =")[0])
+    with pytest.raises(RecipeError, match=problem):
+        read_recipe(path)
