@@ -123,11 +123,6 @@ class Params(toolkit.Params):
         "compiles if that is faster on this machine, over the batch_sizes",
     )
 
-    @property
-    def needs_finetune(self) -> bool:
-        """True with `learn_steps`, which a stage without training would ignore."""
-        return self.learn_steps
-
     @field_validator("engine")
     @classmethod
     def _installed(cls, engine: str) -> str:

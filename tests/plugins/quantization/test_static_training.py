@@ -157,21 +157,6 @@ finetune = { epochs = 1 }
 """
 
 
-def test_steps_are_learned_in_training_only(tmp_path):
-    path = tmp_path / "recipe.toml"
-    path.write_text("""
-[model]
-source = "toolkit.testing:toy_mlp"
-[data]
-source = "toolkit.testing:toy_data"
-[[stages]]
-technique = "quantization"
-params = { activations = "static", learn_steps = true }
-""")
-    with pytest.raises(RecipeError, match=r"stages.1.finetune: is missing: quantization with these params acts only"):
-        read_recipe(path)
-
-
 def written(folder: Path, params: str = 'activations = "static", learn_steps = true', more: str = "") -> Path:
     path = folder / "recipe.toml"
     path.write_text(RECIPE.replace("PARAMS", params) + more)
