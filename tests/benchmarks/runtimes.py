@@ -137,7 +137,7 @@ def compare(name: str, chosen: argparse.Namespace) -> list[list[Any]]:
     """Print a table of one network for each batch size; return its verdicts."""
     torch.manual_seed(0)
     network, verdicts = NETWORKS[name], []
-    model, inputs = network.make().eval(), network.draw()
+    model, inputs = network.ready()
     split = inputs, torch.zeros(len(inputs), dtype=torch.int64)
     data = Data(train=split, validation=split, test=split, batch_size=16)
     expected = torch.cat([model(part) for part in inputs.split(32)]).argmax(1)
