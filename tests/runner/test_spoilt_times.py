@@ -171,6 +171,19 @@ def test_a_run_times_again_what_was_spoilt(recipe_run, timings, busy_in):
     assert "times at batch 1 are taken again" in outcome.log
 
 
+def test_who_waits_is_told_that_rows_are_timed_again(recipe_run, timings, monkeypatch):
+    told = []
+
+    def tell(observers, event, **values):
+        if values.get("activity") == "timing again":
+            told.append((event, values["stage"].name, values["done"]))
+
+    monkeypatch.setattr("toolkit.runner.observers.Observers.tell", tell)
+    timings[0].add(1)
+    recipe_run(RECIPE)
+    assert told == [("on_progress", name, done) for name in ("baseline", "pruning") for done in (0.0, 1.0)]
+
+
 def test_what_cannot_be_timed_has_no_ratio_and_the_verdict_says_so(recipe_run, timings, monkeypatch):
     monkeypatch.setattr("toolkit.runner.measure_stage.Measuring.repeat_s", 0.0)
     timings[0].add(1)

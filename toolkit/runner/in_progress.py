@@ -233,8 +233,12 @@ class RunInProgress:
 
     def _time_again(self, number: int, sizes: Sequence[int], budget_s: float) -> Times:
         stage = (self.recipe.baseline, *self.recipe.stages)[number]
+        told = partial(self.observers.tell, "on_progress", stage=stage, activity="timing again", total=1.0)
+        told(done=0.0)
         with errors_located_in(stage):
-            return self.measuring.time_again(stage, self.models[number], sizes, budget_s)
+            times = self.measuring.time_again(stage, self.models[number], sizes, budget_s)
+        told(done=1.0)
+        return times
 
     def _on_measuring(self, stage: Stage, done_s: float, total_s: float) -> None:
         self.stop.check()
