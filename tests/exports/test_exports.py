@@ -80,6 +80,13 @@ def row(job, plugin, folder):
     return job.row("numpy", use_of(plugin), job.baseline, folder)
 
 
+def test_what_a_runtime_unpacks_goes_with_its_process(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with opened(source_of("import tempfile\ntempfile.mkdtemp()\nreturn lambda inputs: inputs")):
+        assert len(list(tmp_path.glob("*/*"))) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.smoke
 def test_a_file_is_measured_in_a_process_of_its_own(job, tmp_path):
     baseline = replace(job, baseline=toy_mlp())

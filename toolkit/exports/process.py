@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -52,7 +53,11 @@ class OpenedFile(nn.Module):
     ) -> None:
         super().__init__()
         self._what, self._is_guest = what, beside is not None
-        self._process: subprocess.Popen[bytes] = _start(threads) if beside is None else beside._process
+        # What a runtime unpacks there would stay, since the process does not end by itself.
+        self._scratch = tempfile.TemporaryDirectory(prefix="toolkit-file-", ignore_cleanup_errors=True)
+        self._process: subprocess.Popen[bytes] = (
+            _start(threads, self._scratch.name) if beside is None else beside._process
+        )
         place = {"folder": str(folder.resolve()), "files": dict(files)}
         request = {**place, "source": source, "params": dict(params), "threads": threads}
         self._resource: list[Any] = []
@@ -77,6 +82,7 @@ class OpenedFile(nn.Module):
 
     def _end(self) -> None:
         if self._is_guest:
+            self._scratch.cleanup()
             self._resource = []
             return
         self._process.kill()
@@ -85,6 +91,7 @@ class OpenedFile(nn.Module):
             if stream is not None:
                 with suppress(OSError):  # data that was not sent yet
                     stream.close()
+        self._scratch.cleanup()
         self._resource = []
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -134,9 +141,10 @@ class OpenedFile(nn.Module):
 _PAST = {"open": "opened", "answer": "run", "time": "timed"}
 
 
-def _start(threads: int) -> subprocess.Popen[bytes]:
+def _start(threads: int, scratch: str) -> subprocess.Popen[bytes]:
     # Isolated: neither the working directory nor PYTHONPATH, where a recipe's sources may be, can be imported from.
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    environment |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), scratch)
     command = [sys.executable, "-I", str(Path(worker.__file__))]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     return subprocess.Popen(command, env=environment, **pipes)  # type: ignore[call-overload]  # unpacked keywords
