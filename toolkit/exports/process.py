@@ -53,8 +53,9 @@ class OpenedFile(nn.Module):
     ) -> None:
         super().__init__()
         self._what, self._is_guest = what, beside is not None
-        # What a runtime unpacks there would stay, since the process does not end by itself.
-        self._scratch = tempfile.TemporaryDirectory(prefix="toolkit-file-", ignore_cleanup_errors=True)
+        if beside is None:
+            # What a runtime unpacks there would stay, since the process does not end by itself.
+            self._scratch = tempfile.TemporaryDirectory(prefix="toolkit-file-", ignore_cleanup_errors=True)
         self._process: subprocess.Popen[bytes] = (
             _start(threads, self._scratch.name) if beside is None else beside._process
         )
@@ -82,7 +83,6 @@ class OpenedFile(nn.Module):
 
     def _end(self) -> None:
         if self._is_guest:
-            self._scratch.cleanup()
             self._resource = []
             return
         self._process.kill()
