@@ -85,6 +85,22 @@ def test_compilers_end_when_the_export_is_closed(runtime, tmp_path, monkeypatch)
     assert not list(tmp_path.glob("*aoti*"))
 
 
+@pytest.mark.slow
+def test_an_export_that_is_closed_does_not_end_another_one(runtime, tmp_path):
+    first, second = exporting(runtime, tmp_path / "first"), exporting(runtime, tmp_path / "second")
+    first.close()
+    with closing(second):
+        assert second.result().size_bytes > 0
+    assert not list(tmp_path.glob("first/*aoti*"))
+
+
+@pytest.mark.slow
+def test_a_compiler_that_is_killed_is_named(runtime, tmp_path, monkeypatch):
+    compiler_that("kill -9 $PPID; sleep 600", tmp_path, monkeypatch)
+    with pytest.raises(TechniqueError, match=r"the compiler failed: its process ended with status -9$"):
+        exporting(runtime, tmp_path).result()
+
+
 def is_running(pid):
     """Return whether a process is there and not only waits to be reaped."""
     try:
