@@ -91,7 +91,7 @@ def _peak_bytes(folder: Path, files: list[str], threads: int, pickled: bytes) ->
 def _opened(folder: Path, entries: list[Any]) -> nn.Module:
     """Return the saved model; it may also consist of what its modules import, such as their settings.
 
-    The run that asks has just written it, so its classes are the user's.
+    The process that asks has just written it, or has loaded the same file with no more than its user allows.
     """
     try:
         return artifact.load(folder, entries)
