@@ -107,6 +107,8 @@ class Row(BaseModel):
     stage: str
     runtime: str | None = None
     """For an exported file the name of the runtime that ran it; None for a model that PyTorch ran."""
+    timed_with: str | None = None
+    """What differed from the run's rows when this row was timed, such as the processor; None if nothing did."""
 
     def __init__(self, *fields: Any, **named: Any) -> None:
         given = _by_name(("stage", "values"), fields)

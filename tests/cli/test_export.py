@@ -12,6 +12,7 @@ import toolkit
 from toolkit.cli import main
 from toolkit.exports.files import export_model
 from toolkit.hooks import loading
+from toolkit.report.reader import read_report
 from toolkit.storage.run_directory import RunDirectory
 from toolkit.testing import run_text, toy_data
 
@@ -231,5 +232,6 @@ def test_a_file_timed_on_another_processor_than_the_run_says_so(export, finished
         assert result.exit_code == 0, result.output
         warning = " instead of an abacus; do not compare its times with those of the run's stages"
         assert warning in " ".join(result.output.split())
+        assert " instead of an abacus" in read_report(finished.directory).final.timed_with
     finally:
         report.write_text(before)

@@ -82,6 +82,14 @@ class TestExports:
         assert [line[heading.index("runs in")] for line in rows] == ["PyTorch", "PyTorch", "onnxruntime"]
         assert [line[heading.index("of float @1")] for line in rows] == ["", "", "×0.50 [0.40, 0.60]"]
 
+    def test_a_file_timed_elsewhere_is_compared_with_the_baseline_alone(self):
+        file = {"runtime": "onnxruntime", "ratio": {"1": 0.25}, "timed_with": "threads 2 instead of 1"}
+        exported = report(row("pruning", ratio={"1": 0.5}), row("onnx", **file), starts=(0, 0, 1))
+        assert stage_verdicts(exported)[1] == "2 onnx: no significant change"
+        assert "4.00× as fast at batch 1" in verdict(exported)
+        here = exported.model_copy(update={"rows": (*exported.rows[:2], row("onnx", ratio={"1": 0.25}))})
+        assert stage_verdicts(here)[1] == "2 onnx: 2.00× as fast at batch 1"
+
     def test_a_run_without_exports_has_no_column_for_them(self):
         assert "runs in" not in as_markdown(report(row("pruning")))
 

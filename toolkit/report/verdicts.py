@@ -88,8 +88,11 @@ def quality_changes(report: Report, row: Row, with_samples: bool = True) -> list
 def speed(report: Report, before: int, after: int, size: str) -> tuple[float, Interval] | None:
     """Return how many times as fast row `after` is as row `before`, with a 95 % interval; None without intervals.
 
-    The two ratios to the baseline are independent measurements, so their squared relative errors add up.
+    The two ratios to the baseline are independent measurements, so their squared relative errors add up. Ratios that
+    were measured on different machines say nothing about each other: None, too.
     """
+    if before and report.rows[before].timed_with != report.rows[after].timed_with:
+        return None
     old, new = (_log_ratio(report, number, size) for number in (before, after))
     if old is None or new is None:
         return None

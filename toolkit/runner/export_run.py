@@ -136,8 +136,10 @@ def _with_warning(row: Row, report: Report) -> Row:
     """Return the row of a file with a warning if its times cannot be compared with those of the run's rows."""
     if not (differences := _differences(report)):
         return row
-    message = f"timed with {', '.join(differences)}; do not compare its times with those of the run's stages"
-    return Row(row.stage, {**row.values, WARNINGS: Note(table=({"warning": message},))}, runtime=row.runtime)
+    circumstances = ", ".join(differences)
+    message = f"timed with {circumstances}; do not compare its times with those of the run's stages"
+    values = {**row.values, WARNINGS: Note(table=({"warning": message},))}
+    return Row(row.stage, values, runtime=row.runtime, timed_with=circumstances)
 
 
 def _with_row(report: Report, row: Row, start: int, numbers: Mapping[str, Number]) -> Report:

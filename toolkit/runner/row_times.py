@@ -106,7 +106,7 @@ def times_of(row: Row) -> Times:
 
 def with_times(row: Row, times: Times) -> Row:
     """Return a row with other times."""
-    return Row(row.stage, {**row.values, **times}, runtime=row.runtime)
+    return Row(row.stage, {**row.values, **times}, runtime=row.runtime, timed_with=row.timed_with)
 
 
 def comparable(times: Times, baseline: Times) -> dict[str, Any]:
