@@ -13,16 +13,29 @@ import pytest
 import torch
 
 from toolkit.hooks import loading as techniques
+from toolkit.metrics.support.time_budget import TimeBudget
+
+begin = TimeBudget.__init__
+
+
+def begin_short(budget, total_s, on_progress):
+    begin(budget, min(total_s, 0.01), on_progress)
+
 
 # What a run leaves out unless the test's marker asks for it. Each takes longer than training a toy: a page is drawn by
-# matplotlib, memory is measured in a process that imports torch, and a kept result would hide that a test computes. The
-# ratios that a busy machine spoils are kept, or tests would depend on what else it does.
-LEFT_OUT = {
-    "page": ("toolkit.report.writer.write_page", lambda report: None),
-    "memory": ("toolkit.metrics.memory._start", lambda: None),
-    "load": ("toolkit.runner.row_times.spoilt_sizes", lambda times, baseline: set()),
-    "cache": ("toolkit.runner.stages_folder", lambda: None),
-}
+# matplotlib, memory is measured in a process that imports torch, precise times take many rounds, and a kept result
+# would hide that a test computes. The ratios that a busy machine spoils are kept, or tests would depend on what else it
+# does.
+LEFT_OUT = [
+    ("page", "toolkit.report.writer.write_page", lambda report: None),
+    ("memory", "toolkit.metrics.memory._start", lambda: None),
+    ("precise", "toolkit.metrics.support.time_budget.TimeBudget.__init__", begin_short),
+    ("precise", "toolkit.exports.time_file.BLOCK_S", 1e-4),
+    ("precise", "toolkit.exports.time_file.SETTLE_S", 0.0),
+    ("load", "toolkit.runner.row_times.spoilt_sizes", lambda times, baseline: set()),
+    ("load", "toolkit.timing.MAX_SPAN", float("inf")),
+    ("cache", "toolkit.runner.stages_folder", lambda: None),
+]
 # Autograd starts its threads with the first backward pass, one for each device that PyTorch knows by then. Once a model
 # was compiled or exported it knows of devices without hardware, and processes forked after that could not train.
 torch.ones(1, requires_grad=True).sum().backward()
@@ -34,11 +47,9 @@ decompress = functools.cache(lzma.decompress)  # MNIST, which takes a third of a
 def pytest_runtest_protocol(item):
     """Around a whole test, so that its fixtures of every scope see the same."""
     with pytest.MonkeyPatch.context() as patch:
-        for marker, (name, replacement) in LEFT_OUT.items():
+        for marker, name, replacement in LEFT_OUT:
             if item.get_closest_marker(marker) is None:
                 patch.setattr(name, replacement)
-        if item.get_closest_marker("load") is None:
-            patch.setattr("toolkit.timing.MAX_SPAN", float("inf"))
         # Every epoch is validated, or the lists in a report would depend on how busy the machine is.
         patch.setattr("toolkit.runner.epochs.MAX_TIME_FRACTION", float("inf"))
         patch.setattr("lzma.decompress", decompress)

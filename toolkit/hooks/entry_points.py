@@ -24,5 +24,5 @@ def _state(folder: str) -> tuple[int, int, int] | None:
 
 
 @lru_cache(maxsize=8)
-def _entry_points(group: str, *path: object) -> tuple[EntryPoint, ...]:
+def _entry_points(group: str, *_: object) -> tuple[EntryPoint, ...]:
     return tuple(importlib.metadata.entry_points(group=group))  # reads a file of every distribution: 10 ms
