@@ -4,6 +4,7 @@ import functools
 import itertools
 import lzma
 import os
+import sys
 from types import SimpleNamespace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start, too
@@ -12,6 +13,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # or a run in such a proces
 import pytest
 import torch
 
+from toolkit import timing
 from toolkit.hooks import loading as techniques
 from toolkit.metrics.support.time_budget import TimeBudget
 
@@ -22,6 +24,13 @@ def begin_short(budget, total_s, on_progress):
     begin(budget, min(total_s, 0.01), on_progress)
 
 
+in_turn = timing.time_in_turn
+
+
+def in_short_turn(calls, budget_s, **options):
+    return in_turn(calls, min(budget_s, 0.01), **options)
+
+
 # What a run leaves out unless the test's marker asks for it. Each takes longer than training a toy: a page is drawn by
 # matplotlib, memory is measured in a process that imports torch, precise times take many rounds, and a kept result
 # would hide that a test computes. The ratios that a busy machine spoils are kept, or tests would depend on what else it
@@ -30,6 +39,7 @@ LEFT_OUT = [
     ("page", "toolkit.report.writer.write_page", lambda report: None),
     ("memory", "toolkit.metrics.memory._start", lambda: None),
     ("precise", "toolkit.metrics.support.time_budget.TimeBudget.__init__", begin_short),
+    ("precise", "toolkit.timing.time_in_turn", in_short_turn),
     ("precise", "toolkit.exports.time_file.BLOCK_S", 1e-4),
     ("precise", "toolkit.exports.time_file.SETTLE_S", 0.0),
     ("load", "toolkit.runner.row_times.spoilt_sizes", lambda times, baseline: set()),
@@ -41,6 +51,19 @@ LEFT_OUT = [
 torch.ones(1, requires_grad=True).sum().backward()
 numbers = itertools.count()
 decompress = functools.cache(lzma.decompress)  # MNIST, which takes a third of a second, is decompressed once
+ONNX_REGISTRY = "torch.onnx._internal.exporter._registration"
+
+
+@functools.cache
+def read_once(read):
+    return read()
+
+
+def keep_translations(patch):
+    """Let PyTorch parse its 500 functions that write ONNX once, and not again for every export."""
+    if ONNX_REGISTRY in sys.modules and "onnxscript" in sys.modules:
+        library = sys.modules[ONNX_REGISTRY].onnxscript_apis
+        patch.setattr(library, "get_torchlib_ops", functools.partial(read_once, library.get_torchlib_ops))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -54,6 +77,7 @@ def pytest_runtest_protocol(item):
         patch.setattr("toolkit.runner.epochs.MAX_TIME_FRACTION", float("inf"))
         patch.setattr("lzma.decompress", decompress)
         patch.setattr("os.fsync", lambda descriptor: None)  # no test cuts the power, and a disk may take 10 ms
+        keep_translations(patch)
         return (yield)
 
 
