@@ -21,14 +21,14 @@ begin = TimeBudget.__init__
 
 
 def begin_short(budget, total_s, on_progress):
-    begin(budget, min(total_s, 0.01), on_progress)
+    begin(budget, min(total_s, 0.002), on_progress)
 
 
 in_turn = timing.time_in_turn
 
 
 def in_short_turn(calls, budget_s, **options):
-    return in_turn(calls, min(budget_s, 0.01), **options)
+    return in_turn(calls, min(budget_s, 0.005), **options)
 
 
 # What a run leaves out unless the test's marker asks for it. Each takes longer than training a toy: a page is drawn by
