@@ -4,24 +4,13 @@ from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import pytest
+from few_toys import FewToys
 
 import toolkit
 from toolkit.errors import TechniqueError
 from toolkit.hooks.loading import installed, load
 from toolkit.testing import ObserverContract, RuntimeContract, TechniqueContract, toy_data
 from toolkit.testing.base import same, state_of
-
-
-class FewToys:
-    """Makes the clauses on all toys but a few slow tests."""
-
-    toys: ClassVar[Any]
-    few: ClassVar[tuple[str, ...]] = ("mlp", "cnn")
-
-    def pytest_generate_tests(self, metafunc: Any) -> None:
-        if "toy" in metafunc.fixturenames:
-            slow = [pytest.param(toy, marks=pytest.mark.slow) for toy in self.toys if toy not in self.few]
-            metafunc.parametrize("toy", [*(toy for toy in self.toys if toy in self.few), *slow])
 
 
 class TestBiasCorrection(FewToys, TechniqueContract):
