@@ -4,6 +4,7 @@ import functools
 import itertools
 import lzma
 import os
+import pkgutil
 import sys
 from types import SimpleNamespace
 
@@ -45,12 +46,19 @@ LEFT_OUT = [
     ("load", "toolkit.runner.row_times.spoilt_sizes", lambda times, baseline: set()),
     ("load", "toolkit.timing.MAX_SPAN", float("inf")),
     ("cache", "toolkit.runner.stages_folder", lambda: None),
+    # No test asks for these. Every epoch is validated, or lists in a report would depend on how busy the machine is.
+    ("never", "toolkit.runner.epochs.MAX_TIME_FRACTION", float("inf")),
+    ("never", "lzma.decompress", functools.cache(lzma.decompress)),  # of MNIST: a third of a second
+    ("never", "os.fsync", lambda descriptor: None),  # no test cuts the power, and a disk may take 10 ms
 ]
 # Autograd starts its threads with the first backward pass, one for each device that PyTorch knows by then. Once a model
 # was compiled or exported it knows of devices without hardware, and processes forked after that could not train.
 torch.ones(1, requires_grad=True).sum().backward()
 numbers = itertools.count()
-decompress = functools.cache(lzma.decompress)  # MNIST, which takes a third of a second, is decompressed once
+PATCHES = [
+    (marker, pkgutil.resolve_name(name.rpartition(".")[0]), name.rpartition(".")[2], replacement)
+    for marker, name, replacement in LEFT_OUT
+]
 ONNX_REGISTRY = "torch.onnx._internal.exporter._registration"
 
 
@@ -70,13 +78,9 @@ def keep_translations(patch):
 def pytest_runtest_protocol(item):
     """Around a whole test, so that its fixtures of every scope see the same."""
     with pytest.MonkeyPatch.context() as patch:
-        for marker, name, replacement in LEFT_OUT:
+        for marker, owner, name, replacement in PATCHES:
             if item.get_closest_marker(marker) is None:
-                patch.setattr(name, replacement)
-        # Every epoch is validated, or the lists in a report would depend on how busy the machine is.
-        patch.setattr("toolkit.runner.epochs.MAX_TIME_FRACTION", float("inf"))
-        patch.setattr("lzma.decompress", decompress)
-        patch.setattr("os.fsync", lambda descriptor: None)  # no test cuts the power, and a disk may take 10 ms
+                patch.setattr(owner, name, replacement)
         keep_translations(patch)
         return (yield)
 
