@@ -28,6 +28,7 @@ def begin_short(budget, total_s, on_progress):
 in_turn = timing.time_in_turn
 
 
+@functools.wraps(in_turn)
 def in_short_turn(calls, budget_s, **options):
     return in_turn(calls, min(budget_s, 0.005), **options)
 
