@@ -41,6 +41,7 @@ LEFT_OUT = [
     ("page", "toolkit.report.writer.write_page", lambda report: None),
     ("memory", "toolkit.metrics.memory._start", lambda: None),
     ("precise", "toolkit.metrics.support.time_budget.TimeBudget.__init__", begin_short),
+    ("precise", "toolkit.metrics.support.time_budget.MIN_LIMIT_S", 2.0),  # for six rounds beside busy neighbors
     ("precise", "toolkit.timing.time_in_turn", in_short_turn),
     ("precise", "toolkit.exports.time_file.BLOCK_S", 1e-4),
     ("precise", "toolkit.exports.time_file.SETTLE_S", 0.0),
