@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import pluggy
 import pytest
+from few_toys import FewToys
 
 import toolkit
 from toolkit.errors import TechniqueError
@@ -148,7 +149,7 @@ def test_the_toolkit_needs_no_pytest():
     assert done.returncode == 0, done.stderr
 
 
-class TestFrozen(TechniqueContract):
+class TestFrozen(FewToys, TechniqueContract):
     technique = "frozen"
     params: ClassVar[dict[str, Any]] = {"sparsity": 0.3}
 

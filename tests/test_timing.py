@@ -9,6 +9,8 @@ import pytest
 
 from toolkit import timing
 
+pytestmark = pytest.mark.precise
+
 
 class Clock:
     """Stands still unless a callable moves it; remembers who moved it."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from toolkit import Data
-from toolkit.data.built_in import with_validation
 from toolkit.data.folder import image_folder
 from toolkit.data.mnist import mnist as complete
+from toolkit.data.validation_split import with_validation
 
 
 def mnist(samples: int | None = None) -> Data:

@@ -28,9 +28,9 @@ from toolkit_quantization.static.stage import calibrated, converted
 from torch import Tensor, nn
 
 from toolkit import masks
-from toolkit.data.built_in import with_validation
 from toolkit.data.mnist import mnist
 from toolkit.data.splits import Data
+from toolkit.data.validation_split import with_validation
 from toolkit.models import convnet, lenet5, lenet_300_100
 from toolkit.training import Training, TrainingSettings, fit
 

@@ -12,9 +12,9 @@ from torch import nn
 
 from toolkit import Data, Source
 from toolkit.data.augmentation import translation
-from toolkit.data.built_in import with_validation
 from toolkit.data.folder import image_folder
 from toolkit.data.mnist import mnist
+from toolkit.data.validation_split import with_validation
 from toolkit.training import TrainingSettings
 
 HELD_OUT = 5_000

@@ -19,8 +19,8 @@ from toolkit_quantization import Params, relative_error
 from torch import Tensor, nn
 
 from toolkit import Note
-from toolkit.data.built_in import with_validation
 from toolkit.data.mnist import MEAN, STANDARD_DEVIATION, mnist
+from toolkit.data.validation_split import with_validation
 from toolkit.training import Training, TrainingSettings, fit
 
 TRAIN, VALIDATION, TEST = 6000, 1000, 2000

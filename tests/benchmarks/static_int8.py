@@ -30,9 +30,9 @@ from toolkit_quantization.static.stage import calibrated, converted
 from torch import Tensor, nn
 
 from toolkit import masks
-from toolkit.data.built_in import with_validation
 from toolkit.data.mnist import mnist
 from toolkit.data.splits import Data
+from toolkit.data.validation_split import with_validation
 from toolkit.models import lenet5
 from toolkit.timing import time_in_turn
 from toolkit.training import Training, TrainingSettings, fit

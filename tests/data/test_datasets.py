@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from toolkit import Data
-from toolkit.data.built_in import DATASETS, with_validation
+from toolkit.data.built_in import DATASETS
 from toolkit.data.cache_folder import cache_folder
 from toolkit.data.mnist import CHECKSUMS, mnist
+from toolkit.data.validation_split import with_validation
 from toolkit.errors import InputError
 
 TRAIN_COUNTS = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]

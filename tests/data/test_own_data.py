@@ -20,11 +20,11 @@ from torchvision import datasets
 from toolkit import Data
 from toolkit.data import folder
 from toolkit.data.batches import in_memory
-from toolkit.data.built_in import with_validation
 from toolkit.data.coerce import FORMS as RETURNED_FORMS
 from toolkit.data.coerce import as_data
 from toolkit.data.downloaded import CIFAR10, FASHION, cifar10, cifar100, fashion_mnist
 from toolkit.data.folder import image_folder
+from toolkit.data.validation_split import with_validation
 from toolkit.errors import InputError, RecipeError
 from toolkit.recipe.data_table import DataTable
 from toolkit.recipe.read import parse_recipe

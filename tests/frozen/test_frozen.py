@@ -18,9 +18,10 @@ import toolkit_quantization  # noqa: F401
 import torch
 from click.testing import CliRunner
 from torch import Tensor, nn
+from torchvision.ops import Conv2dNormActivation
 
 import toolkit
-from toolkit import masks, stored_names
+from toolkit import masks, model_files, stored_names
 from toolkit.cli import main
 from toolkit.interruption import Stop
 from toolkit.report.reader import read_details, read_report
@@ -57,12 +58,28 @@ def example(folder: Path) -> tuple[dict[str, Tensor], float]:
         return {name: file.get_tensor(name) for name in file.keys()}, float(file.metadata()["tolerance"])  # noqa: SIM118
 
 
-@pytest.mark.parametrize("name", ["narrow-attention", pytest.param("window-attention", marks=pytest.mark.slow)])
+@pytest.mark.slow  # the next one opens a file in a process in the fast tests
+@pytest.mark.parametrize("name", ["narrow-attention", "window-attention"])
 def test_layers_of_the_toolkit_open_in_a_process_that_has_imported_nothing(name: str) -> None:
     folder = Path(__file__).parent / "0.1" / name
     code = f"import toolkit; print(type(toolkit.load({str(folder)!r})).__name__)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
+
+
+def test_torchvision_is_imported_for_its_own_layers_and_no_others(tmp_path: Path) -> None:
+    """Starting takes half as long without it."""
+    for name, content in model_files.pack(Conv2dNormActivation(1, 2)).items():
+        (tmp_path / name).write_bytes(content)
+    folders = [str(Path(__file__).parent / "0.1" / "narrow-attention"), str(tmp_path)]
+    code = f"""
+import sys, toolkit.runner
+for folder in {folders}:
+    print(type(toolkit.load(folder)).__name__, "torchvision" in sys.modules, "scipy.stats" in sys.modules)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines() == ["TransformerEncoderLayer False False", "Conv2dNormActivation True False"]
 
 
 def assert_same(model: nn.Module, folder: Path) -> None:

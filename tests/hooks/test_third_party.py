@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from few_toys import FewToys
 from torch import nn
 
 from toolkit.hooks import loading as techniques
@@ -36,12 +37,12 @@ def _installed(tmp_path, monkeypatch):
     techniques.load.cache_clear()
 
 
-class TestLowRank(TechniqueContract):
+class TestLowRank(FewToys, TechniqueContract):
     technique = "lowrank"
     params: ClassVar[dict[str, Any]] = {"energy": 0.6}
 
 
-class TestGroupLasso(TechniqueContract):
+class TestGroupLasso(FewToys, TechniqueContract):
     technique = "grouplasso"
 
 

@@ -19,6 +19,7 @@ from toolkit.metrics.support.time_budget import MIN_LIMIT_S
 from toolkit.statistics import median_interval
 from toolkit.testing import toy_data, toy_mlp
 
+pytestmark = pytest.mark.precise
 DATA = toy_data(16)
 
 

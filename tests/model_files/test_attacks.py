@@ -1,15 +1,15 @@
 """Files made to harm who opens them: each gets one sentence and exit code 2, and costs neither memory nor time."""
 
+import contextlib
 import copyreg
 import functools
 import gc
 import io
 import json
+import multiprocessing
 import os
 import pickle
 import struct
-import subprocess
-import sys
 import time
 import warnings
 import zipfile
@@ -21,9 +21,11 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from click.testing import CliRunner
 from torch import nn
 
 from toolkit import model_files as artifact
+from toolkit.cli import main
 from toolkit.errors import InputError
 from toolkit.model_files.weights import load_weights, read_states
 from toolkit.testing import TiedToy, toy_mlp
@@ -441,26 +443,21 @@ def write_attacks(folder: Path, names: set[str]) -> dict[str, list[str]]:
     return commands
 
 
-def run_attacks() -> None:
-    """The program of a process of its own: run commands one by one and print what each said and cost."""
-    from click.testing import CliRunner
-
-    from toolkit.cli import main
-
-    commands = json.load(sys.stdin)
-    for name, command in {
-        **{f"warm {key}": value for key, value in commands["warm"].items()},
-        **commands["attacks"],
-    }.items():
-        gc.collect()
-        gc.freeze()  # what was imported is not collected again and again
-        Path("/proc/self/clear_refs").write_text("5")
-        before, start = memory_mb("VmRSS"), time.perf_counter()
-        result = CliRunner().invoke(main, command)
-        seconds = time.perf_counter() - start
-        grown = memory_mb("VmHWM") - before
-        told = result.output if isinstance(result.exception, SystemExit | None) else repr(result.exception)
-        print(json.dumps([name, result.exit_code, told, grown, seconds]), flush=True)
+def run_attacks(folder: Path, commands: dict[str, list[str]], told: Path) -> None:
+    """Run commands one by one, in a copy of this process, and write what each said and cost."""
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    with told.open("w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        for name, command in commands.items():
+            gc.collect()
+            gc.freeze()  # what was imported is not collected again and again
+            Path("/proc/self/clear_refs").write_text("5")
+            before, start = memory_mb("VmRSS"), time.perf_counter()
+            result = CliRunner().invoke(main, command)
+            seconds = time.perf_counter() - start
+            grown = memory_mb("VmHWM") - before
+            output = result.output if isinstance(result.exception, SystemExit | None) else repr(result.exception)
+            print(json.dumps([name, result.exit_code, output, grown, seconds]), flush=True)
 
 
 def memory_mb(field: str) -> float:
@@ -472,7 +469,7 @@ def memory_mb(field: str) -> float:
 def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What each attack came to: exit code, output, memory, seconds; and the files that lie there afterwards.
 
-    One process opens the files of all attacks that the selected tests name.
+    One process, a copy of this one, opens the files of all attacks that the selected tests name.
     """
     folder = tmp_path_factory.mktemp("attacks")
     selected = (getattr(item, "callspec", None) for item in request.session.items)
@@ -487,20 +484,15 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         "check": ["check", "intact/recipe.toml"],
     }
     before = {path for path in folder.rglob("*") if path.is_file()}
-    program = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import {__name__} as tests"
-    run = subprocess.run(
-        [sys.executable, "-c", f"{program}; tests.run_attacks()"],
-        input=json.dumps({"warm": warm, "attacks": commands}),
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    lines = [json.loads(line) for line in run.stdout.splitlines()]
+    told = tmp_path_factory.mktemp("told") / "told.txt"
+    arguments = (folder, {**{f"warm {name}": command for name, command in warm.items()}, **commands}, told)
+    process = multiprocessing.get_context("fork").Process(target=run_attacks, args=arguments)
+    process.start()
+    process.join(400)
+    process.kill()  # if it hangs
+    lines = [json.loads(line) for line in told.read_text().splitlines() if line.startswith("[")]
     appeared = {path for path in folder.rglob("*") if path.is_file()} - before
-    return {name: rest for name, *rest in lines}, appeared, folder, run.stderr[-2000:]
+    return {name: rest for name, *rest in lines}, appeared, folder, told.read_text()[-2000:]
 
 
 # Files of the largest size or count that is read at all take seconds each; smaller ones show the same by default.

@@ -54,10 +54,20 @@ def nodes(file):
     return Counter(node.op_type for node in onnx.load(file.folder / "model.onnx").graph.node)
 
 
-def check_file(runtime, toy, dtype, folder, **params):
+@pytest.fixture(scope="module")
+def int8_cnn(tmp_path_factory):
+    """A toy that multiplies in integers, and its file."""
+    model = quantized("cnn", INT8)
+    return model, exported(loading.load("onnxruntime", "runtime"), model, tmp_path_factory.mktemp("int8"))
+
+
+def check_file(runtime, toy, dtype, folder):
     """Export a toy, compare all outputs at unusual batch sizes, and return the counts of operations."""
     model = quantized(toy, DTYPES[dtype])
-    file = exported(runtime, model, folder, **params)
+    return checked(runtime, toy, dtype, model, exported(runtime, model, folder))
+
+
+def checked(runtime, toy, dtype, model, file):
     # A last bit of a convolution decides between two integers.
     check_answers(file, model, "torch", tolerance=5e-3 if dtype == "int8" else 1e-5)
     layers = runtime.call("measure", folder=file.folder, params=runtime.params_class())["arithmetic"]
@@ -69,8 +79,8 @@ def check_file(runtime, toy, dtype, folder, **params):
 
 
 @pytest.mark.smoke
-def test_int8_is_multiplied_in_integers(runtime, tmp_path):
-    counts, note = check_file(runtime, "cnn", "int8", tmp_path)
+def test_int8_is_multiplied_in_integers(runtime, int8_cnn):
+    counts, note = checked(runtime, "cnn", "int8", *int8_cnn)
     assert counts["MatMulInteger"] == 1
     assert counts["DequantizeLinear"] == 3  # of two stored weights, and of the sums
     assert note.text == "1 of 3 layers multiplies in integers"
@@ -107,7 +117,7 @@ def test_a_tied_weight_is_stored_once(runtime, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "dtype", ["int4", "int2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("int8", "float16"))]
+    "dtype", ["int4", *(pytest.param(name, marks=pytest.mark.slow) for name in ("int2", "int8", "float16"))]
 )
 def test_large_weights_are_stored_in_few_bytes(dtype, runtime, tmp_path):
     torch.manual_seed(0)
@@ -310,8 +320,8 @@ def test_a_file_that_is_not_onnx(runtime, tmp_path):
         runtime.call("check", folder=tmp_path)
 
 
-def test_the_file_says_nothing_of_this_machine(runtime, tmp_path):
-    file = exported(runtime, quantized("cnn", INT8), tmp_path)
+def test_the_file_says_nothing_of_this_machine(int8_cnn):
+    _, file = int8_cnn
     content = (file.folder / "model.onnx").read_bytes()
     assert b"site-packages" not in content
     assert b".py" not in content

@@ -11,7 +11,7 @@ from toolkit.runner import measure_stage
 from toolkit.runner.row_times import RowTimes, comparable
 from toolkit.runner.spoilt_times import spoilt_sizes, timed_until_steady
 
-pytestmark = pytest.mark.load
+pytestmark = [pytest.mark.load, pytest.mark.precise]
 
 BASELINE = {"latency_ms": {"1": 0.4, "128": 9.0}}
 OF_A_RATIO = ("latency_spread_ms", "latency_ratio", "latency_ratio_interval")

@@ -79,7 +79,7 @@ def survive(undisturbed, tmp_path, kills: int) -> None:
 
 
 def test_killed_runs_end_as_if_nothing_had_been(undisturbed, tmp_path):
-    survive(undisturbed, tmp_path, kills=2)
+    survive(undisturbed, tmp_path, kills=1)
 
 
 @pytest.mark.slow

@@ -4,23 +4,13 @@ from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import pytest
+from few_toys import FewToys
 
 import toolkit
 from toolkit.errors import TechniqueError
 from toolkit.hooks.loading import installed, load
-from toolkit.testing import ObserverContract, RuntimeContract, TechniqueContract
-
-
-class FewToys:
-    """Makes the clauses on all toys but a few slow tests."""
-
-    toys: ClassVar[Any]
-    few: ClassVar[tuple[str, ...]] = ("mlp", "cnn")
-
-    def pytest_generate_tests(self, metafunc: Any) -> None:
-        if "toy" in metafunc.fixturenames:
-            slow = [pytest.param(toy, marks=pytest.mark.slow) for toy in self.toys if toy not in self.few]
-            metafunc.parametrize("toy", [*(toy for toy in self.toys if toy in self.few), *slow])
+from toolkit.testing import ObserverContract, RuntimeContract, TechniqueContract, toy_data
+from toolkit.testing.base import same, state_of
 
 
 class TestBiasCorrection(FewToys, TechniqueContract):
@@ -217,6 +207,23 @@ def test_no_installed_plugin_is_left_out(name):
     else:
         others = [*ObserverContract.__subclasses__(), *RuntimeContract.__subclasses__()]
         assert name in {subclass.plugin for subclass in others}
+
+
+class OwnData(TestPruning):
+    """Not collected: a contract with data of its own."""
+
+    def make_data(self):
+        return toy_data(noise=5.0)
+
+
+def test_each_clause_has_a_trained_model_of_its_own():
+    contract = TestPruning()
+    first, second = contract._trained(), contract._trained()
+    assert same(state_of(first), state_of(second))
+    first[0].weight.data.zero_()
+    assert same(state_of(second), state_of(contract._trained()))
+    for other in (contract._trained(seed=1), OwnData()._trained()):
+        assert not same(state_of(second), state_of(other))
 
 
 class Forgetful(TechniqueContract):

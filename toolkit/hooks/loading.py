@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from types import ModuleType
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ import pluggy
 
 from toolkit.errors import InputError, TechniqueError, TechniqueRefusal, ToolkitError, described, did_you_mean
 from toolkit.hooks import checks as hookchecks
+from toolkit.hooks.entry_points import entry_points
 from toolkit.hooks.source import read_source
 from toolkit.hooks.specs import PROJECT, ObserverHooks, RuntimeHooks, TechniqueHooks
 from toolkit.params import Params
@@ -135,7 +136,7 @@ class Plugin:
 
 def installed() -> list[Installed]:
     """Return all installed plugins, sorted by name; none is imported."""
-    return sorted((Installed(point) for point in entry_points(group=GROUP)), key=lambda plugin: plugin.name)
+    return sorted((Installed(point) for point in entry_points(GROUP)), key=lambda plugin: plugin.name)
 
 
 def find(name: str, role: Role = "technique") -> Installed:

@@ -13,10 +13,10 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from toolkit.data.batches import in_memory, take
-from toolkit.data.built_in import with_validation
 from toolkit.data.coerce import as_data
 from toolkit.data.shapes import logits_shape
 from toolkit.data.splits import Data
+from toolkit.data.validation_split import with_validation
 from toolkit.errors import InputError, Problem, RecipeError, ToolkitError, described
 from toolkit.metrics import answers, quality
 from toolkit.model_files import refuse_unsavable

@@ -49,7 +49,7 @@ def run_identity(recipe: Recipe, data: Data, environment: Mapping[str, Any]) -> 
 def machine(environment: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parts of the environment that determine how numbers are rounded."""
     names = ("toolkit", "torch", "processor", "capability", "threads", "device")
-    return {**{name: environment[name] for name in names}, "toolkit source": hash_of_module(sys.modules["toolkit"])}
+    return {**{name: environment[name] for name in names}, "toolkit source": _hash_of_toolkit()}
 
 
 def result_keys(recipe: Recipe, identity: Mapping[str, Any]) -> list[str | None]:
@@ -182,6 +182,11 @@ def hash_of_module(module: Any) -> str | None:
     for path in sorted(_files(Path(file), installed=bool(owners))):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+@cache
+def _hash_of_toolkit() -> str | None:
+    return hash_of_module(sys.modules["toolkit"])  # once: this process goes on with what it has imported
 
 
 @cache

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 import torchvision
+from few_toys import FewToys
 from toolkit_distillation import Derived
 from toolkit_distillation.derivation import derive, draw_anew, evenly_spaced
 from torch import Tensor, nn
@@ -202,11 +203,12 @@ def test_a_mistake_is_one_sentence_about_the_kind_of_student_that_was_meant(
     assert outcome.error.splitlines() == [f"recipe.toml: stages.1.params{message}"]
 
 
-class TestKept(TechniqueContract):
+class TestKept(FewToys, TechniqueContract):
     technique = "distillation"
     params: ClassVar[dict[str, Any]] = {"student": {"from": "input", "width": 0.5}, "initialize": True}
 
 
-class TestDrawnAnew(TechniqueContract):
+@pytest.mark.slow
+class TestDrawnAnew(FewToys, TechniqueContract):
     technique = "distillation"
     params: ClassVar[dict[str, Any]] = {"student": {"from": "input", "width": 0.5}}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import toolkit
 from toolkit import Batch, Data, Task, Training, masks
-from toolkit.data.built_in import with_validation
+from toolkit.data.validation_split import with_validation
 from toolkit.errors import InputError
 from toolkit.hooks import loading as techniques
 from toolkit.recipe.read import PluginUse, Stage

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import torchvision  # noqa: F401  # its classes are looked up among the imported modules
 from torch import nn
 from torch.nn.utils.parametrizations import _OrthMaps
 
@@ -152,6 +151,8 @@ def _resolve(name: str, allowed: Allowed) -> Any:
         # Asked again by its own name, because a recipe's module imports others.
         if _is_own(value) and _lies_in(f"{value.__module__}.", trusted):
             return value
+    if _lies_in(name, ("torchvision",)):
+        importlib.import_module("torchvision")  # only now, because it takes as long to import as torch
     value = _imported(name) if _lies_in(name, PACKAGES) or allowed.import_technique(name) else None
     # By its own name only: "torch.nn.modules.module.torch.fx.GraphModule" is not of torch.nn.
     return value if isinstance(value, type) and issubclass(value, nn.Module) and name == path_of(value) else None

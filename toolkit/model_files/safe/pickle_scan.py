@@ -7,7 +7,7 @@ gigabytes, or for work without end. So the scan follows the opcodes with a stack
 from __future__ import annotations
 
 import pickletools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import IO, Any, NamedTuple
@@ -43,6 +43,9 @@ class Item(NamedTuple):
     contains: bool = False  # other values, which a call could copy
     repeated: bool = False  # taken from the memo
     parts: tuple[Item, ...] = ()  # of a tuple
+
+
+PLAIN, PLAIN_AGAIN = Item(), Item(repeated=True)  # most of all values
 
 
 class Call(NamedTuple):
@@ -100,18 +103,17 @@ class _Machine:
 
     def step(self, opcode: str, argument: Any) -> None:
         if opcode in VALUES:
-            self.stack.append(Item())
+            self.stack.append(PLAIN)
         elif opcode in NUMBERS:
             self.stack.append(Item(number=argument, compared=opcode == "LONG1"))
         elif opcode in TUPLES:
             self._tuple(self._pop(TUPLES[opcode]))
         elif opcode in CONTAINERS:
             self._make(Item(contains=True))
+        elif opcode in METHODS:
+            METHODS[opcode](self, argument)
         else:
-            method = getattr(self, f"_{opcode.lower()}", None)
-            if method is None:
-                raise RefusedError(f"its pickle has the opcode {opcode}, which torch.save does not write")
-            method(argument)
+            raise RefusedError(f"its pickle has the opcode {opcode}, which torch.save does not write")
 
     def _proto(self, _: int) -> None: ...
 
@@ -142,14 +144,15 @@ class _Machine:
 
     def _binput(self, index: int) -> None:
         # Without its parts: they have been checked, and the memo would keep them in memory.
-        self.memo[index] = self.stack[-1]._replace(parts=())
+        item = self.stack[-1]
+        self.memo[index] = PLAIN_AGAIN if item is PLAIN else item._replace(parts=(), repeated=True)
 
     def _binget(self, index: int) -> None:
         item = self.memo[index]
         self.repeated += item.size - 1
         if self.repeated > MAX_REPEATED:
             raise RefusedError("its pickle has tuples that double again and again")
-        self.stack.append(item._replace(repeated=True))
+        self.stack.append(item)
 
     _long_binput, _long_binget = _binput, _binget
 
@@ -219,3 +222,10 @@ class _Machine:
     def _pop_mark(self) -> list[Item]:
         items, self.stack = self.stack, self.outer.pop()
         return items
+
+
+OPCODES = (
+    *("PROTO", "STOP", "GLOBAL", "MARK", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "TUPLE", "APPEND"),
+    *("APPENDS", "SETITEM", "SETITEMS", "REDUCE", "NEWOBJ", "BUILD", "BINPERSID"),
+)
+METHODS: dict[str, Callable[[_Machine, Any], None]] = {name: getattr(_Machine, f"_{name.lower()}") for name in OPCODES}
