@@ -179,8 +179,8 @@ class Params(toolkit.Params):
 
     @property
     def trainable_in_stage(self) -> bool:
-        """Whether the stage can train with the rounding, before the integers are final."""
-        return self.activations == "static"
+        """Whether the stage can train with the rounding; compensated rounding would change what was trained."""
+        return self.activations == "static" and self.rounding != "compensated"
 
     @property
     def needs_finetune(self) -> bool:

@@ -115,6 +115,12 @@ def test_samples_must_be_positive(samples: int) -> None:
         mnist(samples=samples)
 
 
+@pytest.mark.parametrize("samples", ["100", 10.5, True])
+def test_samples_must_be_a_whole_number(samples: Any) -> None:
+    with pytest.raises(InputError, match=f"mnist: samples must be a whole number, found {samples!r}"):
+        mnist(samples=samples)
+
+
 def test_a_small_part_does_not_keep_the_whole_in_memory(cache: Path) -> None:
     for tensor in (*pair(mnist(samples=5).train), *pair(mnist(samples=5).test)):
         assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()

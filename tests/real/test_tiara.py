@@ -6,6 +6,7 @@ from installed import folder, missing, why_skipped
 from tiara_dna import CLASSES, FILES, K, count_kmers, dna, features, network, pieces, records
 
 pytestmark = [
+    pytest.mark.precise,
     pytest.mark.real,
     pytest.mark.skipif(bool(missing("tiara")), reason=why_skipped("tiara")),
 ]

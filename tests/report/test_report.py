@@ -90,6 +90,15 @@ class TestExports:
         here = exported.model_copy(update={"rows": (*exported.rows[:2], row("onnx", ratio={"1": 0.25}))})
         assert stage_verdicts(here)[1] == "2 onnx: 2.00× as fast at batch 1"
 
+    def test_a_file_that_is_slower_than_the_file_of_the_baseline_is_said_to_be(self):
+        ratios = {"1": 1.75, "2": 1.2, "8": 1.6, "64": 0.5}
+        ends = {"1": [1.5, 2.0], "2": [0.9, 1.5], "64": [0.4, 0.6]}  # none for 8
+        file = row("onnx", runtime="onnxruntime", runtime_ratio=ratios, runtime_ratio_interval=ends)
+        sentence = "On this machine its file is 1.75× slower at batch 1 than the file of the baseline for onnxruntime."
+        assert sentence in verdict(report(file))
+        faster = row("onnx", runtime="onnxruntime", runtime_ratio={"1": 0.5}, runtime_ratio_interval={"1": [0.4, 0.6]})
+        assert "file of the baseline" not in verdict(report(faster))
+
     def test_a_run_without_exports_has_no_column_for_them(self):
         assert "runs in" not in as_markdown(report(row("pruning")))
 

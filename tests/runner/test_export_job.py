@@ -199,6 +199,18 @@ def test_an_interruption_leaves_nothing_and_ends_the_background(phase, job, tmp_
     assert not list(tmp_path.iterdir())
 
 
+def test_an_export_that_is_refused_is_not_verified_and_leaves_no_folder(job, tmp_path):
+    def refuse(model, folder):
+        raise TechniqueError("this model cannot be exported")
+
+    phases = []
+    exports = tmp_path / "exports"
+    [error] = rows(job, exports, [use("none", export=refuse)], on_phase=lambda _, activity: phases.append(activity))
+    assert isinstance(error, TechniqueError)
+    assert phases == ["exporting"]
+    assert not exports.exists()
+
+
 def test_an_error_after_a_pause_is_that_of_the_hook(job, tmp_path):
     def late(model, folder):
         yield

@@ -12,6 +12,7 @@ from torchvision import datasets
 
 from toolkit.data.cache_folder import cache_folder
 from toolkit.data.images import Standardized
+from toolkit.data.sample_count import require_count
 from toolkit.data.splits import Data
 from toolkit.errors import InputError, described
 
@@ -30,8 +31,7 @@ class DownloadedDataset:
 
     def load(self, samples: int | None) -> Data:
         """Load the first `samples` of train and of test; all if None."""
-        if samples is not None and samples < 1:
-            raise InputError(f"{self.title}: samples must be at least 1, found {samples}")
+        require_count(self.title, samples)
         root = cache_folder() / "datasets"
         try:
             splits = [self.make(str(root), train=train, download=True) for train in (True, False)]

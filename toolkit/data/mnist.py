@@ -13,6 +13,7 @@ from torchvision.datasets import MNIST
 
 from toolkit.data.cache_folder import cache_folder
 from toolkit.data.images import Standardized
+from toolkit.data.sample_count import require_count
 from toolkit.data.splits import Data
 from toolkit.errors import InputError
 
@@ -33,10 +34,9 @@ def mnist(samples: int | None = None) -> Data:
         samples: number of samples to load from train and from test, to try out a recipe in seconds; all by default.
 
     Raises:
-        InputError: `samples` is below 1, or the cache directory cannot be written.
+        InputError: `samples` is no whole number of at least 1, or the cache directory cannot be written.
     """
-    if samples is not None and samples < 1:
-        raise InputError(f"mnist: samples must be at least 1, found {samples}")
+    require_count("mnist", samples)
     root = _unpack_all(cache_folder())
     preparation = Standardized((MEAN,), (STANDARD_DEVIATION,)).description
     return Data(train=_tensors(root, True, samples), test=_tensors(root, False, samples), preparation=preparation)

@@ -24,7 +24,8 @@ def verdict(report: Report) -> str:
         return "Only the baseline was measured."
     gains = _gains(report, 0, len(report.rows) - 1)
     gain = f"the model is {_listed(gains)}" if gains else "size and speed show no significant change"
-    return " ".join([f"After {_steps(report)}, {gain}.", *_cost(report), *_untimed(report.final)])
+    sentences = [*_slower_than_float_file(report.final), *_cost(report), *_untimed(report.final)]
+    return " ".join([f"After {_steps(report)}, {gain}.", *sentences])
 
 
 def _steps(report: Report) -> str:
@@ -37,6 +38,18 @@ def _steps(report: Report) -> str:
         number, stages = report.start(number), stages + 1
     export = f"an export to {printable(final.runtime)}"
     return f"{_counted(stages)} and {export}" if stages else export
+
+
+def _slower_than_float_file(row: Row) -> Iterator[str]:
+    """Yield a sentence if a file is slower than that of the baseline: what was gained is then the runtime's alone."""
+    slower = []
+    for size, ratio in (row.get("runtime_ratio") or {}).items():
+        interval = row.interval("runtime_ratio_interval", size)
+        if interval is not None and interval[0] > 1 and ratio >= 1 + MIN_SPEED_CHANGE:
+            slower.append(f"{speed_text(1 / ratio)} at batch {printable(size)}")
+    if slower:
+        other = f"the file of the baseline for {printable(row.runtime)}"
+        yield f"On this machine its file is {_listed(slower)} than {other}."
 
 
 def _untimed(row: Row) -> Iterator[str]:

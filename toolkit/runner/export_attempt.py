@@ -6,7 +6,7 @@ import inspect
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -60,6 +60,7 @@ class Attempt:
         self.error: ToolkitError | None = None
         self._processes, self._values, self._duration_s = ExitStack(), dict[str, Any](), 0.0
         self._work: Work[ExportedModel] | None = None
+        self._makes_parent = not request.folder.parent.exists()
 
     def __enter__(self) -> Attempt:
         return self
@@ -71,6 +72,9 @@ class Attempt:
         if self._work is not None:
             self._work.close()
         shutil.rmtree(partial_folder(self.request.folder), ignore_errors=True)
+        if self._makes_parent:
+            with suppress(OSError):  # it never appeared, or has the files of other exports
+                self.request.folder.parent.rmdir()
 
     def close(self) -> None:
         """End the process of the files."""

@@ -78,7 +78,8 @@ class ExportJob:
                 attempt.do(attempt.begin)
             judges: dict[nn.Module, Judge] = {}
             for attempt in sorted(attempts, key=lambda attempt: attempt.request.goes_on_in_background):
-                on_phase(attempt.request, VERIFYING)
+                if attempt.error is None:
+                    on_phase(attempt.request, VERIFYING)
                 attempt.do(partial(self._verify, attempt, judges))
             self._time([attempt for attempt in attempts if attempt.error is None], on_phase)
             for attempt in attempts:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from toolkit import Data, Note, TechniqueError, Training
+from toolkit import Data, Note, Training
 from toolkit_quantization.calibration_samples import require_samples
 from toolkit_quantization.codecs import Dtype
 from toolkit_quantization.compensated.network import compensated
@@ -65,13 +65,7 @@ def calibrated(model: nn.Module, params: Params, data: Data) -> Calibrated:
 
 
 def trained(model: nn.Module, ready: Calibrated, params: Params, training: Training) -> Training:
-    """Return the training with all roundings of a calibrated model in it.
-
-    Raises:
-        TechniqueError: the weights are to be rounded with compensation, which would change what was trained.
-    """
-    if params.rounding == "compensated":
-        raise TechniqueError("rounding: 'compensated' rounds weights after a training; leave it or finetune out")
+    """Return the training with all roundings of a calibrated model in it."""
     training, ready.roundings = rounded_training(
         model,
         ready.dtypes,

@@ -254,7 +254,3 @@ def test_what_cannot_be_compensated_is_refused():
         Params(rounding="compensated", engine="auto")
     with pytest.raises(TechniqueError, match="convert has none"):
         toolkit_quantization.convert(toy_mlp(), Params(rounding="compensated"))
-    settings = {"activations": "static", "rounding": "compensated"}
-    stage = type("Training", (ContractBase,), {"technique": "quantization", "params": settings})()
-    with pytest.raises(TechniqueError, match="leave it or finetune out"):
-        stage._perform(toy_mlp())

@@ -173,7 +173,14 @@ def test_a_network_is_distilled_while_it_trains_with_rounding(tmp_path):
     assert [path for path, module in opened.named_modules() if hasattr(module, "replaces")] == ["0", "3", "6"]
 
 
-@pytest.mark.parametrize(("params", "more", "place"), [("", "", "stages.1"), (None, PRUNING, "stages.2")])
+@pytest.mark.parametrize(
+    ("params", "more", "place"),
+    [
+        ("", "", "stages.1"),
+        ('activations = "static", rounding = "compensated"', "", "stages.1"),
+        (None, PRUNING, "stages.2"),
+    ],
+)
 def test_recipes_that_train_what_is_rounded_for_good(params, more, place, tmp_path):
     path = written(tmp_path, more=more) if params is None else written(tmp_path, params)
     with pytest.raises(RecipeError, match=rf"{place}.finetune: cannot train the model after quantization"):
