@@ -8,10 +8,10 @@ rule. The report names them with the reason.
 
 The least important channels of the whole network go first, as many as `amount` asks for. A share of the time of a call
 is found by timing cut networks. `taylor` follows Molchanov et al. 2019, `activation` Sun et al. 2023,
-`geometric-median` He et al. 2019, `batch-norm` Liu et al. 2017, `l1` Li et al. 2017. With `blocks`, whole residual
-blocks go first. With `steps` channels go gradually: the first part is cut out before the training, the others are
-masked while the stage trains, and cut out at the end. With `shrink` all of them are drawn towards zero while the
-stage trains, and cut out at the end (`shrinking.py`).
+`geometric-median` He et al. 2019, `batch-norm` Liu et al. 2017; `l1` and `l2` count all weights that go with a channel,
+as in Fang et al. 2023. With `blocks`, whole residual blocks go first. With `steps` channels go gradually: the first
+part is cut out before the training, the others are masked while the stage trains, and cut out at the end. With
+`shrink` all of them are drawn towards zero while the stage trains, and cut out at the end (`shrinking.py`).
 """
 
 from __future__ import annotations

@@ -11,11 +11,6 @@ from torch import Tensor
 from toolkit import criteria
 
 
-def l1_scores(weight: Tensor) -> Tensor:
-    """Return the sum of the absolute weights of each row, (O,). Li et al., "Pruning filters", ICLR 2017."""
-    return weight.flatten(1).abs().sum(1)
-
-
 def l2_scores(weight: Tensor) -> Tensor:
     """Return the Euclidean norm of each row, (O,)."""
     return weight.flatten(1).norm(dim=1)

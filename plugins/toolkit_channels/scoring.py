@@ -14,17 +14,15 @@ from toolkit.structure import Slot, Structure
 from toolkit_channels.criteria import (
     activation_scores,
     geometric_median_scores,
-    l1_scores,
     l2_scores,
     random_scores,
     scale_scores,
     taylor_scores,
 )
 from toolkit_channels.params import Criterion, Params
+from toolkit_channels.sums import OF_WEIGHTS, summed_scores
 
-OF_WEIGHTS: Mapping[Criterion, Callable[[Tensor], Tensor]] = {
-    "l1": l1_scores,
-    "l2": l2_scores,
+OF_ROWS: Mapping[Criterion, Callable[[Tensor], Tensor]] = {
     "batch-norm": l2_scores,  # where a channel has no batch norm
     "geometric-median": geometric_median_scores,
     "random": random_scores,
@@ -34,18 +32,24 @@ OF_WEIGHTS: Mapping[Criterion, Callable[[Tensor], Tensor]] = {
 def unit_scores(structure: Structure, model: nn.Module, params: Params, data: toolkit.Data) -> dict[int, float]:
     """Return the score of every unit that may go.
 
-    Scores are relative to the mean of their layer, so that layers can be ranked together. A unit of several layers has
-    the mean of its scores; units that are masked already rank below all others.
+    Scores are relative to the mean of their layer, so that layers can be ranked together. Units that are masked already
+    rank below all others.
     """
-    rows = _row_scores(structure, masks.folded(model).eval(), params, data)
+    plain = masks.folded(model).eval()
+    term = OF_WEIGHTS.get(params.criterion)
+    scores = summed_scores(structure, plain, term) if term else _means_of_rows(structure, plain, params, data)
+    dead = masked_units(structure, model)
+    return {unit: -1.0 if unit in dead else scores[unit] for group in structure.groups for unit in group.units}
+
+
+def _means_of_rows(structure: Structure, plain: nn.Module, params: Params, data: toolkit.Data) -> dict[int, float]:
+    """Return the mean of the scores of each unit in the layers that make it, relative to the mean of the layer."""
     sums: dict[int, list[float]] = {}
-    for slot, scores in rows:
+    for slot, scores in _row_scores(structure, plain, params, data):
         scale = float(scores.mean())
         for unit, score in zip(slot.units.tolist(), (scores / (scale or 1.0)).tolist(), strict=True):
             sums.setdefault(unit, []).append(score)
-    means = {unit: float(np.mean(scores)) for unit, scores in sums.items()}
-    dead = masked_units(structure, model)
-    return {unit: -1.0 if unit in dead else means[unit] for group in structure.groups for unit in group.units}
+    return {unit: float(np.mean(scores)) for unit, scores in sums.items()}
 
 
 def masked_units(structure: Structure, model: nn.Module) -> set[int]:
@@ -83,7 +87,7 @@ def _row_scores(
             for slot in _scales(structure, plain):
                 scaled.update(slot.units.tolist())
                 yield slot, scale_scores(plain.get_parameter(slot.path).detach())
-        score = OF_WEIGHTS[params.criterion]
+        score = OF_ROWS[params.criterion]
         for slot in weights:
             if not scaled & set(slot.units.tolist()):
                 yield slot, score(_rows(plain, slot))

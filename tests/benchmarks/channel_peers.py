@@ -4,7 +4,8 @@
 
 LeNet-5 on the digits; with `--photos`, a ResNet-20 on photos of 32 pixels. `pip install --no-deps torch-pruning`
 installs the other tool. Each tool's best setting is chosen on 5,000 training samples that nothing is trained on, before
-the errors on the test split are compared. Runs that `--runs` has already are not done again.
+the errors on the test split are compared. Runs that `--runs` has already are not done again, and where both tools leave
+the same weights, one training is the run of both.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from toolkit.training.precision import with_fixed_precision
 SAMPLES, SEEDS = 1_024, (0, 1, 2)
 AMOUNT, TOLERANCE = 0.5, 0.02  # of the MACs
 TOOLS = ("toolkit", "torch-pruning")
+CUT, ERRORS = ("network", "seed", "criterion", "scope"), ("held_out", "wrong")  # what runs say
 
 
 @dataclass(frozen=True, order=True)
@@ -57,9 +59,8 @@ def fitted(model: nn.Module, settings: TrainingSettings, samples: int, data: Dat
 
 
 def by_toolkit(model: nn.Module, network: Network, setting: Setting, amount: float) -> nn.Module:
-    params = channels.Params.model_validate(
-        {"amount": amount, "of": "macs", "round_to": 1, "exclude": list(network.alone), **asdict(setting)}
-    )
+    limits = {"amount": amount, "of": "macs", "round_to": 1, "exclude": list(network.alone)}
+    params = channels.Params.model_validate({**limits, **asdict(setting), "reestimate": False})
     data = network.data.without_test()
     return channels.optimize(model=model, params=params, data=data, prepared=channels.Findings())
 
@@ -129,23 +130,45 @@ def wrong(model: nn.Module, data: Data, split: str) -> list[int]:
     return torch.cat([answer != target for answer, target in answers]).nonzero().flatten().tolist()
 
 
+def is_same(one: nn.Module, other: nn.Module) -> bool:
+    """Return whether two networks have the same tensors."""
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(first, second) for first, second in pairs)
+
+
+def errors_after(smaller: nn.Module, network: Network, seed: int) -> dict[str, Any]:
+    """The errors of a cut network after its fine-tuning."""
+    fitted(smaller, network.tuned, network.tuned_samples, network.data, seed)
+    held_out, test = (wrong(smaller, network.data, split) for split in ("validation", "test"))
+    return dict(zip(ERRORS, (len(held_out), test), strict=True))
+
+
 def runs_of(network: Network, seeds: Collection[int], file: Path) -> list[dict[str, Any]]:
     """All runs of a network, those of the file included; it is written after every setting."""
     done: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
-    known = {(run["network"], run["seed"], run["criterion"], run["scope"]) for run in done}
+    known = {(run["network"], run["seed"], run["tool"], Setting(run["criterion"], run["scope"])) for run in done}
     for seed in seeds:
-        asked = [each for each in SETTINGS if (network.name, seed, each.criterion, each.scope) not in known]
-        if asked:
+        missing = {
+            each: tools
+            for each in SETTINGS
+            if (tools := [tool for tool in TOOLS if (network.name, seed, tool, each) not in known])
+        }
+        if missing:
             torch.manual_seed(seed)
             model = fitted(network.build(), network.trained, network.trained_samples, network.data, seed)
             print(f"seed {seed}: {len(wrong(model, network.data, 'validation'))} errors, held out, uncut", flush=True)
-        for setting in asked:
-            for tool, (smaller, share) in cut_by_both(model, network, setting).items():
-                fitted(smaller, network.tuned, network.tuned_samples, network.data, seed)
-                held_out, test = (wrong(smaller, network.data, split) for split in ("validation", "test"))
+        for setting, tools in missing.items():
+            cut = cut_by_both(model, network, setting)
+            same = is_same(*(smaller for smaller, _ in cut.values()))
+            for tool in tools:
+                smaller, share = cut[tool]
                 key = {"network": network.name, "seed": seed, "tool": tool, **asdict(setting), "macs": share}
-                done.append({**key, "held_out": len(held_out), "wrong": test})
-                print({**key, "held_out": len(held_out)}, len(test), flush=True)
+                trained = [run for run in done if same and all(run[name] == key[name] for name in CUT)]
+                errors = (
+                    {name: trained[0][name] for name in ERRORS} if trained else errors_after(smaller, network, seed)
+                )
+                done.append({**key, **errors})
+                print(key, errors["held_out"], len(errors["wrong"]), flush=True)
             file.write_text(json.dumps(done))
     return [run for run in done if run["network"] == network.name and run["seed"] in seeds]
 

@@ -10,7 +10,6 @@ from toolkit_channels import Params, analyze
 from toolkit_channels.criteria import (
     activation_scores,
     geometric_median_scores,
-    l1_scores,
     l2_scores,
     scale_scores,
     taylor_scores,
@@ -30,7 +29,6 @@ WEIGHT = torch.tensor([[3.0, -4.0], [0.0, 1.0], [1.0, 1.0]])
 @pytest.mark.smoke
 def test_scores_by_hand() -> None:
     gradient = torch.tensor([[1.0, 1.0], [5.0, 2.0], [1.0, -1.0]])
-    assert l1_scores(WEIGHT).tolist() == [7, 1, 2]
     assert l2_scores(WEIGHT).tolist() == pytest.approx([5, 1, 2**0.5])
     assert scale_scores(torch.tensor([-2.0, 0.5])).tolist() == [2, 0.5]
     assert taylor_scores(WEIGHT, gradient).tolist() == [7, 2, 2]
