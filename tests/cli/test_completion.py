@@ -109,6 +109,7 @@ class TestManyPlugins:
         assert stdout.startswith("toy.toml: ok")
         assert {name for name in modules if not name.startswith("torch")} == {"dummy_plugin_7"}
 
+    @pytest.mark.slow
     def test_the_page_of_one_technique(self, imported):
         _, modules = imported(["techniques", "dummy3"])
         assert {name for name in modules if not name.startswith("torch")} == {"dummy_plugin_3"}

@@ -75,6 +75,7 @@ def test_every_length_gives_the_outputs_of_the_model(runtime, is_int8, tmp_path)
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_recurrent_layers_run_on_every_length_in_onnx_runtime(tmp_path):
     model, data, plugin = Recurrent().eval(), sentences(5), loading.load("onnxruntime", "runtime")
     file = export_model(plugin, plugin.params_class(), model, data, tmp_path / "files")

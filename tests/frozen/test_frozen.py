@@ -67,6 +67,7 @@ def test_layers_of_the_toolkit_open_in_a_process_that_has_imported_nothing(name:
     assert ran.returncode == 0, ran.stderr
 
 
+@pytest.mark.slow
 def test_torchvision_is_imported_for_its_own_layers_and_no_others(tmp_path: Path) -> None:
     """Starting takes half as long without it."""
     for name, content in model_files.pack(Conv2dNormActivation(1, 2)).items():

@@ -58,6 +58,7 @@ def test_what_is_freed_during_the_inference_is_in_the_peak(meter, tmp_path):
     assert found > weights + 8 * 1_000_000 * 4 - MEGABYTE
 
 
+@pytest.mark.slow
 def test_a_measurement_does_not_depend_on_the_one_before(meter, tmp_path):
     first = peak(meter, lenet5(), tmp_path, batch(1, 1, 28, 28))
     peak(meter, nn.Sequential(nn.Flatten(), nn.Linear(784, 9000)), tmp_path, batch(64, 784))

@@ -43,7 +43,8 @@ def test_intervals_of_a_paired_change_cover_95_percent(gain, loss, samples):
     assert 0.92 <= coverage(experiment) <= 0.98
 
 
-@pytest.mark.parametrize("noise", [0.015, *(pytest.param(noise, marks=pytest.mark.slow) for noise in (0.03, 0.15))])
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", [0.015, 0.03, 0.15])
 def test_intervals_of_a_latency_ratio_cover_95_percent_with_the_stopping_rule(noise):
     """Times with a long tail and a drift that hits both models of a round; rounds until `precise`, or 400."""
 

@@ -97,9 +97,8 @@ class TestMlflow:
         local = client.download_artifacts(run.info.run_id, "model.safetensors")
         assert Path(local).read_bytes() == (outcome.directory / "model.safetensors").read_bytes()
 
-    @pytest.mark.parametrize(
-        ("source", "status"), [(BOOM, "FAILED"), pytest.param(STOP, "KILLED", marks=pytest.mark.slow)]
-    )
+    @pytest.mark.slow
+    @pytest.mark.parametrize(("source", "status"), [(BOOM, "FAILED"), (STOP, "KILLED")])
     def test_a_run_that_ends_early_is_marked(self, recipe_run, make_plugin, tmp_path, source, status):
         make_plugin("boom", source)
         with contextlib.suppress(KeyboardInterrupt):

@@ -58,6 +58,7 @@ def test_outputs_are_those_of_the_model_at_every_batch_size(twice, bias, integer
     assert comparison.agreement == 1
 
 
+@pytest.mark.slow
 def test_the_report_lists_each_stacked_layer_with_its_arithmetic(runtime, tmp_path):
     file = exported(runtime, recurrent(False, True, [1]), tmp_path)
     note = runtime.call("measure", folder=file.folder, params=runtime.params_class())["arithmetic"]

@@ -213,8 +213,9 @@ def lowest_roundings(file):
 @needs_openvino
 @pytest.mark.parametrize(
     ("options", "remaining"),
-    [pytest.param({}, 1, marks=pytest.mark.slow), ({"padding": 1, "is_residual": True}, 3)],
+    [({}, 1), ({"padding": 1, "is_residual": True}, 3)],
 )
+@pytest.mark.slow
 def test_zero_points_are_part_of_the_biases_of_layers_without_padding(options, remaining, runtime, tmp_path):
     torch.manual_seed(0)
     model = perform(Signed(**options), "quantization", STATIC)

@@ -573,6 +573,7 @@ TOYS = st.fixed_dictionaries(
 
 @examples(200, derandomize=True)
 @given(content=TOYS)
+@pytest.mark.slow
 def test_a_recipe_that_was_read_is_assembled_or_refused_in_sentences(content, folder):
     recipe = outcome(lambda: parse_recipe(tomli_w.dumps(content), "fuzz.toml", folder))
     if isinstance(recipe, Recipe):

@@ -78,6 +78,7 @@ def survive(undisturbed, tmp_path, kills: int) -> None:
     print(f"killed {done} times in {runs} runs")
 
 
+@pytest.mark.slow
 def test_killed_runs_end_as_if_nothing_had_been(undisturbed, tmp_path):
     survive(undisturbed, tmp_path, kills=1)
 

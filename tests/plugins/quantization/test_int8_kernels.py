@@ -198,6 +198,7 @@ def test_packing_pays_where_the_product_that_is_not_packed_is_slower(monkeypatch
         assert paying() == rows
 
 
+@pytest.mark.slow
 def test_a_processor_without_vnni_uses_no_kernel_that_saturates():
     """oneDNN told to use AVX2 adds pairs of products in 16 bits, as on every x86 processor without VNNI."""
     code = (
