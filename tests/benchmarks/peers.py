@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import inspect
+import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -65,7 +66,7 @@ CHANNELS_STAGE = """
 validation = 0
 [[stages]]
 technique = "channels"
-params = { amount = AMOUNT, of = "macs", criterion = "taylor", scope = "layer" }
+params = { amount = AMOUNT, of = "macs", criterion = "taylor", scope = "layer", exclude = ALONE }
 finetune = { epochs = 2, lr = 1e-3 }
 [[exports]]
 runtime = "onnxruntime"
@@ -77,7 +78,7 @@ class Subject:
     """What all tools work on.
 
     `tables` are the model and the data in a recipe, `amount` is the share of the MACs that goes, and `alone` names the
-    layers whose channels stay. Torch-Pruning removes half the channels of the others, which is as much.
+    layers whose channels stay for both tools. Torch-Pruning removes half the channels of the others, which is as much.
     """
 
     model: nn.Module
@@ -173,7 +174,8 @@ def torch_pruning_channels(subject: Subject, folder: Path) -> None:
 
 def of_stage(stage: str, subject: Subject, folder: Path) -> None:
     safetensors.torch.save_file(subject.model.state_dict(), folder / "net.safetensors")
-    (folder / "recipe.toml").write_text(subject.tables + stage.replace("AMOUNT", str(subject.amount)))
+    filled = stage.replace("AMOUNT", str(subject.amount)).replace("ALONE", json.dumps(subject.alone))
+    (folder / "recipe.toml").write_text(subject.tables + filled)
     toolkit.run(folder / "recipe.toml", {"measure.budget": 0.1}, output=folder / "run", cache=False)
     (folder / "run/exports/onnxruntime/model.onnx").rename(folder / "model.onnx")
 
