@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import zipfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 
 import toolkit
 from toolkit import tracing
@@ -22,19 +21,13 @@ FLOAT = {"addmm", "conv_transpose2d", "conv1d", "conv2d", "conv3d", "convolution
 INTEGER = {"_int_mm"}
 
 
-class Params(toolkit.Params):
-    int8_products: Literal["auto", "integers", "float"] = Field(
-        default="auto",
-        description="arithmetic of layers that round their inputs to int8: integers (x86 processors need VNNI: without "
-        "it sums overflow, and the file does not match the model), float (the same integers in float32), or auto, what "
-        "suits this machine",
-    )
+class Params(tracing.ProgramParams):
+    pass
 
 
 @toolkit.hookimpl
 def export(model: Any, params: Params, example: Any, free_sizes: Any, folder: Any) -> None:
-    in_integers = None if params.int8_products == "auto" else params.int8_products == "integers"
-    program = tracing.decompose(tracing.trace(model, example, free_sizes), in_integers)
+    program = tracing.decompose(tracing.trace(model, example, free_sizes), params.in_integers)
     with tracing.quiet():
         torch.export.save(program, folder / FILE)
 

@@ -13,18 +13,21 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from inspect import Parameter, signature
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_map_only
 
 from toolkit import operators
 from toolkit.errors import TechniqueError, ToolkitError
+from toolkit.params import Params
 from toolkit.untraceable import causes, check_free_sizes, problem, require_plain_lstms
 
 __all__ = [
+    "ProgramParams",
     "arguments",
     "causes",
     "checked_outputs",
@@ -38,6 +41,22 @@ __all__ = [
 
 INT8_MAX = 127
 TRACEBACK_KEYS = ("from_node", "source_fn_stack", "stack_trace")  # where operations come from: paths of this machine
+
+
+class ProgramParams(Params):
+    """Settings of runtimes in which PyTorch runs the program of a model."""
+
+    int8_products: Literal["auto", "integers", "float"] = Field(
+        default="auto",
+        description="arithmetic of layers that round their inputs to int8: integers (x86 processors need VNNI: without "
+        "it sums overflow, and the file does not match the model), float (the same integers in float32), or auto, what "
+        "suits this machine",
+    )
+
+    @property
+    def in_integers(self) -> bool | None:
+        """The arithmetic as `decompose` takes it."""
+        return None if self.int8_products == "auto" else self.int8_products == "integers"
 
 
 def trace(model: nn.Module, example: Any, free_sizes: Any = None) -> ExportedProgram:

@@ -10,10 +10,9 @@ import shutil
 from collections.abc import Generator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 
 import toolkit
 from toolkit import tracing
@@ -24,21 +23,15 @@ PROGRAM = "program.pt2"
 shared_compiler = Compiler()
 
 
-class Params(toolkit.Params):
-    int8_products: Literal["auto", "integers", "float"] = Field(
-        default="auto",
-        description="arithmetic of layers that round their inputs to int8: integers (x86 processors need VNNI: without "
-        "it sums overflow, and the file does not match the model), float (the same integers in float32), or auto, what "
-        "suits this machine",
-    )
+class Params(tracing.ProgramParams):
+    pass
 
 
 @toolkit.hookimpl
 def export(model: Any, params: Params, example: Any, free_sizes: Any, folder: Path) -> Generator[None, None, None]:
     _require_compiler()
-    in_integers = None if params.int8_products == "auto" else params.int8_products == "integers"
     with shared_compiler, TemporaryDirectory(dir=folder) as place:
-        program = tracing.decompose(tracing.trace(model, example, free_sizes), in_integers)
+        program = tracing.decompose(tracing.trace(model, example, free_sizes), params.in_integers)
         program.example_inputs = tracing.arguments(example)
         file = Path(place) / PROGRAM
         with tracing.quiet():

@@ -8,7 +8,6 @@ from scipy import stats
 
 from toolkit.metrics.support.rounds import MIN_ROUNDS, Timing
 from toolkit.statistics import (
-    bootstrap_median_interval,
     mcnemar_p,
     mean_interval,
     median_interval,
@@ -91,20 +90,6 @@ def test_wilson_by_its_formula():
 @pytest.mark.smoke
 def test_mcnemar_is_the_exact_binomial_test(gained, lost, p):
     assert mcnemar_p(gained, lost) == pytest.approx(p)
-
-
-def test_a_mean_has_the_interval_of_students_t():
-    values = np.random.default_rng(1).normal(size=7)
-    expected = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
-    assert mean_interval(values) == pytest.approx(expected)
-
-
-def test_a_median_has_the_interval_of_the_percentile_bootstrap():
-    values = np.random.default_rng(2).lognormal(size=60)
-    level = 1 - 2 * stats.norm.cdf(-((60 / 59) ** 0.5) * stats.t.ppf(0.975, 59))
-    options = {"n_resamples": 999, "confidence_level": level, "method": "percentile", "batch": 100}
-    bootstrap = stats.bootstrap((values,), np.median, rng=np.random.default_rng(0), **options)
-    assert bootstrap_median_interval(values) == pytest.approx(tuple(bootstrap.confidence_interval))
 
 
 def test_few_values_give_the_widest_interval_there_is():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -14,7 +13,7 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import parametrize
 
-from toolkit.importing import imported_files
+from toolkit.importing import imported_files, is_below
 from toolkit.interruption import Stop
 from toolkit.recipe.read import Recipe
 from toolkit.sources import models_in
@@ -116,12 +115,12 @@ def _trusted_modules(recipe: Recipe) -> list[str]:
     """Return the modules that the recipe's sources were imported from, which this process has executed already."""
     places = [source.rpartition(":")[0] for source in _python_sources(recipe)]
     packages = [name.partition(".")[0] for name in places if not name.endswith(".py")]
-    folders = tuple({os.path.join(os.path.dirname(file), "") for file in imported_files()})
+    folders = {Path(file).parent for file in imported_files()}
     local_modules = [
         name
         for name, module in list(sys.modules.items())
         if (file := getattr(module, "__file__", None))
         and "site-packages" not in file
-        and os.path.normpath(file).startswith(folders)
+        and any(is_below(file, folder) for folder in folders)
     ]
     return [*packages, *local_modules]
